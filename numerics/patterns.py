@@ -1,0 +1,69 @@
+"""Masks: which stages train which coordinates, and the moments of the weights given that pattern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A group of coordinates that the same stages train.
+
+    Attributes
+    ----------
+    share : float
+        Fraction of all coordinates.
+    active : tuple of bool
+        Which stages train them.
+    """
+
+    share: float
+    active: tuple[bool, ...]
+
+
+def nested_patterns(etas: tuple[float, ...]) -> tuple[Pattern, ...]:
+    """Patterns of nested masks: stage t trains the first fraction ``etas[t]`` of the coordinates."""
+    edges = sorted(set(etas))
+    below = [0.0, *edges[:-1]]
+    return tuple(
+        Pattern(upper - lower, tuple(eta >= upper for eta in etas))
+        for lower, upper in zip(below, edges, strict=True)
+    )
+
+
+class WeightMoments:
+    """Moments of the stages solved so far, per pattern: ``mu_s = E[w_s v]``, ``B_sr = E[w_s w_r]``, ``G_sk = E[dw_s/dxi_k]``."""
+
+    def __init__(self, patterns: tuple[Pattern, ...]) -> None:
+        self.patterns = patterns
+        size = len(patterns[0].active)
+        self.mu = np.zeros((len(patterns), size))
+        self.b = np.zeros((len(patterns), size, size))
+        self.g = np.zeros((len(patterns), size, size))
+
+    def prior_constants(self, stage: int, ridge: float) -> np.ndarray:
+        """Constants of ``prior_equations(stage + 1)``: eta, ridge, then mu, B, G of the earlier stages, averaged given that the stage is active."""
+        shares = np.array([p.share if p.active[stage] else 0.0 for p in self.patterns])
+        eta = shares.sum()
+        shares /= eta
+        return np.concatenate(([eta, ridge], self._flat(stage, np.tensordot(shares, self.mu, 1), *(
+            np.tensordot(shares, moment, 1) for moment in (self.b, self.g)
+        ))))  # fmt: skip
+
+    def add(self, stage: int, ridge: float, conjugates: np.ndarray, conditional_moments) -> None:
+        """Store the moments of the stage just solved."""
+        out = np.empty(1 + 2 * (stage + 1))
+        for k, pattern in enumerate(self.patterns):
+            if pattern.active[stage]:
+                constants = np.concatenate(([ridge], self._flat(stage, self.mu[k], self.b[k], self.g[k])))
+                conditional_moments(conjugates, constants, out)
+                self.mu[k, stage] = out[0]
+                self.b[k, stage, : stage + 1] = self.b[k, : stage + 1, stage] = out[1 : stage + 2]
+                self.g[k, stage, : stage + 1] = out[stage + 2 :]
+
+    @staticmethod
+    def _flat(stage: int, mu: np.ndarray, b: np.ndarray, g: np.ndarray) -> np.ndarray:
+        rows = np.tril_indices(stage)
+        return np.concatenate((mu[:stage], b[rows], g[rows]))

@@ -1,0 +1,47 @@
+"""Every tolerance and node density, by name, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How accurately the saddle point is computed.
+
+    Attributes
+    ----------
+    rtol
+        Relative accuracy asked of the order parameters; quadrature is refined until its error estimate is below.
+    newton_tolerance
+        Scaled size of the last Newton step at which iteration stops (Newton's error is about its square).
+    residual_tolerance
+        Largest undamped, scaled residual of a solution that counts as converged.
+    max_iterations
+        Channel evaluations allowed in one Newton solve.
+    field_step, outer_step
+        Trapezoid steps of a stage's own average and of the nodes later stages integrate over.
+    refinement
+        Factor on the steps from one quadrature level to the next.
+    max_levels
+        Levels tried before the error estimate is reported as it is.
+    tail
+        Relative weight of what may be cut from an average.
+    first_ridge, ridge_steps
+        Where the fallback homotopy starts, and how many steps in log(ridge) it may take.
+    """
+
+    rtol: float = 1e-8
+    newton_tolerance: float = 3e-10
+    residual_tolerance: float = 1e-9
+    max_iterations: int = 60
+    field_step: float = 0.75
+    outer_step: float = 0.7
+    refinement: float = 0.7
+    max_levels: int = 6
+    tail: float = 1e-13
+    first_ridge: float = 30.0
+    ridge_steps: int = 200
+
+
+DEFAULT = Settings()

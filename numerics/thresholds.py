@@ -1,0 +1,472 @@
+"""Bounds, thresholds and limits that need no saddle point: Bayes error, separability, max margin, least squares.
+
+Conventions of the whole project: ``x = s v/sqrt(N) + sqrt(Delta) z``, ``h = w.x/sqrt(N) + b``, ``alpha = M/N``, and an
+estimator that trains the fraction ``eta`` of its weights.  Such a student sees ``N' = eta N`` inputs of
+
+    x' = sqrt(eta) x = eta (s v/sqrt(N') + sqrt(Delta/eta) z),
+
+a dense problem with ``alpha/eta`` samples per input and noise ``Delta/eta``: hence "eta alpha*(Delta/eta, rho)" below.
+The Gaussian averages are those of :mod:`theory.observables`, differentiated there and evaluated here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from mpmath import mp
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+from scipy.optimize import brentq
+from sympy import Expr, Function, Symbol, erf, exp, lambdify, pi, sqrt
+
+from numerics.models import ParameterError, require_number
+from theory import observables
+
+MAX_NEWTON = 200
+"""Newton steps allowed in one minimisation; about 10 are used."""
+
+DECREMENT_TOLERANCE = 1e-22
+"""Squared Newton decrement at which a minimisation stops: a relative error of the same size in the minimum."""
+
+DECREMENT_ACCEPTED = 1e-16
+"""Decrement that still counts as converged where rounding stops the descent (the minimiser is then good to 1e-8)."""
+
+TAIL = 4.0
+"""Mean of the integrand, in standard deviations, beyond which its terms cancel too well for double precision."""
+
+TAIL_DIGITS = 30
+"""Digits used there."""
+
+VALUE_NOISE = 1e-12
+"""Relative rounding error of the average, forgiven by the line search."""
+
+SMALLEST_AVERAGE = 1e-290
+"""Below this the average cannot be held in a double: the threshold is reported as infinite."""
+
+MAX_DOUBLINGS = 60
+"""Doublings allowed in the search for an upper bound of the margin."""
+
+Number = float | NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MaxMargin:
+    """Hard-margin separator of the training set, scaled to ``|w|^2 = N``; floats, or arrays of the shape of ``alpha``.
+
+    Attributes
+    ----------
+    margin : smallest ``s h`` on the training set.
+    magnetization : ``m = w.v/N``, which at this norm is also the cosine between ``w`` and ``v``.
+    bias : the bias ``b``, free and unregularised.
+    test_error : population error of ``sign(h)``; it does not depend on the scale of ``(w, b)``.
+    """
+
+    margin: Number
+    magnetization: Number
+    bias: Number
+    test_error: Number
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """Ridge -> 0 limit of the square loss ``(h - s)^2/2``; floats, or arrays of the shape of ``alpha``.
+
+    Attributes
+    ----------
+    magnetization : ``m = w.v/N``.
+    overlap : ``Q = |w|^2/N``.
+    bias : the bias ``b``, free and unregularised.
+    test_error : population error of ``sign(h)``.
+    """
+
+    magnetization: Number
+    overlap: Number
+    bias: Number
+    test_error: Number
+
+
+def bayes_error(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> Number:
+    """Error of the best classifier that knows the ``M = alpha N`` labelled samples, but not ``v``.
+
+    It is the Hebbian direction with the optimal bias: ``m = 1, Q = 1 + Delta/alpha, b = Delta Q/2 log(rho/(1-rho))``
+    (:mod:`theory.observables`).  With ``eta`` it is the best that sees only that fraction of the inputs.
+
+    Parameters
+    ----------
+    alpha : float or array_like
+        Samples per input dimension, > 0.
+    rho, delta, eta : float
+        Probability of the positive class in (0, 1), noise variance > 0, visible fraction in (0, 1].
+
+    Returns
+    -------
+    float, or array of the shape of ``alpha``
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is not a finite number in its range.
+    """
+    values = _require_alpha(alpha)
+    rho, delta, eta = _require_mixture(rho, delta, eta)
+    return _like(alpha, _bayes_error(values / eta, rho, delta / eta))
+
+
+def bayes_error_known_means(rho: float, delta: float, eta: float = 1.0) -> float:
+    """Limit ``alpha -> infinity`` of :func:`bayes_error`: the error of a classifier that knows ``v`` itself.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is not a finite number in its range.
+    """
+    rho, delta, eta = _require_mixture(rho, delta, eta)
+    return float(_bayes_error(np.inf, rho, delta / eta))
+
+
+def interpolation_threshold(eta: float = 1.0) -> float:
+    """``alpha_I = eta``: up to here ``eta N`` weights fit any ``M = alpha N`` targets (square loss, pure distillation).
+
+    Raises
+    ------
+    ParameterError
+        If ``eta`` is not in (0, 1].
+    """
+    return _require_eta(eta)
+
+
+def separability_threshold(rho: float, delta: float, eta: float = 1.0) -> float:
+    """``alpha*``: below it a hyperplane separates the two classes of the training set, above it none does.
+
+    For weights with ``|w|^2 = N`` (Gordon's inequality, see :func:`max_margin` at margin 0)
+
+        alpha* = max_{m, b} Delta (1 - m^2) / E_s E_z[(sqrt(Delta) z - m - s b)_+^2].
+
+    With ``u = m/sqrt(1 - m^2)`` the inverse is an unconstrained minimum of a function that is convex and smooth in two
+    variables, which Newton's method finds from anywhere (relative error below 1e-12).
+
+    Parameters
+    ----------
+    rho : float
+        Probability of the positive class, in (0, 1).
+    delta : float
+        Noise variance, > 0; ``math.inf`` stands for inputs without any signal (at ``rho = 1/2``: Cover's 2).
+    eta : float
+        Fraction of trainable weights, in (0, 1].
+
+    Returns
+    -------
+    float
+        The threshold in samples per input; ``math.inf`` if it is larger than 1e290 (``Delta/eta`` below about 7e-4).
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is not a number in its range.
+    ArithmeticError
+        If the minimisation does not converge.
+    """
+    rho = _require_rho(rho)
+    if delta != math.inf:
+        delta = require_number("delta", delta, above=0, allowed="a number > 0 (math.inf is allowed)")
+    eta = _require_eta(eta)
+    return eta * _SeparationProblem(rho, float(delta) / eta).threshold()
+
+
+def max_margin(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> MaxMargin:
+    """Max-margin separator: the ridge -> 0 limit of logistic regression on hard labels below separability.
+
+    The limit of any loss with an exponential tail.  Derivation: by Gordon's inequality for Gaussian matrices,
+    weights with ``|w|^2 = N`` and overlap ``m`` reach ``s h >= kappa`` on all samples if and only if
+
+        alpha E_s E_z[(kappa + sqrt(Delta) z - m - s b)_+^2] <= Delta (1 - m^2)
+
+    for some ``b``: the right side is the squared length that remains in the directions orthogonal to ``v``, the left
+    side the squared distance of ``M`` Gaussian margins from ``kappa``.  The largest possible ``kappa`` and its
+    ``(m, b)`` are those of the separator.  (Gardner's volume, replica symmetric, shrinks to a point at the same place.)
+
+    Parameters
+    ----------
+    alpha : float or array_like
+        Samples per input dimension, between 0 and ``separability_threshold(rho, delta, eta)``.
+    rho, delta, eta : float
+        Probability of the positive class in (0, 1), noise variance > 0, trainable fraction in (0, 1].
+
+    Returns
+    -------
+    MaxMargin
+        Floats, or arrays of the shape of ``alpha``.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is not a finite number in its range; in particular if ``alpha`` is not below separability.
+    ArithmeticError
+        If a minimisation does not converge.
+    """
+    values = _require_alpha(alpha)
+    rho, delta, eta = _require_mixture(rho, delta, eta)
+    problem = _SeparationProblem(rho, delta / eta)
+    threshold = eta * problem.threshold()
+    if not np.all(values < threshold):
+        raise ParameterError(
+            f"alpha must be below the separability threshold {threshold:.10g} of rho={rho:g}, delta={delta:g}, "
+            f"eta={eta:g} (no separator exists above), got {np.max(values):.10g}"
+        )
+    dense = np.array([problem.solve(a) for a in (values / eta).ravel()]).T.reshape(3, *values.shape)
+    margin, m, b = math.sqrt(eta) * dense
+    return MaxMargin(*(_like(alpha, v) for v in (margin, m, b, _test_error(m, b, 1.0, delta, rho))))
+
+
+def minimum_norm_interpolator(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> LeastSquares:
+    """Ridge -> 0 limit of the square loss: least-norm interpolator for ``alpha < eta``, least squares for ``alpha > eta``.
+
+    For ``l = (h - s)^2/2`` the proximal point is linear, ``f = (s - omega)/(1 + Delta V)``, and with
+    ``mu = E[s] = 2 rho - 1`` the equations of a single stage are algebraic:
+
+        b  = mu (1 - m),                        mh = alpha (1 - m)(1 - mu^2)/(1 + Delta V),
+        Vh = alpha Delta/(1 + Delta V),         Qh = alpha Delta [(1 - m)^2 (1 - mu^2) + Delta Q]/(1 + Delta V)^2,
+        m  = eta mh/(ridge + Vh),   V = eta/(ridge + Vh),   Q = eta (mh^2 + Qh)/(ridge + Vh)^2.
+
+    For ridge -> 0, either ``V`` is finite, ``Delta V = eta/(alpha - eta)``, or ``ridge V -> eta - alpha``.  In both cases
+
+        a = (1 - mu^2) min(alpha, eta)/Delta,   m = a/(1 + a),
+        Q = m/(eta - alpha)                                                  for alpha < eta,
+        Q = m^2 (1 + Delta/(alpha (1 - mu^2))) alpha/(eta (alpha - eta))     for alpha > eta.
+
+    Parameters
+    ----------
+    alpha : float or array_like
+        Samples per input dimension, > 0 and different from ``eta``, where ``Q`` diverges.
+    rho, delta, eta : float
+        Probability of the positive class in (0, 1), noise variance > 0, trainable fraction in (0, 1].
+
+    Returns
+    -------
+    LeastSquares
+        Floats, or arrays of the shape of ``alpha``.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is not a finite number in its range, or ``alpha`` equals ``eta``.
+    """
+    values = _require_alpha(alpha)
+    rho, delta, eta = _require_mixture(rho, delta, eta)
+    if np.any(values == eta):
+        raise ParameterError(f"alpha must differ from eta={eta:g}: the norm of the least-squares weights diverges there")
+    mean = 2 * rho - 1
+    variance = 4 * rho * (1 - rho)
+    signal = variance * np.minimum(values, eta) / delta
+    m = signal / (1 + signal)
+    below = m / np.abs(eta - values)
+    above = m**2 * (1 + delta / (values * variance)) * values / (eta * np.abs(values - eta))
+    overlap = np.where(values < eta, below, above)
+    bias = mean / (1 + signal)
+    result = (m, overlap, bias, _test_error(m, bias, overlap, delta, rho))
+    return LeastSquares(*(_like(alpha, v) for v in result))
+
+
+class _SeparationProblem:
+    """Dense separability problem: ``1/alpha(kappa) = min_{u, beta} A_k(u, beta)`` with ``k = kappa/sqrt(Delta)``.
+
+    ``u = m/sqrt(1 - m^2)``, ``tau = sqrt(1 + u^2)`` and ``beta = b tau/sqrt(Delta)`` turn Gordon's condition into
+
+        A_k(u, beta) = E_s E_z[(tau (k + z) - u/sqrt(Delta) - s beta)_+^2] >= 1/alpha.
+
+    ``tau z`` has the law of ``z_1 + u z_2``, so that at ``k >= 0`` the bracket is convex in ``(u, beta)``, and so is
+    ``A_k``: one minimum, no constraint.  Newton's method runs on ``log A_k``, which has the same minimum and stays of
+    order one when the classes are well apart.
+    """
+
+    def __init__(self, rho: float, delta: float) -> None:
+        self.rho, self.delta = rho, delta
+        self.signal = 1 / math.sqrt(delta)
+        self.origin: tuple[float, float] | None = None
+
+    def threshold(self) -> float:
+        """``alpha(0)``, infinite if it is too large for a double; also stores the minimiser in ``origin``."""
+        start = (self.signal / math.sqrt(2), 0.0)
+        if not self._average(0.0, *start)[0] > SMALLEST_AVERAGE:
+            return math.inf
+        log_average, *minimiser = self.minimise(0.0, start)
+        self.origin = tuple(minimiser)
+        return math.exp(-log_average)
+
+    def solve(self, alpha: float) -> tuple[float, float, float]:
+        """Margin, magnetization and bias of the max-margin separator at ``alpha`` below the threshold."""
+        point = self.origin or (self.signal / math.sqrt(2), 0.0)
+        log_target = -math.log(alpha)
+
+        def excess(k: float) -> float:
+            nonlocal point
+            log_average, *minimiser = self.minimise(k, point)
+            point = tuple(minimiser)
+            return log_average - log_target
+
+        k = 0.0
+        if excess(0.0) < 0:
+            upper = 1 / math.sqrt(alpha)
+            for _ in range(MAX_DOUBLINGS):
+                if excess(upper) > 0:
+                    break
+                upper *= 2
+            else:
+                raise ArithmeticError(f"no upper bound of the margin found at {self._where()}, alpha/eta={alpha:g}")
+            k = brentq(excess, 0.0, upper, xtol=1e-15, rtol=4 * np.finfo(float).eps)
+        _, u, beta = self.minimise(k, point)
+        noise, tau = math.sqrt(self.delta), math.sqrt(1 + u * u)
+        return noise * k, u / tau, noise * beta / tau
+
+    def minimise(self, k: float, start: tuple[float, float]) -> tuple[float, float, float]:
+        """Minimum over ``(u, beta)`` of ``log A_k`` and its place, by Newton's method with backtracking."""
+        u, beta = start
+        average, gradient, curvature = self._average(k, u, beta)
+        best = math.inf
+        for _ in range(MAX_NEWTON):
+            step = _descent(gradient / average, curvature / average)
+            slope = float(gradient @ step) / average
+            if -slope <= DECREMENT_TOLERANCE or (-slope <= DECREMENT_ACCEPTED and -slope >= best):
+                return math.log(average), u + step[0], beta + step[1]
+            best = min(best, -slope)
+            length = 1.0
+            while True:
+                trial = self._average(k, u + length * step[0], beta + length * step[1])
+                if trial[0] > 0 and math.log(trial[0] / average) <= 1e-4 * length * slope + VALUE_NOISE:
+                    break
+                length /= 2
+                if length < 1e-12:
+                    raise ArithmeticError(f"line search for the separating hyperplane failed at {self._where()}, k={k:g}")
+            u, beta = u + length * step[0], beta + length * step[1]
+            average, gradient, curvature = trial
+        raise ArithmeticError(
+            f"separating hyperplane not found in {MAX_NEWTON} Newton steps at {self._where()}, k={k:g}"
+        )
+
+    def _average(self, k: float, u: float, beta: float) -> tuple[float, NDArray, NDArray]:
+        """``A_k``, its gradient (2,) and Hessian (2, 2) in ``(u, beta)``, by the chain rule from the integrand's."""
+        tau = math.sqrt(1 + u * u)
+        mean, mean_u, mean_uu = u * self.signal - k * tau, self.signal - k * u / tau, -k / tau**3
+        square, square_u, square_uu = 1 + u * u, 2 * u, 2.0
+        value, gradient, hessian = 0.0, np.zeros(2), np.zeros((2, 2))
+        for sign, weight in ((1, self.rho), (-1, 1 - self.rho)):
+            f, f_m, f_d, f_mm, f_md, f_dd = _integrand(mean + sign * beta, square)
+            value += weight * f
+            gradient += weight * np.array([f_m * mean_u + f_d * square_u, sign * f_m])
+            uu = f_mm * mean_u**2 + 2 * f_md * mean_u * square_u + f_dd * square_u**2 + f_m * mean_uu + f_d * square_uu
+            ub = sign * (f_mm * mean_u + f_md * square_u)
+            hessian += weight * np.array([[uu, ub], [ub, f_mm]])
+        return value, gradient, hessian
+
+    def _where(self) -> str:
+        return f"rho={self.rho:g}, delta/eta={self.delta:g}"
+
+
+def _descent(gradient: NDArray, curvature: NDArray) -> NDArray:
+    """Newton step for ``log A`` given ``A'/A`` and ``A''/A``; where ``log A`` is not convex, the step for ``A``, which is."""
+    for hessian in (curvature - np.outer(gradient, gradient), curvature):
+        determinant = hessian[0, 0] * hessian[1, 1] - hessian[0, 1] ** 2
+        if hessian[0, 0] > 0 and determinant > 0:
+            return -np.linalg.solve(hessian, gradient)
+    return -gradient
+
+
+class _complement(Function):  # noqa: N801 - a mathematical function
+    """``erfc``, safe from SymPy's rule ``erfc(-x) = 2 - erfc(x)``, which would bring the cancellation back."""
+
+    nargs = 1
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return -2 * exp(-(self.args[0] ** 2)) / sqrt(pi)
+
+
+_COMPLEMENT = {"math": math.erfc, "mpmath": mp.erfc, "scipy": special.erfc}
+"""What ``_complement`` is in each of the modules that expressions are compiled for."""
+
+
+def _compile(symbols: Sequence[Symbol], expressions: Expr | list[Expr], module: str) -> Callable:
+    return lambdify(symbols, expressions, modules=[{"_complement": _COMPLEMENT[module]}, module], cse=True)
+
+
+def _integrand(mean: float, variance: float) -> list[float]:
+    """``F, F_m, F_D, F_mm, F_mD, F_DD`` of ``F(m, D) = E_z[(sqrt(D) z - m)_+^2]`` at ``m = mean, D = variance``."""
+    if mean * mean <= TAIL**2 * variance or mean < 0:
+        return _compiled_integrand("math")(mean, variance)
+    with mp.workdps(TAIL_DIGITS):
+        return [float(value) for value in _compiled_integrand("mpmath")(mp.mpf(mean), mp.mpf(variance))]
+
+
+@cache
+def _compiled_integrand(module: str) -> Callable[[float, float], list]:
+    """The integrand of :mod:`theory.observables` with its derivatives, for ``math`` or ``mpmath`` numbers."""
+    mean, variance = Symbol("m", real=True), Symbol("Delta", positive=True)
+    value = _with_tails(observables.separability_integrand(mean, 0, variance))
+    derivatives = [value.diff(mean), value.diff(variance)]
+    derivatives += [value.diff(mean, 2), value.diff(mean, variance), value.diff(variance, 2)]
+    return _compile((mean, variance), [value, *derivatives], module)
+
+
+@cache
+def _compiled_error(name: str) -> Callable:
+    """Compiled error probability of :mod:`theory.observables`, broadcasting over its arguments."""
+    expression, arguments = {
+        "test": (observables.test_error, ("m", "b", "Q", "Delta", "rho")),
+        "bayes": (observables.bayes_error, ("alpha", "Delta", "rho")),
+    }[name]
+    symbols = [Symbol(argument, positive=argument not in "mb", real=True) for argument in arguments]
+    return _compile(symbols, _with_tails(expression(*symbols)), "scipy")
+
+
+def _test_error(m: Number, b: Number, overlap: Number, delta: float, rho: float) -> Number:
+    return _compiled_error("test")(m, b, overlap, delta, rho)
+
+
+def _bayes_error(alpha: Number, rho: float, delta: float) -> Number:
+    return _compiled_error("bayes")(alpha, delta, rho)
+
+
+def _with_tails(expression: Expr) -> Expr:
+    """Rewrite ``1 + erf(x)`` and ``1 - erf(x)`` by ``erfc``, which keeps its digits where the two nearly cancel."""
+
+    def rewrite(total: Expr) -> Expr:
+        constant, rest = total.as_independent(erf)
+        factor, function = rest.as_coeff_Mul()
+        if isinstance(function, erf) and abs(factor) == abs(constant):
+            return constant * _complement(-(factor / constant) * function.args[0])
+        return total
+
+    return expression.replace(lambda e: e.is_Add and e.has(erf), rewrite)
+
+
+def _require_alpha(alpha: ArrayLike) -> NDArray[np.float64]:
+    """``alpha`` as an array of finite numbers > 0, of any shape."""
+    try:
+        raw = np.asarray(alpha)
+    except ValueError:
+        raw = np.asarray(None)
+    if raw.dtype.kind not in "iuf" or not np.all(np.isfinite(raw) & (raw > 0)):
+        raise ParameterError(f"alpha must be a finite number > 0, or an array of them, got {alpha!r}")
+    return raw.astype(float)
+
+
+def _require_rho(rho: float) -> float:
+    return require_number("rho", rho, above=0, below=1, allowed="a number in the open interval (0, 1)")
+
+
+def _require_eta(eta: float) -> float:
+    return require_number("eta", eta, above=0, at_most=1, allowed="a number in (0, 1]")
+
+
+def _require_mixture(rho: float, delta: float, eta: float) -> tuple[float, float, float]:
+    """Validated ``(rho, delta, eta)`` with a finite ``delta``."""
+    delta = require_number("delta", delta, above=0, allowed="a finite number > 0")
+    return _require_rho(rho), delta, _require_eta(eta)
+
+
+def _like(alpha: ArrayLike, values: Number) -> Number:
+    """A float where the user gave one number, an array otherwise."""
+    return float(values) if np.ndim(alpha) == 0 else np.asarray(values, dtype=float)

@@ -1,0 +1,575 @@
+"""Losses as expressions: everything a solver needs of a loss is derived from its formula.
+
+A stage minimises sum_mu l(h_mu; y_mu, earlier logits) + (ridge/2)|w|^2.  A ``Loss`` holds the formula of l in the
+logit ``h``, the label ``y`` in {0, 1}, the logits of earlier stages (``h_1``, ``h_2``, ..., or ``h_teacher`` for
+"the stage before") and named parameters.  Parameter values are kept beside the formula, not inside it: two losses
+that differ only in values share one expression, and so one compiled kernel.
+
+    >>> SquareLoss().split
+    (h, 2*y - 1)
+    >>> Loss.from_expression("log(1 + exp(-s*h)) + a*h**2", {"a": 0.1}).split
+    (2*a*h + sigmoid(h), y)
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import sympy
+from mpmath import mp
+from sympy import Abs, Add, Expr, Integer, Pow, Symbol, collect, diff, expand, factor
+from sympy.core.function import AppliedUndef
+from sympy.parsing.sympy_parser import convert_xor, parse_expr, rationalize, standard_transformations
+
+from theory.functions import MPMATH, sigmoid, softplus, stabilise
+from theory.symbols import TEACHER, h, logit, sign, y
+
+Feature = tuple[Expr, Expr, Expr]
+"""(centre, scale, strength) of one bend of the gradient."""
+
+_CURVED = (
+    sigmoid,
+    softplus,
+    sympy.exp,
+    sympy.log,
+    sympy.tanh,
+    sympy.sinh,
+    sympy.cosh,
+    sympy.atan,
+    sympy.asinh,
+    sympy.erf,
+    sympy.erfc,
+)
+_FUNCTIONS = {
+    "sigmoid": sigmoid,
+    "softplus": softplus,
+    "exp": sympy.exp,
+    "log": sympy.log,
+    "sqrt": sympy.sqrt,
+    "tanh": sympy.tanh,
+    "sinh": sympy.sinh,
+    "cosh": sympy.cosh,
+    "atan": sympy.atan,
+    "asinh": sympy.asinh,
+    "erf": sympy.erf,
+    "erfc": sympy.erfc,
+    "pi": sympy.pi,
+}
+_ROUGH = (sympy.DiracDelta, sympy.Heaviside, sympy.sign, sympy.Abs, sympy.Max, sympy.Min, sympy.Piecewise)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Allowed values of a parameter: lower <= value <= upper, the lower end excluded if ``open_below``."""
+
+    lower: float = -math.inf
+    upper: float = math.inf
+    open_below: bool = False
+
+    def check(self, name: str, value: float) -> float:
+        """Return ``value`` as a float; ValueError (naming the parameter and the range) if it is not allowed."""
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} must be a number, {self}, got {value!r}") from None
+        above = number > self.lower if self.open_below else number >= self.lower
+        if not (math.isfinite(number) and above and number <= self.upper):
+            raise ValueError(f"{name} must be finite and {self}, got {value!r}")
+        return number
+
+    def __str__(self) -> str:
+        left = "(" if self.open_below or math.isinf(self.lower) else "["
+        right = ")" if math.isinf(self.upper) else "]"
+        return f"in {left}{self.lower:g}, {self.upper:g}{right}"
+
+
+@dataclass(frozen=True, repr=False)
+class Loss:
+    """A convex loss l(h; y, earlier logits), symbolic; hashable, compared by formula and parameter values.
+
+    Attributes
+    ----------
+    name
+        What the loss is called in messages.
+    expression
+        The formula, in h, y, earlier logits and parameter symbols.
+    keys, symbols, values
+        Parameters in a fixed order: their Python names, their symbols in ``expression``, their values.
+    limits
+        Allowed range of each parameter.
+    teacher
+        Stage (from 1) that ``h_teacher`` stands for; None means the stage before.
+    options
+        Structural flags, shown by ``repr`` only (they are already in the formula).
+    """
+
+    name: str
+    expression: Expr
+    keys: tuple[str, ...] = ()
+    symbols: tuple[Symbol, ...] = ()
+    values: tuple[float, ...] = ()
+    limits: tuple[Range, ...] = ()
+    teacher: int | None = None
+    options: tuple[tuple[str, object], ...] = ()
+
+    def __post_init__(self) -> None:
+        checked = (
+            limit.check(key, value)
+            for key, value, limit in zip(self.keys, self.values, self.limits, strict=True)
+        )
+        object.__setattr__(self, "values", tuple(checked))
+        teacher = self.teacher
+        if teacher is not None and (isinstance(teacher, bool) or not isinstance(teacher, int) or teacher < 1):
+            raise ValueError(f"teacher must be a stage number 1, 2, ... or None, got {teacher!r}")
+
+    @classmethod
+    def from_expression(
+        cls,
+        expression: str | Expr,
+        parameters: Mapping[str, float] | None = None,
+        name: str | None = None,
+        teacher: int | None = None,
+    ) -> Loss:
+        """A loss from a formula; raises ValueError if it cannot be read or is not convex.
+
+        Parameters
+        ----------
+        expression
+            Formula in ``h``, ``y`` (0 or 1), ``s`` (= 2y-1), ``h_teacher``, ``h_1``, ``h_2``, ... and parameters.
+            Functions: sigmoid, softplus, exp, log, sqrt, tanh, sinh, cosh, atan, asinh, erf, erfc.
+        parameters
+            Value of each named parameter.
+        name
+            Name used in messages; the formula itself if not given.
+        teacher
+            Stage (from 1) that ``h_teacher`` stands for; None means the stage before.
+        """
+        parameters = dict(parameters or {})
+        symbols = {key: _parameter_symbol(key) for key in parameters}
+        formula = _read_formula(expression, symbols)
+        loss = cls(
+            name=name or str(expression),
+            expression=formula,
+            keys=tuple(symbols),
+            symbols=tuple(symbols.values()),
+            values=tuple(parameters.values()),
+            limits=(Range(),) * len(symbols),
+            teacher=teacher,
+        )
+        loss.check_convex()
+        return loss
+
+    def __repr__(self) -> str:
+        shown = [f"{key}={value!r}" for key, value in self.parameters.items()]
+        shown += [f"{key}={value!r}" for key, value in self.options]
+        if self.teacher is not None:
+            shown.append(f"teacher={self.teacher}")
+        if type(self) is Loss:
+            return f"Loss({self.name!r}{''.join(', ' + item for item in shown)})"
+        return f"{self.name}({', '.join(shown)})"
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Parameter values by Python name."""
+        return dict(zip(self.keys, self.values, strict=True))
+
+    def with_parameters(self, **values: float) -> Loss:
+        """The same loss with some parameter values changed; ValueError on an unknown name or a bad value."""
+        for key in values:
+            if key not in self.keys:
+                allowed = ", ".join(self.keys) or "none"
+                raise ValueError(f"{self.name} has no parameter {key!r}; its parameters: {allowed}")
+        merged = self.parameters | values
+        other = copy.copy(self)
+        object.__setattr__(other, "values", tuple(merged.values()))
+        other.__post_init__()
+        if type(other) is Loss:
+            other.check_convex()
+        return other
+
+    @property
+    def logits(self) -> tuple[Symbol, ...]:
+        """Earlier logits in the formula: h_1, h_2, ... in order, then h_teacher."""
+        return _logits(self.expression)
+
+    def stages(self, t: int) -> tuple[int, ...]:
+        """Stages (from 1) that ``logits`` mean when the loss is used at stage ``t``; ValueError if not earlier."""
+        stages = []
+        for symbol in self.logits:
+            if symbol == TEACHER:
+                stage = t - 1 if self.teacher is None else self.teacher
+                if stage < 1:
+                    raise ValueError(f"{self.name} needs a teacher: stage {t} has no stage before it")
+            else:
+                stage = int(symbol.name.removeprefix("h_"))
+            if stage >= t:
+                raise ValueError(f"{self.name} at stage {t} looks at stage {stage}, which is not an earlier stage")
+            stages.append(stage)
+        return tuple(stages)
+
+    @property
+    def gradient(self) -> Expr:
+        """dl/dh; in the form S - c when the gradient splits."""
+        return _gradient(self.expression)
+
+    @property
+    def curvature(self) -> Expr:
+        """d2l/dh2."""
+        return _curvature(self.expression)
+
+    @property
+    def third(self) -> Expr:
+        """d3l/dh3."""
+        return _third(self.expression)
+
+    @property
+    def split(self) -> tuple[Expr, Expr] | None:
+        """(S, c) with dl/dh = S(h) - c(y, earlier logits), or None if the curvature depends on the target.
+
+        With a split, the proximal map h + gamma S(h) is one function for every label and every teacher's logit.
+        """
+        return _split(self.expression)
+
+    @property
+    def saturation(self) -> tuple[Expr, Expr]:
+        """Limits of the S of ``split`` as h -> -oo and +oo; 0 where S does not saturate.
+
+        Where S approaches a limit, S minus the limit is what can be evaluated without cancellation.
+        """
+        return _saturation(self.expression)
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Bends of the gradient in h: (centre, scale, strength) each, from its terms with curved functions.
+
+        A function of slope*h + offset bends at centre -offset/slope over the scale 1/|slope|; strength is the
+        derivative of the term there.  A root of a quadratic bends at its minimum.  Equal bends are merged.
+        """
+        return _features(self.gradient, h)
+
+    @property
+    def target_features(self) -> tuple[tuple[tuple[Expr, Expr], ...], ...]:
+        """For each of ``logits``, the (centre, scale) of the bends of -dl/dh as a function of that logit."""
+        return tuple(
+            tuple((centre, scale) for centre, scale, _ in _features(self.gradient, symbol))
+            for symbol in self.logits
+        )
+
+    def check_convex(self) -> None:
+        """Raise ValueError, naming the loss and the place, if the curvature is negative, undefined or singular."""
+        curvature = self.curvature
+        arguments = (h, y, *self.logits, *self.symbols)
+        function = sympy.lambdify(arguments, curvature, modules=[MPMATH, "mpmath"])
+        away = [float(v) for v in (0, 0.1, 0.5, 1, 1.5, 2, 3, 4, 6, 9, 14, 20, 30, 50)]
+        positions = sorted({*away, *(-v for v in away)})
+        targets = [
+            (-8.0, -1.0, 0.0, 0.7, 5.0) if symbol in curvature.free_symbols else (0.0,) for symbol in self.logits
+        ]
+        for label, place in product((0, 1), positions):
+            for others in product(*targets):
+                value = _evaluate(function, (place, label, *others, *self.values))
+                if value is None or value < -1e-12:
+                    seen = "undefined" if value is None else f"{value:.3g}"
+                    where = ", ".join(
+                        f"{symbol}={number:g}"
+                        for symbol, number in zip((h, y, *self.logits), (place, label, *others), strict=True)
+                    )
+                    raise ValueError(f"loss {self.name!r} is not convex: its second derivative is {seen} at {where}")
+
+
+class CrossEntropy(Loss):
+    """Cross-entropy H(y_eps, sigmoid(h)) with label smoothing, y_eps = y(1-eps) + (1-y)eps.
+
+    ``smoothing`` in [0, 1/2].
+    """
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        super().__init__(
+            "CrossEntropy",
+            softplus(h) - _smoothed(_EPSILON) * h,
+            ("smoothing",),
+            (_EPSILON,),
+            (smoothing,),
+            (_SMOOTHING,),
+        )
+
+
+class SquareLoss(Loss):
+    """(h - s)^2/2 with s = 2y - 1."""
+
+    def __init__(self) -> None:
+        super().__init__("SquareLoss", (h - (2 * y - 1)) ** 2 / 2)
+
+
+class LinearLoss(Loss):
+    """-s h: with any ridge, the fitted weights are the Hebbian sum of s x."""
+
+    def __init__(self) -> None:
+        super().__init__("LinearLoss", -(2 * y - 1) * h)
+
+
+class Distillation(Loss):
+    """(1-chi) H(y_eps, sigmoid(h)) + chi H(sigmoid(h_teacher/T), sigmoid(h/T)).
+
+    Parameters
+    ----------
+    mixing
+        chi in [0, 1]: 0 is training on labels, 1 is pure distillation.
+    temperature
+        T > 0, on both logits of the soft term; the label term stays at T = 1.
+    smoothing
+        Label smoothing eps in [0, 1/2].
+    temperature_squared
+        Multiply the soft term by T^2 (Hinton's convention; not the paper's).
+    teacher
+        Stage (from 1) that teaches; None means the stage before.
+    """
+
+    def __init__(
+        self,
+        mixing: float = 1.0,
+        temperature: float = 1.0,
+        smoothing: float = 0.0,
+        temperature_squared: bool = False,
+        teacher: int | None = None,
+    ) -> None:
+        label = softplus(h) - _smoothed(_EPSILON) * h
+        soft = softplus(h / _T) - sigmoid(TEACHER / _T) * h / _T
+        factor_t = _T**2 if temperature_squared else Integer(1)
+        super().__init__(
+            "Distillation",
+            (1 - _CHI) * label + _CHI * factor_t * soft,
+            ("mixing", "temperature", "smoothing"),
+            (_CHI, _T, _EPSILON),
+            (mixing, temperature, smoothing),
+            (_MIXING, _TEMPERATURE, _SMOOTHING),
+            teacher,
+            (("temperature_squared", True),) if temperature_squared else (),
+        )
+
+
+class SquareDistillation(Loss):
+    """((h+1)/2 - target)^2 with target (1-chi) y_eps + chi (gain h_teacher + 1)/2.
+
+    Parameters
+    ----------
+    mixing
+        chi in [0, 1].
+    gain
+        beta, factor on the teacher's logit.
+    smoothing
+        Label smoothing eps in [0, 1/2].
+    teacher
+        Stage (from 1) that teaches; None means the stage before.
+    """
+
+    def __init__(
+        self, mixing: float = 1.0, gain: float = 1.0, smoothing: float = 0.0, teacher: int | None = None
+    ) -> None:
+        target = (1 - _CHI) * _smoothed(_EPSILON) + _CHI * (_BETA * TEACHER + 1) / 2
+        super().__init__(
+            "SquareDistillation",
+            ((h + 1) / 2 - target) ** 2,
+            ("mixing", "gain", "smoothing"),
+            (_CHI, _BETA, _EPSILON),
+            (mixing, gain, smoothing),
+            (_MIXING, Range(), _SMOOTHING),
+            teacher,
+        )
+
+
+UserLoss = Loss.from_expression
+
+_CHI = Symbol("chi", nonnegative=True)
+_T = Symbol("T", positive=True)
+_EPSILON = Symbol("epsilon", nonnegative=True)
+_BETA = Symbol("beta", real=True)
+_MIXING = Range(0.0, 1.0)
+_TEMPERATURE = Range(lower=0.0, open_below=True)
+_SMOOTHING = Range(0.0, 0.5)
+
+
+def _smoothed(epsilon: Symbol) -> Expr:
+    return y * (1 - epsilon) + (1 - y) * epsilon
+
+
+# What is derived from a formula depends on the formula alone, so it is cached by formula.
+
+
+@lru_cache(maxsize=256)
+def _logits(expression: Expr) -> tuple[Symbol, ...]:
+    symbols = expression.free_symbols
+    numbered = sorted(
+        int(s.name[2:]) for s in symbols if re.fullmatch(r"h_[0-9]+", s.name) and s == logit(int(s.name[2:]))
+    )
+    return tuple(logit(n) for n in numbered) + ((TEACHER,) if TEACHER in symbols else ())
+
+
+@lru_cache(maxsize=256)
+def _split(expression: Expr) -> tuple[Expr, Expr] | None:
+    # A label is 0 or 1, so any function of it is y f(1) + (1-y) f(0); the tests below then are identities.
+    slope = diff(expression, h)
+    at_one, at_zero = (_expand(stabilise(slope.subs(y, value))) for value in (1, 0))
+    if _expand(stabilise(diff(at_one - at_zero, h))) != 0:
+        return None
+    slope = _expand(y * at_one + (1 - y) * at_zero)
+    varying = Add(*(term for term in Add.make_args(slope) if term.has(h)))
+    targets = {y, *_logits(expression)}
+    if varying.free_symbols & targets:
+        return None
+    return _tidy(varying), _tidy(varying - slope)
+
+
+@lru_cache(maxsize=256)
+def _saturation(expression: Expr) -> tuple[Expr, Expr]:
+    split = _split(expression)
+    limits = []
+    for end in (-1, 1):
+        limit = Integer(0) if split is None else split[0]
+        for function in limit.atoms(sigmoid, sympy.tanh):
+            direction = end * sympy.sign(diff(function.args[0], h))
+            if direction.free_symbols:
+                continue
+            low = 0 if isinstance(function, sigmoid) else -1
+            limit = limit.xreplace({function: Integer(1 if direction > 0 else low)})
+        limits.append(factor(limit) if not limit.has(h) else Integer(0))
+    return limits[0], limits[1]
+
+
+@lru_cache(maxsize=256)
+def _gradient(expression: Expr) -> Expr:
+    split = _split(expression)
+    if split is None:
+        return stabilise(diff(expression, h))
+    return split[0] - split[1]
+
+
+@lru_cache(maxsize=256)
+def _curvature(expression: Expr) -> Expr:
+    split = _split(expression)
+    return diff(_gradient(expression) if split is None else split[0], h)
+
+
+@lru_cache(maxsize=256)
+def _third(expression: Expr) -> Expr:
+    third = diff(_curvature(expression), h)
+    # Factoring pulls exponentials apart, and the parts overflow: only logistic losses are factored.
+    return third if third.has(sympy.exp) or _split(expression) is None else _by_functions(third)
+
+
+def _expand(expression: Expr, deep: bool = True) -> Expr:
+    """Multiply products out, but leave exponentials and roots whole: split ones overflow when evaluated."""
+    return expand(expression, deep=deep, power_exp=False, power_base=False, log=False)
+
+
+def _tidy(expression: Expr) -> Expr:
+    """Collect the terms by the curved functions in them, with factored coefficients."""
+    functions = sorted(expression.atoms(*_CURVED), key=sympy.default_sort_key)
+    return collect(_expand(expression), [*functions, h], func=factor)
+
+
+def _by_functions(expression: Expr) -> Expr:
+    """Factor each group of terms that share the same functions."""
+    groups: dict[frozenset, list[Expr]] = {}
+    for term in Add.make_args(expression):
+        groups.setdefault(frozenset(term.atoms(*_CURVED)), []).append(term)
+    return Add(*(factor(Add(*terms)) for terms in groups.values()))
+
+
+@lru_cache(maxsize=256)
+def _features(slope: Expr, variable: Symbol) -> tuple[Feature, ...]:
+    merged: dict[tuple[Expr, Expr], Expr] = {}
+    for term in Add.make_args(_expand(slope, deep=False)):
+        for centre, scale in dict.fromkeys(_bends(term, variable)):
+            strength = diff(term, variable).subs(variable, centre)
+            merged[centre, scale] = merged.get((centre, scale), Integer(0)) + strength
+    return tuple((centre, scale, factor(strength)) for (centre, scale), strength in merged.items())
+
+
+def _bends(term: Expr, variable: Symbol) -> Iterable[tuple[Expr, Expr]]:
+    found = [*term.atoms(*_CURVED), *(p for p in term.atoms(Pow) if not p.exp.is_nonnegative)]
+    found += [p for p in term.atoms(Pow) if p.exp.is_nonnegative and not p.exp.is_integer]
+    for function in sorted(found, key=sympy.default_sort_key):
+        argument = function.args[0]
+        if not argument.has(variable) or not argument.is_polynomial(variable):
+            continue
+        coefficients = sympy.Poly(argument, variable).all_coeffs()
+        if len(coefficients) == 2 and isinstance(function, _CURVED):
+            slope, offset = coefficients
+            yield -offset / slope, 1 / Abs(slope)
+        elif len(coefficients) == 3:
+            a, b, c = coefficients
+            yield -b / (2 * a), sympy.sqrt(Abs(c / a - (b / (2 * a)) ** 2))
+
+
+# Reading a user's formula.
+
+
+def _parameter_symbol(key: str) -> Symbol:
+    reserved = {"h", "y", "s", "h_teacher", *_FUNCTIONS}
+    if not key.isidentifier() or key in reserved or re.fullmatch(r"h_[0-9]+", key):
+        raise ValueError(f"{key!r} cannot name a parameter of a loss")
+    return Symbol(key, real=True)
+
+
+def _read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Expr:
+    names = {"h": h, "y": y, "s": sign, "h_teacher": TEACHER, **parameters}
+    if isinstance(expression, str):
+        if "__" in expression or any(mark in expression for mark in "\"'\\;"):
+            raise ValueError(f"cannot read the loss formula {expression!r}")
+        for found in re.findall(r"\bh_([0-9]+)\b", expression):
+            names[f"h_{found}"] = logit(int(found))
+        words = {"Integer": Integer, "Float": sympy.Float, "Rational": sympy.Rational, "Symbol": Symbol}
+        words |= {"Function": sympy.Function, **_FUNCTIONS}
+        try:
+            formula = parse_expr(
+                expression,
+                local_dict=dict(names),
+                global_dict=words,
+                transformations=(*standard_transformations, convert_xor, rationalize),
+            )
+        except Exception as error:  # the parser evaluates the text: any exception means it cannot be read
+            raise ValueError(f"cannot read the loss formula {expression!r}: {error}") from None
+    else:
+        formula = expression
+    if not isinstance(formula, Expr):
+        raise ValueError(f"a loss must be a scalar formula, got {expression!r}")
+    formula = sympy.nsimplify(formula, rational=True)
+    formula = formula.xreplace({s: _known(s, names) for s in formula.free_symbols}).subs(sign, 2 * y - 1)
+    unknown = {str(s) for s in formula.free_symbols if s not in (*names.values(), *_logits(formula))}
+    unknown |= {str(f.func) for f in formula.atoms(AppliedUndef)}
+    if unknown:
+        raise ValueError(
+            f"unknown symbols in the loss {expression!s}: {', '.join(sorted(unknown))}; "
+            "known: h, y, s, h_teacher, h_1, h_2, ..., and the parameters given"
+        )
+    if not formula.has(h):
+        raise ValueError(f"the loss {expression!s} does not depend on h")
+    if formula.has(*_ROUGH):
+        raise ValueError(f"the loss {expression!s} is not twice differentiable")
+    return stabilise(formula)
+
+
+def _known(symbol: Symbol, names: Mapping[str, Symbol]) -> Symbol:
+    """The package's symbol of the same name, whatever assumptions the user's symbol carries."""
+    if re.fullmatch(r"h_[1-9][0-9]*", symbol.name):
+        return logit(int(symbol.name[2:]))
+    return names.get(symbol.name, symbol)
+
+
+def _evaluate(function, arguments) -> float | None:
+    """Value of a compiled curvature, None where it is not a finite real number."""
+    try:
+        value = mp.mpmathify(function(*(mp.mpf(a) for a in arguments)))
+    except (ZeroDivisionError, ValueError, TypeError, NameError, OverflowError):
+        return None
+    if isinstance(value, mp.mpc) and abs(value.imag) > 1e-12 * (1 + abs(value.real)):
+        return None
+    value = float(mp.re(value))
+    return value if math.isfinite(value) else None
