@@ -198,7 +198,8 @@ def _collected(expression: sympy.Expr) -> sympy.Expr:
         outside = sympy.Mul(*(f for f in sympy.Mul.make_args(term) if f not in functions))
         number, outside = outside.as_coeff_Mul()
         groups.setdefault(outside, []).append(number * sympy.Mul(*functions))
-    return sympy.Add(*(outside * sympy.Add(*inside) for outside, inside in groups.items()))
+    # Each group is rewritten by itself: added up first, the groups' constants would merge.
+    return sympy.Add(*(outside * without_cancellation(sympy.Add(*inside)) for outside, inside in groups.items()))
 
 
 def _by_label(text: Sequence[tuple[str, sympy.Expr]], names: Mapping[sympy.Symbol, str]) -> str:

@@ -1,18 +1,19 @@
-"""Minimisation of ``sum_mu l(h_mu) + (ridge/2)|w|^2``, ``h = X w + b``, for smooth convex losses of many samples.
+"""Minimisation of ``sum_mu l(h_mu) + (ridge/2)|w|^2``, ``h = X w + b``, for smooth convex losses.
 
-Truncated Newton: each step solves ``H p = -g`` by preconditioned conjugate gradients, with ``H = X^T D X + ridge`` bordered by
-the bias.  Products with H cost two passes over X, so well-conditioned fits never form H.  When the products spent since the
-last factorisation have cost as much as a factorisation would, H is factorised at the current point, in the smaller
-of the two dimensions (weights or samples), and serves as preconditioner until it has aged by the same rule.  So the time is
-within a small factor of the better of the two pure methods, whichever that is.  The step length comes from a one-dimensional
-Newton search along p, which needs no pass over X; steps longer than 1 are what makes separable data quick.
+Truncated Newton: each step solves ``H p = -g`` by preconditioned conjugate gradients, with ``H = X^T D X +
+ridge`` bordered by the bias.  Products with H cost two passes over X, so well-conditioned fits never form H.
+When the products spent since the last factorisation have cost as much as a factorisation would, H is
+factorised at the current point, in the smaller of the two dimensions (weights or samples), and serves as
+preconditioner until it has aged by the same rule.  So the time is within a small factor of the better of the
+two pure methods, whichever that is.  The step length comes from a one-dimensional Newton search along p,
+which needs no pass over X; steps longer than 1 are what makes separable data quick.
 
 Usually the wrong choice for non-smooth losses, or where a few digits are enough and X does not fit in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,34 +28,35 @@ MAX_NEWTON_STEPS = 500
 MAX_SEARCH_STEPS = 100
 STALL_STEPS = 8
 STALL_DECREMENT = 1e-12
-"""Rounding is taken to be the limit after STALL_STEPS steps that neither halve the gradient nor promise more than this
-fraction of the objective."""
+"""Rounding is taken to be the limit after STALL_STEPS steps that neither halve the gradient nor promise more
+than this fraction of the objective."""
 
-FORCING = 0.1
-"""Largest relative residual at which conjugate gradients stop; it falls as the square root of the relative gradient norm."""
+FORCING = 0.3
+"""Largest relative residual at which conjugate gradients stop; falls as the root of the relative gradient norm."""
 
 SEARCH_TOLERANCE = 0.05
 """The line search stops when the slope has fallen to this fraction of its value at the start."""
 
 FACTOR_COST = 0.06
-"""Time of one floating-point operation in a factorisation over one in a product with X (measured, one and two cores)."""
+"""Time of an operation in a factorisation over that of one in a product with X (measured on one core)."""
 
 MIN_PRODUCTS = 4
 """Products allowed between factorisations however small the problem."""
 
 FRESH_PRODUCTS = 12
-"""Products in one solve after which a new single-precision factor counts as too inaccurate for this problem."""
+"""Products in one solve after which a new single-precision factor counts as too inaccurate."""
 
 SINGLE_JITTER = 2e-6
 """Relative shift of the diagonal that keeps a single-precision Hessian positive definite."""
 
 NEGLIGIBLE_CURVATURE = 3e-3
-"""Samples whose share of the Hessian stays below this fraction of the ridge are left out of the preconditioner."""
+"""Samples that add less to the Hessian than this fraction of the ridge are left out of the preconditioner."""
 
 BIAS_DAMPING = 1e-6
 """Curvature of the bias, in units of the ridge, where the loss has none."""
 
-BLOCK_BYTES = 2**24
+BLOCK_BYTES = 2**23
+PANEL = 256
 
 
 class Objective(Protocol):
@@ -81,8 +83,8 @@ class RidgeFit:
     gradient_norm
         Euclidean norm of the gradient over weights and bias together.
     relative_gradient_norm
-        The same over ``|X^T l'| + ridge |w|``, the two terms that cancel at the optimum.  By strong convexity the relative error
-        of w is at most about twice this number (for a given bias).
+        The same over ``|X^T l'| + ridge |w|``, the two terms that cancel at the optimum.  By strong convexity
+        the relative error of w is at most about twice this number (for a given bias).
     iterations, products, factorisations
         Newton steps, products with the Hessian, Cholesky factorisations.
     converged, message
@@ -116,7 +118,8 @@ def minimise_ridge(
     Parameters
     ----------
     design : ndarray, shape (M, n)
-        Rows are samples; rows must be contiguous (a slice of columns of a C-ordered array is fine).  Not copied.
+        Rows are samples; rows must be contiguous (a slice of columns of a C-ordered array is fine).  Not
+        copied.
     objective : Objective
         Losses as functions of the logits.
     ridge : float
@@ -175,7 +178,9 @@ class _Newton:
                 break
             curvatures = np.maximum(self.objective.curvature(h), 0.0)
             step, step_logits = self.direction(gradient, curvatures, relative)
-            size = float(np.abs(self.objective.value(h)).sum()) + 0.5 * scale * float(np.linalg.norm(point[:-1]))
+            size = float(np.abs(self.objective.value(h)).sum()) + 0.5 * scale * float(
+                np.linalg.norm(point[:-1])
+            )
             promising = norm < 0.5 * best or -float(gradient @ step) > STALL_DECREMENT * size
             stalled = 0 if promising else stalled + 1
             best = min(best, norm)
@@ -287,7 +292,7 @@ class _Newton:
             self.factor = None
 
     def search(self, point: Array, h: Array, step: Array, step_logits: Array, gradient: Array) -> float:
-        """Step length at which the objective along ``step`` has (nearly) no slope: Newton inside a bracket."""
+        """Step length at which the objective has (nearly) no slope along ``step``: Newton in a bracket."""
         cross = self.ridge * float(point[:-1] @ step[:-1])
         square = self.ridge * float(step[:-1] @ step[:-1])
         start = abs(float(gradient @ step))
@@ -319,22 +324,21 @@ class _PrimalFactor:
         rows = np.flatnonzero(curvatures > 0)
         roots = np.sqrt(curvatures)
         hessian = np.zeros((size + 1, size + 1), dtype=precision)
-        block = np.empty((_block_rows(size + 1, len(rows)), size + 1), dtype=precision)
-        partial = np.empty_like(hessian)
+        block = np.empty((_block_rows(size + 1, max(1, len(rows))), size + 1), dtype=precision)
         for first in range(0, len(rows), len(block)):
             chosen = rows[first : first + len(block)]
             scaled = block[: len(chosen)]
             _scale_rows(design, chosen, roots, scaled)
-            # numpy turns the product of an array with its own transpose into a symmetric rank-k update.
-            hessian += np.matmul(scaled.T, scaled, out=partial)
-        del partial, block
+            for top, end in _panels(size + 1):
+                hessian[top:end, :end] += scaled[:, top:end].T @ scaled[:, :end]
+        del block
         diagonal = np.einsum("ii->i", hessian)
         diagonal[:-1] += ridge
         diagonal[-1] += damping
         if precision is np.float32:
             diagonal *= 1 + SINGLE_JITTER
         self.precision = precision
-        self.factors = cho_factor(hessian.T, lower=True, overwrite_a=True, check_finite=False)
+        self.factors = cho_factor(hessian.T, lower=False, overwrite_a=True, check_finite=False)
 
     def solve(self, vector: Array) -> Array:
         right = vector.astype(self.precision)
@@ -346,7 +350,7 @@ class _PrimalFactor:
 
 
 class _DualFactors:
-    """Factorisations in the M x M sample space.  One array holds both: Gram matrix above, factor below the diagonal."""
+    """Factorisations in the M x M sample space; one array holds the Gram matrix above, the factor below the diagonal."""
 
     def __init__(self, design: Array, ridge: float) -> None:
         self.design, self.ridge = design, ridge
@@ -359,8 +363,7 @@ class _DualFactors:
             self.gram_diagonal = self.gram.diagonal().copy()
         roots = np.sqrt(curvatures)
         samples = len(roots)
-        for first in range(0, samples, 256):
-            last = min(first + 256, samples)
+        for first, last in _panels(samples):
             inside = self.gram[first:last, first:last]
             lower = np.triu(inside, 1).T * np.outer(roots[first:last], roots[first:last])
             inside[...] = np.triu(inside, 1) + lower
@@ -375,7 +378,10 @@ class _DualFactors:
 
 
 class _DualFactor:
-    """Woodbury form ``(X^T D X + ridge)^-1 = (1 - X^T R S^-1 R X)/ridge``, ``R = sqrt(D)``, ``S = ridge + R X X^T R``, with bias."""
+    """Inverse Hessian from a factor of ``S = ridge + R X X^T R``, ``R = sqrt(D)``, by Woodbury's identity.
+
+    ``(X^T D X + ridge)^-1 = (1 - X^T R S^-1 R X)/ridge``; the bias follows from its Schur complement.
+    """
 
     def __init__(self, design: Array, ridge: float, damping: float, roots: Array, lower: Array) -> None:
         self.design, self.ridge, self.roots, self.lower = design, ridge, roots, lower
@@ -395,20 +401,18 @@ class _DualFactor:
 
 
 def _gram(design: Array) -> Array:
-    """``X X^T`` in Fortran order, by blocks of columns."""
-    samples, size = design.shape
-    width = _block_rows(samples, size)
+    """Upper triangle of ``X X^T``, in Fortran order."""
+    samples = len(design)
     gram = np.zeros((samples, samples))
-    if width >= size and design.flags.c_contiguous:
-        np.matmul(design, design.T, out=gram)
-    else:
-        # Row panels keep the extra memory small; only the triangle that is read later is formed.
-        height = _block_rows(samples, samples)
-        for first in range(0, samples, height):
-            last = min(first + height, samples)
-            np.matmul(design[first:last], design[:last].T, out=gram[first:last, :last])
-    # Rows of the lower triangle are columns of the upper triangle in Fortran order.
+    for top, end in _panels(samples):
+        np.matmul(design[top:end], design[:end].T, out=gram[top:end, :end])
     return gram.T
+
+
+def _panels(size: int) -> Iterator[tuple[int, int]]:
+    """Rows of a lower triangle in groups: as fast as a symmetric update, without its scratch matrix."""
+    for top in range(0, size, PANEL):
+        yield top, min(top + PANEL, size)
 
 
 def _scale_rows(design: Array, chosen: NDArray[np.intp], roots: Array, out: NDArray) -> None:

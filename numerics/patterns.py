@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from numerics.codegen import stage_module
+from numerics.models import Estimator
+from numerics.nodes import StagePoint
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -62,6 +66,10 @@ class WeightMoments:
                 self.mu[k, stage] = out[0]
                 self.b[k, stage, : stage + 1] = self.b[k, : stage + 1, stage] = out[1 : stage + 2]
                 self.g[k, stage, : stage + 1] = out[stage + 2 :]
+
+    def add_stage(self, number: int, stage: Estimator, point: StagePoint) -> None:
+        """Store the moments of stage ``number`` (1-based), solved at ``point``."""
+        self.add(number - 1, stage.ridge, point.conjugates, stage_module(stage.loss, number).conditional_moments)
 
     @staticmethod
     def _flat(stage: int, mu: np.ndarray, b: np.ndarray, g: np.ndarray) -> np.ndarray:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from numerics.codegen import stage_module
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError
+from numerics.nodes import Nodes, StagePoint, extend, label_nodes, target_features
 from numerics.patterns import WeightMoments, nested_patterns
 from numerics.settings import DEFAULT, Settings
 from numerics.solution import Solution
 
-_NO_FEATURES = np.empty((0, 2))
 _MESSAGES = {
     1: "Newton's method used up its iterations",
     2: "the Jacobian of the saddle-point equations is singular",
@@ -29,104 +29,6 @@ class ConvergenceError(RuntimeError):
 
 class ConvergenceWarning(RuntimeWarning):
     """Issued by ``solve(..., throw=False)`` with a solution that did not converge."""
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """A finite representation of the law of label, Gaussian directions, training forces and logits of earlier stages."""
-
-    weight: np.ndarray
-    design: np.ndarray
-    labels: np.ndarray
-    logits: np.ndarray
-
-    def seen(self, stages: Sequence[int]) -> np.ndarray:
-        """Columns of ``logits`` for the given stages (1-based), contiguous."""
-        return np.ascontiguousarray(self.logits[:, [s - 1 for s in stages]])
-
-
-def label_nodes(data: GaussianMixture) -> Nodes:
-    """The two labels, weighted by alpha times their probability."""
-    signs = np.array([1.0, -1.0])
-    weight = data.alpha * np.array([data.rho, 1.0 - data.rho])
-    return Nodes(weight, np.column_stack((signs, np.ones(2))), (signs + 1.0) / 2.0, np.empty((2, 0)))
-
-
-@dataclass(frozen=True)
-class StagePoint:
-    """Saddle point of one stage: order parameters, conjugates, and how they were found.
-
-    ``unknowns`` is the vector Newton's method works with (see ``kernels/stage.py``).
-    """
-
-    unknowns: np.ndarray
-    conjugates: np.ndarray
-    status: int
-    iterations: int
-    residual: float
-    last_step: float
-    defect: float
-
-    @property
-    def earlier(self) -> int:
-        return (self.unknowns.size - 4) // 2
-
-    @property
-    def magnetization(self) -> float:
-        return float(self.unknowns[0])
-
-    @property
-    def bias(self) -> float:
-        return float(self.unknowns[1])
-
-    @property
-    def cholesky_row(self) -> np.ndarray:
-        """``C_t1 .. C_tt``."""
-        k = self.earlier
-        return np.append(self.unknowns[2 : 2 + k], math.exp(0.5 * self.unknowns[2 + k]))
-
-    @property
-    def response_row(self) -> np.ndarray:
-        """``V_t1 .. V_tt``."""
-        return np.append(self.unknowns[3 + self.earlier : -1], math.exp(self.unknowns[-1]))
-
-    @property
-    def norm_squared(self) -> float:
-        return float(self.cholesky_row @ self.cholesky_row)
-
-
-def extend(
-    nodes: Nodes, data: GaussianMixture, stage: Estimator, point: StagePoint, step: float, tail: float, *, training: bool,
-    extra: np.ndarray = _NO_FEATURES,
-) -> tuple[Nodes, float]:  # fmt: skip
-    """Nodes of the law that includes this stage, on training samples or on fresh ones, and their normalisation defect."""
-    number = point.earlier + 1
-    module = stage_module(stage.loss, number)
-    row, responses = point.cholesky_row, point.response_row
-    root = math.sqrt(data.delta)
-    on_training = 1.0 if training else 0.0
-    *arrays, defect = module.extend_nodes(
-        nodes.weight, nodes.design, nodes.labels, nodes.logits, nodes.seen(stage.loss.stages(number)),
-        np.array(stage.loss.values, dtype=float), point.magnetization, point.bias, root * row[:-1], root * row[-1],
-        on_training * data.delta * responses[:-1], on_training * data.delta * responses[-1], step, tail, extra,
-    )  # fmt: skip
-    return Nodes(*arrays), defect
-
-
-def target_features(chain: Chain, number: int) -> np.ndarray:
-    """(position, scale) of the bends of later stages' targets as functions of the logit of stage ``number``."""
-    found = set()
-    for later in range(number + 1, len(chain) + 1):
-        loss = chain[later - 1].loss
-        values = dict(zip(loss.symbols, loss.values, strict=True))
-        for stage, bends in zip(loss.stages(later), loss.target_features, strict=True):
-            if stage == number:
-                for centre, scale in bends:
-                    try:
-                        found.add((float(centre.subs(values)), float(scale.subs(values))))
-                    except TypeError:  # the bend moves with another logit: the quadrature's error estimate guards it
-                        continue
-    return np.array(sorted(found), dtype=float).reshape(-1, 2)
 
 
 def first_guess(data: GaussianMixture, stage: Estimator, earlier: Sequence[StagePoint]) -> np.ndarray:
@@ -255,7 +157,7 @@ def _solve_level(
         if point.status != 0:
             break
         if number < len(chain):
-            moments.add(number - 1, stage.ridge, point.conjugates, problem.module.conditional_moments)
+            moments.add_stage(number, stage, point)
             nodes, _ = extend(
                 nodes, data, stage, point, settings.outer_step * factor, settings.tail, training=True,
                 extra=target_features(chain, number),
@@ -268,7 +170,8 @@ def _distance(first: StagePoint, second: StagePoint) -> float:
     root = math.sqrt(second.norm_squared)
     v = second.response_row[-1]
     change = [abs(first.magnetization - second.magnetization) / root, abs(first.bias - second.bias) / (1.0 + root)]
-    change += list(np.abs(first.cholesky_row - second.cholesky_row) / root)
+    change += list(np.abs(first.cholesky_row - second.cholesky_row)[:-1] / root)
+    change.append(abs(first.cholesky_row[-1] ** 2 - second.cholesky_row[-1] ** 2) / root**2)
     change += list(np.abs(first.response_row - second.response_row) / v)
     return float(max(change))
 

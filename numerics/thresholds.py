@@ -1,17 +1,19 @@
-"""Bounds, thresholds and limits that need no saddle point: Bayes error, separability, max margin, least squares.
+"""What needs no saddle point: Bayes error, separability, interpolation, max margin, least squares.
 
-Conventions of the whole project: ``x = s v/sqrt(N) + sqrt(Delta) z``, ``h = w.x/sqrt(N) + b``, ``alpha = M/N``, and an
-estimator that trains the fraction ``eta`` of its weights.  Such a student sees ``N' = eta N`` inputs of
+Conventions of the whole project: ``x = s v/sqrt(N) + sqrt(Delta) z``, ``h = w.x/sqrt(N) + b``,
+``alpha = M/N``, and an estimator that trains the fraction ``eta`` of its weights.  Such a student sees
+``N' = eta N`` inputs of
 
     x' = sqrt(eta) x = eta (s v/sqrt(N') + sqrt(Delta/eta) z),
 
-a dense problem with ``alpha/eta`` samples per input and noise ``Delta/eta``: hence "eta alpha*(Delta/eta, rho)" below.
-The Gaussian averages are those of :mod:`theory.observables`, differentiated there and evaluated here.
+a dense problem with ``alpha/eta`` samples per input and noise ``Delta/eta``: its threshold is
+``eta alpha*(Delta/eta, rho)``.  The averages are the expressions of :mod:`theory.observables`, compiled here.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -30,13 +32,13 @@ MAX_NEWTON = 200
 """Newton steps allowed in one minimisation; about 10 are used."""
 
 DECREMENT_TOLERANCE = 1e-22
-"""Squared Newton decrement at which a minimisation stops: a relative error of the same size in the minimum."""
+"""Squared Newton decrement at which a minimisation stops: also the relative error of the minimum."""
 
 DECREMENT_ACCEPTED = 1e-16
-"""Decrement that still counts as converged where rounding stops the descent (the minimiser is then good to 1e-8)."""
+"""Decrement that still counts as converged where rounding stops the descent (minimiser good to 1e-8)."""
 
 TAIL = 4.0
-"""Mean of the integrand, in standard deviations, beyond which its terms cancel too well for double precision."""
+"""Standard deviations beyond which the terms of the Gaussian average cancel too well for double precision."""
 
 TAIL_DIGITS = 30
 """Digits used there."""
@@ -44,8 +46,11 @@ TAIL_DIGITS = 30
 VALUE_NOISE = 1e-12
 """Relative rounding error of the average, forgiven by the line search."""
 
-SMALLEST_AVERAGE = 1e-290
-"""Below this the average cannot be held in a double: the threshold is reported as infinite."""
+SHORTEST_STEP = 1e-12
+"""Fraction of the Newton step at which the line search gives up."""
+
+LOG_LARGEST = math.log(sys.float_info.max)
+"""Logarithm of the largest double."""
 
 MAX_DOUBLINGS = 60
 """Doublings allowed in the search for an upper bound of the margin."""
@@ -55,7 +60,7 @@ Number = float | NDArray[np.float64]
 
 @dataclass(frozen=True)
 class MaxMargin:
-    """Hard-margin separator of the training set, scaled to ``|w|^2 = N``; floats, or arrays of the shape of ``alpha``.
+    """Hard-margin separator of the training set at ``|w|^2 = N``; floats, or arrays shaped like ``alpha``.
 
     Attributes
     ----------
@@ -92,8 +97,11 @@ class LeastSquares:
 def bayes_error(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> Number:
     """Error of the best classifier that knows the ``M = alpha N`` labelled samples, but not ``v``.
 
-    It is the Hebbian direction with the optimal bias: ``m = 1, Q = 1 + Delta/alpha, b = Delta Q/2 log(rho/(1-rho))``
-    (:mod:`theory.observables`).  With ``eta`` it is the best that sees only that fraction of the inputs.
+    It is the Hebbian direction with the best bias, :func:`theory.observables.bayes_error`:
+
+        m = 1,   Q = 1 + Delta/alpha,   b = (Delta Q/2) log(rho/(1 - rho)).
+
+    With ``eta``, the best that sees only that fraction of the inputs.
 
     Parameters
     ----------
@@ -129,14 +137,14 @@ def bayes_error_known_means(rho: float, delta: float, eta: float = 1.0) -> float
 
 
 def interpolation_threshold(eta: float = 1.0) -> float:
-    """``alpha_I = eta``: up to here ``eta N`` weights fit any ``M = alpha N`` targets (square loss, pure distillation).
+    """``alpha_I = eta``: up to here ``eta N`` weights fit any ``M`` targets (square loss, pure distillation).
 
     Raises
     ------
     ParameterError
         If ``eta`` is not in (0, 1].
     """
-    return _require_eta(eta)
+    return float(observables.interpolation_threshold(_require_eta(eta)))
 
 
 def separability_threshold(rho: float, delta: float, eta: float = 1.0) -> float:
@@ -144,10 +152,11 @@ def separability_threshold(rho: float, delta: float, eta: float = 1.0) -> float:
 
     For weights with ``|w|^2 = N`` (Gordon's inequality, see :func:`max_margin` at margin 0)
 
-        alpha* = max_{m, b} Delta (1 - m^2) / E_s E_z[(sqrt(Delta) z - m - s b)_+^2].
+        alpha* = max_{m, b} Delta (1 - m^2) / E_s E_z[(sqrt(Delta) z - m - s b)_+^2]
 
-    With ``u = m/sqrt(1 - m^2)`` the inverse is an unconstrained minimum of a function that is convex and smooth in two
-    variables, which Newton's method finds from anywhere (relative error below 1e-12).
+    (:func:`theory.observables.separability_ratio`).  In the variable ``u = m/sqrt(1 - m^2)`` the inverse is
+    the unconstrained minimum of a smooth convex function of two variables, found by Newton's method; relative
+    error below 1e-10.
 
     Parameters
     ----------
@@ -161,7 +170,7 @@ def separability_threshold(rho: float, delta: float, eta: float = 1.0) -> float:
     Returns
     -------
     float
-        The threshold in samples per input; ``math.inf`` if it is larger than 1e290 (``Delta/eta`` below about 7e-4).
+        The threshold in samples per input; ``math.inf`` beyond 1e308 (``Delta/eta`` below about 7e-4).
 
     Raises
     ------
@@ -185,9 +194,10 @@ def max_margin(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> 
 
         alpha E_s E_z[(kappa + sqrt(Delta) z - m - s b)_+^2] <= Delta (1 - m^2)
 
-    for some ``b``: the right side is the squared length that remains in the directions orthogonal to ``v``, the left
-    side the squared distance of ``M`` Gaussian margins from ``kappa``.  The largest possible ``kappa`` and its
-    ``(m, b)`` are those of the separator.  (Gardner's volume, replica symmetric, shrinks to a point at the same place.)
+    for some ``b``: the left side is ``1/N`` times the squared length by which ``M`` Gaussian margins fall
+    short of ``kappa``, the right side what the weights orthogonal to ``v`` can make up for.  The largest
+    ``kappa`` with its ``(m, b)`` is the separator.  (Gardner's replica-symmetric volume shrinks to a point at
+    the same place.)
 
     Parameters
     ----------
@@ -204,7 +214,7 @@ def max_margin(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> 
     Raises
     ------
     ParameterError
-        If a parameter is not a finite number in its range; in particular if ``alpha`` is not below separability.
+        If a parameter is not a finite number in its range, or ``alpha`` is not below separability.
     ArithmeticError
         If a minimisation does not converge.
     """
@@ -214,8 +224,8 @@ def max_margin(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> 
     threshold = eta * problem.threshold()
     if not np.all(values < threshold):
         raise ParameterError(
-            f"alpha must be below the separability threshold {threshold:.10g} of rho={rho:g}, delta={delta:g}, "
-            f"eta={eta:g} (no separator exists above), got {np.max(values):.10g}"
+            f"alpha must be below the separability threshold {threshold:.10g} of rho={rho:g}, "
+            f"delta={delta:g}, eta={eta:g} (above it no separator exists), got {np.max(values):.10g}"
         )
     dense = np.array([problem.solve(a) for a in (values / eta).ravel()]).T.reshape(3, *values.shape)
     margin, m, b = math.sqrt(eta) * dense
@@ -223,16 +233,17 @@ def max_margin(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> 
 
 
 def minimum_norm_interpolator(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> LeastSquares:
-    """Ridge -> 0 limit of the square loss: least-norm interpolator for ``alpha < eta``, least squares for ``alpha > eta``.
+    """Ridge -> 0 limit of the square loss: least-norm interpolator for ``alpha < eta``, else least squares.
 
     For ``l = (h - s)^2/2`` the proximal point is linear, ``f = (s - omega)/(1 + Delta V)``, and with
     ``mu = E[s] = 2 rho - 1`` the equations of a single stage are algebraic:
 
-        b  = mu (1 - m),                        mh = alpha (1 - m)(1 - mu^2)/(1 + Delta V),
-        Vh = alpha Delta/(1 + Delta V),         Qh = alpha Delta [(1 - m)^2 (1 - mu^2) + Delta Q]/(1 + Delta V)^2,
+        b  = mu (1 - m),                  mh = alpha (1 - m)(1 - mu^2)/(1 + Delta V),
+        Vh = alpha Delta/(1 + Delta V),   Qh = alpha Delta [(1 - m)^2 (1 - mu^2) + Delta Q]/(1 + Delta V)^2,
         m  = eta mh/(ridge + Vh),   V = eta/(ridge + Vh),   Q = eta (mh^2 + Qh)/(ridge + Vh)^2.
 
-    For ridge -> 0, either ``V`` is finite, ``Delta V = eta/(alpha - eta)``, or ``ridge V -> eta - alpha``.  In both cases
+    For ridge -> 0, ``ridge V -> eta - alpha`` below and ``Delta V -> eta/(alpha - eta)`` above.  In both
+    cases
 
         a = (1 - mu^2) min(alpha, eta)/Delta,   m = a/(1 + a),
         Q = m/(eta - alpha)                                                  for alpha < eta,
@@ -258,7 +269,7 @@ def minimum_norm_interpolator(alpha: ArrayLike, rho: float, delta: float, eta: f
     values = _require_alpha(alpha)
     rho, delta, eta = _require_mixture(rho, delta, eta)
     if np.any(values == eta):
-        raise ParameterError(f"alpha must differ from eta={eta:g}: the norm of the least-squares weights diverges there")
+        raise ParameterError(f"alpha must differ from eta={eta:g}, where the norm of the weights diverges")
     mean = 2 * rho - 1
     variance = 4 * rho * (1 - rho)
     signal = variance * np.minimum(values, eta) / delta
@@ -272,40 +283,38 @@ def minimum_norm_interpolator(alpha: ArrayLike, rho: float, delta: float, eta: f
 
 
 class _SeparationProblem:
-    """Dense separability problem: ``1/alpha(kappa) = min_{u, beta} A_k(u, beta)`` with ``k = kappa/sqrt(Delta)``.
+    """Dense problem: ``1/alpha(kappa) = min_{u, beta} A_k(u, beta)`` with ``k = kappa/sqrt(Delta)``.
 
-    ``u = m/sqrt(1 - m^2)``, ``tau = sqrt(1 + u^2)`` and ``beta = b tau/sqrt(Delta)`` turn Gordon's condition into
+    ``u = m/sqrt(1 - m^2)``, ``tau = sqrt(1 + u^2)``, ``beta = b tau/sqrt(Delta)`` turn
+    Gordon's condition into
 
         A_k(u, beta) = E_s E_z[(tau (k + z) - u/sqrt(Delta) - s beta)_+^2] >= 1/alpha.
 
-    ``tau z`` has the law of ``z_1 + u z_2``, so that at ``k >= 0`` the bracket is convex in ``(u, beta)``, and so is
-    ``A_k``: one minimum, no constraint.  Newton's method runs on ``log A_k``, which has the same minimum and stays of
-    order one when the classes are well apart.
+    ``tau z`` has the law of ``z_1 + u z_2``, so that at ``k >= 0`` the bracket is convex in ``(u, beta)``,
+    and so is ``A_k``: one minimum, no constraint.  Newton's method runs on ``log A_k``, which has the same
+    minimum and can be held in a double however far the classes are apart.
     """
 
     def __init__(self, rho: float, delta: float) -> None:
         self.rho, self.delta = rho, delta
         self.signal = 1 / math.sqrt(delta)
-        self.origin: tuple[float, float] | None = None
+        self.origin = (self.signal / math.sqrt(2), 0.0)
 
     def threshold(self) -> float:
-        """``alpha(0)``, infinite if it is too large for a double; also stores the minimiser in ``origin``."""
-        start = (self.signal / math.sqrt(2), 0.0)
-        if not self._average(0.0, *start)[0] > SMALLEST_AVERAGE:
-            return math.inf
-        log_average, *minimiser = self.minimise(0.0, start)
+        """``alpha(0)``, infinite if too large for a double; its minimiser starts later searches."""
+        log_average, *minimiser = self.minimise(0.0, self.origin)
         self.origin = tuple(minimiser)
-        return math.exp(-log_average)
+        return math.exp(-log_average) if -log_average < LOG_LARGEST else math.inf
 
     def solve(self, alpha: float) -> tuple[float, float, float]:
         """Margin, magnetization and bias of the max-margin separator at ``alpha`` below the threshold."""
-        point = self.origin or (self.signal / math.sqrt(2), 0.0)
+        minimisers = {0.0: self.origin}
         log_target = -math.log(alpha)
 
         def excess(k: float) -> float:
-            nonlocal point
-            log_average, *minimiser = self.minimise(k, point)
-            point = tuple(minimiser)
+            nearest = min(minimisers, key=lambda known: abs(known - k))
+            log_average, *minimiser = self.minimise(k, minimisers[nearest])
+            minimisers[k] = tuple(minimiser)
             return log_average - log_target
 
         k = 0.0
@@ -316,50 +325,52 @@ class _SeparationProblem:
                     break
                 upper *= 2
             else:
-                raise ArithmeticError(f"no upper bound of the margin found at {self._where()}, alpha/eta={alpha:g}")
+                raise ArithmeticError(f"no upper bound of the margin at {self._where()}, alpha/eta={alpha:g}")
             k = brentq(excess, 0.0, upper, xtol=1e-15, rtol=4 * np.finfo(float).eps)
-        _, u, beta = self.minimise(k, point)
+        u, beta = minimisers[k]
         noise, tau = math.sqrt(self.delta), math.sqrt(1 + u * u)
         return noise * k, u / tau, noise * beta / tau
 
     def minimise(self, k: float, start: tuple[float, float]) -> tuple[float, float, float]:
         """Minimum over ``(u, beta)`` of ``log A_k`` and its place, by Newton's method with backtracking."""
         u, beta = start
-        average, gradient, curvature = self._average(k, u, beta)
+        value, gradient, curvature = self._log_average(k, u, beta)
         best = math.inf
         for _ in range(MAX_NEWTON):
-            step = _descent(gradient / average, curvature / average)
-            slope = float(gradient @ step) / average
+            step = _descent(gradient, curvature)
+            slope = float(gradient @ step)
             if -slope <= DECREMENT_TOLERANCE or (-slope <= DECREMENT_ACCEPTED and -slope >= best):
-                return math.log(average), u + step[0], beta + step[1]
+                return value, u + step[0], beta + step[1]
             best = min(best, -slope)
             length = 1.0
             while True:
-                trial = self._average(k, u + length * step[0], beta + length * step[1])
-                if trial[0] > 0 and math.log(trial[0] / average) <= 1e-4 * length * slope + VALUE_NOISE:
+                trial = self._log_average(k, u + length * step[0], beta + length * step[1])
+                if trial[0] - value <= 1e-4 * length * slope + VALUE_NOISE:
                     break
                 length /= 2
-                if length < 1e-12:
-                    raise ArithmeticError(f"line search for the separating hyperplane failed at {self._where()}, k={k:g}")
+                if length < SHORTEST_STEP:
+                    raise ArithmeticError(f"separating plane: line search failed at {self._where()}, k={k:g}")
             u, beta = u + length * step[0], beta + length * step[1]
-            average, gradient, curvature = trial
-        raise ArithmeticError(
-            f"separating hyperplane not found in {MAX_NEWTON} Newton steps at {self._where()}, k={k:g}"
-        )
+            value, gradient, curvature = trial
+        raise ArithmeticError(f"separating plane: no convergence at {self._where()}, k={k:g}")
 
-    def _average(self, k: float, u: float, beta: float) -> tuple[float, NDArray, NDArray]:
-        """``A_k``, its gradient (2,) and Hessian (2, 2) in ``(u, beta)``, by the chain rule from the integrand's."""
+    def _log_average(self, k: float, u: float, beta: float) -> tuple[float, NDArray, NDArray]:
+        """``log A_k``, ``A'/A`` (2,) and ``A''/A`` (2, 2) in ``(u, beta)``, by the chain rule."""
         tau = math.sqrt(1 + u * u)
         mean, mean_u, mean_uu = u * self.signal - k * tau, self.signal - k * u / tau, -k / tau**3
         square, square_u, square_uu = 1 + u * u, 2 * u, 2.0
-        value, gradient, hessian = 0.0, np.zeros(2), np.zeros((2, 2))
-        for sign, weight in ((1, self.rho), (-1, 1 - self.rho)):
-            f, f_m, f_d, f_mm, f_md, f_dd = _integrand(mean + sign * beta, square)
-            value += weight * f
-            gradient += weight * np.array([f_m * mean_u + f_d * square_u, sign * f_m])
-            uu = f_mm * mean_u**2 + 2 * f_md * mean_u * square_u + f_dd * square_u**2 + f_m * mean_uu + f_d * square_uu
+        classes = ((1, self.rho), (-1, 1 - self.rho))
+        moments = [_hinge_moment(mean + sign * beta, square) for sign, _ in classes]
+        logs = [math.log(weight) + moment[0] for (_, weight), moment in zip(classes, moments, strict=True)]
+        value = float(np.logaddexp(*logs))
+        gradient, hessian = np.zeros(2), np.zeros((2, 2))
+        for (sign, _), log_share, (_, f_m, f_d, f_mm, f_md, f_dd) in zip(classes, logs, moments, strict=True):
+            share = math.exp(log_share - value)
+            gradient += share * np.array([f_m * mean_u + f_d * square_u, sign * f_m])
+            uu = f_mm * mean_u**2 + 2 * f_md * mean_u * square_u + f_dd * square_u**2
+            uu += f_m * mean_uu + f_d * square_uu
             ub = sign * (f_mm * mean_u + f_md * square_u)
-            hessian += weight * np.array([[uu, ub], [ub, f_mm]])
+            hessian += share * np.array([[uu, ub], [ub, f_mm]])
         return value, gradient, hessian
 
     def _where(self) -> str:
@@ -367,7 +378,7 @@ class _SeparationProblem:
 
 
 def _descent(gradient: NDArray, curvature: NDArray) -> NDArray:
-    """Newton step for ``log A`` given ``A'/A`` and ``A''/A``; where ``log A`` is not convex, the step for ``A``, which is."""
+    """Newton step for ``log A`` from ``A'/A`` and ``A''/A``; where ``log A`` is not convex, for ``A``."""
     for hessian in (curvature - np.outer(gradient, gradient), curvature):
         determinant = hessian[0, 0] * hessian[1, 1] - hessian[0, 1] ** 2
         if hessian[0, 0] > 0 and determinant > 0:
@@ -376,7 +387,7 @@ def _descent(gradient: NDArray, curvature: NDArray) -> NDArray:
 
 
 class _complement(Function):  # noqa: N801 - a mathematical function
-    """``erfc``, safe from SymPy's rule ``erfc(-x) = 2 - erfc(x)``, which would bring the cancellation back."""
+    """``erfc``, safe from SymPy's ``erfc(-x) = 2 - erfc(x)``, which would bring the cancellation back."""
 
     nargs = 1
 
@@ -392,19 +403,21 @@ def _compile(symbols: Sequence[Symbol], expressions: Expr | list[Expr], module: 
     return lambdify(symbols, expressions, modules=[{"_complement": _COMPLEMENT[module]}, module], cse=True)
 
 
-def _integrand(mean: float, variance: float) -> list[float]:
-    """``F, F_m, F_D, F_mm, F_mD, F_DD`` of ``F(m, D) = E_z[(sqrt(D) z - m)_+^2]`` at ``m = mean, D = variance``."""
-    if mean * mean <= TAIL**2 * variance or mean < 0:
-        return _compiled_integrand("math")(mean, variance)
+def _hinge_moment(mean: float, variance: float) -> list[float]:
+    """``log F`` and ``F_m, F_D, F_mm, F_mD, F_DD`` over ``F``, for ``F(m, D) = E_z[(sqrt(D) z - m)_+^2]``."""
+    if mean <= TAIL * math.sqrt(variance):
+        value, *derivatives = _compiled_moment("math")(mean, variance)
+        return [math.log(value), *(derivative / value for derivative in derivatives)]
     with mp.workdps(TAIL_DIGITS):
-        return [float(value) for value in _compiled_integrand("mpmath")(mp.mpf(mean), mp.mpf(variance))]
+        value, *derivatives = _compiled_moment("mpmath")(mp.mpf(mean), mp.mpf(variance))
+        return [float(mp.log(value)), *(float(derivative / value) for derivative in derivatives)]
 
 
 @cache
-def _compiled_integrand(module: str) -> Callable[[float, float], list]:
-    """The integrand of :mod:`theory.observables` with its derivatives, for ``math`` or ``mpmath`` numbers."""
+def _compiled_moment(module: str) -> Callable[[float, float], list]:
+    """:func:`theory.observables.hinge_moment` and its derivatives, for ``math`` or ``mpmath`` numbers."""
     mean, variance = Symbol("m", real=True), Symbol("Delta", positive=True)
-    value = _with_tails(observables.separability_integrand(mean, 0, variance))
+    value = _with_tails(observables.hinge_moment(mean, 0, variance))
     derivatives = [value.diff(mean), value.diff(variance)]
     derivatives += [value.diff(mean, 2), value.diff(mean, variance), value.diff(variance, 2)]
     return _compile((mean, variance), [value, *derivatives], module)
@@ -430,7 +443,7 @@ def _bayes_error(alpha: Number, rho: float, delta: float) -> Number:
 
 
 def _with_tails(expression: Expr) -> Expr:
-    """Rewrite ``1 + erf(x)`` and ``1 - erf(x)`` by ``erfc``, which keeps its digits where the two nearly cancel."""
+    """Rewrite ``1 + erf(x)`` and ``1 - erf(x)`` by ``erfc``, which keeps its digits where the two cancel."""
 
     def rewrite(total: Expr) -> Expr:
         constant, rest = total.as_independent(erf)

@@ -1,10 +1,12 @@
 """Averages over the label and the cavity fields, differentiated by Stein's lemma.
 
-The fields of all stages are jointly Gaussian given the label, omega_s = s m_s + b_s + sqrt(Delta) sum_k C_sk g_k with
-Q = C C^T, so that Cov(omega_s, omega_r) = Delta Q_sr.  For any function X of the fields
+The fields of all stages are jointly Gaussian given the label, omega_s = s m_s + b_s + sqrt(Delta) sum_k
+C_sk g_k with Q = C C^T, so that Cov(omega_s, omega_r) = Delta Q_sr.  For any function X of the fields
 
-    d/dm_s  E[X] = E[ s dX/domega_s ]            d/db_s E[X] = E[ dX/domega_s ]
-    d/dQ_ss E[X] = (Delta/2) E[ d2X/domega_s^2 ]     d/dQ_sr E[X] = Delta E[ d2X/domega_s domega_r ]   (s != r)
+    d/dm_s  E[X] = E[ s dX/domega_s ]
+    d/db_s  E[X] = E[ dX/domega_s ]
+    d/dQ_ss E[X] = (Delta/2) E[ d2X/domega_s^2 ]
+    d/dQ_sr E[X] = Delta E[ d2X/domega_s domega_r ]   (s != r)
     E[ g_k X ]   = sqrt(Delta) sum_s C_sk E[ dX/domega_s ]
 
 The first two lines are shifts of the mean; the others are integrations by parts (Stein, Price).
@@ -12,7 +14,7 @@ The first two lines are shifts of the mean; the others are integrations by parts
 
 from __future__ import annotations
 
-from sympy import Add, Expr, Function, Integer, Mul, Symbol, Tuple, diff, sqrt, sympify
+from sympy import Add, Expr, Function, Integer, Mul, Symbol, diff, sqrt, sympify
 
 from theory.envelope import envelope_derivatives
 from theory.envelope import f as force_symbol
@@ -22,8 +24,9 @@ from theory.symbols import bias, cholesky, delta, field, logit, magnetization, o
 class GaussianAverage(Expr):
     """E[X] over the label and the cavity fields of stages 1..t: ``GaussianAverage(X, t)``.
 
-    Unevaluated.  Differentiation with respect to m_s, b_s and Q_sr follows the rules above; other symbols are
-    differentiated under the average.  Constant factors of a product are taken out; of a sum, its sign and content.
+    Unevaluated.  Differentiation with respect to m_s, b_s and Q_sr follows the rules above; other symbols
+    are differentiated under the average.  Constant factors of a product are taken out; of a sum, its sign
+    and content.
     """
 
     is_commutative = True
@@ -149,8 +152,8 @@ def earlier_logit(s: int) -> Expr:
 def proximal_arguments(t: int) -> tuple[Expr, ...]:
     """Arguments (u_t, gamma_t, h_1, ..., h_{t-1}) of the envelope of stage t on a training sample.
 
-    u_t = omega_t + Delta sum_{s<t} V_ts f_s is the field that stage t feels once the earlier stages have reacted to
-    the sample; gamma_t = Delta V_tt.
+    u_t = omega_t + Delta sum_{s<t} V_ts f_s is the field that stage t feels once the earlier stages have
+    reacted to the sample; gamma_t = Delta V_tt.
     """
     shift = Add(*(Mul(delta, response(t, s), earlier_force(s)) for s in range(1, t)))
     return (field(t) + shift, delta * response(t, t), *(earlier_logit(s) for s in range(1, t)))

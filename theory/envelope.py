@@ -2,8 +2,9 @@
 
     M(u, gamma) = min_h { l(h) + (h-u)^2/(2 gamma) },     h = u + gamma f,     f = -l'(h) at the minimum.
 
-The rules hold for any loss: they are found here by differentiating the condition of minimum for an abstract l.
-Symbols: ``f``, ``S1`` = l''(h), ``S2`` = l'''(h), ``gamma``; the field is u = a + sigma g with g a standard normal.
+The rules hold for any loss: they are found here by differentiating the condition of minimum for an
+abstract l.  Symbols: ``f``, ``S1`` = l''(h), ``S2`` = l'''(h), ``gamma``; the field is u = a + sigma g with
+g a standard normal.
 """
 
 from __future__ import annotations
@@ -71,15 +72,16 @@ def _envelope_derivatives() -> tuple[tuple[str, Expr], ...]:
 
 
 def envelope_derivatives() -> dict[str, Expr]:
-    """Derivatives of M(u, gamma): dM_du = -f and dM_dgamma = -f^2/2 (the minimum does not move to first order)."""
+    """Derivatives of M(u, gamma): dM_du = -f, dM_dgamma = -f^2/2 (envelope theorem)."""
     return dict(_envelope_derivatives())
 
 
 def moment_integrands() -> dict[str, Expr]:
     """Integrands of the channel averages over u = a + sigma g, and of their derivatives.
 
-    Keys ``f``, ``ff``, ``df`` stand for f, f^2 and df/du; a suffix ``_a``, ``_sigma``, ``_gamma`` marks the integrand
-    of the derivative of that average.  Expressions in f, S1, S2, gamma and g, in that fixed order of keys.
+    Keys ``f``, ``ff``, ``df`` stand for f, f^2 and df/du; a suffix ``_a``, ``_sigma``, ``_gamma`` marks the
+    integrand of the derivative of that average.  Expressions in f, S1, S2, gamma and g, in that fixed order
+    of keys.
     """
     rules = proximal_derivatives()
     along_u = {"f": rules["df_du"], "ff": 2 * f * rules["df_du"], "df": rules["d2f_du2"]}

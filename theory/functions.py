@@ -1,8 +1,8 @@
 """Logistic functions that stay symbolic, and rewriting of user formulas in terms of them.
 
 SymPy has no sigmoid: written with exponentials, the derivatives of a logistic loss grow with each
-differentiation and overflow when evaluated.  ``sigmoid`` and ``softplus`` are closed under differentiation and
-a code generator can map each to one safe numerical routine.
+differentiation and overflow when evaluated.  ``sigmoid`` and ``softplus`` are closed under differentiation
+and a code generator can map each to one safe numerical routine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class sigmoid(Function):  # noqa: N801 - a mathematical function, named as sympy
 
     def _eval_evalf(self, prec: int) -> Expr | None:
         x = self.args[0]._eval_evalf(prec)
-        if x is None or not x.is_Float and not x.is_Integer:
+        if x is None or (not x.is_Float and not x.is_Integer):
             return None
         with workprec(prec + 10):
             value = mp.mpf(x._to_mpmath(prec))
@@ -84,7 +84,7 @@ class softplus(Function):  # noqa: N801
 
     def _eval_evalf(self, prec: int) -> Expr | None:
         x = self.args[0]._eval_evalf(prec)
-        if x is None or not x.is_Float and not x.is_Integer:
+        if x is None or (not x.is_Float and not x.is_Integer):
             return None
         with workprec(prec + 10):
             return Float._new(_mp_softplus(mp.mpf(x._to_mpmath(prec)))._mpf_, prec)
@@ -125,9 +125,9 @@ MPMATH: dict[str, Callable] = {"sigmoid": lambda x: 1 / (1 + mp.exp(-x)), "softp
 def stabilise(expression: Expr) -> Expr:
     """Rewrite exponentials of logistic losses by ``sigmoid`` and ``softplus``.
 
-    Recognised: log(e^a + e^b), 1/(1 + e^a), e^a/(1 + e^a), log cosh, log of a sigmoid or of one minus a sigmoid.
-    A sign that can be taken out of the argument is taken out (sigmoid(-x) = 1 - sigmoid(x)), so that equal
-    functions become equal expressions.  What is not recognised is left as it is.
+    Recognised: log(e^a + e^b), 1/(1 + e^a), e^a/(1 + e^a), log cosh, log of a sigmoid or of one minus a
+    sigmoid.  A sign that can be taken out of the argument is taken out (sigmoid(-x) = 1 - sigmoid(x)), so
+    that equal functions become equal expressions.  What is not recognised is left as it is.
     """
     expression = expression.replace(lambda e: isinstance(e, Pow), _stabilise_power)
     expression = expression.replace(lambda e: isinstance(e, Mul), _stabilise_product)

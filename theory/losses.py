@@ -1,9 +1,9 @@
 """Losses as expressions: everything a solver needs of a loss is derived from its formula.
 
-A stage minimises sum_mu l(h_mu; y_mu, earlier logits) + (ridge/2)|w|^2.  A ``Loss`` holds the formula of l in the
-logit ``h``, the label ``y`` in {0, 1}, the logits of earlier stages (``h_1``, ``h_2``, ..., or ``h_teacher`` for
-"the stage before") and named parameters.  Parameter values are kept beside the formula, not inside it: two losses
-that differ only in values share one expression, and so one compiled kernel.
+A stage minimises sum_mu l(h_mu; y_mu, earlier logits) + (ridge/2)|w|^2.  A ``Loss`` holds the formula of l
+in the logit ``h``, the label ``y`` in {0, 1}, the logits of earlier stages (``h_1``, ``h_2``, ..., or
+``h_teacher`` for "the stage before") and named parameters.  Parameter values are kept beside the formula,
+not inside it: two losses that differ only in values share one expression, and so one compiled kernel.
 
     >>> SquareLoss().split
     (h, 2*y - 1)
@@ -73,7 +73,7 @@ class Range:
     open_below: bool = False
 
     def check(self, name: str, value: float) -> float:
-        """Return ``value`` as a float; ValueError (naming the parameter and the range) if it is not allowed."""
+        """Return ``value`` as a float; ValueError naming the parameter and the range if it is not allowed."""
         try:
             number = float(value)
         except (TypeError, ValueError):
@@ -141,7 +141,8 @@ class Loss:
         Parameters
         ----------
         expression
-            Formula in ``h``, ``y`` (0 or 1), ``s`` (= 2y-1), ``h_teacher``, ``h_1``, ``h_2``, ... and parameters.
+            Formula in ``h``, ``y`` (0 or 1), ``s`` (= 2y-1), ``h_teacher``, ``h_1``, ``h_2``, ... and
+            parameters.
             Functions: sigmoid, softplus, exp, log, sqrt, tanh, sinh, cosh, atan, asinh, erf, erfc.
         parameters
             Value of each named parameter.
@@ -199,7 +200,7 @@ class Loss:
         return _logits(self.expression)
 
     def stages(self, t: int) -> tuple[int, ...]:
-        """Stages (from 1) that ``logits`` mean when the loss is used at stage ``t``; ValueError if not earlier."""
+        """Stages (from 1) that ``logits`` mean for a loss used at stage ``t``; ValueError if not earlier."""
         stages = []
         for symbol in self.logits:
             if symbol == TEACHER:
@@ -209,7 +210,7 @@ class Loss:
             else:
                 stage = int(symbol.name.removeprefix("h_"))
             if stage >= t:
-                raise ValueError(f"{self.name} at stage {t} looks at stage {stage}, which is not an earlier stage")
+                raise ValueError(f"{self.name} at stage {t} looks at stage {stage}, which is not earlier")
             stages.append(stage)
         return tuple(stages)
 
@@ -232,7 +233,8 @@ class Loss:
     def split(self) -> tuple[Expr, Expr] | None:
         """(S, c) with dl/dh = S(h) - c(y, earlier logits), or None if the curvature depends on the target.
 
-        With a split, the proximal map h + gamma S(h) is one function for every label and every teacher's logit.
+        With a split, the proximal map h + gamma S(h) is one function for every label and every teacher's
+        logit.
         """
         return _split(self.expression)
 
@@ -262,14 +264,15 @@ class Loss:
         )
 
     def check_convex(self) -> None:
-        """Raise ValueError, naming the loss and the place, if the curvature is negative, undefined or singular."""
+        """Raise ValueError, naming the loss and the place, where the curvature is negative or undefined."""
         curvature = self.curvature
         arguments = (h, y, *self.logits, *self.symbols)
         function = sympy.lambdify(arguments, curvature, modules=[MPMATH, "mpmath"])
         away = [float(v) for v in (0, 0.1, 0.5, 1, 1.5, 2, 3, 4, 6, 9, 14, 20, 30, 50)]
         positions = sorted({*away, *(-v for v in away)})
         targets = [
-            (-8.0, -1.0, 0.0, 0.7, 5.0) if symbol in curvature.free_symbols else (0.0,) for symbol in self.logits
+            (-8.0, -1.0, 0.0, 0.7, 5.0) if symbol in curvature.free_symbols else (0.0,)
+            for symbol in self.logits
         ]
         for label, place in product((0, 1), positions):
             for others in product(*targets):
@@ -280,7 +283,9 @@ class Loss:
                         f"{symbol}={number:g}"
                         for symbol, number in zip((h, y, *self.logits), (place, label, *others), strict=True)
                     )
-                    raise ValueError(f"loss {self.name!r} is not convex: its second derivative is {seen} at {where}")
+                    raise ValueError(
+                        f"loss {self.name!r} is not convex: its second derivative is {seen} at {where}"
+                    )
 
 
 class CrossEntropy(Loss):

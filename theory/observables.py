@@ -1,15 +1,30 @@
 """What is read off a saddle point, as expressions of the order parameters.
 
-On a test point of class s = +-1 the logit of stage t is Gaussian with mean s m_t + b_t, and the logits of two stages have
-covariance Delta Q_ts.  Every function takes symbols or numbers and returns a SymPy expression.  Lengths are in units in
-which the class means are +-v/sqrt(N) with v_i of unit variance.
+On a test point of class s = +-1 the logit of stage t is Gaussian with mean s m_t + b_t, and the logits of
+two stages have covariance Delta Q_ts.  Every function takes symbols or numbers and returns a SymPy
+expression.  Lengths are in units in which the class means are +-v/sqrt(N) with v_i of unit variance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sympy import Expr, Integral, Poly, Rational, Symbol, asin, cos, erf, exp, expand_log, log, pi, sin, sqrt, sympify
+from sympy import (
+    Expr,
+    Integral,
+    Poly,
+    Symbol,
+    asin,
+    cos,
+    erf,
+    exp,
+    expand_log,
+    log,
+    pi,
+    sin,
+    sqrt,
+    sympify,
+)
 from sympy import expand as expand_expression
 
 from theory.envelope import gamma
@@ -51,11 +66,11 @@ def test_error(m: Expr, b: Expr, q: Expr, delta: Expr, rho: Expr) -> Expr:
     return _over_classes(lambda s: normal_cdf(-s * field_mean(m, b, s) / width), rho)
 
 
-def bayes_error(alpha: Expr, delta: Expr, rho: Expr, eta: Expr = Rational(1)) -> Expr:
+def bayes_error(alpha: Expr, delta: Expr, rho: Expr, eta: Expr = 1) -> Expr:
     """Smallest test error from M = alpha N samples, by an estimator that sees a fraction eta of the inputs.
 
-    The posterior mean of v has m = 1, Q = 1 + Delta/alpha; the bias is Delta Q/2 log(rho/(1-rho)).  With a fraction of the
-    inputs, alpha and Delta are both divided by it.
+    The posterior mean of v has m = 1, Q = 1 + Delta/alpha; the bias is Delta Q/2 log(rho/(1-rho)).  With a
+    fraction of the inputs, alpha and Delta are both divided by it.
     """
     alpha, delta, rho, eta = map(sympify, (alpha, delta, rho, eta))
     alpha, delta = alpha / eta, delta / eta
@@ -66,13 +81,14 @@ def bayes_error(alpha: Expr, delta: Expr, rho: Expr, eta: Expr = Rational(1)) ->
 def training_threshold(loss: Loss) -> Expr:
     """Field u below which the proximal point is negative: u = gamma l'(0).
 
-    h = u - gamma l'(h) grows with u and passes 0 there; symbols: gamma = Delta V_tt, y, earlier logits, parameters.
+    The proximal point grows with u and passes 0 there.  Symbols: gamma = Delta V_tt, y, earlier logits and
+    parameters.
     """
     return gamma * loss.gradient.subs(h, 0)
 
 
 def training_error(threshold: Expr, mean: Expr, width: Expr, sign: Expr) -> Expr:
-    """P(s h < 0) on a training point whose field is Gaussian (``mean``, ``width``) given the earlier stages."""
+    """P(s h < 0) on a training point, its field Gaussian (``mean``, ``width``) given the earlier stages."""
     return normal_cdf(sympify(sign) * (sympify(threshold) - mean) / width)
 
 
@@ -83,15 +99,13 @@ def orthant_integrand(a: Expr, b: Expr) -> Expr:
 
 
 def bivariate_normal_cdf(a: Expr, b: Expr, correlation: Expr) -> Expr:
-    """P(X < a, Y < b) of standard normals with this correlation, with one smooth integral (Plackett, Drezner)."""
+    """P(X < a, Y < b) of standard normals with this correlation, as one smooth integral (Plackett 1954)."""
     dependent = Integral(orthant_integrand(a, b), (theta, 0, asin(sympify(correlation))))
     return normal_cdf(a) * normal_cdf(b) + dependent
 
 
-def agreement(
-    m: Sequence[Expr], b: Sequence[Expr], q: Sequence[Expr], delta: Expr, rho: Expr
-) -> Expr:
-    """P(two stages give a test point the same label); ``q`` = (Q_tt, Q_ss, Q_ts), m and b of the two stages."""
+def agreement(m: Sequence[Expr], b: Sequence[Expr], q: Sequence[Expr], delta: Expr, rho: Expr) -> Expr:
+    """P(two stages label a test point alike); ``q`` = (Q_tt, Q_ss, Q_ts), m and b of both stages."""
     correlation = sympify(q[2]) / sqrt(sympify(q[0]) * q[1])
 
     def same(s: int) -> Expr:
@@ -101,16 +115,14 @@ def agreement(
     return _over_classes(same, rho)
 
 
-def logit_distance(
-    m: Sequence[Expr], b: Sequence[Expr], q: Sequence[Expr], delta: Expr, rho: Expr
-) -> Expr:
+def logit_distance(m: Sequence[Expr], b: Sequence[Expr], q: Sequence[Expr], delta: Expr, rho: Expr) -> Expr:
     """Mean squared difference of the logits of two stages on test points; arguments as for ``agreement``."""
     spread = sympify(delta) * (sympify(q[0]) + q[1] - 2 * sympify(q[2]))
     return spread + _over_classes(lambda s: (s * (sympify(m[0]) - m[1]) + sympify(b[0]) - b[1]) ** 2, rho)
 
 
 def calibration(m: Expr, b: Expr, q: Expr, delta: Expr, rho: Expr) -> tuple[Expr, Expr]:
-    """(slope, offset) of the true log-odds of y = 1 as a function of the model's logit; (1, 0) is calibrated."""
+    """(slope, offset) of the true log-odds of y = 1 against the model's logit; (1, 0) is calibrated."""
     m, b, q, delta, rho = map(sympify, (m, b, q, delta, rho))
 
     def log_likelihood(s: int) -> Expr:
@@ -132,7 +144,10 @@ def signal_cosine(m: Expr, q: Expr) -> Expr:
 
 
 def hinge_moment(m: Expr, b: Expr, delta: Expr) -> Expr:
-    """E[(sqrt(Delta) z - m - b)_+^2], z standard normal: Delta {(1+a^2) Phi(-a) - a phi(a)}, a = (m+b)/sqrt(Delta)."""
+    """E[(sqrt(Delta) z - m - b)_+^2] over a standard normal z.
+
+    With a = (m+b)/sqrt(Delta) it is Delta {(1+a^2) Phi(-a) - a phi(a)}.
+    """
     delta = sympify(delta)
     a = (sympify(m) + b) / sqrt(delta)
     return delta * ((1 + a**2) * normal_cdf(-a) - a * normal_density(a))
@@ -141,13 +156,13 @@ def hinge_moment(m: Expr, b: Expr, delta: Expr) -> Expr:
 def separability_ratio(m: Expr, b: Expr, delta: Expr, rho: Expr) -> Expr:
     """The alpha up to which weights of unit norm, overlap m and bias b can separate the samples.
 
-    Its maximum over |m| < 1 and b is the separability threshold alpha*(Delta, rho); with a fraction eta of the inputs the
-    threshold is eta alpha*(Delta/eta, rho).
+    Its maximum over |m| < 1 and b is the separability threshold alpha*(Delta, rho); with a fraction eta of
+    the inputs the threshold is eta alpha*(Delta/eta, rho).
     """
     m, b, delta = map(sympify, (m, b, delta))
     return delta * (1 - m**2) / _over_classes(lambda s: hinge_moment(m, s * b, delta), rho)
 
 
 def interpolation_threshold(eta: Expr) -> Expr:
-    """alpha above which a fraction eta of the weights cannot fit every teacher's logit (pure distillation)."""
+    """alpha above which a fraction eta of the weights cannot fit all teacher's logits (pure distillation)."""
     return sympify(eta)

@@ -2,9 +2,10 @@
 
     Phi_t = - mh m - (Qh_tt V_tt - Vh_tt Q_tt)/2 - sum_{s<t} (Qh_ts V_ts - Vh_ts Q_ts) + Psi_w + Psi_h
 
-Psi_w, the entropic part, is minus the mean energy of one weight in its effective field; Psi_h, the energetic part, is
-minus alpha times the mean Moreau envelope of the loss.  ``theory.replica`` derives this form.  Every equation below is
-obtained by differentiating Phi: with respect to the conjugates (prior half) or the order parameters (channel half).
+Psi_w, the entropic part, is minus the mean energy of one weight in its effective field; Psi_h, the
+energetic part, is minus alpha times the mean Moreau envelope of the loss.  ``theory.replica`` derives this
+form.  Every equation below is obtained by differentiating Phi: with respect to the conjugates (prior half)
+or the order parameters (channel half).
 
 Each function returns an ``Equations``: plain SymPy expressions of ordered symbols, ready for code generation.
 """
@@ -58,7 +59,7 @@ class Equations:
         for name, expression in outputs.items():
             stray = expression.free_symbols - {*inputs, *constants}
             if stray or expression.has(GaussianAverage):
-                raise ValueError(f"{name} depends on {stray or 'an average'} besides its inputs and constants")
+                raise ValueError(f"{name} depends on {stray or 'an average'}, not an input or constant")
         rows = [[diff(expression, variable) for variable in inputs] for expression in outputs.values()]
         return cls(tuple(inputs), tuple(constants), dict(outputs), ImmutableMatrix(rows))
 
@@ -68,7 +69,7 @@ class Equations:
 
 @dataclass(frozen=True)
 class QuadraticPrior:
-    """Energy of one weight, any quadratic form in it and the weights of earlier stages on the same coordinate.
+    """Energy of one weight: a quadratic form in it and the earlier stages' weights on the same coordinate.
 
     Attributes
     ----------
@@ -162,7 +163,7 @@ def _second_moments(t: int) -> Matrix:
 
 @dataclass(frozen=True)
 class _EffectiveWeight:
-    """Energy of one weight in its effective field, A w^2/2 - B w + C, with B linear in the random variables."""
+    """Energy of one weight in its effective field, A w^2/2 - B w + C; B is linear in the random variables."""
 
     curvature: Expr
     pull: Expr
@@ -206,10 +207,7 @@ def coupling(t: int) -> Expr:
     """The terms of Phi that tie order parameters to conjugates."""
     diagonal = overlap_hat(t, t) * response(t, t) - response_hat(t, t) * overlap(t, t)
     mixed = Add(
-        *(
-            overlap_hat(t, s) * response(t, s) - response_hat(t, s) * overlap(t, s)
-            for s in range(1, t)
-        )
+        *(overlap_hat(t, s) * response(t, s) - response_hat(t, s) * overlap(t, s) for s in range(1, t))
     )
     return -magnetization_hat(t) * magnetization(t) - diagonal / 2 - mixed
 
@@ -250,10 +248,11 @@ def _earlier_moments(t: int) -> tuple[Symbol, ...]:
 def prior_equations(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Equations:
     """Order parameters from conjugates: d Phi/d(conjugate) = 0.
 
-    Inputs mh_t, Qh_t1..Qh_tt, Vh_t1..Vh_tt; constants eta, those of the prior (the ridge), then mu_s, B_sr, G_sk of the
-    earlier stages over the coordinates active in stage t (triangles row by row); outputs m_t, Q_t1..Q_tt, V_t1..V_tt.
-    With several patterns of masks, sum the outputs over the patterns in which stage t is active, eta being the
-    fraction of coordinates with that pattern.
+    Inputs mh_t, Qh_t1..Qh_tt, Vh_t1..Vh_tt; constants eta, those of the prior (the ridge), then mu_s, B_sr,
+    G_sk of the earlier stages over the coordinates active in stage t (triangles row by row); outputs m_t,
+    Q_t1..Q_tt, V_t1..V_tt.
+    With several patterns of masks, sum the outputs over the patterns in which stage t is active, eta being
+    the fraction of coordinates with that pattern.
     """
     _check_stage(t)
     phi = coupling(t) + entropic_potential(t, prior)
@@ -268,8 +267,9 @@ def prior_equations(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Equat
 def conditional_moments(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Equations:
     """Moments of the new weight, per pattern of masks in which stage t is active.
 
-    The minimiser of the effective energy is linear in v, xi_t and the earlier weights; its moments with them follow.
-    Inputs as in ``prior_equations``; constants the same without eta; outputs mu_t, B_t1..B_tt, G_t1..G_tt.
+    The minimiser of the effective energy is linear in v, xi_t and the earlier weights; its moments with
+    them follow.  Inputs as in ``prior_equations``; constants the same without eta; outputs mu_t,
+    B_t1..B_tt, G_t1..G_tt.
     """
     _check_stage(t)
     effective = _effective_weight(t, prior)
@@ -290,7 +290,7 @@ def conditional_moments(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> E
 
 
 def average_symbols(t: int) -> dict[str, Symbol]:
-    """Alpha-weighted averages the channel half needs, by name, in the order of ``channel_equations(t).inputs``.
+    """Alpha-weighted averages the channel half needs, in the order of ``channel_equations(t).inputs``.
 
     E_sf = alpha E[s f_t], E_f = alpha E[f_t], E_fg<k> = alpha E[f_t g_k], E_ff<s> = alpha E[f_t f_s],
     E_ff = alpha E[f_t^2], E_df = alpha E[df_t/domega_t].
@@ -327,28 +327,45 @@ def _named(average: Expr, name: Expr) -> tuple[Expr, Expr]:
     return core, name * core / average
 
 
+def channel_conditions(t: int, averages: dict[str, Expr]) -> dict[str, Expr]:
+    """d Phi/d(order parameter) = 0 and d Phi/d(bias) = 0, the averages over samples replaced by names.
+
+    ``averages`` gives alpha times E[s f_t] (key ``sf``), E[f_t] (``f``), E[f_t^2] (``ff``), and for each s
+    E[f_t f_s] (``ff<s>``) and the total derivative E[df_t/domega_s] (``df<s>``).  Returns the conjugates in
+    the order mh_t, Qh_t1..Qh_tt, Vh_t1..Vh_tt, then ``bias``, which must vanish.
+    """
+    force = Force(*proximal_arguments(t))
+    quantities = {"sf": sign * force, "f": force, "ff": force**2}
+    quantities |= {f"ff{s}": force * earlier_force(s) for s in range(1, t)}
+    quantities |= {f"df{s}": diff(force, field(s)) for s in range(1, t + 1)}
+    names = dict(
+        _named(GaussianAverage(quantity, t), averages[key] / alpha) for key, quantity in quantities.items()
+    )
+    phi = coupling(t) + energetic_potential(t)
+    conditions = {
+        conjugate: _solve_stationarity(phi, parameter, conjugate).xreplace(names)
+        for parameter, conjugate in _conjugate_pairs(t)
+    }
+    ordered = {conjugate.name: conditions[conjugate] for conjugate in conjugates(t)}
+    return ordered | {"bias": diff(phi, bias(t)).xreplace(names)}
+
+
 @lru_cache(maxsize=32)
 def channel_equations(t: int) -> Equations:
     """Conjugates from averages over the samples: d Phi/d(order parameter) = 0 and d Phi/d(bias) = 0.
 
-    Inputs: the alpha-weighted averages of ``average_symbols``, then C_t1..C_t,t-1; constants Delta and the Cholesky
-    factor of the earlier stages, row by row; outputs mh_t, Qh_t1..Qh_tt, Vh_t1..Vh_tt and ``bias``, which must vanish.
+    Inputs: the alpha-weighted averages of ``average_symbols``, then C_t1..C_t,t-1; constants Delta and the
+    Cholesky factor of the earlier stages, row by row; outputs mh_t, Qh_t1..Qh_tt, Vh_t1..Vh_tt and
+    ``bias``, which must vanish.
     """
     _check_stage(t)
-    averages = average_symbols(t)
-    force = Force(*proximal_arguments(t))
-    weighted = {sign * force: averages["E_sf"], force: averages["E_f"], force**2: averages["E_ff"]}
-    weighted |= {force * earlier_force(s): averages[f"E_ff{s}"] for s in range(1, t)}
-    weighted |= {diff(force, field(s)): value for s, value in stein_derivatives(t).items()}
-    names = dict(_named(GaussianAverage(quantity, t), value / alpha) for quantity, value in weighted.items())
-    phi = coupling(t) + energetic_potential(t)
-    outputs = {}
-    for parameter, conjugate in _conjugate_pairs(t):
-        outputs[conjugate.name] = _solve_stationarity(phi, parameter, conjugate).xreplace(names)
-    outputs = {conjugate.name: outputs[conjugate.name] for conjugate in conjugates(t)}
-    outputs["bias"] = diff(phi, bias(t)).xreplace(names)
-    inputs = (*averages.values(), *(cholesky(t, k) for k in range(1, t)))
-    return Equations.build(inputs, (delta, *lower_triangle(cholesky, t - 1)), outputs)
+    symbols = average_symbols(t)
+    averages: dict[str, Expr] = {"sf": symbols["E_sf"], "f": symbols["E_f"], "ff": symbols["E_ff"]}
+    averages |= {f"ff{s}": symbols[f"E_ff{s}"] for s in range(1, t)}
+    averages |= {f"df{s}": value for s, value in stein_derivatives(t).items()}
+    inputs = (*symbols.values(), *(cholesky(t, k) for k in range(1, t)))
+    constants = (delta, *lower_triangle(cholesky, t - 1))
+    return Equations.build(inputs, constants, channel_conditions(t, averages))
 
 
 @lru_cache(maxsize=32)
@@ -376,9 +393,9 @@ mean_envelope = Symbol("E_M", real=True)
 def free_energy(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Equations:
     """Phi_t as a number: inputs m_t, Q_ts, V_ts, then the conjugates, then E_M = alpha E[Moreau envelope].
 
-    Constants as in ``prior_equations``.  Outputs ``value`` = Phi_t and its parts ``coupling`` and ``entropic``: with
-    several patterns of masks add the coupling once and the entropic part for each pattern.  At the saddle
-    -Phi_t = alpha E[l_t] + (ridge/2) Q_tt.
+    Constants as in ``prior_equations``.  Outputs ``value`` = Phi_t and its parts ``coupling`` and
+    ``entropic``: with several patterns of masks add the coupling once and the entropic part for each
+    pattern.  At the saddle -Phi_t = alpha E[l_t] + (ridge/2) Q_tt.
     """
     _check_stage(t)
     energetic = energetic_potential(t)

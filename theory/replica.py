@@ -1,15 +1,18 @@
 """The replica step: from the replicated action to the potential of a stage.
 
-A stage is the zero-temperature limit of weights drawn with probability exp(-beta * training objective).  Its mean
-log-partition function is d/dn of the replicated partition function at n = 0.  The earlier stages, which appear in the
-objective, are drawn from their own Gibbs measures, each normalised by n_s - 1 further replicas, n_s -> 0 (n~ for the
-teacher).  The selected replica of stage s (the one a later stage looks at) is treated apart from the others.
+A stage is the zero-temperature limit of weights drawn with probability exp(-beta * training objective).
+Its mean log-partition function is d/dn of the replicated partition function at n = 0.  The earlier stages,
+which appear in the objective, are drawn from their own Gibbs measures, each normalised by n_s - 1 further
+replicas, n_s -> 0 (n~ for the teacher).  The selected replica of stage s (the one a later stage looks at)
+is treated apart from the others.
 
-Everything is Gaussian in the weights, and in the logits if the losses are quadratic.  The replica-symmetric matrices
-that appear are kept as ``ReplicaMatrix`` for symbolic numbers of replicas; limits are taken on them.  The scaling is
+Everything is Gaussian in the weights, and in the logits if the losses are quadratic.  The replica-symmetric
+matrices that appear are kept as ``ReplicaMatrix`` for symbolic numbers of replicas; limits are taken on
+them.  The scaling is
 
     q_aa - q_ab = V/beta,     mh_a = beta mh,     qh_ab = beta^2 Qh,     qh_aa = beta^2 Qh - beta Vh,
-    S_selected - S_others = V_ts/beta_s,     Sh_others = beta beta_s Qh_ts,     Sh_selected = Sh_others - beta Vh_ts.
+    S_selected - S_others = V_ts/beta_s,     Sh_others = beta beta_s Qh_ts,     Sh_selected = Sh_others -
+    beta Vh_ts.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from sympy import (
     Integral,
     Matrix,
     Poly,
+    S,
     Sum,
     Symbol,
     cancel,
@@ -37,7 +41,7 @@ from sympy import (
     limit,
     log,
     oo,
-    simplify,
+    pi,
     sqrt,
     symbols,
     sympify,
@@ -112,7 +116,7 @@ class ReplicaMatrix:
         return self.diagonal[i] - self.between[i, i]
 
     def quotient(self) -> Matrix:
-        """Action on vectors that are constant in each class; products of matrices go to products of quotients."""
+        """Action on vectors constant in each class; products of matrices go to products of quotients."""
         size = len(self.sizes)
         return Matrix(
             size,
@@ -146,17 +150,20 @@ class ReplicaMatrix:
         )
 
 
-def log_determinant_slope(matrix: ReplicaMatrix, number: Symbol, vanishing: Sequence[Symbol]) -> tuple[Expr, Expr]:
+def log_determinant_slope(
+    matrix: ReplicaMatrix, number: Symbol, vanishing: Sequence[Symbol]
+) -> tuple[Expr, Expr]:
     """d/d(number) of log det at number = 0, the numbers in ``vanishing`` set to 0: (rational part, log argument).
 
-    The slope is the rational part plus log of the second: the transverse eigenvalue of the class of size ``number``.
+    The slope is the rational part plus log of the second: the transverse eigenvalue of the class of size
+    ``number``.
     """
     (i,) = [i for i, size in enumerate(matrix.sizes) if size == number]
     zero = dict.fromkeys(vanishing, Integer(0))
     transverse = matrix.transverse(i)
     quotient = matrix.quotient().subs(zero)
     start, slope = quotient.subs(number, 0), diff(quotient, number).subs(number, 0)
-    # The numbers of eigenvalues 'transverse' is number - 1: at number = 0 the slope of that eigenvalue counts -1.
+    # There are number - 1 transverse eigenvalues: at number = 0 the slope of their logarithm counts -1.
     rational = cancel(_trace_of_ratio(start, slope)) - cancel(diff(transverse, number) / transverse)
     return rational, transverse
 
@@ -184,8 +191,9 @@ def zero_temperature(expression: Expr, inverse: Symbol) -> Expr:
 def entropic_action(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> ReplicaMatrix:
     """Minus the second derivatives of the replicated action of one coordinate, n and n_s symbolic.
 
-    Classes: the coordinate v of the class mean, then for each earlier stage its selected replica and its other
-    n_s - 1, then the n replicas of stage t.  The earlier stages have ridge lambda_s; ``prior`` is that of stage t.
+    Classes: the coordinate v of the class mean, then for each earlier stage its selected replica and its
+    other n_s - 1, then the n replicas of stage t.  The earlier stages have ridge lambda_s; ``prior`` is
+    that of stage t.
     """
     sizes: list[Expr] = [Integer(1)]
     for s in range(1, t):
@@ -248,7 +256,11 @@ def entropic_limit(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Entrop
 
     eta/beta d/dn [-(1/2) log det] at n = 0 and n_s = 0, then beta_s -> infinity, then beta -> infinity.
     """
-    action = entropic_action(t, prior)
+    return limit_of_action(entropic_action(t, prior), t)
+
+
+def limit_of_action(action: ReplicaMatrix, t: int) -> EntropicLimit:
+    """The limits of ``entropic_limit`` for an action that may have numbers in place of conjugates."""
     numbers = [replicas(s) for s in range(1, t)]
     rational, eigenvalue = log_determinant_slope(action, n, numbers)
     finite = -eta * (rational + log(eigenvalue)) / (2 * beta)
@@ -269,7 +281,7 @@ class CouplingLimit:
 
 
 def coupling_limit(t: int) -> CouplingLimit:
-    """The terms that tie order parameters to conjugates, from sum_a mh_a m_a + (1/2) sum_ab qh_ab q_ab + ... ."""
+    """Terms tying order parameters to conjugates, from sum_a mh_a m_a + (1/2) sum_ab qh_ab q_ab + ... ."""
     diagonal, other = overlap(t, t) + response(t, t) / beta, overlap(t, t)
     other_hat = beta**2 * overlap_hat(t, t)
     diagonal_hat = other_hat - beta * response_hat(t, t)
@@ -295,8 +307,8 @@ def coupling_limit(t: int) -> CouplingLimit:
 class LaplaceStep:
     """(1/beta) log of the integral over one replica's logit, by Laplace's method.
 
-    ``integral`` is the quantity, ``expansion`` its value up to terms that vanish faster than 1/beta, ``limit`` the
-    Moreau envelope with a minus sign, ``condition`` the equation of the proximal point.
+    ``integral`` is the quantity, ``expansion`` its value up to terms that vanish faster than 1/beta,
+    ``limit`` the Moreau envelope with a minus sign, ``condition`` the equation of the proximal point.
     """
 
     integral: Expr
@@ -312,29 +324,32 @@ def laplace(loss: Function | None = None) -> LaplaceStep:
     log int dh exp(-beta [l(h) + (h-u)^2/(2 Delta V)]) remains.
     """
     loss = loss or Function("l")
-    h, u, v, star = Symbol("h", real=True), Symbol("u", real=True), Symbol("V", positive=True), Symbol("h_*")
+    h, u, star = symbols("h u h_star", real=True)
+    v = Symbol("V", positive=True)
     gamma = delta * v
     exponent = loss(h) + (h - u) ** 2 / (2 * gamma)
-    integral = log(Integral(exp(-beta * exponent) / sqrt(2 * Symbol("pi") * gamma / beta), (h, -oo, oo))) / beta
+    integral = log(Integral(exp(-beta * exponent) / sqrt(2 * pi * gamma / beta), (h, -oo, oo))) / beta
     second = diff(exponent, h, 2).subs(h, star)
-    expansion = -exponent.subs(h, star) - log(gamma * second) / (2 * beta)
-    return LaplaceStep(integral, expansion, limit(expansion, beta, oo), Eq(diff(exponent, h), 0))
+    minimum = exponent.subs(h, star)
+    correction = log(gamma * second) / (2 * beta)
+    condition = Eq(diff(loss(h), h) + (h - u) / gamma, 0)
+    return LaplaceStep(integral, -minimum - correction, -minimum - limit(correction, beta, oo), condition)
 
 
 @dataclass(frozen=True)
 class QuadraticLoss:
     """stiffness/2 (h - label s - teacher h_teacher)^2: the losses whose Gaussian integrals are elementary."""
 
-    label: Expr = Integer(1)
-    teacher: Expr = Integer(0)
-    stiffness: Expr = Integer(1)
+    label: Expr = S.One
+    teacher: Expr = S.Zero
+    stiffness: Expr = S.One
 
 
 def field_covariance(stages: int) -> ReplicaMatrix:
     """Covariance of the replicated logits of a sample given its label, for one or two stages.
 
-    Classes: for two stages the selected teacher replica, the n_1 - 1 others, and the n student replicas; for one stage
-    the n replicas.
+    Classes: for two stages the selected teacher replica, the n_1 - 1 others, and the n student replicas;
+    for one stage the n replicas.
     """
     if stages == 1:
         q = delta * overlap(1, 1)
@@ -343,9 +358,7 @@ def field_covariance(stages: int) -> ReplicaMatrix:
     teacher, mixed, student = (delta * overlap(*pair) for pair in ((1, 1), (2, 1), (2, 2)))
     selected = mixed + delta * response(2, 1) / beta_1
     diagonal = teacher + delta * response(1, 1) / beta_1
-    between = Matrix(
-        [[teacher, teacher, selected], [teacher, teacher, mixed], [selected, mixed, student]]
-    )
+    between = Matrix([[teacher, teacher, selected], [teacher, teacher, mixed], [selected, mixed, student]])
     return ReplicaMatrix(
         (Integer(1), replicas(1) - 1, n),
         (diagonal, diagonal, student + delta * response(2, 2) / beta),
@@ -407,7 +420,7 @@ def quadratic_energy(losses: Sequence[QuadraticLoss]) -> tuple[Expr, ReplicaMatr
 
 
 def quadratic_log_average(losses: Sequence[QuadraticLoss]) -> Expr:
-    """log of E[exp(-sum of the losses of all replicas)] at finite temperature, for any numbers of replicas."""
+    """log E[exp(-sum of the losses of all replicas)] at finite temperature, any numbers of replicas."""
     exponent, covariance, weight_of = quadratic_energy(losses)
     kernel = Matrix.eye(len(covariance.sizes)) + covariance.quotient() * weight_of.form.quotient()
     logdet = log(kernel.det())
@@ -418,7 +431,7 @@ def quadratic_log_average(losses: Sequence[QuadraticLoss]) -> Expr:
 
 
 def energetic_limit(losses: Sequence[QuadraticLoss]) -> Expr:
-    """lim (1/beta) d/dn log E[...] at n = 0, n_1 = 0, beta_1 -> infinity, beta -> infinity; quadratic losses."""
+    """(1/beta) d/dn of ``quadratic_log_average`` at n = n_1 = 0, beta_1 -> infinity, beta -> infinity."""
     average = quadratic_log_average(losses)
     slope = diff(average, n).subs({n: 0, replicas(1): 0})
     rational = Add(*(term for term in Add.make_args(slope.expand(log=False)) if not term.has(log)))
@@ -463,21 +476,22 @@ class TeacherField:
     """How the student's logit follows the selected teacher replica (two stages).
 
     ``regression`` is the mean shift of the student's logit per unit deviation h~ - omega~ of the teacher's,
-    ``leftover`` the variance it does not explain, ``shift`` the displacement of the cavity field at zero temperature.
+    ``change`` what conditioning on the teacher adds to its variance (negative, of order 1/beta_1),
+    ``shift`` the displacement of the cavity field at zero temperature.
     """
 
     regression: Expr
-    leftover: Expr
+    change: Expr
     shift: Expr
 
 
 def cavity_shift() -> TeacherField:
     """u - omega = Delta V_21 f_1, from the covariance of the replicated fields.
 
-    Take away the common fields, whose covariance is Delta Q.  Of the remaining fluctuations of order 1/beta_1 only the
-    selected teacher replica's is correlated with the student's.  Conditioning on it shifts the student's logit by
-    (V_21/V_11)(h~ - omega~), with a variance of order 1/beta_1 left.  The weight exp(-beta_1 l_1) pulls h~ to the
-    proximal point, h~ - omega~ = Delta V_11 f_1.
+    Take away the common fields, whose covariance is Delta Q.  Of the remaining fluctuations of order
+    1/beta_1 only the selected teacher replica's is correlated with the student's.  Conditioning on it
+    shifts the student's logit by (V_21/V_11)(h~ - omega~) and changes its variance by a term of order
+    1/beta_1.  The weight exp(-beta_1 l_1) pulls h~ to the proximal point, h~ - omega~ = Delta V_11 f_1.
     """
     covariance = field_covariance(2)
     common = Matrix(
@@ -490,9 +504,9 @@ def cavity_shift() -> TeacherField:
     rest = covariance.between - delta * common
     teacher = covariance.diagonal[0] - delta * overlap(1, 1)
     regression = cancel(rest[0, 2] / teacher)
-    leftover = cancel(-(rest[0, 2] ** 2) / teacher)
+    change = cancel(-(rest[0, 2] ** 2) / teacher)
     force = Symbol("f_1", real=True)
-    return TeacherField(regression, leftover, cancel(regression * delta * response(1, 1) * force))
+    return TeacherField(regression, change, cancel(regression * delta * response(1, 1) * force))
 
 
 # The derivation as a list of steps.
@@ -508,16 +522,16 @@ class Step:
 
 
 def derivation(stages: int, prior: QuadraticPrior = GaussianRidgePrior) -> list[Step]:
-    """The replica calculation of the last of ``stages`` stages, step by step, with the results computed here."""
+    """The replica calculation of stage ``stages``, step by step, with the results computed here."""
     t = stages
     steps = [_replicated_action(t), _symmetric_ansatz(t)]
     legendre = coupling_limit(t)
     steps.append(
         Step(
             "Legendre terms",
-            "Order parameters and conjugates meet in terms linear in n; divided by n beta they become, for n -> 0"
-            + (" and n~ -> 0" if t > 1 else "")
-            + " and then beta -> infinity,",
+            "Order parameters and conjugates meet in terms linear in n.  Divided by n beta they become, for n -> 0"
+            + (", n~ -> 0" if t > 1 else "")
+            + " and beta -> infinity,",
             (Eq(Symbol("Phi_coupling"), legendre.zero_temperature, evaluate=False),),
         )
     )
@@ -546,15 +560,15 @@ def _replicated_action(t: int) -> Step:
     action = -beta * lam / 2 * Sum(w[a] ** 2, (a, 1, n)) + mh * v * Sum(w[a], (a, 1, n))
     action += Sum(qh[a, b] * w[a] * w[b], (a, 1, n), (b, 1, n)) / 2
     text = (
-        f"Stage {t} is replicated n times.  Averaging over the inputs leaves, per coordinate, the overlaps with v and "
-        "between replicas; their conjugates couple the replicas in the action"
+        f"Stage {t} is replicated n times.  Averaging over the inputs leaves, per coordinate, the overlaps with "
+        "v and between replicas; their conjugates couple the replicas in the action"
     )
     if t > 1:
         number = Symbol("n~")
         action += Sum(sh[a, c] * w[a] * teacher[c], (a, 1, n), (c, 1, number))
         text += (
-            ".  The earlier stages are drawn from their own Gibbs measures, written with n~ replicas: replica c = 1 is "
-            "the teacher, the other n~ - 1 are its normalisation, n~ -> 0"
+            ".  An earlier stage is drawn from its own Gibbs measure, written with n~ replicas: replica c = 1 "
+            "is the teacher, the other n~ - 1 are its normalisation, n~ -> 0"
         )
     return Step("Replicated action of one weight", text + ".", (Eq(Symbol("A"), action, evaluate=False),))
 
@@ -571,9 +585,7 @@ def _symmetric_ansatz(t: int) -> Step:
     ]
     text = "Replicas of the stage are equivalent; fluctuations between them are of order 1/beta."
     if t > 1:
-        text += (
-            "  A replica of this stage knows the selected replica of an earlier one from the others, by the response."
-        )
+        text += "  The selected replica of an earlier stage differs from the others by the response."
     for s in range(1, t):
         beta_s = inverse_temperature(s)
         mixed = beta * beta_s * overlap_hat(t, s)
@@ -593,13 +605,13 @@ def _entropic_steps(t: int, prior: QuadraticPrior) -> list[Step]:
             "Entropic part: Gaussian integral",
             "The action is quadratic in v"
             + (", in the selected and the other replicas of the earlier stages," if t > 1 else "")
-            + " and in the n weights.  Its matrix of second derivatives acts on vectors that are constant in each of "
-            "these classes as",
+            + " and in the n weights.  Its matrix of second derivatives acts on vectors that are constant in "
+            "each of these classes as",
             (Eq(Symbol("K"), action.quotient(), evaluate=False),),
         )
     ]
     if t <= 2:
-        # Beyond two stages the closed form in the conjugates fills pages; the recursive one below is its content.
+        # Beyond two stages the closed form in the conjugates fills pages; the form below says the same.
         result = entropic_limit(t, prior)
         if t == 1:
             steps.append(
@@ -619,7 +631,7 @@ def _entropic_steps(t: int, prior: QuadraticPrior) -> list[Step]:
     steps.append(
         Step(
             "Entropic part in the moments of the earlier weights",
-            "The same in terms of mu_s = E[w_s v], B_sr = E[w_s w_r], G_sk = E[dw_s/dxi_k], the form used below."
+            "The same in terms of mu_s = E[w_s v], B_sr = E[w_s w_r] and G_sk = E[dw_s/dxi_k]."
             if t > 1
             else "This is the mean energy of one weight in its effective field.",
             (Eq(Symbol("Psi_w"), entropic_potential(t, prior), evaluate=False),),
@@ -639,7 +651,7 @@ def _energetic_steps(t: int) -> list[Step]:
         ),
         Step(
             "Energetic part: Laplace's method",
-            "The integral concentrates at the proximal point h_*, with a correction that vanishes like 1/beta:",
+            "The integral concentrates at the proximal point, with a correction of order 1/beta:",
             (step.expansion, step.condition),
         ),
         Step(
@@ -653,11 +665,12 @@ def _energetic_steps(t: int) -> list[Step]:
         steps.append(
             Step(
                 "Energetic part: the field of the student",
-                "Beyond the common fields, the student's logit is correlated with the selected teacher replica only: "
-                "regression and unexplained variance are",
+                "Beyond the common fields, the student's logit is correlated with the selected teacher replica "
+                "only.  Conditioning on that one shifts it by regression * (h~ - omega~) and changes its variance "
+                "by a term that vanishes:",
                 (
                     Eq(Symbol("regression"), field_shift.regression, evaluate=False),
-                    Eq(Symbol("variance"), field_shift.leftover, evaluate=False),
+                    Eq(Symbol("variance_change"), field_shift.change, evaluate=False),
                 ),
             )
         )
@@ -665,8 +678,8 @@ def _energetic_steps(t: int) -> list[Step]:
         steps.append(
             Step(
                 "Energetic part: cavity shift",
-                "The teacher's logit sits at its proximal point, Delta V_11 f_1 from its cavity field, so the student "
-                "feels a shifted field; every earlier stage adds its term.",
+                "The teacher's logit sits at its proximal point, Delta V_11 f_1 from its cavity field, so the "
+                "student feels a shifted field; every earlier stage adds its term.",
                 (
                     Eq(Symbol("u_2") - Symbol("omega_2"), field_shift.shift, evaluate=False),
                     Eq(Symbol(f"u_{t}"), Symbol(f"omega_{t}") + shift, evaluate=False),
@@ -677,7 +690,7 @@ def _energetic_steps(t: int) -> list[Step]:
 
 
 def square_check() -> Expr:
-    """Difference between replicas and envelope for two quadratic stages; zero."""
+    """Difference between replicas and envelope for a quadratic student of a quadratic teacher; it is zero."""
     stiffness = Symbol("k", positive=True)
     losses = (QuadraticLoss(), QuadraticLoss(Symbol("a"), Symbol("c"), stiffness))
-    return simplify((energetic_limit(losses) - envelope_average(losses)).subs(sign**2, 1))
+    return cancel(energetic_limit(losses) - envelope_average(losses))

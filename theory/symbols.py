@@ -1,7 +1,8 @@
 """Symbols shared by the whole package; a symbol here is the symbol of the equations.
 
-Stages are counted from 1.  Two-index quantities of stages t and s carry both indices, ``Q_21``; from stage 10
-on the indices are separated, ``Q_10_2``.  A hat (conjugate variable) is the letter ``h``: ``mh``, ``Qh``, ``Vh``.
+Stages are counted from 1.  Two-index quantities of stages t and s carry both indices, ``Q_21``; from stage
+10 on the indices are separated, ``Q_10_2``.  A hat (conjugate variable) is the letter ``h``: ``mh``,
+``Qh``, ``Vh``.
 """
 
 from __future__ import annotations

@@ -38,6 +38,12 @@ _STEP_CAP = 1.0
 _NOISE = 1e-6  # steps this small that no longer shrink are rounding errors
 _SMALLEST_SHARE = 1e-12  # of q_perp in q: below, the stage coincides with a combination of earlier ones
 
+_SMALL_SHARE = 1e-2
+_WIDTH_DRIFT = 0.05
+_CENTRE_DRIFT = 0.2
+_MARGIN = 0.5  # in widths, so that a drifted grid still covers
+_SMALLEST_FACTOR = 1e-4  # by which q_perp may fall in one step while it is small
+
 CONVERGED = 0
 TOO_MANY_ITERATIONS = 1
 SINGULAR = 2
@@ -81,6 +87,12 @@ def field_centres(theta, delta, gamma, design, target, centre):
 
 
 @njit(cache=True, nogil=True)
+def is_small_share(q_perp, q):
+    """Whether q_perp may be on its way to zero: its equation is then solved for q_perp itself, not for its logarithm."""
+    return q_perp < _SMALL_SHARE * q
+
+
+@njit(cache=True, nogil=True)
 def residuals(theta, averages, gradients, delta, earlier, with_jacobian, residual, jacobian, conjugate):
     """Prior minus current order parameters, and the derivative with respect to the unknowns.
 
@@ -114,7 +126,8 @@ def residuals(theta, averages, gradients, delta, earlier, with_jacobian, residua
     for k in range(N_EARLIER):
         residual[2 + k] = factor[k] - theta[2 + k]
         residual[_LOG_Q + 1 + k] = updated[2 + N_EARLIER + k] - theta[_LOG_Q + 1 + k]
-    residual[_LOG_Q] = math.log(new_q_perp / q_perp)
+    small = is_small_share(q_perp, q)
+    residual[_LOG_Q] = new_q_perp / q_perp - 1.0 if small else math.log(new_q_perp / q_perp)
     residual[_LOG_V] = math.log(new_v / theta[_LOG_V])
     if not with_jacobian:
         return
@@ -148,7 +161,10 @@ def residuals(theta, averages, gradients, delta, earlier, with_jacobian, residua
         for k in range(N_EARLIER):
             jacobian[2 + k, c] = d_factor[k, c]
             jacobian[_LOG_Q + 1 + k, c] = d_updated[2 + N_EARLIER + k, c]
-        jacobian[_LOG_Q, c] = d_factor[N_EARLIER, c] / new_q_perp if factor[N_EARLIER] > smallest else 0.0
+        if factor[N_EARLIER] > smallest:
+            jacobian[_LOG_Q, c] = d_factor[N_EARLIER, c] / (q_perp if small else new_q_perp)
+        else:
+            jacobian[_LOG_Q, c] = 0.0
         jacobian[_LOG_V, c] = d_updated[n_conjugate - 1, c] / new_v
     for r in range(_N):
         if r != 1:
@@ -165,6 +181,18 @@ def multiply(left, right):
                 for j in range(right.shape[1]):
                     product[i, j] += left[i, k] * right[k, j]
     return product
+
+
+@njit(cache=True, nogil=True)
+def grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma):
+    """Whether a grid made at other order parameters can be kept: its points may move, but not leave a node's Gaussian."""
+    if abs(sigma - grid_sigma) > _WIDTH_DRIFT * sigma or abs(gamma - grid_gamma) > _WIDTH_DRIFT * gamma:
+        return False
+    for i in range(centre.size):
+        drift = centre[i] - grid_centre[i] - (gamma - grid_gamma) * target[i]
+        if abs(drift) > _CENTRE_DRIFT * sigma:
+            return False
+    return True
 
 
 @njit(cache=True, nogil=True)
@@ -212,12 +240,11 @@ def solve_stage(
     branch = np.empty(n, np.int64)
     choose_branches(labels, logits, parameters, target, branch)
     total = weight.sum()
-    margin = 0.5
-    half_widths(weight, tail, margin, reach)
+    half_widths(weight, tail, _MARGIN, reach)
     grid_sigma = 0.0
     grid_gamma = 0.0
+    grid_centre = np.zeros(n)
     last_step = np.inf
-    best = np.inf
     size = np.inf
     defect = np.inf
     for iteration in range(1, max_iterations + 1):
@@ -228,13 +255,13 @@ def solve_stage(
         if not (math.isfinite(sigma) and math.isfinite(gamma) and math.isfinite(theta[0]) and math.isfinite(theta[1])):
             return NOT_FINITE, iteration, size, last_step, defect
         field_centres(theta, delta, gamma, design, target, centre)
-        fresh = True
-        if last_step < 0.02 and points.shape[1] > 0:
-            fresh = False
-        if fresh:
+        if not grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma):
+            grid_gamma = gamma
+            grid_sigma = sigma
+            grid_centre[:] = centre
             points = build_grid(
                 weight, centre, branch, branch_offset(gamma, parameters), labels, logits, parameters, gamma, sigma,
-                step, tail, margin, False, np.empty((0, 2)), start, stop,
+                step, tail, _MARGIN, False, np.empty((0, 2)), start, stop,
             )  # fmt: skip
             tables = np.empty((TABLE_ROWS, points.shape[1]))
         point_tables(gamma, sigma, points, tables)
@@ -266,15 +293,20 @@ def solve_stage(
         last_step = 0.0
         for r in range(_N):
             relative = abs(move[r]) / scale[r]
-            largest = max(largest, relative)
+            if r != _LOG_Q or not is_small_share(theta[r] ** 2, q):
+                largest = max(largest, relative)
             if r == _LOG_Q:
                 relative *= min(1.0, theta[r] ** 2 / q)
             last_step = max(last_step, relative)
         if not math.isfinite(largest):
             return NOT_FINITE, iteration, size, last_step, defect
         factor = min(1.0, _STEP_CAP / largest) if largest > 0.0 else 1.0
+        small = is_small_share(theta[_LOG_Q] ** 2, q)
         for r in range(_N):
-            x[r] += factor * move[r]
+            if r == _LOG_Q and small:
+                x[r] += math.log(max(1.0 + move[r], _SMALLEST_FACTOR))
+            else:
+                x[r] += factor * move[r]
         unpack(x, theta)
         q = scales(theta, earlier_responses, scale)
         x[_LOG_Q] = max(x[_LOG_Q], math.log(_SMALLEST_SHARE * q))
