@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -132,6 +133,7 @@ def extend(
     return Nodes(*arrays), defect
 
 
+@lru_cache(maxsize=4096)
 def target_features(chain: Chain, number: int) -> np.ndarray:
     """(position, scale) of the bends of later stages' targets as functions of the logit of stage ``number``, shape (e, 2)."""
     found = set()

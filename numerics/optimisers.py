@@ -32,7 +32,7 @@ STALL_DECREMENT = 1e-12
 than this fraction of the objective."""
 
 FORCING = 0.3
-"""Largest relative residual at which conjugate gradients stop; falls as the root of the relative gradient norm."""
+"""Largest relative residual of conjugate gradients; falls as the root of the relative gradient norm."""
 
 SEARCH_TOLERANCE = 0.05
 """The line search stops when the slope has fallen to this fraction of its value at the start."""
@@ -142,9 +142,7 @@ def minimise_ridge(
 class _Newton:
     """State of one minimisation.  A point is a vector of n + 1 numbers, the bias last."""
 
-    def __init__(
-        self, design: Array, objective: Objective, ridge: float, fit_bias: bool, tolerance: float
-    ) -> None:
+    def __init__(self, design: Array, objective: Objective, ridge: float, fit_bias: bool, tolerance: float) -> None:
         self.design, self.objective, self.ridge = design, objective, ridge
         self.fit_bias, self.tolerance = fit_bias, tolerance
         self.samples, self.size = design.shape
@@ -178,9 +176,7 @@ class _Newton:
                 break
             curvatures = np.maximum(self.objective.curvature(h), 0.0)
             step, step_logits = self.direction(gradient, curvatures, relative)
-            size = float(np.abs(self.objective.value(h)).sum()) + 0.5 * scale * float(
-                np.linalg.norm(point[:-1])
-            )
+            size = float(np.abs(self.objective.value(h)).sum()) + 0.5 * scale * float(np.linalg.norm(point[:-1]))
             promising = norm < 0.5 * best or -float(gradient @ step) > STALL_DECREMENT * size
             stalled = 0 if promising else stalled + 1
             best = min(best, norm)
@@ -317,9 +313,7 @@ class _Newton:
 class _PrimalFactor:
     """Cholesky factor of the (n + 1) x (n + 1) Hessian."""
 
-    def __init__(
-        self, design: Array, curvatures: Array, ridge: float, damping: float, precision: type
-    ) -> None:
+    def __init__(self, design: Array, curvatures: Array, ridge: float, damping: float, precision: type) -> None:
         size = design.shape[1]
         rows = np.flatnonzero(curvatures > 0)
         roots = np.sqrt(curvatures)
@@ -350,7 +344,7 @@ class _PrimalFactor:
 
 
 class _DualFactors:
-    """Factorisations in the M x M sample space; one array holds the Gram matrix above, the factor below the diagonal."""
+    """Factorisations in the M x M sample space; one array holds Gram matrix (above) and factor (below)."""
 
     def __init__(self, design: Array, ridge: float) -> None:
         self.design, self.ridge = design, ridge
@@ -367,8 +361,9 @@ class _DualFactors:
             inside = self.gram[first:last, first:last]
             lower = np.triu(inside, 1).T * np.outer(roots[first:last], roots[first:last])
             inside[...] = np.triu(inside, 1) + lower
-            panel = self.gram[first:last, last:]
-            self.gram[last:, first:last] = (roots[first:last, None] * panel * roots[last:]).T
+            below = self.gram[last:, first:last]
+            np.multiply(self.gram[first:last, last:].T, roots[last:, None], out=below)
+            below *= roots[first:last]
         np.einsum("ii->i", self.gram)[...] = curvatures * self.gram_diagonal + self.ridge
         # clean=0: only the lower triangle and the diagonal are touched.
         self.gram, failure = dpotrf(self.gram, lower=1, clean=0, overwrite_a=1)

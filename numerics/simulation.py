@@ -1,4 +1,4 @@
-"""The experiment the theory predicts: train every stage of a chain on finite samples, and measure what theory computes.
+"""The experiment the theory predicts: train a chain on finite samples, and measure what theory computes.
 
 Nothing here is asymptotic.  Given the trained weights, a test logit of stage t is exactly Gaussian, ``h_t | s
 ~ N(s w_t.v/N + b_t, Delta |w_t|^2/N)``, jointly over stages with covariance ``Delta w_t.w_s/N``: so
@@ -32,7 +32,7 @@ from theory.symbols import h, y
 Array = NDArray[np.float64]
 
 QUADRATURE_TOLERANCE = 1e-8
-"""A population average is accepted when halving the step changes it by less, relative to max(1, |average|)."""
+"""A population average is accepted when halving the step changes it less, relative to max(1, |average|)."""
 
 QUADRATURE_RANGE = 8.3
 """Standard deviations a population average extends to; beyond, the weight is below 1e-16."""
@@ -92,9 +92,7 @@ class LossFunctions:
 
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
-        self._functions = _lambdified(
-            loss.expression, loss.symbols, loss.logits, loss.gradient, loss.curvature
-        )
+        self._functions = _lambdified(loss.expression, loss.symbols, loss.logits, loss.gradient, loss.curvature)
 
     def value(self, logits: Array, labels: Array, earlier: Array) -> Array:
         """l(h; y, earlier)."""
@@ -152,7 +150,7 @@ class _Fields:
 
 @dataclass(frozen=True)
 class Sample:
-    """One draw: ``design`` x/sqrt(N) of shape (M, N), ``labels`` in {0, 1} of shape (M,), ``mean`` v of shape (N,)."""
+    """One draw: ``design`` x/sqrt(N), shape (M, N); ``labels`` 0 or 1, shape (M,); ``mean`` v, shape (N,)."""
 
     design: Array
     labels: Array
@@ -184,9 +182,7 @@ def draw(data: GaussianMixture, n_inputs: int, seed: np.random.SeedSequence) -> 
     return Sample(design, labels, mean)
 
 
-def train(
-    sample: Sample, chain: Chain, active: Sequence[int], gradient_tolerance: float
-) -> tuple[RidgeFit, ...]:
+def train(sample: Sample, chain: Chain, active: Sequence[int], gradient_tolerance: float) -> tuple[RidgeFit, ...]:
     """Fit the stages one after the other; stage t trains its first ``active[t]`` weights.
 
     Later stages see the training logits of earlier ones, and start from the weights of the stages they look
@@ -225,7 +221,7 @@ def _resized(weights: Array, size: int) -> Array:
 
 
 def measure_responses(sample: Sample, chain: Chain, fits: Sequence[RidgeFit]) -> Array:
-    """``V_ts = (1/N) sum_i d w_ti/d xi_si``: response to ``- xi_s.w_s`` in the objective of stage s, biases refitted.
+    """``V_ts = (1/N) sum_i d w_ti/d xi_si``: response to ``- xi_s.w_s`` in the loss of s, biases refitted.
 
     Parameters
     ----------
@@ -272,7 +268,7 @@ def measure_responses(sample: Sample, chain: Chain, fits: Sequence[RidgeFit]) ->
 
 
 def gaussian_mean(function: Callable[[Array], Array], mean: Array, covariance: Array) -> tuple[float, float]:
-    """Average of a smooth function over a Gaussian in few dimensions: trapezoid rule, step halved until it agrees.
+    """Average of a smooth function over a low-dimensional Gaussian: trapezoid rule, halved until it agrees.
 
     Parameters
     ----------
@@ -318,7 +314,7 @@ def _trapezoid(function: Callable[[Array], Array], mean: Array, directions: Arra
 
 
 def bivariate_normal_cdf(a: float, b: float, correlation: float) -> float:
-    """P(X < a, Y < b) of standard normals of this correlation, in [-1, 1], by Owen's T function (Owen 1956)."""
+    """P(X < a, Y < b) of standard normals, correlation in [-1, 1], by Owen's T function (Owen 1956)."""
     if correlation >= 1.0:
         return float(ndtr(min(a, b)))
     if correlation <= -1.0:
@@ -370,18 +366,14 @@ class Population:
                 with np.errstate(divide="ignore", invalid="ignore"):
                     a, b = np.nan_to_num(means / norms, nan=0.0)
                 correlation = 0.0
-            total += weight * (
-                bivariate_normal_cdf(a, b, correlation) + bivariate_normal_cdf(-a, -b, correlation)
-            )
+            total += weight * (bivariate_normal_cdf(a, b, correlation) + bivariate_normal_cdf(-a, -b, correlation))
         return total
 
     def logit_distance(self, t: int, s: int) -> float:
         """E[(h_t - h_s)^2] on a test point."""
         pair = [t, s]
         m, b, q = self.magnetization[pair], self.bias[pair], self.overlap
-        return float(
-            _formulas()["logit_distance"](*m, *b, q[t, t], q[s, s], q[t, s], self.data.delta, self.data.rho)
-        )
+        return float(_formulas()["logit_distance"](*m, *b, q[t, t], q[s, s], q[t, s], self.data.delta, self.data.rho))
 
     def output_distance(self, t: int, s: int) -> tuple[float, float]:
         """E[(sigmoid(h_t) - sigmoid(h_s))^2] on a test point, and its quadrature error."""
@@ -433,18 +425,14 @@ class Population:
                 error += weight * uncertain
         return value, error
 
-    def average(
-        self, function: Callable[[Array, float], Array], stages: Sequence[int]
-    ) -> tuple[float, float]:
-        """Average of ``function(logits, label)`` over a test point: its label and its logits of these stages."""
+    def average(self, function: Callable[[Array, float], Array], stages: Sequence[int]) -> tuple[float, float]:
+        """Average of ``function(logits, label)`` over test points: label and logits of these stages."""
         covariance = self.data.delta * self.overlap[np.ix_(stages, stages)]
         value = error = 0.0
         for sign, weight in ((1, self.data.rho), (-1, 1 - self.data.rho)):
             mean = sign * self.magnetization[stages] + self.bias[stages]
             label = (1 + sign) / 2
-            found, uncertain = gaussian_mean(
-                lambda points, label=label: function(points, label), mean, covariance
-            )
+            found, uncertain = gaussian_mean(lambda points, label=label: function(points, label), mean, covariance)
             value += weight * found
             error += weight * uncertain
         return value, error
@@ -460,14 +448,10 @@ def _formulas() -> dict[str, Callable[..., float]]:
         "test_error": ((m, b, q, delta, rho), observables.test_error(m, b, q, delta, rho)),
         "logit_distance": (pair, observables.logit_distance((m, m2), (b, b2), (q, q2, r), delta, rho)),
     }
-    return {
-        name: sympy.lambdify(arguments, e, modules="scipy") for name, (arguments, e) in expressions.items()
-    }
+    return {name: sympy.lambdify(arguments, e, modules="scipy") for name, (arguments, e) in expressions.items()}
 
 
-def measure(
-    data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[RidgeFit]
-) -> dict[str, Array]:
+def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[RidgeFit]) -> dict[str, Array]:
     """All observables of one trained chain: shape (T,) each, or (T, T) for those of two stages."""
     n_inputs, n_stages = len(sample.mean), len(fits)
     weights = np.array([_resized(fit.weights, n_inputs) for fit in fits])
@@ -513,7 +497,7 @@ def measure(
 
 @dataclass(frozen=True)
 class StageEstimates:
-    """Observables of one stage, each an :class:`Estimate`; pair observables have one entry per earlier stage."""
+    """Observables of one stage, each an :class:`Estimate`; pairs have one entry per earlier stage."""
 
     result: SimulationResult
     index: int
@@ -523,9 +507,7 @@ class StageEstimates:
             return estimate(self.result.runs[name][:, self.index])
         if name in PAIR_QUANTITIES and name != "overlap":
             return estimate(self.result.runs[name][:, self.index, : self.index])
-        raise AttributeError(
-            f"a stage has no observable {name!r}; it has {', '.join(sorted(self.__dir__()))}"
-        )
+        raise AttributeError(f"a stage has no observable {name!r}; it has {', '.join(sorted(self.__dir__()))}")
 
     def __dir__(self) -> list[str]:
         return [*STAGE_QUANTITIES, *(name for name in PAIR_QUANTITIES if name != "overlap")]
@@ -731,17 +713,13 @@ def simulate(
     active = tuple(round(stage.eta * n_inputs) for stage in chain.stages)
     for name, stage, size in zip(chain.names, chain.stages, active, strict=True):
         if size < 1:
-            raise ParameterError(
-                f"eta of {name} must leave at least 1 of {n_inputs} weights, got {stage.eta:g}"
-            )
+            raise ParameterError(f"eta of {name} must leave at least 1 of {n_inputs} weights, got {stage.eta:g}")
 
     def run(k: int) -> tuple[dict[str, Array], list[str]]:
         sample = draw(data, n_inputs, np.random.SeedSequence(seed, spawn_key=(k,)))
         fits = train(sample, chain, active, gradient_tolerance)
         failures = [
-            f"run {k}, {name}: {fit.message}"
-            for name, fit in zip(chain.names, fits, strict=True)
-            if not fit.converged
+            f"run {k}, {name}: {fit.message}" for name, fit in zip(chain.names, fits, strict=True) if not fit.converged
         ]
         if failures and throw:
             raise ConvergenceError("; ".join(failures))
@@ -750,8 +728,8 @@ def simulate(
             found["response"] = measure_responses(sample, chain, fits)
         return found, failures
 
-    # One thread per run: most time goes into passes over memory, and threads that wait for a busy core cost more
-    # than they bring.
+    # One thread per run: most time goes into passes over memory, and threads that wait for a busy core cost
+    # more than they bring.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_jobs) as pool:
         outcomes = list(tqdm(pool.map(run, range(n_runs)), total=n_runs, desc="runs", disable=not progress))
     failures = [failure for _, failed in outcomes for failure in failed]

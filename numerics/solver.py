@@ -58,7 +58,7 @@ def first_guess(data: GaussianMixture, stage: Estimator, earlier: Sequence[Stage
     return x
 
 
-class _StageProblem:
+class StageProblem:
     """One stage with everything that is fixed while it is solved."""
 
     def __init__(
@@ -80,15 +80,26 @@ class _StageProblem:
     def newton(self, x: np.ndarray, ridge: float) -> StagePoint:
         x = x.copy()
         conjugates = np.full(2 * self.number + 1, np.nan)
-        constants = (
-            self.channel_constants, self.moments.prior_constants(self.number - 1, ridge), self.cholesky_constants
-        )  # fmt: skip
         status, iterations, residual, last_step, defect = self.module.solve_stage(
             x, self.nodes.weight, self.nodes.design, self.nodes.labels, self.seen, self.parameters, self.data.delta,
-            constants, self.responses, self.step, self.settings.tail, self.settings.newton_tolerance,
+            self._constants(ridge), self.responses, self.step, self.settings.tail, self.settings.newton_tolerance,
             self.settings.max_iterations, conjugates,
         )  # fmt: skip
         return StagePoint(x, conjugates, status, iterations, residual, last_step, defect)
+
+    def iterate(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Conjugates and alpha E[f], shape (2t + 2,), and updated ``m, Q_t1.., V_t1..``, shape (2t + 1,), at any ``x``."""
+        conjugates_and_bias = np.empty(2 * self.number + 2)
+        updated = np.empty(2 * self.number + 1)
+        self.module.plain_iteration(
+            x, self.nodes.weight, self.nodes.design, self.nodes.labels, self.seen, self.parameters, self.data.delta,
+            self._constants(self.stage.ridge), self.step, self.settings.tail, conjugates_and_bias, updated,
+        )  # fmt: skip
+        return conjugates_and_bias, updated
+
+    def _constants(self, ridge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        prior = self.moments.prior_constants(self.number - 1, ridge)
+        return self.channel_constants, prior, self.cholesky_constants
 
     def solve(self, start: np.ndarray | None, guess: np.ndarray) -> StagePoint:
         """From ``start`` if given, from ``guess``, and at last along a path of falling ridges."""
@@ -149,7 +160,7 @@ def _solve_level(
     moments = WeightMoments(nested_patterns(tuple(stage.eta for stage in chain.stages)))
     points: list[StagePoint] = []
     for number, stage in enumerate(chain.stages, start=1):
-        problem = _StageProblem(
+        problem = StageProblem(
             data, stage, number, nodes, moments, points, settings, settings.field_step * factor
         )
         point = problem.solve(starts[number - 1], first_guess(data, stage, points))

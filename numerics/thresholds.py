@@ -308,14 +308,15 @@ class _SeparationProblem:
 
     def solve(self, alpha: float) -> tuple[float, float, float]:
         """Margin, magnetization and bias of the max-margin separator at ``alpha`` below the threshold."""
-        minimisers = {0.0: self.origin}
+        solved: dict[float, tuple[float, float, float]] = {}
         log_target = -math.log(alpha)
 
         def excess(k: float) -> float:
-            nearest = min(minimisers, key=lambda known: abs(known - k))
-            log_average, *minimiser = self.minimise(k, minimisers[nearest])
-            minimisers[k] = tuple(minimiser)
-            return log_average - log_target
+            if k not in solved:
+                nearest = min(solved, key=lambda known: abs(known - k), default=None)
+                start = self.origin if nearest is None else solved[nearest][1:]
+                solved[k] = self.minimise(k, start)
+            return solved[k][0] - log_target
 
         k = 0.0
         if excess(0.0) < 0:
@@ -327,7 +328,7 @@ class _SeparationProblem:
             else:
                 raise ArithmeticError(f"no upper bound of the margin at {self._where()}, alpha/eta={alpha:g}")
             k = brentq(excess, 0.0, upper, xtol=1e-15, rtol=4 * np.finfo(float).eps)
-        u, beta = minimisers[k]
+        _, u, beta = solved[k]
         noise, tau = math.sqrt(self.delta), math.sqrt(1 + u * u)
         return noise * k, u / tau, noise * beta / tau
 

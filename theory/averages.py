@@ -41,9 +41,7 @@ class GaussianAverage(Expr):
             if integrand.could_extract_minus_sign():
                 content, integrand = -content, -integrand
             return content * Expr.__new__(cls, integrand, stages)
-        constant, varying = integrand.as_independent(
-            sign, *(field(s) for s in range(1, int(stages) + 1)), as_Add=False
-        )
+        constant, varying = integrand.as_independent(sign, *(field(s) for s in range(1, int(stages) + 1)), as_Add=False)
         if varying == 1:
             return constant
         if constant != 1:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,11 +23,10 @@ from itertools import product
 import sympy
 from mpmath import mp
 from sympy import Abs, Add, Expr, Integer, Pow, Symbol, collect, diff, expand, factor
-from sympy.core.function import AppliedUndef
-from sympy.parsing.sympy_parser import convert_xor, parse_expr, rationalize, standard_transformations
 
+from theory.formula import earlier_logits, parameter_symbol, read_formula
 from theory.functions import MPMATH, sigmoid, softplus, stabilise
-from theory.symbols import TEACHER, h, logit, sign, y
+from theory.symbols import TEACHER, h, y
 
 Feature = tuple[Expr, Expr, Expr]
 """(centre, scale, strength) of one bend of the gradient."""
@@ -46,22 +44,6 @@ _CURVED = (
     sympy.erf,
     sympy.erfc,
 )
-_FUNCTIONS = {
-    "sigmoid": sigmoid,
-    "softplus": softplus,
-    "exp": sympy.exp,
-    "log": sympy.log,
-    "sqrt": sympy.sqrt,
-    "tanh": sympy.tanh,
-    "sinh": sympy.sinh,
-    "cosh": sympy.cosh,
-    "atan": sympy.atan,
-    "asinh": sympy.asinh,
-    "erf": sympy.erf,
-    "erfc": sympy.erfc,
-    "pi": sympy.pi,
-}
-_ROUGH = (sympy.DiracDelta, sympy.Heaviside, sympy.sign, sympy.Abs, sympy.Max, sympy.Min, sympy.Piecewise)
 
 
 @dataclass(frozen=True)
@@ -120,8 +102,7 @@ class Loss:
 
     def __post_init__(self) -> None:
         checked = (
-            limit.check(key, value)
-            for key, value, limit in zip(self.keys, self.values, self.limits, strict=True)
+            limit.check(key, value) for key, value, limit in zip(self.keys, self.values, self.limits, strict=True)
         )
         object.__setattr__(self, "values", tuple(checked))
         teacher = self.teacher
@@ -152,8 +133,8 @@ class Loss:
             Stage (from 1) that ``h_teacher`` stands for; None means the stage before.
         """
         parameters = dict(parameters or {})
-        symbols = {key: _parameter_symbol(key) for key in parameters}
-        formula = _read_formula(expression, symbols)
+        symbols = {key: parameter_symbol(key) for key in parameters}
+        formula = read_formula(expression, symbols)
         loss = cls(
             name=name or str(expression),
             expression=formula,
@@ -197,7 +178,7 @@ class Loss:
     @property
     def logits(self) -> tuple[Symbol, ...]:
         """Earlier logits in the formula: h_1, h_2, ... in order, then h_teacher."""
-        return _logits(self.expression)
+        return earlier_logits(self.expression)
 
     def stages(self, t: int) -> tuple[int, ...]:
         """Stages (from 1) that ``logits`` mean for a loss used at stage ``t``; ValueError if not earlier."""
@@ -259,8 +240,7 @@ class Loss:
     def target_features(self) -> tuple[tuple[tuple[Expr, Expr], ...], ...]:
         """For each of ``logits``, the (centre, scale) of the bends of -dl/dh as a function of that logit."""
         return tuple(
-            tuple((centre, scale) for centre, scale, _ in _features(self.gradient, symbol))
-            for symbol in self.logits
+            tuple((centre, scale) for centre, scale, _ in _features(self.gradient, symbol)) for symbol in self.logits
         )
 
     def check_convex(self) -> None:
@@ -271,8 +251,7 @@ class Loss:
         away = [float(v) for v in (0, 0.1, 0.5, 1, 1.5, 2, 3, 4, 6, 9, 14, 20, 30, 50)]
         positions = sorted({*away, *(-v for v in away)})
         targets = [
-            (-8.0, -1.0, 0.0, 0.7, 5.0) if symbol in curvature.free_symbols else (0.0,)
-            for symbol in self.logits
+            (-8.0, -1.0, 0.0, 0.7, 5.0) if symbol in curvature.free_symbols else (0.0,) for symbol in self.logits
         ]
         for label, place in product((0, 1), positions):
             for others in product(*targets):
@@ -283,9 +262,7 @@ class Loss:
                         f"{symbol}={number:g}"
                         for symbol, number in zip((h, y, *self.logits), (place, label, *others), strict=True)
                     )
-                    raise ValueError(
-                        f"loss {self.name!r} is not convex: its second derivative is {seen} at {where}"
-                    )
+                    raise ValueError(f"loss {self.name!r} is not convex: its second derivative is {seen} at {where}")
 
 
 class CrossEntropy(Loss):
@@ -408,15 +385,6 @@ def _smoothed(epsilon: Symbol) -> Expr:
 
 
 @lru_cache(maxsize=256)
-def _logits(expression: Expr) -> tuple[Symbol, ...]:
-    symbols = expression.free_symbols
-    numbered = sorted(
-        int(s.name[2:]) for s in symbols if re.fullmatch(r"h_[0-9]+", s.name) and s == logit(int(s.name[2:]))
-    )
-    return tuple(logit(n) for n in numbered) + ((TEACHER,) if TEACHER in symbols else ())
-
-
-@lru_cache(maxsize=256)
 def _split(expression: Expr) -> tuple[Expr, Expr] | None:
     # A label is 0 or 1, so any function of it is y f(1) + (1-y) f(0); the tests below then are identities.
     slope = diff(expression, h)
@@ -425,7 +393,7 @@ def _split(expression: Expr) -> tuple[Expr, Expr] | None:
         return None
     slope = _expand(y * at_one + (1 - y) * at_zero)
     varying = Add(*(term for term in Add.make_args(slope) if term.has(h)))
-    targets = {y, *_logits(expression)}
+    targets = {y, *earlier_logits(expression)}
     if varying.free_symbols & targets:
         return None
     return _tidy(varying), _tidy(varying - slope)
@@ -511,61 +479,6 @@ def _bends(term: Expr, variable: Symbol) -> Iterable[tuple[Expr, Expr]]:
         elif len(coefficients) == 3:
             a, b, c = coefficients
             yield -b / (2 * a), sympy.sqrt(Abs(c / a - (b / (2 * a)) ** 2))
-
-
-# Reading a user's formula.
-
-
-def _parameter_symbol(key: str) -> Symbol:
-    reserved = {"h", "y", "s", "h_teacher", *_FUNCTIONS}
-    if not key.isidentifier() or key in reserved or re.fullmatch(r"h_[0-9]+", key):
-        raise ValueError(f"{key!r} cannot name a parameter of a loss")
-    return Symbol(key, real=True)
-
-
-def _read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Expr:
-    names = {"h": h, "y": y, "s": sign, "h_teacher": TEACHER, **parameters}
-    if isinstance(expression, str):
-        if "__" in expression or any(mark in expression for mark in "\"'\\;"):
-            raise ValueError(f"cannot read the loss formula {expression!r}")
-        for found in re.findall(r"\bh_([0-9]+)\b", expression):
-            names[f"h_{found}"] = logit(int(found))
-        words = {"Integer": Integer, "Float": sympy.Float, "Rational": sympy.Rational, "Symbol": Symbol}
-        words |= {"Function": sympy.Function, **_FUNCTIONS}
-        try:
-            formula = parse_expr(
-                expression,
-                local_dict=dict(names),
-                global_dict=words,
-                transformations=(*standard_transformations, convert_xor, rationalize),
-            )
-        except Exception as error:  # the parser evaluates the text: any exception means it cannot be read
-            raise ValueError(f"cannot read the loss formula {expression!r}: {error}") from None
-    else:
-        formula = expression
-    if not isinstance(formula, Expr):
-        raise ValueError(f"a loss must be a scalar formula, got {expression!r}")
-    formula = sympy.nsimplify(formula, rational=True)
-    formula = formula.xreplace({s: _known(s, names) for s in formula.free_symbols}).subs(sign, 2 * y - 1)
-    unknown = {str(s) for s in formula.free_symbols if s not in (*names.values(), *_logits(formula))}
-    unknown |= {str(f.func) for f in formula.atoms(AppliedUndef)}
-    if unknown:
-        raise ValueError(
-            f"unknown symbols in the loss {expression!s}: {', '.join(sorted(unknown))}; "
-            "known: h, y, s, h_teacher, h_1, h_2, ..., and the parameters given"
-        )
-    if not formula.has(h):
-        raise ValueError(f"the loss {expression!s} does not depend on h")
-    if formula.has(*_ROUGH):
-        raise ValueError(f"the loss {expression!s} is not twice differentiable")
-    return stabilise(formula)
-
-
-def _known(symbol: Symbol, names: Mapping[str, Symbol]) -> Symbol:
-    """The package's symbol of the same name, whatever assumptions the user's symbol carries."""
-    if re.fullmatch(r"h_[1-9][0-9]*", symbol.name):
-        return logit(int(symbol.name[2:]))
-    return names.get(symbol.name, symbol)
 
 
 def _evaluate(function, arguments) -> float | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sympy import Add, Expr, ImmutableMatrix, Integer, Matrix, Symbol, diff, sympify
+from sympy import Add, Expr, ImmutableMatrix, Integer, Matrix, Symbol, diff, factor_terms, sympify
 
 from theory.averages import Force, GaussianAverage, MoreauEnvelope, earlier_force, proximal_arguments
 from theory.symbols import (
@@ -52,9 +52,7 @@ class Equations:
     jacobian: ImmutableMatrix
 
     @classmethod
-    def build(
-        cls, inputs: Sequence[Symbol], constants: Sequence[Symbol], outputs: dict[str, Expr]
-    ) -> Equations:
+    def build(cls, inputs: Sequence[Symbol], constants: Sequence[Symbol], outputs: dict[str, Expr]) -> Equations:
         """Differentiate and check that nothing but inputs and constants is left in the outputs."""
         for name, expression in outputs.items():
             stray = expression.free_symbols - {*inputs, *constants}
@@ -206,9 +204,7 @@ def entropic_potential(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Ex
 def coupling(t: int) -> Expr:
     """The terms of Phi that tie order parameters to conjugates."""
     diagonal = overlap_hat(t, t) * response(t, t) - response_hat(t, t) * overlap(t, t)
-    mixed = Add(
-        *(overlap_hat(t, s) * response(t, s) - response_hat(t, s) * overlap(t, s) for s in range(1, t))
-    )
+    mixed = Add(*(overlap_hat(t, s) * response(t, s) - response_hat(t, s) * overlap(t, s) for s in range(1, t)))
     return -magnetization_hat(t) * magnetization(t) - diagonal / 2 - mixed
 
 
@@ -257,7 +253,7 @@ def prior_equations(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Equat
     _check_stage(t)
     phi = coupling(t) + entropic_potential(t, prior)
     outputs = {
-        parameter.name: _solve_stationarity(phi, conjugate, parameter)
+        parameter.name: factor_terms(_solve_stationarity(phi, conjugate, parameter))
         for parameter, conjugate in _conjugate_pairs(t)
     }
     return Equations.build(conjugates(t), (eta, *prior.constants, *_earlier_moments(t)), outputs)
@@ -310,9 +306,7 @@ def stein_derivatives(t: int) -> dict[int, Expr]:
     force = GaussianAverage(Force(*proximal_arguments(t)), t)
     averages = average_symbols(t)
     unknown = {s: Symbol(f"D_{s}") for s in range(1, t + 1)}
-    derivative = dict(
-        _named(GaussianAverage(diff(force.integrand, field(s)), t), unknown[s]) for s in range(1, t + 1)
-    )
+    derivative = dict(_named(GaussianAverage(diff(force.integrand, field(s)), t), unknown[s]) for s in range(1, t + 1))
     solved = {t: averages["E_df"]}
     for k in range(t - 1, 0, -1):
         lemma = force.times_normal(k).xreplace(derivative)
@@ -338,9 +332,7 @@ def channel_conditions(t: int, averages: dict[str, Expr]) -> dict[str, Expr]:
     quantities = {"sf": sign * force, "f": force, "ff": force**2}
     quantities |= {f"ff{s}": force * earlier_force(s) for s in range(1, t)}
     quantities |= {f"df{s}": diff(force, field(s)) for s in range(1, t + 1)}
-    names = dict(
-        _named(GaussianAverage(quantity, t), averages[key] / alpha) for key, quantity in quantities.items()
-    )
+    names = dict(_named(GaussianAverage(quantity, t), averages[key] / alpha) for key, quantity in quantities.items())
     phi = coupling(t) + energetic_potential(t)
     conditions = {
         conjugate: _solve_stationarity(phi, parameter, conjugate).xreplace(names)

@@ -26,13 +26,11 @@ from sympy import (
     Eq,
     Expr,
     Function,
-    IndexedBase,
     Integer,
     Integral,
     Matrix,
     Poly,
     S,
-    Sum,
     Symbol,
     cancel,
     diff,
@@ -51,8 +49,6 @@ from sympy.polys.matrices import DomainMatrix
 from theory.potential import (
     GaussianRidgePrior,
     QuadraticPrior,
-    coupling,
-    entropic_potential,
     weight,
 )
 from theory.symbols import (
@@ -67,7 +63,6 @@ from theory.symbols import (
     overlap_hat,
     response,
     response_hat,
-    ridge,
     sign,
 )
 
@@ -150,13 +145,10 @@ class ReplicaMatrix:
         )
 
 
-def log_determinant_slope(
-    matrix: ReplicaMatrix, number: Symbol, vanishing: Sequence[Symbol]
-) -> tuple[Expr, Expr]:
-    """d/d(number) of log det at number = 0, the numbers in ``vanishing`` set to 0: (rational part, log argument).
+def log_determinant_slope(matrix: ReplicaMatrix, number: Symbol, vanishing: Sequence[Symbol]) -> tuple[Expr, Expr]:
+    """d/d(number) of log det at number = 0, with the numbers in ``vanishing`` set to 0.
 
-    The slope is the rational part plus log of the second: the transverse eigenvalue of the class of size
-    ``number``.
+    Returns (r, e): the slope is r + log(e), with e the transverse eigenvalue of the class of size ``number``.
     """
     (i,) = [i for i, size in enumerate(matrix.sizes) if size == number]
     zero = dict.fromkeys(vanishing, Integer(0))
@@ -430,9 +422,13 @@ def quadratic_log_average(losses: Sequence[QuadraticLoss]) -> Expr:
     return exponent - logdet / 2
 
 
-def energetic_limit(losses: Sequence[QuadraticLoss]) -> Expr:
-    """(1/beta) d/dn of ``quadratic_log_average`` at n = n_1 = 0, beta_1 -> infinity, beta -> infinity."""
-    average = quadratic_log_average(losses)
+def energetic_limit(losses: Sequence[QuadraticLoss], values: dict[Symbol, Expr] | None = None) -> Expr:
+    """(1/beta) d/dn of ``quadratic_log_average`` at n = n_1 = 0, beta_1 -> infinity, beta -> infinity.
+
+    ``values`` are put in first: with all symbols kept, two stages take minutes.
+    """
+    average = quadratic_log_average(losses).subs(values or {})
+    # The logarithms of the slope do not grow with beta: divided by it they vanish.
     slope = diff(average, n).subs({n: 0, replicas(1): 0})
     rational = Add(*(term for term in Add.make_args(slope.expand(log=False)) if not term.has(log)))
     if len(losses) == 2:
@@ -507,190 +503,3 @@ def cavity_shift() -> TeacherField:
     change = cancel(-(rest[0, 2] ** 2) / teacher)
     force = Symbol("f_1", real=True)
     return TeacherField(regression, change, cancel(regression * delta * response(1, 1) * force))
-
-
-# The derivation as a list of steps.
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the derivation: a title, a sentence or two, and equations."""
-
-    title: str
-    text: str
-    equations: tuple[Expr, ...] = ()
-
-
-def derivation(stages: int, prior: QuadraticPrior = GaussianRidgePrior) -> list[Step]:
-    """The replica calculation of stage ``stages``, step by step, with the results computed here."""
-    t = stages
-    steps = [_replicated_action(t), _symmetric_ansatz(t)]
-    legendre = coupling_limit(t)
-    steps.append(
-        Step(
-            "Legendre terms",
-            "Order parameters and conjugates meet in terms linear in n.  Divided by n beta they become, for n -> 0"
-            + (", n~ -> 0" if t > 1 else "")
-            + " and beta -> infinity,",
-            (Eq(Symbol("Phi_coupling"), legendre.zero_temperature, evaluate=False),),
-        )
-    )
-    steps += _entropic_steps(t, prior)
-    steps += _energetic_steps(t)
-    steps.append(
-        Step(
-            "Potential",
-            "The stage extremises the sum of the three parts.",
-            (
-                Eq(
-                    Symbol(f"Phi_{t}"),
-                    coupling(t) + Symbol("Psi_w") + Symbol("Psi_h"),
-                    evaluate=False,
-                ),
-            ),
-        )
-    )
-    return steps
-
-
-def _replicated_action(t: int) -> Step:
-    a, b, c = symbols("a b c", integer=True)
-    w, teacher, qh, sh = IndexedBase("w"), IndexedBase("w~"), IndexedBase("qh"), IndexedBase("Sh")
-    mh, v, lam = Symbol("mh"), Symbol("v"), ridge
-    action = -beta * lam / 2 * Sum(w[a] ** 2, (a, 1, n)) + mh * v * Sum(w[a], (a, 1, n))
-    action += Sum(qh[a, b] * w[a] * w[b], (a, 1, n), (b, 1, n)) / 2
-    text = (
-        f"Stage {t} is replicated n times.  Averaging over the inputs leaves, per coordinate, the overlaps with "
-        "v and between replicas; their conjugates couple the replicas in the action"
-    )
-    if t > 1:
-        number = Symbol("n~")
-        action += Sum(sh[a, c] * w[a] * teacher[c], (a, 1, n), (c, 1, number))
-        text += (
-            ".  An earlier stage is drawn from its own Gibbs measure, written with n~ replicas: replica c = 1 "
-            "is the teacher, the other n~ - 1 are its normalisation, n~ -> 0"
-        )
-    return Step("Replicated action of one weight", text + ".", (Eq(Symbol("A"), action, evaluate=False),))
-
-
-def _symmetric_ansatz(t: int) -> Step:
-    v, vh = response(t, t), response_hat(t, t)
-    q, qh = overlap(t, t), overlap_hat(t, t)
-    equations = [
-        Eq(Symbol("q_aa"), q + v / beta, evaluate=False),
-        Eq(Symbol("q_ab"), q, evaluate=False),
-        Eq(Symbol("qh_aa"), beta**2 * qh - beta * vh, evaluate=False),
-        Eq(Symbol("qh_ab"), beta**2 * qh, evaluate=False),
-        Eq(Symbol("mh_a"), beta * magnetization_hat(t), evaluate=False),
-    ]
-    text = "Replicas of the stage are equivalent; fluctuations between them are of order 1/beta."
-    if t > 1:
-        text += "  The selected replica of an earlier stage differs from the others by the response."
-    for s in range(1, t):
-        beta_s = inverse_temperature(s)
-        mixed = beta * beta_s * overlap_hat(t, s)
-        equations += [
-            Eq(Symbol(f"S_a1^({s})"), overlap(t, s) + response(t, s) / beta_s, evaluate=False),
-            Eq(Symbol(f"S_ac^({s})"), overlap(t, s), evaluate=False),
-            Eq(Symbol(f"Sh_a1^({s})"), mixed - beta * response_hat(t, s), evaluate=False),
-            Eq(Symbol(f"Sh_ac^({s})"), mixed, evaluate=False),
-        ]
-    return Step("Replica-symmetric ansatz and zero-temperature scaling", text, tuple(equations))
-
-
-def _entropic_steps(t: int, prior: QuadraticPrior) -> list[Step]:
-    action = entropic_action(t, prior)
-    steps = [
-        Step(
-            "Entropic part: Gaussian integral",
-            "The action is quadratic in v"
-            + (", in the selected and the other replicas of the earlier stages," if t > 1 else "")
-            + " and in the n weights.  Its matrix of second derivatives acts on vectors that are constant in "
-            "each of these classes as",
-            (Eq(Symbol("K"), action.quotient(), evaluate=False),),
-        )
-    ]
-    if t <= 2:
-        # Beyond two stages the closed form in the conjugates fills pages; the form below says the same.
-        result = entropic_limit(t, prior)
-        if t == 1:
-            steps.append(
-                Step(
-                    "Entropic part: n -> 0 at finite temperature",
-                    "eta/(n beta) times -1/2 log det, for n -> 0.",
-                    (Eq(Symbol("Psi_w"), result.finite_temperature, evaluate=False),),
-                )
-            )
-        steps.append(
-            Step(
-                "Entropic part: zero temperature",
-                "n -> 0" + (", n~ -> 0, beta_1 -> infinity" if t > 1 else "") + ", beta -> infinity.",
-                (Eq(Symbol("Psi_w"), result.zero_temperature, evaluate=False),),
-            )
-        )
-    steps.append(
-        Step(
-            "Entropic part in the moments of the earlier weights",
-            "The same in terms of mu_s = E[w_s v], B_sr = E[w_s w_r] and G_sk = E[dw_s/dxi_k]."
-            if t > 1
-            else "This is the mean energy of one weight in its effective field.",
-            (Eq(Symbol("Psi_w"), entropic_potential(t, prior), evaluate=False),),
-        )
-    )
-    return steps
-
-
-def _energetic_steps(t: int) -> list[Step]:
-    step = laplace()
-    steps = [
-        Step(
-            "Energetic part: one replica",
-            "Given the label and the cavity fields, the replicated logits are independent with variance "
-            "Delta V/beta around u.  For n -> 0 each sample contributes",
-            (step.integral,),
-        ),
-        Step(
-            "Energetic part: Laplace's method",
-            "The integral concentrates at the proximal point, with a correction of order 1/beta:",
-            (step.expansion, step.condition),
-        ),
-        Step(
-            "Energetic part: Moreau envelope",
-            "For beta -> infinity minus the Moreau envelope M(u, Delta V) is left, and Psi_h = -alpha E[M].",
-            (Eq(-Symbol("M"), step.limit, evaluate=False),),
-        ),
-    ]
-    if t > 1:
-        field_shift = cavity_shift()
-        steps.append(
-            Step(
-                "Energetic part: the field of the student",
-                "Beyond the common fields, the student's logit is correlated with the selected teacher replica "
-                "only.  Conditioning on that one shifts it by regression * (h~ - omega~) and changes its variance "
-                "by a term that vanishes:",
-                (
-                    Eq(Symbol("regression"), field_shift.regression, evaluate=False),
-                    Eq(Symbol("variance_change"), field_shift.change, evaluate=False),
-                ),
-            )
-        )
-        shift = Add(*(delta * response(t, s) * Symbol(f"f_{s}") for s in range(1, t)))
-        steps.append(
-            Step(
-                "Energetic part: cavity shift",
-                "The teacher's logit sits at its proximal point, Delta V_11 f_1 from its cavity field, so the "
-                "student feels a shifted field; every earlier stage adds its term.",
-                (
-                    Eq(Symbol("u_2") - Symbol("omega_2"), field_shift.shift, evaluate=False),
-                    Eq(Symbol(f"u_{t}"), Symbol(f"omega_{t}") + shift, evaluate=False),
-                ),
-            )
-        )
-    return steps
-
-
-def square_check() -> Expr:
-    """Difference between replicas and envelope for a quadratic student of a quadratic teacher; it is zero."""
-    stiffness = Symbol("k", positive=True)
-    losses = (QuadraticLoss(), QuadraticLoss(Symbol("a"), Symbol("c"), stiffness))
-    return cancel(energetic_limit(losses) - envelope_average(losses))

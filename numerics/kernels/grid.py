@@ -202,10 +202,10 @@ def build_grid(
     half_widths(weight, tail, margin, reach)
     points = np.empty((6, 64 * n if n < 64 else 4096))
     used = 0
+    low = centre - reach * sigma + offset * branch
+    order = np.argsort(low)
     shared = SHARED_GRID
     if shared:
-        low = centre - reach * sigma + offset * branch
-        order = np.argsort(low)
         covered = 0.0
         alone = 0.0
         end = -np.inf

@@ -316,3 +316,39 @@ def solve_stage(
             return CONVERGED, iteration, size, last_step, defect
     result[:] = conjugate
     return TOO_MANY_ITERATIONS, max_iterations, size, last_step, defect
+
+
+@njit(cache=True, nogil=True)
+def plain_iteration(
+    x, weight, design, labels, logits, parameters, delta, earlier, step, tail, conjugates_and_bias, updated
+):  # fmt: skip
+    """One undamped iteration at any point: conjugates (and E[f], the bias equation), then the order parameters they give."""
+    n = weight.size
+    theta = np.empty(_N)
+    unpack(x, theta)
+    sigma = math.sqrt(delta) * theta[_LOG_Q]
+    gamma = delta * theta[_LOG_V]
+    target = np.empty(n)
+    branch = np.empty(n, np.int64)
+    centre = np.empty(n)
+    start = np.zeros(n, np.int64)
+    stop = np.zeros(n, np.int64)
+    choose_branches(labels, logits, parameters, target, branch)
+    field_centres(theta, delta, gamma, design, target, centre)
+    points = build_grid(
+        weight, centre, branch, branch_offset(gamma, parameters), labels, logits, parameters, gamma, sigma, step, tail,
+        _MARGIN, False, np.empty((0, 2)), start, stop,
+    )  # fmt: skip
+    tables = np.empty((TABLE_ROWS, points.shape[1]))
+    point_tables(gamma, sigma, points, tables)
+    n_averages = 4 + 2 * N_EARLIER
+    averages = np.empty(n_averages)
+    channel_averages(
+        gamma, sigma, weight, design, centre, target, branch, start, stop, tables, averages,
+        np.empty((n_averages, n_averages)), np.empty(n),
+    )  # fmt: skip
+    channel_input = np.empty(n_averages + N_EARLIER)
+    channel_input[:n_averages] = averages
+    channel_input[n_averages:] = theta[2 : 2 + N_EARLIER]
+    conjugates(channel_input, earlier[0], conjugates_and_bias)
+    prior_update(conjugates_and_bias[:-1], earlier[1], updated)

@@ -1,0 +1,208 @@
+"""Losses: derivatives, split form, bends, convexity and bad input."""
+
+import math
+import pickle
+from itertools import pairwise
+
+import pytest
+import sympy
+from sympy import Integer, Rational, Symbol, diff, simplify
+
+from theory import CrossEntropy, Distillation, LinearLoss, Loss, SquareDistillation, SquareLoss
+from theory.functions import MPMATH, sigmoid, softplus
+from theory.symbols import TEACHER, h, logit, y
+
+CHI, T, EPSILON = Distillation().symbols
+
+BUILT_IN = [
+    CrossEntropy(0.1),
+    SquareLoss(),
+    LinearLoss(),
+    Distillation(0.3, 2.5, 0.05),
+    Distillation(0.3, 2.5, temperature_squared=True),
+    SquareDistillation(0.4, 1.5, 0.1),
+]
+USER = [
+    Loss.from_expression("log(1 + exp(-s*h))"),
+    Loss.from_expression("-y*log(sigmoid(h)) - (1-y)*log(1 - sigmoid(h)) + a*h^2", {"a": 0.1}),
+    Loss.from_expression("sqrt(1 + (h - s)**2)"),
+    Loss.from_expression("softplus(margin - s*h)", {"margin": 1.5}),
+    Loss.from_expression("exp(-s*h) + (h - h_1)**2/2 + (h - h_teacher)**4"),
+]
+
+
+@pytest.mark.parametrize("loss", BUILT_IN + USER, ids=repr)
+def test_derivatives_match_the_formula_numerically(loss):
+    """Gradient, curvature and third derivative against differences, for both labels."""
+    variables = (h, y, *loss.logits, *loss.symbols)
+
+    def compiled(expression):
+        return sympy.lambdify(variables, expression, modules=[MPMATH, "mpmath"])
+
+    chain = [compiled(e) for e in (loss.expression, loss.gradient, loss.curvature, loss.third)]
+    for label in (0, 1):
+        for place in (-1.7, 0.4, 2.2):
+            rest = (label, *(0.3 for _ in loss.logits), *loss.values)
+            for lower, upper in pairwise(chain):
+                step = 1e-5
+                slope = (lower(place + step, *rest) - lower(place - step, *rest)) / (2 * step)
+                assert float(upper(place, *rest)) == pytest.approx(float(slope), rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("loss", [*BUILT_IN, *USER[:2]], ids=repr)
+def test_split_is_found_and_is_the_gradient(loss):
+    own, target = loss.split
+    assert own.free_symbols <= {h, *loss.symbols}
+    assert h not in target.free_symbols
+    for label in (0, 1):
+        difference = (diff(loss.expression, h) - (own - target)).subs(y, label)
+        assert simplify(difference.rewrite(sympy.exp)) == 0
+
+
+@pytest.mark.parametrize("loss", USER[2:], ids=repr)
+def test_no_split_when_the_curvature_depends_on_the_target(loss):
+    assert loss.split is None
+
+
+def test_split_is_detected_and_not_declared():
+    """The same loss with another target keeps S and changes c; another shape changes S."""
+    first, second = (Loss.from_expression(f"softplus(h) - {target}*h") for target in ("y", "sigmoid(3*h_1)"))
+    assert first.split[0] == second.split[0] == sigmoid(h)
+    assert second.split[1] == sigmoid(3 * logit(1))
+    assert Loss.from_expression("softplus(h) + h**2 - y*h").split[0] == sigmoid(h) + 2 * h
+
+
+def test_cross_entropy_and_distillation_formulas():
+    assert CrossEntropy().expression.subs({EPSILON: 0, y: 1}) == softplus(h) - h
+    soft = Distillation().expression.subs(CHI, 1)
+    assert simplify(soft - (softplus(h / T) - sigmoid(TEACHER / T) * h / T)) == 0
+    hinton = Distillation(temperature_squared=True).expression
+    assert simplify(hinton.subs(CHI, 1) - T**2 * soft) == 0
+    assert simplify(Distillation().expression.subs(CHI, 0) - CrossEntropy().expression) == 0
+
+
+def test_smoothing_moves_the_target():
+    own, target = CrossEntropy(0.1).split
+    assert target.subs({EPSILON: Rational(1, 10), y: 1}) == Rational(9, 10)
+    assert target.subs({EPSILON: Rational(1, 10), y: 0}) == Rational(1, 10)
+    assert own == sigmoid(h)
+
+
+def test_features_of_distillation():
+    features = {(centre, scale): strength for centre, scale, strength in Distillation().features}
+    assert set(features) == {(Integer(0), Integer(1)), (Integer(0), T)}
+    assert simplify(features[0, Integer(1)] - (1 - CHI) / 4) == 0
+    assert simplify(features[0, T] - CHI / (4 * T**2)) == 0
+    assert Distillation().target_features == (((Integer(0), T),),)
+
+
+def test_features_are_merged_and_follow_the_argument():
+    two = Loss.from_expression("softplus(2*h - 3) + 3*softplus(2*h - 3) + h**2")
+    ((centre, scale, strength),) = two.features
+    assert (centre, scale) == (Rational(3, 2), Rational(1, 2))
+    assert strength == 4 * 4 * Rational(1, 4)
+    assert SquareLoss().features == ()
+    ((centre, scale, _),) = Loss.from_expression("sqrt(4 + (h-1)**2)").features
+    assert (centre, scale) == (1, 2)
+
+
+def test_parameters_share_the_formula():
+    loss = Distillation(mixing=0.5, temperature=2.0)
+    other = loss.with_parameters(temperature=5.0)
+    assert other.expression is loss.expression
+    assert other.parameters == {"mixing": 0.5, "temperature": 5.0, "smoothing": 0.0}
+    assert loss.parameters["temperature"] == 2.0
+    assert other == Distillation(0.5, 5.0)
+    assert len({loss, other, Distillation(0.5, 5)}) == 2
+    assert repr(other) == "Distillation(mixing=0.5, temperature=5.0, smoothing=0.0)"
+    assert repr(Distillation(teacher=1)).endswith("teacher=1)")
+
+
+def test_losses_survive_pickling():
+    for loss in BUILT_IN + USER:
+        copy = pickle.loads(pickle.dumps(loss))
+        assert copy == loss
+        assert hash(copy) == hash(loss)
+        assert copy.gradient == loss.gradient
+
+
+def test_stages():
+    assert Distillation().stages(3) == (2,)
+    assert Distillation(teacher=1).stages(3) == (1,)
+    assert CrossEntropy().stages(1) == ()
+    mixed = Loss.from_expression("h**2 + h*(h_3 - h_1) + h_teacher*h")
+    assert mixed.logits == (logit(1), logit(3), TEACHER)
+    assert mixed.stages(4) == (1, 3, 3)
+    with pytest.raises(ValueError, match="no stage before"):
+        Distillation().stages(1)
+    with pytest.raises(ValueError, match="not earlier"):
+        mixed.stages(3)
+    with pytest.raises(ValueError, match="not earlier"):
+        Distillation(teacher=2).stages(2)
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: CrossEntropy(smoothing=0.6), "smoothing"),
+        (lambda: CrossEntropy(smoothing=-0.1), "smoothing"),
+        (lambda: CrossEntropy(smoothing="much"), "smoothing"),
+        (lambda: Distillation(mixing=1.1), "mixing"),
+        (lambda: Distillation(mixing=math.nan), "mixing"),
+        (lambda: Distillation(temperature=0.0), "temperature"),
+        (lambda: Distillation(temperature=math.inf), "temperature"),
+        (lambda: Distillation(smoothing=math.nan), "smoothing"),
+        (lambda: Distillation(teacher=0), "teacher"),
+        (lambda: Distillation(teacher=1.0), "teacher"),
+        (lambda: SquareDistillation(gain=math.inf), "gain"),
+        (lambda: SquareDistillation(mixing=-1), "mixing"),
+        (lambda: Distillation().with_parameters(temperature=-1), "temperature"),
+        (lambda: Distillation().with_parameters(heat=1), "heat.*mixing, temperature, smoothing"),
+    ],
+)
+def test_bad_parameters_are_named(build, name):
+    with pytest.raises(ValueError, match=name):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("formula", "complaint"),
+    [
+        ("-h**2", "not convex.*-2 at h=-50"),
+        ("h**3", "not convex"),
+        ("h**2*h_1", "not convex.*h_1=-8"),
+        ("(2*y - 1)*h**2", "not convex.*y=0"),
+        ("sqrt(h)", "not convex.*undefined"),
+        ("q*h + k", "unknown symbols.*k, q"),
+        ("foo(h)", "unknown symbols.*foo"),
+        ("h**", "cannot read"),
+        ("y + 1", "does not depend on h"),
+        ("h**2 + h_0", "counted from 1"),
+        ("h.__class__", "cannot read"),
+    ],
+)
+def test_bad_formulas_are_refused(formula, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Loss.from_expression(formula)
+
+
+def test_kinks_are_refused():
+    with pytest.raises(ValueError, match="not twice differentiable"):
+        Loss.from_expression(sympy.Max(0, 1 - h))
+
+
+def test_parameters_are_checked_for_convexity_too():
+    loss = Loss.from_expression("softplus(h) - y*h + a*h**2", {"a": 0.0})
+    assert loss.with_parameters(a=2).parameters == {"a": 2.0}
+    with pytest.raises(ValueError, match="not convex"):
+        loss.with_parameters(a=-1)
+    with pytest.raises(ValueError, match="cannot name a parameter"):
+        Loss.from_expression("softplus(h)", {"h": 1.0})
+
+
+def test_expression_objects_are_understood_by_name():
+    plain_h, plain_a = Symbol("h"), Symbol("a")
+    loss = Loss.from_expression(plain_a * (plain_h - Symbol("s")) ** 2, {"a": 2.0}, name="mine")
+    assert loss.curvature == 2 * loss.symbols[0]
+    assert loss.name == "mine"
+    assert Loss.from_expression(str(loss.expression), {"a": 2.0}).expression == loss.expression

@@ -1,0 +1,104 @@
+"""``python -m theory``: the printed derivation follows the choices and refuses bad input in one line."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from theory.__main__ import run
+
+
+@pytest.fixture
+def show(capsys):
+    def call(*arguments):
+        code = run(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_two_stages_in_the_notation_of_the_paper(show):
+    code, text, _ = show("--stages", "2")
+    assert code == 0
+    for line in (
+        "m~ = eta~*mhat~/(dqhat~ + lambda~)",
+        "dShat = Delta*E[df/domega~]*alpha",
+        "Shat = Delta*E[f f~]*alpha",
+        "dS = dShat*eta/((dqhat + lambda)*(dqhat~ + lambda~))",
+        "u = Delta*dS*f~ + omega",
+        "0 = E[f]*alpha",
+    ):
+        assert line in text, line
+    assert "Q_21" not in text
+    assert "n~ -> 0" in text
+
+
+def test_longer_chains_use_the_general_notation(show):
+    code, text, _ = show("--stages", "3", "--loss", "cross-entropy")
+    assert code == 0
+    assert "Vh_31 = -Delta*E[df_3/domega_1]*alpha" in text
+    assert "u_3 = Delta*V_31*f_1 + Delta*V_32*f_2 + omega_3" in text
+    assert "ForceSlope" not in text
+
+
+def test_the_loss_changes_the_print(show):
+    outputs = [show("--loss", loss)[1] for loss in ("distillation", "square", "log(1+exp(-s*h)) + h**2")]
+    assert len(set(outputs)) == 3
+    assert "f = -h + 2*y - 1" in outputs[1]
+    assert "f = -2*h + y - sigmoid(h)" in outputs[2]
+
+
+def test_formula_with_parameters(show):
+    code, text, _ = show("--loss", "softplus(h) - y*h + a*(h - h_teacher)**2", "-p", "a=0.5")
+    assert code == 0
+    assert "2*a*h~" in text
+
+
+def test_one_stage_defaults_to_cross_entropy(show):
+    code, text, _ = show("--stages", "1")
+    assert code == 0
+    assert "f~ = " in text
+    assert "stage 2" not in text
+
+
+@pytest.mark.parametrize("stages", ["1", "2", "3"])
+def test_latex_document(show, stages):
+    code, text, _ = show("--latex", "--stages", stages)
+    assert code == 0
+    assert text.startswith(r"\documentclass")
+    assert text.rstrip().endswith(r"\end{document}")
+    bare = re.sub(r"\\[{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert text.count(r"\[") == text.count(r"\]")
+    assert text.count(r"\begin{align*}") == text.count(r"\end{align*}")
+    assert text.count(r"\left") - text.count(r"\leftarrow") == text.count(r"\right") - text.count(r"\rightarrow")
+    assert "~" not in text
+    text.encode("ascii")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--stages", "0"], "stages"),
+        (["--stages", "1", "--loss", "distillation"], "teacher"),
+        (["--loss", "h**3"], "convex"),
+        (["--loss", "nonsense"], "nonsense"),
+        (["--loss", "h**2 + h*h_2"], "not earlier"),
+        (["-p", "mixing"], "NAME=VALUE"),
+        (["-p", "mixing=2"], "mixing"),
+        (["--colour"], "colour"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_two(show, arguments, complaint):
+    code, text, error = show(*arguments)
+    assert code == 2
+    assert text == ""
+    assert len(error.strip().splitlines()) == 1
+    assert complaint in error
+
+
+def test_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "theory", "--stages", "1"], capture_output=True, text=True, check=True)
+    assert "Entropic part: zero temperature" in done.stdout
