@@ -1,8 +1,9 @@
 """Code generation: SymPy expressions from ``theory`` become Python source, which numba compiles and caches on disk.
 
-A generated module is a template (a file of :mod:`numerics.kernels`, ordinary Python) in which the line
-``from ._generated import ...`` is replaced by generated function definitions.  Modules are named by a hash of their source
-and kept in the user's cache folder, so that numba's own on-disk cache serves every later start.
+Three kinds of module are generated: one for each loss formula, one for each position in a chain (equations of the prior and
+of the conjugates), and one core, in which the kernel files of :mod:`numerics.kernels` are joined with the generated moments.
+The core calls the others through pointers, so that a new loss compiles in a second.  Modules are named by a hash of their
+source and kept in the user's cache folder, where numba's own on-disk cache serves every later start.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ from theory.symbols import h, y
 
 CACHE_VARIABLE = "REPLICA_DISTILLATION_CACHE"
 _KERNELS = Path(kernels.__file__).parent
-_GENERATED_IMPORT = re.compile(r"^from \._generated import (\([^)]*\)|[^\n]*?)[^\n]*\n", re.MULTILINE)
+_KERNEL_IMPORT = re.compile(
+    r"^(from (numerics\.kernels\.\w+|\._generated|numba|__future__) import (\([^)]*\)|[^(\n]*)[^\n]*|import (math|numpy as np))\n",
+    re.MULTILINE,
+)
 _HEADER = re.compile(r'\A(""".*?"""\n)?\s*from __future__ import annotations\n', re.DOTALL)
 _lock = threading.Lock()
 
@@ -95,10 +99,10 @@ def _print(expression: sympy.Expr) -> str:
         raise NotImplementedError(f"cannot compile the expression {expression}: {error}") from None
 
 
-def function(name: str, arguments: Sequence[str], body: str, result: str = "") -> str:
-    """Source of one compiled function."""
-    body = body or "    pass\n"
-    text = f"@njit(cache=True, nogil=True)\ndef {name}({', '.join(arguments)}):\n{body}"
+def function(name: str, arguments: Sequence[str], body: str, result: str = "", *, signature: str = "") -> str:
+    """Source of one compiled function; with a signature it is compiled when its module is first imported."""
+    decorator = f"@njit({signature + ', ' if signature else ''}cache=True, nogil=True)\n"
+    text = f"{decorator}def {name}({', '.join(arguments)}):\n{body or '    pass' + chr(10)}"
     return text + (f"    return {result}\n" if result else "") + "\n\n"
 
 
@@ -157,17 +161,19 @@ def load(name: str, source: str) -> ModuleType:
         return module
 
 
+_HEADER_TEXT = (
+    "from __future__ import annotations\n\nimport math\n\nimport numpy as np\nfrom numba import njit, types\n\n"
+    "from numerics.kernels.elementary import *\n\n\n"
+)
+
+
 def fill(templates: Sequence[str], definitions: str) -> str:
-    """Source of a module: imports, generated definitions, then the templates without their imports of generated names."""
-    header = (
-        "from __future__ import annotations\n\nimport math\n\nimport numpy as np\nfrom numba import njit\n\n"
-        "from numerics.kernels.elementary import normal_cdf, sigmoid, softplus\n\n\n"
-    )
-    bodies = []
+    """Source of a module: kernel files one after the other, their imports of each other and of generated names taken out."""
+    text = _HEADER_TEXT + definitions
     for template in templates:
-        text = (_KERNELS / f"{template}.py").read_text(encoding="utf-8")
-        bodies.append(_GENERATED_IMPORT.sub("", _HEADER.sub("", text)))
-    return header + definitions + "\n".join(bodies)
+        body = (_KERNELS / f"{template}.py").read_text(encoding="utf-8")
+        text += _KERNEL_IMPORT.sub("", _HEADER.sub("", body)) + "\n"
+    return text
 
 
 def _loss_names(loss: Loss) -> dict[sympy.Symbol, str]:
@@ -214,66 +220,90 @@ def _by_label(text: Sequence[tuple[str, sympy.Expr]], names: Mapping[sympy.Symbo
 
 
 def loss_definitions(loss: Loss) -> str:
-    """Scalar functions of a loss: slopes, target, features.
+    """Compiled functions ``(h, y, logits, parameters, out)`` of a loss: slopes, targets, features.
 
-    Where the gradient splits into ``S(h) - c``, both are measured from the limit of S at -oo (branch 0) or at +oo (branch 1):
+    Where the gradient splits into ``S(h) - c``, both are measured from the limit of S at -oo (branch 0) and at +oo (branch 1):
     near saturation the difference then keeps its relative accuracy.  Elsewhere S is the whole gradient and c = 0.
     """
     names = _loss_names(loss)
     split = loss.split
-    arguments = ["y", "logits", "parameters"]
-    text = f"SHARED_GRID = {split is not None}\nN_FEATURES = {len(loss.features)}\n\n\n"
-    curvatures = [("s1", without_cancellation(loss.curvature)), ("s2", without_cancellation(loss.third))]
+    limits = loss.saturation
     if split is None:
-        body = _by_label([("low", loss.gradient), ("s1", loss.curvature), ("s2", loss.third)], names)
-        body += "    high = low\n"
-        target = statements([("low", sympy.Integer(0)), ("high", sympy.Integer(0))], names)
+        slopes = _by_label([("out[0]", loss.gradient), ("out[2]", loss.curvature), ("out[3]", loss.third)], names)
+        slopes += "    out[1] = out[0]\n"
+        targets = "    out[0] = 0.0\n    out[1] = 0.0\n"
     else:
-        measured = [(name, without_cancellation(_collected(split[0] - limit)))
-                    for name, limit in zip(("low", "high"), loss.saturation, strict=True)]  # fmt: skip
-        body = statements([*measured, *curvatures], names)
-        target = _by_label(
-            [(name, split[1] - limit) for name, limit in zip(("low", "high"), loss.saturation, strict=True)], names
-        )
-    text += function("slopes", ["h", *arguments], body, "low + 0.0, high + 0.0, s1 + 0.0, s2 + 0.0")
-    text += function("target_values", arguments, target, "low + 0.0, high + 0.0")
-    low, high = loss.saturation
-    distance = statements([("distance", high - low)], names)
-    text += function("branch_offset", ["gamma", "parameters"], distance, "gamma * distance")
-    assignments = []
-    for k, feature in enumerate(loss.features):
-        assignments += [(f"found[{row}, {k}]", expression) for row, expression in enumerate(feature)]
-    text += function("features", [*arguments, "found"], statements(assignments, names) if assignments else "")
-    return text
-
-
-def _vector_function(name: str, equations: potential.Equations, with_jacobian: bool = True) -> str:
-    names = {symbol: f"x[{k}]" for k, symbol in enumerate(equations.inputs)}
-    names |= {symbol: f"constants[{k}]" for k, symbol in enumerate(equations.constants)}
-    values = list(equations.outputs.values())
-    update = [(f"out[{k}]", expression) for k, expression in enumerate(values)]
-    text = function(name, ["x", "constants", "out"], statements(update, names))
-    if with_jacobian:
-        entries = [
-            (f"out[{r}, {c}]", equations.jacobian[r, c])
-            for r in range(equations.jacobian.rows)
-            for c in range(equations.jacobian.cols)
-            if equations.jacobian[r, c] != 0
+        measured = [
+            (f"out[{branch}]", without_cancellation(_collected(split[0] - limit))) for branch, limit in enumerate(limits)
         ]
-        jacobian_name = name.removesuffix("_update") + "_jacobian"
-        text += function(jacobian_name, ["x", "constants", "out"], statements(entries, names))
-    return text
-
-
-@lru_cache(maxsize=16)
-def equation_definitions(t: int) -> str:
-    """Conjugates from channel averages, prior, and Cholesky update of stage t, with Jacobians."""
-    return (
-        _vector_function("conjugates", potential.channel_equations(t))
-        + _vector_function("prior_update", potential.prior_equations(t))
-        + _vector_function("cholesky_update", potential.cholesky_update(t))
-        + _vector_function("conditional_moments", potential.conditional_moments(t), with_jacobian=False)
+        curvatures = [("out[2]", without_cancellation(loss.curvature)), ("out[3]", without_cancellation(loss.third))]
+        slopes = statements([*measured, *curvatures], names)
+        targets = _by_label([(f"out[{branch}]", split[1] - limit) for branch, limit in enumerate(limits)], names)
+    n = len(loss.features)
+    features = statements(
+        [(f"out[{row * n + k}]", entry) for k, feature in enumerate(loss.features) for row, entry in enumerate(feature)],
+        names,
     )
+    arguments = ["h", "y", "logits", "parameters", "out"]
+    return "".join(
+        function(name, arguments, body, signature="POINT_FUNCTION.signature")
+        for name, body in (("slopes", slopes), ("targets", targets), ("features", features))
+    )
+
+
+def _vector_function(name: str, equations: potential.Equations) -> str:
+    """Compiled function ``(inputs, constants, out)`` of an ``Equations``."""
+    body = statements(
+        [(f"out[{k}]", expression) for k, expression in enumerate(equations.outputs.values())], _equation_names(equations)
+    )
+    return function(name, ["x", "constants", "out"], body, signature="VECTOR_FUNCTION.signature")
+
+
+def _jacobian_function(name: str, equations: potential.Equations) -> str:
+    """Compiled function that fills the nonzero entries of the flattened Jacobian of an ``Equations``."""
+    jacobian = equations.jacobian
+    entries = [
+        (f"out[{r * jacobian.cols + c}]", jacobian[r, c])
+        for r in range(jacobian.rows)
+        for c in range(jacobian.cols)
+        if jacobian[r, c] != 0
+    ]
+    body = statements(entries, _equation_names(equations))
+    return function(name, ["x", "constants", "out"], body, signature="VECTOR_FUNCTION.signature")
+
+
+def _equation_names(equations: potential.Equations) -> dict[sympy.Symbol, str]:
+    names = {symbol: f"x[{k}]" for k, symbol in enumerate(equations.inputs)}
+    return names | {symbol: f"constants[{k}]" for k, symbol in enumerate(equations.constants)}
+
+
+EQUATION_NAMES = (
+    "conjugates",
+    "conjugates_jacobian",
+    "prior",
+    "prior_jacobian",
+    "cholesky",
+    "cholesky_jacobian",
+    "moments",
+)
+"""Functions of an equations module, in the order the solver's list has them."""
+
+
+@lru_cache(maxsize=32)
+def equations_module(t: int) -> ModuleType:
+    """Conjugates from channel averages, prior, Cholesky update and weight moments of stage t: the same for every loss."""
+    channel, prior = potential.channel_equations(t), potential.prior_equations(t)
+    cholesky = potential.cholesky_update(t)
+    text = (
+        _vector_function("conjugates", channel)
+        + _jacobian_function("conjugates_jacobian", channel)
+        + _vector_function("prior", prior)
+        + _jacobian_function("prior_jacobian", prior)
+        + _vector_function("cholesky", cholesky)
+        + _jacobian_function("cholesky_jacobian", cholesky)
+        + _vector_function("moments", potential.conditional_moments(t))
+    )
+    return load(f"equations{t}", _HEADER_TEXT + text)
 
 
 @lru_cache(maxsize=1)
@@ -331,12 +361,6 @@ def moment_definitions() -> str:
     )
 
 
-@lru_cache(maxsize=1)
-def moments_module() -> ModuleType:
-    """Channel averages: the same for every loss."""
-    return load("moments", fill(["moments"], moment_definitions()))
-
-
 class _ByFormula:
     """A loss compared by its formula alone: code does not depend on parameter values."""
 
@@ -351,18 +375,20 @@ class _ByFormula:
         return hash(self._key)
 
 
-def stage_module(loss: Loss, t: int) -> ModuleType:
-    """Compiled solver of stage ``t`` trained with ``loss``: ``solve_stage``, ``extend_nodes``, ``conditional_moments``."""
-    return _stage_module(_ByFormula(loss), t)
+@lru_cache(maxsize=1)
+def core_module() -> ModuleType:
+    """The solver: the kernel files joined with the generated moments, compiled once for all losses and chain lengths."""
+    return load("core", fill(("grid", "moments", "nodes", "stage", "chain", "lists"), moment_definitions()))
+
+
+def loss_module(loss: Loss) -> ModuleType:
+    """Compiled ``slopes``, ``targets`` and ``features`` of a loss, for any parameter values."""
+    return _loss_module(_ByFormula(loss))
 
 
 @lru_cache(maxsize=256)
-def _stage_module(formula: _ByFormula, t: int) -> ModuleType:
-    definitions = (
-        f"from {moments_module().__name__} import TABLE_ROWS, channel_averages, point_tables\n\n"
-        f"N_EARLIER = {t - 1}\n\n\n" + loss_definitions(formula.loss) + equation_definitions(t)
-    )
-    return load(f"stage{t}", fill(["grid", "nodes", "stage"], definitions))
+def _loss_module(formula: _ByFormula) -> ModuleType:
+    return load("loss", _HEADER_TEXT + loss_definitions(formula.loss))
 
 
 class LossFunctions:
@@ -416,4 +442,4 @@ def _pointwise_module(formula: _ByFormula) -> ModuleType:
         left = ", ".join(f"{output}[i]" for output in outputs)
         body = f"    for i in range(h.size):\n        {left} = {name}(h[i], y[i], logits[i], parameters)\n"
         text += function(name.removesuffix("_at"), ["h", "y", "logits", "parameters", *outputs], body)
-    return load("pointwise", fill([], text))
+    return load("pointwise", _HEADER_TEXT + text)

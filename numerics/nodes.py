@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from numerics.codegen import stage_module
-from numerics.models import Chain, Estimator, GaussianMixture
+from numerics.codegen import core_module, loss_module
+from numerics.models import Estimator, GaussianMixture
 
 _NO_FEATURES = np.empty((0, 2))
 
@@ -121,31 +120,15 @@ def extend(
     ``extra``, shape (e, 2), holds (position, scale) of what a later integrand does as a function of this stage's logit.
     """
     number = point.earlier + 1
-    module = stage_module(stage.loss, number)
+    loss = stage.loss
+    compiled = loss_module(loss)
     row, responses = point.cholesky_row, point.response_row
     root = math.sqrt(data.delta)
     reaction = data.delta if training else 0.0
-    *arrays, defect = module.extend_nodes(
-        nodes.weight, nodes.design, nodes.labels, nodes.logits, nodes.seen(stage.loss.stages(number)),
-        np.array(stage.loss.values, dtype=float), point.magnetization, point.bias, root * row[:-1], root * row[-1],
+    *arrays, defect = core_module().extend_nodes(
+        compiled.slopes, compiled.targets, compiled.features, len(loss.features), int(loss.split is not None),
+        nodes.weight, nodes.design, nodes.labels, nodes.logits, nodes.seen(loss.stages(number)),
+        np.array(loss.values, dtype=float), point.magnetization, point.bias, root * row[:-1], root * row[-1],
         reaction * responses[:-1], reaction * responses[-1], step, tail, extra,
     )  # fmt: skip
     return Nodes(*arrays), defect
-
-
-@lru_cache(maxsize=4096)
-def target_features(chain: Chain, number: int) -> np.ndarray:
-    """(position, scale) of the bends of later stages' targets as functions of the logit of stage ``number``, shape (e, 2)."""
-    found = set()
-    for later in range(number + 1, len(chain) + 1):
-        loss = chain[later - 1].loss
-        values = dict(zip(loss.symbols, loss.values, strict=True))
-        for stage, bends in zip(loss.stages(later), loss.target_features, strict=True):
-            if stage != number:
-                continue
-            for bend in bends:
-                centre, scale = (expression.subs(values) for expression in bend)
-                # A bend that moves with another logit is left to the quadrature's error estimate.
-                if centre.is_number and scale.is_number:
-                    found.add((float(centre), float(scale)))
-    return np.array(sorted(found), dtype=float).reshape(-1, 2)

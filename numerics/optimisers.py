@@ -65,11 +65,8 @@ class Objective(Protocol):
     def value(self, h: Array) -> Array:
         """Losses l_mu(h_mu)."""
 
-    def gradient(self, h: Array) -> Array:
-        """First derivatives l'_mu(h_mu)."""
-
-    def curvature(self, h: Array) -> Array:
-        """Second derivatives l''_mu(h_mu) >= 0."""
+    def derivatives(self, h: Array) -> tuple[Array, Array]:
+        """First derivatives l'_mu(h_mu), and second ones l''_mu(h_mu) >= 0."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,7 @@ class _Newton:
         best, stalled, iteration, message = np.inf, 0, 0, ""
         while True:
             h = self.logits(point)
-            slopes = self.objective.gradient(h)
+            slopes, curvatures = self.objective.derivatives(h)
             data_term = self.adjoint(slopes)
             gradient = data_term + self.ridge * self.weights_only(point)
             norm = float(np.linalg.norm(gradient))
@@ -174,8 +171,7 @@ class _Newton:
                 message = f"rounding stops the descent at a relative gradient norm of {relative:.1e}"
             if message:
                 break
-            curvatures = np.maximum(self.objective.curvature(h), 0.0)
-            step, step_logits = self.direction(gradient, curvatures, relative)
+            step, step_logits = self.direction(gradient, np.maximum(curvatures, 0.0), relative)
             size = float(np.abs(self.objective.value(h)).sum()) + 0.5 * scale * float(np.linalg.norm(point[:-1]))
             promising = norm < 0.5 * best or -float(gradient @ step) > STALL_DECREMENT * size
             stalled = 0 if promising else stalled + 1
@@ -295,14 +291,15 @@ class _Newton:
         length, low, high = 1.0, 0.0, np.inf
         for _ in range(MAX_SEARCH_STEPS):
             trial = h + length * step_logits
-            slope = float(self.objective.gradient(trial) @ step_logits) + cross + length * square
+            slopes, curvatures = self.objective.derivatives(trial)
+            slope = float(slopes @ step_logits) + cross + length * square
             if abs(slope) <= SEARCH_TOLERANCE * start:
                 return length
             if slope < 0:
                 low = length
             else:  # also where the loss overflows
                 high = length
-            curvature = float(self.objective.curvature(trial) @ step_logits**2) + square
+            curvature = float(curvatures @ step_logits**2) + square
             proposal = length - slope / curvature if curvature > 0 else np.nan
             if not low < proposal < high:
                 proposal = 0.5 * (low + high) if np.isfinite(high) else 2.0 * length

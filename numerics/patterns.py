@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from numerics.codegen import stage_module
+from numerics.codegen import equations_module
 from numerics.models import Estimator
-from numerics.nodes import StagePoint
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,9 @@ class WeightMoments:
                 self.b[k, stage, : stage + 1] = self.b[k, : stage + 1, stage] = out[1 : stage + 2]
                 self.g[k, stage, : stage + 1] = out[stage + 2 :]
 
-    def add_stage(self, number: int, stage: Estimator, point: StagePoint) -> None:
-        """Store the moments of stage ``number`` (1-based), solved at ``point``."""
-        self.add(number - 1, stage.ridge, point.conjugates, stage_module(stage.loss, number).conditional_moments)
+    def add_stage(self, number: int, stage: Estimator, conjugates: np.ndarray) -> None:
+        """Store the moments of stage ``number`` (1-based), solved with these conjugates."""
+        self.add(number - 1, stage.ridge, conjugates, equations_module(number).moments)
 
     @staticmethod
     def _flat(stage: int, mu: np.ndarray, b: np.ndarray, g: np.ndarray) -> np.ndarray:

@@ -27,6 +27,8 @@ class Settings:
         Levels tried before the error estimate is reported as it is.
     tail
         Relative weight of what may be cut from an average.
+    coarse_factor, coarse_tolerance
+        Factor on the steps, and Newton tolerance, of the rough solution that a cold start begins with.
     first_ridge, ridge_steps
         Where the fallback homotopy starts, and how many steps in log(ridge) it may take.
     """
@@ -40,6 +42,8 @@ class Settings:
     refinement: float = 0.7
     max_levels: int = 6
     tail: float = 1e-13
+    coarse_factor: float = 2.0
+    coarse_tolerance: float = 1e-2
     first_ridge: float = 30.0
     ridge_steps: int = 200
 

@@ -12,22 +12,21 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
-import sympy
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, ndtr, owens_t
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from numerics import formulas
+from numerics.codegen import LossFunctions
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, require_number
 from numerics.optimisers import RidgeFit, minimise_ridge
 from numerics.solver import ConvergenceError, ConvergenceWarning
-from theory import observables
-from theory.losses import Loss
-from theory.symbols import h, y
+from theory.losses import CrossEntropy, Loss
 
 Array = NDArray[np.float64]
 
@@ -46,6 +45,7 @@ STAGE_QUANTITIES = (
     "magnetization",
     "bias",
     "norm",
+    "norm_squared",
     "cosine",
     "test_error",
     "train_error",
@@ -53,21 +53,40 @@ STAGE_QUANTITIES = (
     "test_loss",
     "train_loss",
     "loss_gap",
+    "test_cross_entropy",
+    "train_cross_entropy",
+    "free_energy",
+    "calibration_slope",
+    "calibration_offset",
     "quadrature_error",
     "gradient_norm",
     "relative_gradient_norm",
     "iterations",
 )
+"""Observables of one stage, by the names a solution has for them, and how well they are known."""
+
 PAIR_QUANTITIES = (
     "overlap",
     "overlap_cosine",
     "agreement",
     "train_agreement",
-    "logit_distance",
+    "test_logit_distance",
     "train_logit_distance",
-    "output_distance",
+    "test_output_distance",
     "train_output_distance",
 )
+"""Observables of two stages, symmetric matrices."""
+
+TEACHER_QUANTITIES = {
+    "teacher_cosine": "overlap_cosine",
+    "teacher_agreement": "agreement",
+    "teacher_train_agreement": "train_agreement",
+    "test_logit_distance": "test_logit_distance",
+    "train_logit_distance": "train_logit_distance",
+    "test_output_distance": "test_output_distance",
+    "train_output_distance": "train_output_distance",
+}
+"""Observables of a stage and the one before it, and the matrix they are entries of."""
 
 
 @dataclass(frozen=True)
@@ -87,49 +106,6 @@ def estimate(values: Array) -> Estimate:
     return Estimate(float(mean), float(error), n) if mean.ndim == 0 else Estimate(mean, error, n)
 
 
-class LossFunctions:
-    """A loss on arrays: logits and labels of shape (M,), earlier logits of shape (len(loss.logits), M)."""
-
-    def __init__(self, loss: Loss) -> None:
-        self.loss = loss
-        self._functions = _lambdified(loss.expression, loss.symbols, loss.logits, loss.gradient, loss.curvature)
-
-    def value(self, logits: Array, labels: Array, earlier: Array) -> Array:
-        """l(h; y, earlier)."""
-        return self._evaluate(0, logits, labels, earlier)
-
-    def gradient(self, logits: Array, labels: Array, earlier: Array) -> Array:
-        """dl/dh."""
-        return self._evaluate(1, logits, labels, earlier)
-
-    def curvature(self, logits: Array, labels: Array, earlier: Array) -> Array:
-        """d2l/dh2."""
-        return self._evaluate(2, logits, labels, earlier)
-
-    def mixed(self, logits: Array, labels: Array, earlier: Array, k: int) -> Array:
-        """d2l/dh dh_k with respect to the k-th of ``loss.logits``."""
-        return self._evaluate(3 + k, logits, labels, earlier)
-
-    def _evaluate(self, which: int, logits: Array, labels: Array, earlier: Array) -> Array:
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = self._functions[which](logits, labels, *earlier, *self.loss.values)
-        return np.array(np.broadcast_to(values, np.shape(logits)), dtype=float)
-
-
-@lru_cache(maxsize=256)
-def _lambdified(
-    expression: sympy.Expr,
-    symbols: tuple[sympy.Symbol, ...],
-    logits: tuple[sympy.Symbol, ...],
-    gradient: sympy.Expr,
-    curvature: sympy.Expr,
-) -> tuple[Callable, ...]:
-    arguments = (h, y, *logits, *symbols)
-    modules = [{"sigmoid": expit, "softplus": lambda x: np.logaddexp(0.0, x)}, "scipy", "numpy"]
-    wanted = [expression, gradient, curvature, *(sympy.diff(gradient, symbol) for symbol in logits)]
-    return tuple(sympy.lambdify(arguments, e, modules=modules, cse=True) for e in wanted)
-
-
 @dataclass(frozen=True)
 class _Fields:
     """A loss with its targets filled in: the objective of :func:`numerics.optimisers.minimise_ridge`."""
@@ -138,14 +114,11 @@ class _Fields:
     labels: Array
     earlier: Array
 
-    def value(self, logits: Array) -> Array:
-        return self.functions.value(logits, self.labels, self.earlier)
+    def value(self, h: Array) -> Array:
+        return self.functions.value(h, self.labels, self.earlier)
 
-    def gradient(self, logits: Array) -> Array:
-        return self.functions.gradient(logits, self.labels, self.earlier)
-
-    def curvature(self, logits: Array) -> Array:
-        return self.functions.curvature(logits, self.labels, self.earlier)
+    def derivatives(self, h: Array) -> tuple[Array, Array]:
+        return self.functions.derivatives(h, self.labels, self.earlier)
 
 
 @dataclass(frozen=True)
@@ -207,8 +180,7 @@ def train(sample: Sample, chain: Chain, active: Sequence[int], gradient_toleranc
 
 
 def _fields(loss: Loss, number: int, sample: Sample, fits: Sequence[RidgeFit]) -> _Fields:
-    logits = [fits[s - 1].logits for s in loss.stages(number)]
-    earlier = np.array(logits) if logits else np.empty((0, len(sample.labels)))
+    earlier = _columns([fits[s - 1].logits for s in loss.stages(number)], len(sample.labels))
     return _Fields(LossFunctions(loss), sample.labels, earlier)
 
 
@@ -244,7 +216,7 @@ def measure_responses(sample: Sample, chain: Chain, fits: Sequence[RidgeFit]) ->
         design = sample.design[:, :size]
         if _has_bias(stage.loss):
             design = np.column_stack((design, np.ones(len(design))))
-        curvatures = np.maximum(fields.curvature(fit.logits), 0.0)
+        curvatures = np.maximum(fields.derivatives(fit.logits)[1], 0.0)
         hessian = design.T @ (curvatures[:, None] * design)
         np.einsum("ii->i", hessian)[:size] += stage.ridge
         factors = cho_factor(hessian, lower=True, overwrite_a=True)
@@ -351,7 +323,7 @@ class Population:
         rho = self.data.rho
         if q == 0.0:
             return 0.5 if b == 0.0 else (1 - rho if b > 0.0 else rho)
-        return float(_formulas()["test_error"](m, b, q, self.data.delta, rho))
+        return float(formulas.test_error()(m, b, q, self.data.delta, rho))
 
     def agreement(self, t: int, s: int) -> float:
         """Probability that stages t and s give a test point the same label."""
@@ -373,7 +345,14 @@ class Population:
         """E[(h_t - h_s)^2] on a test point."""
         pair = [t, s]
         m, b, q = self.magnetization[pair], self.bias[pair], self.overlap
-        return float(_formulas()["logit_distance"](*m, *b, q[t, t], q[s, s], q[t, s], self.data.delta, self.data.rho))
+        return float(formulas.logit_distance()(*m, *b, q[t, t], q[s, s], q[t, s], self.data.delta, self.data.rho))
+
+    def calibration(self, t: int) -> tuple[float, float]:
+        """(slope, offset) of the true log-odds as a function of h_t; nan for a model of zero norm."""
+        q = self.overlap[t, t]
+        if q == 0.0:
+            return math.nan, math.nan
+        return formulas.calibration()(self.magnetization[t], self.bias[t], q, self.data.delta, self.data.rho)
 
     def output_distance(self, t: int, s: int) -> tuple[float, float]:
         """E[(sigmoid(h_t) - sigmoid(h_s))^2] on a test point, and its quadrature error."""
@@ -390,7 +369,8 @@ class Population:
         stages = [s - 1 for s in loss.stages(t + 1)]
 
         def direct(points: Array, label: float) -> Array:
-            return functions.value(points[0], np.full(points.shape[1], label), points[1:])
+            h, *earlier = points
+            return functions.value(np.ascontiguousarray(h), np.full(len(h), label), _columns(earlier, len(h)))
 
         if not stages or loss.split is None:
             return self.average(direct, [t, *stages])
@@ -409,11 +389,12 @@ class Population:
             def shift(
                 points: Array, label: float = label, reference: Array = reference, mean: float = means[t]
             ) -> Array:
-                labels, zero = np.full(points.shape[1], label), np.zeros(points.shape[1])
-                fixed = np.broadcast_to(reference[:, None], points.shape)
-                at_zero = functions.value(zero, labels, points) - functions.value(zero, labels, fixed)
-                pull = functions.gradient(zero, labels, points) - functions.gradient(zero, labels, fixed)
-                return at_zero + pull * (mean + slope @ (points - fixed))
+                zero, labels = np.zeros(points.shape[1]), np.full(points.shape[1], label)
+                moved, fixed = _columns(points, len(zero)), np.tile(reference, (len(zero), 1))
+                at_zero = functions.value(zero, labels, moved) - functions.value(zero, labels, fixed)
+                pull = functions.derivatives(zero, labels, moved)[0]
+                pull = pull - functions.derivatives(zero, labels, fixed)[0]
+                return at_zero + pull * (mean + (moved - fixed) @ slope)
 
             delta = self.data.delta
             for part, mean, covariance in (
@@ -438,17 +419,9 @@ class Population:
         return value, error
 
 
-@lru_cache(maxsize=1)
-def _formulas() -> dict[str, Callable[..., float]]:
-    """Closed forms of ``theory.observables`` as functions of numbers."""
-    m, b, m2, b2, delta, rho = sympy.symbols("m b m2 b2 Delta rho", real=True)
-    q, q2, r = sympy.symbols("q q2 r", real=True)
-    pair = (m, m2, b, b2, q, q2, r, delta, rho)
-    expressions = {
-        "test_error": ((m, b, q, delta, rho), observables.test_error(m, b, q, delta, rho)),
-        "logit_distance": (pair, observables.logit_distance((m, m2), (b, b2), (q, q2, r), delta, rho)),
-    }
-    return {name: sympy.lambdify(arguments, e, modules="scipy") for name, (arguments, e) in expressions.items()}
+def _columns(rows: Sequence[Array] | Array, length: int) -> Array:
+    """Earlier logits as a loss takes them, shape (length, number)."""
+    return np.column_stack(rows) if len(rows) else np.empty((length, 0))
 
 
 def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[RidgeFit]) -> dict[str, Array]:
@@ -462,7 +435,8 @@ def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[
     found["magnetization"] = weights @ sample.mean / n_inputs
     found["bias"] = np.array([fit.bias for fit in fits])
     found["overlap"] = weights @ weights.T / n_inputs
-    found["norm"] = np.sqrt(np.diag(found["overlap"]))
+    found["norm_squared"] = np.diag(found["overlap"]).copy()
+    found["norm"] = np.sqrt(found["norm_squared"])
     with np.errstate(divide="ignore", invalid="ignore"):
         length = np.linalg.norm(sample.mean) / math.sqrt(n_inputs)
         found["cosine"] = found["magnetization"] / (found["norm"] * length)
@@ -476,6 +450,12 @@ def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[
         found["train_error"][t] = np.mean(signs * logits[t] <= 0)
         found["test_loss"][t], found["quadrature_error"][t] = population.test_loss(stage.loss, t)
         found["train_loss"][t] = np.mean(_fields(stage.loss, t + 1, sample, fits).value(logits[t]))
+        found["test_cross_entropy"][t], uncertain = population.test_loss(CrossEntropy(), t)
+        found["quadrature_error"][t] = max(found["quadrature_error"][t], uncertain)
+        found["train_cross_entropy"][t] = np.mean(_fields(CrossEntropy(), 1, sample, ()).value(logits[t]))
+        penalty = stage.ridge / 2 * found["norm_squared"][t]
+        found["free_energy"][t] = len(signs) / n_inputs * found["train_loss"][t] + penalty
+        found["calibration_slope"][t], found["calibration_offset"][t] = population.calibration(t)
         found["agreement"][t, t] = found["train_agreement"][t, t] = 1.0
         for s in range(t):
             output, uncertain = population.output_distance(t, s)
@@ -483,9 +463,9 @@ def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[
             pair = {
                 "agreement": population.agreement(t, s),
                 "train_agreement": np.mean((logits[t] > 0) == (logits[s] > 0)),
-                "logit_distance": population.logit_distance(t, s),
+                "test_logit_distance": population.logit_distance(t, s),
                 "train_logit_distance": np.mean((logits[t] - logits[s]) ** 2),
-                "output_distance": output,
+                "test_output_distance": output,
                 "train_output_distance": np.mean((expit(logits[t]) - expit(logits[s])) ** 2),
             }
             for name, value in pair.items():
@@ -497,20 +477,25 @@ def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[
 
 @dataclass(frozen=True)
 class StageEstimates:
-    """Observables of one stage, each an :class:`Estimate`; pairs have one entry per earlier stage."""
+    """Observables of one stage, each an :class:`Estimate`; nan where a stage before is needed and there is none."""
 
     result: SimulationResult
     index: int
 
     def __getattr__(self, name: str) -> Estimate:
+        if name not in self.__dir__():
+            raise AttributeError(f"a stage has no observable {name!r}; it has {', '.join(sorted(self.__dir__()))}")
+        runs, t = self.result.runs, self.index
         if name in STAGE_QUANTITIES:
-            return estimate(self.result.runs[name][:, self.index])
-        if name in PAIR_QUANTITIES and name != "overlap":
-            return estimate(self.result.runs[name][:, self.index, : self.index])
-        raise AttributeError(f"a stage has no observable {name!r}; it has {', '.join(sorted(self.__dir__()))}")
+            return estimate(runs[name][:, t])
+        if name == "response":
+            return estimate(runs[name][:, t, t])
+        values = runs[TEACHER_QUANTITIES[name]]
+        return estimate(values[:, t, t - 1] if t else np.full(len(values), np.nan))
 
     def __dir__(self) -> list[str]:
-        return [*STAGE_QUANTITIES, *(name for name in PAIR_QUANTITIES if name != "overlap")]
+        measured = ["response"] if "response" in self.result.runs else []
+        return [*STAGE_QUANTITIES, *TEACHER_QUANTITIES, *measured]
 
     def to_dict(self) -> dict[str, object]:
         """Mean and standard error of everything, for JSON."""

@@ -11,8 +11,9 @@ from scipy import special
 
 from numerics import formulas, thresholds
 from numerics.codegen import LossFunctions
+from numerics.compiled import target_features
 from numerics.models import Chain, Estimator, GaussianMixture
-from numerics.nodes import Nodes, StagePoint, extend, label_nodes, target_features
+from numerics.nodes import Nodes, StagePoint, extend, label_nodes
 from numerics.patterns import WeightMoments, nested_patterns
 from numerics.settings import Settings
 from theory.losses import CrossEntropy
@@ -329,7 +330,7 @@ class StageSolution:
         envelope = self._loss(h, nodes) + 0.5 * self._data.delta * self.response * nodes.forces[:, -1] ** 2
         moments = WeightMoments(nested_patterns(tuple(stage.eta for stage in solution.chain.stages)))
         for number in range(1, self.number):
-            moments.add_stage(number, solution.chain[number - 1], solution.points[number - 1])
+            moments.add_stage(number, solution.chain[number - 1], solution.points[number - 1].conjugates)
         constants = moments.prior_constants(self.number - 1, self.estimator.ridge)
         t = self.number
         parameters = [self.magnetization, *solution.overlap[t - 1, :t], *solution.response[t - 1, :t]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
@@ -14,10 +13,11 @@ import xarray
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
+from numerics.compiled import PointArrays, compile_chain
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, parameter_paths, with_parameter
 from numerics.settings import DEFAULT, Settings
 from numerics.solution import OBSERVABLES, Solution
-from numerics.solver import ConvergenceWarning, solve
+from numerics.solver import read_solution
 
 LONG_NAMES = {
     "alpha": "samples per input, alpha = M/N",
@@ -55,15 +55,13 @@ def _axis(path: str, values: ArrayLike) -> np.ndarray:
 def _line(
     data: GaussianMixture, chain: Chain, path: str, values: np.ndarray, settings: Settings
 ) -> Iterator[Solution]:
-    """Solutions along one axis, each started from the one before."""
-    previous = None
-    for value in values:
-        here = with_parameter(data, chain, path, float(value))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # masked and counted by the caller
-            solution = solve(*here, start=previous, settings=settings)
-        previous = solution if solution.converged else None
-        yield solution
+    """Solutions along one axis, each started from those before it, all in one compiled call."""
+    points = [with_parameter(data, chain, path, float(value)) for value in values]
+    arrays = PointArrays(points)
+    position = np.log(values) if values.min() > 0 else values
+    arrays.solve(compile_chain(chain), settings, position)
+    for i, (here, stages) in enumerate(points):
+        yield read_solution(arrays, i, here, stages, settings)
 
 
 def sweep(
@@ -135,6 +133,7 @@ def sweep(
                     values[name][(slice(None), *where)] = [getattr(stage, name) for stage in solution.stages]
 
     lines = list(np.ndindex(shape[:-1]))
+    compile_chain(chain)  # once, before threads ask for it
     with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as executor:
         futures = executor.map(run_line, lines)
         for _ in tqdm(futures, total=len(lines), unit="line", delay=2, disable=not progress):

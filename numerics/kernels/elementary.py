@@ -9,6 +9,20 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+FloatArray = types.float64[::1]
+IntArray = types.int64[::1]
+Matrix = types.float64[:, ::1]
+IntMatrix = types.int64[:, ::1]
+
+POINT_FUNCTION = types.FunctionType(types.void(types.float64, types.float64, FloatArray, FloatArray, FloatArray))
+"""``(h, y, logits, parameters, out)``: one value or several of a loss at one point."""
+
+VECTOR_FUNCTION = types.FunctionType(types.void(FloatArray, FloatArray, FloatArray))
+"""``(inputs, constants, out)``: equations of the prior, the channel, or their Jacobians (flattened)."""
+
+PointFunctions = types.ListType(POINT_FUNCTION)
+VectorFunctions = types.ListType(VECTOR_FUNCTION)
+
 _LOG2_E = 1.4426950408889634
 _LN2_HIGH = 6.93145751953125e-1
 _LN2_LOW = 1.42860682030941723212e-6
@@ -38,7 +52,10 @@ def _float_of(typing_context, value):
     return types.float64(types.int64), build
 
 
-@njit(cache=True, inline="never")
+# Explicit signatures compile these functions here: compiled for a caller they would inherit its fastmath, which breaks them.
+
+
+@njit(types.float64(types.float64), cache=True, nogil=True)
 def exp_nonpositive(x):
     """``exp(x)`` for ``x <= 0``, relative error below 1e-15, without a library call or a branch."""
     x = max(x, _LOWEST_EXPONENT)
@@ -62,26 +79,26 @@ def exp_nonpositive(x):
     return p * _float_of((_bits_of(shifted) + _EXPONENT_BIAS) << _MANTISSA_BITS)
 
 
-@njit(cache=True)
+@njit(types.float64(types.float64), cache=True, nogil=True)
 def sigmoid(x):
     """``1/(1 + exp(-x))`` without overflow."""
     e = math.exp(-abs(x))
     return (1.0 if x >= 0.0 else e) / (1.0 + e)
 
 
-@njit(cache=True)
+@njit(types.float64(types.float64), cache=True, nogil=True)
 def softplus(x):
     """``log(1 + exp(x))`` without overflow."""
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-@njit(cache=True)
+@njit(types.float64(types.float64), cache=True, nogil=True)
 def normal_cdf(x):
     """Distribution function of a standard normal variable."""
     return 0.5 * math.erfc(-x / math.sqrt(2.0))
 
 
-@njit(cache=True)
+@njit(types.boolean(Matrix, IntArray), cache=True, nogil=True)
 def lu_factor(matrix, pivots):
     """LU factorisation with partial pivoting, in place.  Returns False for a singular or non-finite matrix."""
     n = matrix.shape[0]
@@ -104,7 +121,7 @@ def lu_factor(matrix, pivots):
     return True
 
 
-@njit(cache=True)
+@njit(types.void(Matrix, IntArray, FloatArray), cache=True, nogil=True)
 def lu_solve(matrix, pivots, vector):
     """Solve with the result of :func:`lu_factor`; overwrites ``vector``."""
     n = matrix.shape[0]
@@ -118,3 +135,44 @@ def lu_solve(matrix, pivots, vector):
         for j in range(i + 1, n):
             vector[i] -= matrix[i, j] * vector[j]
         vector[i] /= matrix[i, i]
+
+
+@njit(types.void(FloatArray, IntArray), cache=True, nogil=True)
+def argsort(keys, order):
+    """Indices that sort ``keys``, by heap sort: small to compile, and fast on the nearly sorted arrays met here."""
+    n = keys.size
+    sorted_already = True
+    for i in range(n):
+        order[i] = i
+        if i > 0 and keys[i] < keys[i - 1]:
+            sorted_already = False
+    if sorted_already:
+        return
+    for phase in range(2):
+        first, last = (n // 2 - 1, -1) if phase == 0 else (n - 1, 0)
+        for position in range(first, last, -1):
+            root, end = position, n
+            if phase == 1:
+                order[0], order[position] = order[position], order[0]
+                root, end = 0, position
+            while 2 * root + 1 < end:
+                child = 2 * root + 1
+                if child + 1 < end and keys[order[child + 1]] > keys[order[child]]:
+                    child += 1
+                if keys[order[child]] <= keys[order[root]]:
+                    break
+                order[root], order[child] = order[child], order[root]
+                root = child
+
+
+@njit(types.void(Matrix, Matrix, Matrix), cache=True, nogil=True)
+def multiply(left, right, product):
+    """Matrix product of small dense matrices, into ``product``; ``left`` may have more rows than are wanted."""
+    for i in range(product.shape[0]):
+        for j in range(product.shape[1]):
+            product[i, j] = 0.0
+        for k in range(right.shape[0]):
+            factor = left[i, k]
+            if factor != 0.0:
+                for j in range(product.shape[1]):
+                    product[i, j] += factor * right[k, j]

@@ -1,13 +1,17 @@
-"""Template: grids in the training logit h, one for all nodes where the gradient is ``S(h) - c``, else one for each node.
+"""Grids in the training logit h: one for all nodes where the loss's gradient is ``S(h) - c``, else one for each node.
 
 The trapezoid rule converges geometrically in the variable
 
     t(h) = P(h)/sigma + sum_k kappa_k [asinh((h - h_k+)/(3 b_k)) + asinh((h - h_k-)/(3 b_k))],   P(h) = h + gamma S(h),
 
 which spaces points by a fraction of the field's width in ``P`` and, near the kinks ``h_k+- = c_k +- b_k ln(4 gamma s_k)``
-of the proximal map, by a fraction of the loss's own scale ``b_k``.  (Gauss-Hermite in the field fails there: the map has branch
-points a distance of order ``b_k`` from the real axis.)  Centres ``c_k``, scales ``b_k`` and curvatures ``s_k`` are read
-off the loss by ``theory`` and reach this file through ``_generated``.
+of the proximal map, by a fraction of the loss's own scale ``b_k``.  (Gauss-Hermite in the field fails there: the map has
+branch points a distance of order ``b_k`` from the real axis.)  Centres ``c_k``, scales ``b_k`` and curvatures ``s_k`` are
+read off the loss by ``theory``.
+
+A loss enters as compiled functions ``(h, y, logits, parameters, out)`` called through pointers, so that this file is compiled
+once for all losses.  ``slopes`` gives S measured from its limits at -oo and at +oo (branch 0 and branch 1), S', S''; ``targets``
+gives c measured likewise; ``features`` gives rows of centres, scales and strengths.  See ``codegen.loss_definitions``.
 """
 
 from __future__ import annotations
@@ -15,26 +19,42 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
-from ._generated import N_FEATURES, SHARED_GRID, features, slopes, target_values  # generated
+from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, IntArray, Matrix, argsort
+
+POINT_ROWS = 6
+H, LOW, HIGH, CURVATURE, THIRD, WEIGHT = range(POINT_ROWS)
+"""Rows of a point table: h, S on the two branches, S', S'', trapezoid weight dh."""
 
 _KINK_WIDTH = 3.0
 _KINK_POINTS = 3.0
 _BRACKET_STEPS = 1100
 _MAP_TOLERANCE = 1e-8  # the step that follows leaves its square
 _TINY = 1e-300
+_SHARING_PAYS = 0.9  # fraction of the separate lengths above which every node gets its own points
+
+_PointCount = types.Tuple((Matrix, types.int64))
 
 
-@njit(cache=True, nogil=True)
-def _kinks(y, logits, parameters, gamma, sigma, always, extra, kinks):
+@njit(
+    types.int64(
+        POINT_FUNCTION, types.int64, types.float64, FloatArray, FloatArray, types.float64, types.float64, types.boolean,
+        Matrix, Matrix,
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
+def find_kinks(features, n_features, y, logits, parameters, gamma, sigma, always, extra, kinks):
     """Fill rows (position, width, strength) of ``kinks``; returns how many."""
-    found = np.empty((3, max(N_FEATURES, 1)))
-    features(y, logits, parameters, found)
+    found = np.empty(3 * n_features)
+    if n_features > 0:
+        features(0.0, y, logits, parameters, found)
     n = 0
-    for k in range(N_FEATURES):
-        centre, scale, strength = found[0, k], found[1, k], abs(found[2, k])
-        if not (strength > 0.0 and scale > 0.0 and math.isfinite(centre) and math.isfinite(scale)):
+    for k in range(n_features):
+        centre = found[k]
+        scale = found[n_features + k]
+        strength = abs(found[2 * n_features + k])
+        if not (0.0 < strength < np.inf and 0.0 < scale < np.inf and math.isfinite(centre)):
             continue
         amount = _KINK_POINTS
         if not always:
@@ -42,8 +62,8 @@ def _kinks(y, logits, parameters, gamma, sigma, always, extra, kinks):
         if amount == 0.0:
             continue
         reach = scale * max(0.0, math.log(4.0 * gamma * strength + _TINY))
-        for side in (-1.0, 1.0):
-            kinks[n, 0] = centre + side * reach
+        for k_side in range(2):
+            kinks[n, 0] = centre + (reach if k_side == 1 else -reach)
             kinks[n, 1] = _KINK_WIDTH * scale
             kinks[n, 2] = amount
             n += 1
@@ -55,8 +75,13 @@ def _kinks(y, logits, parameters, gamma, sigma, always, extra, kinks):
     return n
 
 
-@njit(cache=True, nogil=True)
-def _map(h, gamma, sigma, s0, s1, kinks, n_kinks):
+@njit(
+    types.UniTuple(types.float64, 2)(
+        types.float64, types.float64, types.float64, types.float64, types.float64, Matrix, types.int64
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
+def mapped(h, gamma, sigma, s0, s1, kinks, n_kinks):
     """Mapped variable t(h) and dt/dh."""
     t = (h + gamma * s0) / sigma
     dt = (1.0 + gamma * s1) / sigma
@@ -68,13 +93,19 @@ def _map(h, gamma, sigma, s0, s1, kinks, n_kinks):
     return t, dt
 
 
-@njit(cache=True, nogil=True)
-def _solve_map(goal, guess, low, high, y, logits, parameters, gamma, sigma, kinks, n_kinks, branch):
-    """Find h with t(h) = goal by bracketed Newton; (low, high) may be infinite."""
+@njit(
+    types.float64(
+        POINT_FUNCTION, types.float64, types.float64, types.float64, types.float64, types.float64, FloatArray, FloatArray,
+        types.float64, types.float64, Matrix, types.int64, types.int64, FloatArray,
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
+def solve_map(slopes, goal, guess, low, high, y, logits, parameters, gamma, sigma, kinks, n_kinks, branch, slope):
+    """Find h with t(h) = goal by bracketed Newton; (low, high) may be infinite.  ``slope`` is work space of length 4."""
     h = guess
     for _ in range(_BRACKET_STEPS):
-        low_s0, high_s0, s1, s2 = slopes(h, y, logits, parameters)
-        t, dt = _map(h, gamma, sigma, high_s0 if branch == 1 else low_s0, s1, kinks, n_kinks)
+        slopes(h, y, logits, parameters, slope)
+        t, dt = mapped(h, gamma, sigma, slope[branch], slope[2], kinks, n_kinks)
         new = h + (goal - t) / dt
         if abs(goal - t) < _MAP_TOLERANCE + 1e-14 * abs(goal):
             return new
@@ -95,69 +126,79 @@ def _solve_map(goal, guess, low, high, y, logits, parameters, gamma, sigma, kink
     return h
 
 
-@njit(cache=True, nogil=True)
-def proximal_point(u, y, logits, parameters, gamma, branch):
+@njit(
+    types.float64(
+        POINT_FUNCTION, types.float64, types.float64, FloatArray, FloatArray, types.float64, types.int64, FloatArray
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
+def proximal_point(slopes, u, y, logits, parameters, gamma, branch, slope):
     """Solution h of ``h + gamma S(h) = u``, S and u measured on ``branch``; S increasing makes it unique."""
-    return _solve_map(u, u, -np.inf, np.inf, y, logits, parameters, gamma, 1.0, np.empty((0, 3)), 0, branch)
+    return solve_map(
+        slopes, u, u, -np.inf, np.inf, y, logits, parameters, gamma, 1.0, np.empty((0, 3)), 0, branch, slope
+    )
 
 
-@njit(cache=True, nogil=True)
-def _grow(points):
-    larger = np.empty((points.shape[0], 2 * points.shape[1]))
-    larger[:, : points.shape[1]] = points
-    return larger
-
-
-@njit(cache=True, nogil=True)
-def _store(points, n, h, low_s0, high_s0, s1, s2, dt, step):
-    points[0, n] = h
-    points[1, n] = low_s0
-    points[2, n] = high_s0
-    points[3, n] = s1
-    points[4, n] = s2
-    points[5, n] = step / dt
-
-
-@njit(cache=True, nogil=True)
-def _march(
-    points, n, h, direction, limit, step, y, logits, parameters, gamma, sigma, kinks, n_kinks, branch, first
-):
-    """Add points from ``h`` on, one step of t each, until P passes ``limit``.  Returns the storage and the count."""
-    low_s0, high_s0, s1, s2 = slopes(h, y, logits, parameters)
-    s0 = high_s0 if branch == 1 else low_s0
-    t, dt = _map(h, gamma, sigma, s0, s1, kinks, n_kinks)
-    if first:
-        _store(points, n, h, low_s0, high_s0, s1, s2, dt, step)
-        n += 1
-    while direction * (h + gamma * s0 - limit) < 0.0:
+@njit(
+    _PointCount(
+        POINT_FUNCTION, Matrix, types.int64, types.float64, types.float64, types.float64, types.float64, types.float64,
+        FloatArray, FloatArray, types.float64, types.float64, Matrix, types.int64, types.int64, types.boolean, FloatArray,
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
+def march(
+    slopes, points, n, h, direction, limit, step, y, logits, parameters, gamma, sigma, kinks, n_kinks, branch, first, slope
+):  # fmt: skip
+    """Add points from ``h`` on, one step of t each, until P passes ``limit``.  Returns the table (grown if need be), the count."""
+    slopes(h, y, logits, parameters, slope)
+    t, dt = mapped(h, gamma, sigma, slope[branch], slope[2], kinks, n_kinks)
+    store = first
+    while True:
+        if store:
+            if n == points.shape[1]:
+                larger = np.empty((POINT_ROWS, 2 * n))
+                for r in range(POINT_ROWS):
+                    for j in range(n):
+                        larger[r, j] = points[r, j]
+                points = larger
+            points[H, n] = h
+            points[LOW, n] = slope[0]
+            points[HIGH, n] = slope[1]
+            points[CURVATURE, n] = slope[2]
+            points[THIRD, n] = slope[3]
+            points[WEIGHT, n] = step / dt
+            n += 1
+        store = True
+        if direction * (h + gamma * slope[branch] - limit) >= 0.0:
+            return points, n
         t += direction * step
-        low, high = (h, np.inf) if direction > 0.0 else (-np.inf, h)
-        new = _solve_map(
-            t, h + direction * step / dt, low, high, y, logits, parameters, gamma, sigma, kinks, n_kinks, branch
-        )
+        low = h if direction > 0.0 else -np.inf
+        high = np.inf if direction > 0.0 else h
+        new = solve_map(
+            slopes, t, h + direction * step / dt, low, high, y, logits, parameters, gamma, sigma, kinks, n_kinks, branch,
+            slope,
+        )  # fmt: skip
         if not direction * (new - h) > 0.0:
-            break
+            return points, n
         h = new
-        low_s0, high_s0, s1, s2 = slopes(h, y, logits, parameters)
-        s0 = high_s0 if branch == 1 else low_s0
-        _, dt = _map(h, gamma, sigma, s0, s1, kinks, n_kinks)
-        if n == points.shape[1]:
-            points = _grow(points)
-        _store(points, n, h, low_s0, high_s0, s1, s2, dt, step)
-        n += 1
-    return points, n
+        slopes(h, y, logits, parameters, slope)
+        _, dt = mapped(h, gamma, sigma, slope[branch], slope[2], kinks, n_kinks)
 
 
-@njit(cache=True, nogil=True)
-def choose_branches(labels, logits, parameters, target, branch):
-    """Fill ``target`` with c measured from the nearer limit of S, and ``branch`` with which limit that is."""
+@njit(
+    types.void(POINT_FUNCTION, FloatArray, Matrix, FloatArray, FloatArray, FloatArray, IntArray), cache=True, nogil=True
+)
+def choose_branches(targets, labels, logits, parameters, target, offset, branch):
+    """For each node c measured from the nearer limit of S, which limit that is, and the distance of the two limits."""
+    pair = np.empty(2)
     for i in range(target.size):
-        low, high = target_values(labels[i], logits[i], parameters)
-        branch[i] = 1 if abs(high) < abs(low) else 0
-        target[i] = high if branch[i] == 1 else low
+        targets(0.0, labels[i], logits[i], parameters, pair)
+        branch[i] = 1 if abs(pair[1]) < abs(pair[0]) else 0
+        target[i] = pair[branch[i]]
+        offset[i] = (pair[0] - pair[1]) * branch[i]
 
 
-@njit(cache=True, nogil=True)
+@njit(types.void(FloatArray, types.float64, types.float64, FloatArray), cache=True, nogil=True)
 def half_widths(weight, tail, margin, reach):
     """Half-width, in units of sigma, of the range each node needs so that nothing above ``tail`` is cut; 0 drops a node."""
     largest = 0.0
@@ -168,120 +209,136 @@ def half_widths(weight, tail, margin, reach):
         reach[i] = math.sqrt(2.0 * math.log(ratio)) + margin if ratio > 1.0 else 0.0
 
 
-@njit(cache=True, nogil=True)
+@njit(
+    types.void(
+        types.float64, types.float64, FloatArray, FloatArray, IntArray, Matrix, types.int64, types.int64, types.int64,
+        IntArray, IntArray,
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
+def locate(gamma, sigma, centre, reach, branch, points, first, last, i, start, stop):
+    """Range of the points ``first <= j < last`` inside the width of node i (P increases along the points)."""
+    start[i] = first
+    stop[i] = first
+    if reach[i] > 0.0:
+        row = LOW + branch[i]
+        for side in range(2):
+            goal = centre[i] + (2 * side - 1) * reach[i] * sigma
+            low, high = first, last
+            while low < high:
+                middle = (low + high) // 2
+                if points[H, middle] + gamma * points[row, middle] < goal:
+                    low = middle + 1
+                else:
+                    high = middle
+            if side == 0:
+                start[i] = low
+            else:
+                stop[i] = low
+
+
+@njit(
+    _PointCount(
+        POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, FloatArray, FloatArray, IntArray, FloatArray, FloatArray,
+        Matrix, FloatArray, types.float64, types.float64, types.float64, FloatArray, types.boolean, Matrix, Matrix, IntArray,
+        IntArray,
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
 def build_grid(
-    weight, centre, branch, offset, labels, logits, parameters, gamma, sigma, step, tail, margin, always, extra, start,
-    stop,
+    slopes, features, n_features, shareable, weight, centre, branch, offset, labels, logits, parameters, gamma, sigma, step,
+    reach, always, extra, points, start, stop,
 ):  # fmt: skip
     """Points that cover every node's Gaussian.
 
     Parameters
     ----------
-    weight, centre, branch, labels : arrays, shape (n,)
-        Node weights, Gaussian centres in P and the branch P is measured on, labels y.
-    offset : float
-        ``gamma`` times the distance of the two limits of S: P of branch 0 minus P of branch 1.
+    shareable : int
+        1 if S depends on h alone, so that nodes can share points.
+    weight, centre, branch, labels, reach : arrays, shape (n,)
+        Node weights, Gaussian centres in P and the branch P is measured on, labels y, half-widths in units of sigma (0: drop).
+    offset : array, shape (n,)
+        Distance of the two limits of S for nodes on branch 1, else 0.
     logits : array, shape (n, l)
         The earlier logits the loss looks at.
-    step, tail, margin : float
-        Step in t, relative weight that may be cut, and extra half-width.
+    step : float
+        Step in t.
     always : bool
         Resolve the kinks even where this field's width would not need it (for grids that a later stage integrates over).
     extra : array, shape (e, 2)
         Further (position, scale) features in h to resolve.
+    points : array, shape (6, p)
+        Storage; the table returned is this one, or a larger one.
     start, stop : integer arrays, shape (n,), output
+        Points of each node.
 
     Returns
     -------
-    array, shape (6, p)
-        Rows h, S (both branches), S', S'', and the trapezoid weight dh.
+    table of points (rows as in ``POINT_ROWS``), and how many of its columns are used.
     """
     n = weight.size
-    kinks = np.empty((2 * N_FEATURES + extra.shape[0] + 1, 3))
-    reach = np.empty(n)
-    half_widths(weight, tail, margin, reach)
-    points = np.empty((6, 64 * n if n < 64 else 4096))
+    kinks = np.empty((2 * n_features + extra.shape[0] + 1, 3))
+    slope = np.empty(4)
     used = 0
-    low = centre - reach * sigma + offset * branch
-    order = np.argsort(low)
-    shared = SHARED_GRID
-    if shared:
+    low = np.empty(n)
+    order = np.empty(n, np.int64)
+    share = shareable == 1
+    if share:
+        for i in range(n):
+            low[i] = centre[i] - reach[i] * sigma + gamma * offset[i]
+        argsort(low, order)
         covered = 0.0
         alone = 0.0
         end = -np.inf
-        for i in order:
+        for rank in range(n):
+            i = order[rank]
             if reach[i] > 0.0:
                 width = 2.0 * reach[i] * sigma
                 covered += max(0.0, low[i] + width - max(low[i], end))
                 end = max(end, low[i] + width)
                 alone += width
-        shared = covered <= 0.9 * alone
-    if not shared:
+        share = covered <= _SHARING_PAYS * alone
+    if not share:
         for i in range(n):
             start[i] = used
             if reach[i] > 0.0:
-                n_kinks = _kinks(labels[i], logits[i], parameters, gamma, sigma, always, extra, kinks)
-                h = proximal_point(centre[i], labels[i], logits[i], parameters, gamma, branch[i])
-                width = reach[i] * sigma
-                for direction in (-1.0, 1.0):
-                    if used == points.shape[1]:
-                        points = _grow(points)
-                    points, used = _march(
-                        points, used, h, direction, centre[i] + direction * width, step, labels[i], logits[i],
-                        parameters, gamma, sigma, kinks, n_kinks, branch[i], direction > 0.0,
+                n_kinks = find_kinks(
+                    features, n_features, labels[i], logits[i], parameters, gamma, sigma, always, extra, kinks
+                )
+                h = proximal_point(slopes, centre[i], labels[i], logits[i], parameters, gamma, branch[i], slope)
+                for side in range(2):
+                    direction = 2.0 * side - 1.0
+                    points, used = march(
+                        slopes, points, used, h, direction, centre[i] + direction * reach[i] * sigma, step, labels[i],
+                        logits[i], parameters, gamma, sigma, kinks, n_kinks, branch[i], side == 1, slope,
                     )  # fmt: skip
             stop[i] = used
-        return points[:, :used]
+        return points, used
 
-    n_kinks = _kinks(labels[0], logits[0], parameters, gamma, sigma, always, extra, kinks)
-    end = -np.inf
-    k = 0
-    while k < n:
-        i = order[k]
-        first_rank = k
-        k += 1
+    n_kinks = find_kinks(features, n_features, labels[0], logits[0], parameters, gamma, sigma, always, extra, kinks)
+    rank = 0
+    while rank < n:
+        first_rank = rank
+        i = order[rank]
+        rank += 1
         if reach[i] == 0.0:
             continue
         end = low[i] + 2.0 * reach[i] * sigma
-        while k < n and low[order[k]] <= end:
-            if reach[order[k]] > 0.0:
-                end = max(end, low[order[k]] + 2.0 * reach[order[k]] * sigma)
-            k += 1
-        side = branch[i]
-        begin = centre[i] - reach[i] * sigma
-        limit = end - offset * side
-        if k == first_rank + 1:
-            limit = centre[i] + reach[i] * sigma
-        h = proximal_point(begin, labels[0], logits[0], parameters, gamma, side)
-        if used == points.shape[1]:
-            points = _grow(points)
+        limit = centre[i] + reach[i] * sigma
+        while rank < n and low[order[rank]] <= end:
+            j = order[rank]
+            if reach[j] > 0.0 and low[j] + 2.0 * reach[j] * sigma > end:
+                end = low[j] + 2.0 * reach[j] * sigma
+                limit = end - gamma * offset[i]
+            rank += 1
+        h = proximal_point(
+            slopes, centre[i] - reach[i] * sigma, labels[0], logits[0], parameters, gamma, branch[i], slope
+        )
         begun = used
-        points, used = _march(
-            points, used, h, 1.0, limit, step, labels[0], logits[0], parameters, gamma, sigma, kinks, n_kinks, side,
-            True,
+        points, used = march(
+            slopes, points, used, h, 1.0, limit, step, labels[0], logits[0], parameters, gamma, sigma, kinks, n_kinks,
+            branch[i], True, slope,
         )  # fmt: skip
-        for rank in range(first_rank, k):
-            _locate(gamma, sigma, centre, reach, branch, points, begun, used, order[rank], start, stop)
-    return points[:, :used]
-
-
-@njit(cache=True, nogil=True)
-def _locate(gamma, sigma, centre, reach, branch, points, first, last, i, start, stop):
-    """Range of the points ``first <= j < last`` inside the width of node i (P increases along the points)."""
-    start[i] = first
-    stop[i] = first
-    if reach[i] > 0.0:
-        row = 1 + branch[i]
-        for side in (-1.0, 1.0):
-            goal = centre[i] + side * reach[i] * sigma
-            low, high = first, last
-            while low < high:
-                middle = (low + high) // 2
-                if points[0, middle] + gamma * points[row, middle] < goal:
-                    low = middle + 1
-                else:
-                    high = middle
-            if side < 0.0:
-                start[i] = low
-            else:
-                stop[i] = low
+        for r in range(first_rank, rank):
+            locate(gamma, sigma, centre, reach, branch, points, begun, used, order[r], start, stop)
+    return points, used

@@ -1,22 +1,53 @@
-"""Template: extend the joint law of label, fields and logits by one stage, as a finite set of weighted nodes."""
+"""Extend the joint law of label, fields, training forces and logits by one stage, as a finite set of weighted nodes."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
-from ._generated import branch_offset, build_grid, choose_branches  # generated
+from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, IntArray, IntMatrix, Matrix
+from numerics.kernels.grid import (
+    CURVATURE,
+    H,
+    LOW,
+    POINT_ROWS,
+    WEIGHT,
+    build_grid,
+    choose_branches,
+    half_widths,
+)
 
-_INVERSE_SQRT_2PI = 0.3989422804014327
-_MARGIN = 0.5
+_ROOT_TWO_PI = 2.5066282746310002
+MARGIN = 0.5  # in widths, so that a grid whose nodes drift a little still covers them
+_NODE_TAIL = 0.01  # relative to the tail of the integration: what a node may weigh and be left out
 
 
-@njit(cache=True, nogil=True)
+@njit(Matrix(Matrix, IntArray), cache=True, nogil=True)
+def select_columns(logits, seen):
+    """Columns ``seen`` (1-based stages; 0 ends the list) of ``logits``."""
+    count = 0
+    while count < seen.size and seen[count] > 0:
+        count += 1
+    out = np.empty((logits.shape[0], count))
+    for i in range(logits.shape[0]):
+        for k in range(count):
+            out[i, k] = logits[i, seen[k] - 1]
+    return out
+
+
+@njit(
+    types.Tuple((FloatArray, Matrix, FloatArray, Matrix, types.float64))(
+        POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, FloatArray, Matrix, FloatArray, Matrix,
+        Matrix, FloatArray, types.float64, types.float64, FloatArray, types.float64, FloatArray, types.float64,
+        types.float64, types.float64, Matrix,
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
 def extend_nodes(
-    weight, design, labels, logits, seen, parameters, mean, mean_bias, coefficients, sigma, shifts, gamma, step, tail,
-    extra,
+    slopes, targets, features, n_features, shareable, weight, design, labels, logits, seen, parameters, mean, mean_bias,
+    coefficients, sigma, shifts, gamma, step, tail, extra,
 ):  # fmt: skip
     """Integrate this stage's field, node by node, and keep what weighs more than ``tail`` of the heaviest node.
 
@@ -39,52 +70,61 @@ def extend_nodes(
     k_earlier = logits.shape[1]
     centre = np.empty(n)
     target = np.empty(n)
+    offset = np.empty(n)
     branch = np.empty(n, np.int64)
-    choose_branches(labels, seen, parameters, target, branch)
+    reach = np.empty(n)
+    start = np.zeros(n, np.int64)
+    stop = np.zeros(n, np.int64)
+    choose_branches(targets, labels, seen, parameters, target, offset, branch)
     for i in range(n):
         a = mean * design[i, 0] + mean_bias + gamma * target[i]
         for k in range(k_earlier):
             a += coefficients[k] * design[i, 2 + k] + shifts[k] * design[i, 2 + k_earlier + k]
         centre[i] = a
-    start = np.zeros(n, np.int64)
-    stop = np.zeros(n, np.int64)
-    points = build_grid(
-        weight, centre, branch, branch_offset(gamma, parameters), labels, seen, parameters, gamma, sigma, step, tail,
-        _MARGIN, True, extra, start, stop,
+    half_widths(weight, tail, MARGIN, reach)
+    points, used = build_grid(
+        slopes, features, n_features, shareable, weight, centre, branch, offset, labels, seen, parameters, gamma, sigma,
+        step, reach, True, extra, np.empty((POINT_ROWS, 256)), start, stop,
     )  # fmt: skip
     capacity = 0
+    largest = 0.0
     for i in range(n):
         capacity += stop[i] - start[i]
-    new_weight = np.empty(capacity)
-    new_design = np.empty((capacity, 2 * k_earlier + 4))
-    new_labels = np.empty(capacity)
-    new_logits = np.empty((capacity, k_earlier + 1))
-    largest = weight.max() if n > 0 else 0.0
-    used = 0
+        largest = max(largest, weight[i])
+    pair_weight = np.empty(capacity)
+    origin = np.empty(capacity, np.int64)
+    place = np.empty(capacity, np.int64)
+    kept = 0
     defect = 0.0
     for i in range(n):
         total = 0.0
         for j in range(start[i], stop[i]):
-            slope = points[1 + branch[i], j]
-            position = points[0, j] + gamma * slope
-            g = (position - centre[i]) / sigma
-            w = points[5, j] * (1.0 + gamma * points[3, j]) * _INVERSE_SQRT_2PI / sigma * math.exp(-0.5 * g * g)
+            g = (points[H, j] + gamma * points[LOW + branch[i], j] - centre[i]) / sigma
+            density = math.exp(-0.5 * g * g) / (sigma * _ROOT_TWO_PI)
+            w = points[WEIGHT, j] * (1.0 + gamma * points[CURVATURE, j]) * density
             total += w
-            w *= weight[i]
-            if w <= 0.01 * tail * largest:
-                continue
-            new_weight[used] = w
-            new_labels[used] = labels[i]
-            new_design[used, 0] = design[i, 0]
-            new_design[used, 1] = 1.0
-            for k in range(k_earlier):
-                new_design[used, 2 + k] = design[i, 2 + k]
-                new_design[used, 3 + k_earlier + k] = design[i, 2 + k_earlier + k]
-                new_logits[used, k] = logits[i, k]
-            new_design[used, 2 + k_earlier] = g
-            new_design[used, 3 + 2 * k_earlier] = target[i] - slope
-            new_logits[used, k_earlier] = points[0, j]
-            used += 1
+            if w * weight[i] > _NODE_TAIL * tail * largest:
+                pair_weight[kept] = w * weight[i]
+                origin[kept] = i
+                place[kept] = j
+                kept += 1
         if stop[i] > start[i]:
             defect = max(defect, weight[i] / largest * abs(total - 1.0))
-    return new_weight[:used], new_design[:used], new_labels[:used], new_logits[:used], defect
+    new_weight = np.empty(kept)
+    new_labels = np.empty(kept)
+    new_design = np.empty((kept, 2 * k_earlier + 4))
+    new_logits = np.empty((kept, k_earlier + 1))
+    for r in range(kept):
+        i, j = origin[r], place[r]
+        new_weight[r] = pair_weight[r]
+        new_labels[r] = labels[i]
+        for k in range(2 + k_earlier):
+            new_design[r, k] = design[i, k]
+        for k in range(k_earlier):
+            new_design[r, 3 + k_earlier + k] = design[i, 2 + k_earlier + k]
+            new_logits[r, k] = logits[i, k]
+        slope = points[LOW + branch[i], j]
+        new_design[r, 2 + k_earlier] = (points[H, j] + gamma * slope - centre[i]) / sigma
+        new_design[r, 3 + 2 * k_earlier] = target[i] - slope
+        new_logits[r, k_earlier] = points[H, j]
+    return new_weight, new_design, new_labels, new_logits, defect

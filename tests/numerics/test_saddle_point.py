@@ -14,10 +14,10 @@ from numerics import Estimator, GaussianMixture, solve
 from numerics.codegen import LossFunctions
 from numerics.formulas import as_function
 from numerics.models import Chain
-from numerics.nodes import StagePoint, extend, label_nodes, target_features
+from numerics.compiled import target_features
+from numerics.nodes import StagePoint, extend, label_nodes
 from numerics.patterns import WeightMoments, nested_patterns
-from numerics.settings import DEFAULT
-from numerics.solver import StageProblem
+from numerics.solver import plain_iteration
 from numerics.thresholds import bayes_error_known_means
 from theory import potential
 from theory.losses import CrossEntropy, Distillation, Loss, SquareDistillation, SquareLoss
@@ -37,7 +37,7 @@ class EarlierStages:
         self.nodes = label_nodes(data)
         self.points = list(solve(data, chain.stages[:-1]).points) if self.number > 1 else []
         for number, point in enumerate(self.points, start=1):
-            self.moments.add_stage(number, chain[number - 1], point)
+            self.moments.add_stage(number, chain[number - 1], point.conjugates)
             self.nodes, _ = extend(
                 self.nodes, data, chain[number - 1], point, STEP, 1e-15, training=True,
                 extra=target_features(chain, number),
@@ -46,10 +46,9 @@ class EarlierStages:
         for number, point in enumerate(self.points):
             self.cholesky[number, : number + 1] = point.cholesky_row
 
-    def problem(self) -> StageProblem:
-        return StageProblem(
-            self.data, self.chain[-1], self.number, self.nodes, self.moments, self.points, DEFAULT, STEP
-        )
+    def iterate(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Conjugates with the bias equation, and updated order parameters."""
+        return plain_iteration(self.data, self.chain[-1], self.nodes, self.moments, self.points, x, STEP)
 
     def unknowns(self, m: float, b: float, q: np.ndarray, v: np.ndarray) -> np.ndarray:
         """Unknowns from ``Q_t1..Q_tt`` and ``V_t1..V_tt``."""
@@ -112,8 +111,7 @@ def test_equations_are_the_gradient_of_the_potential(chain: list[Estimator], see
         d_m, d_b, d_q, d_v = gradient[0], gradient[1], gradient[2 : 3 + k], gradient[3 + k :]
         twice = np.append(np.ones(k), 2.0)
         expected = np.concatenate(([d_m], twice * d_v, -twice * d_q, [d_b]))
-        problem = stages.problem()
-        found, updated = problem.iterate(stages.unknowns(m, b, q, v))
+        found, updated = stages.iterate(stages.unknowns(m, b, q, v))
         scale = np.abs(expected).max()
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7 * scale)
 

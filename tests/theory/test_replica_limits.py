@@ -189,9 +189,7 @@ def test_distillation_average_at_finite_numbers_of_replicas():
     origin = dict.fromkeys(fields, 0)
     form = sympy.hessian(energy, fields)
     source = -Matrix([diff(energy, x) for x in fields]).subs(origin)
-    mean = Matrix(
-        [values[magnetization(1)] + values[bias(1)]] * 3 + [values[magnetization(2)] + values[bias(2)]] * 2
-    )
+    mean = Matrix([values[magnetization(1)] + values[bias(1)]] * 3 + [values[magnetization(2)] + values[bias(2)]] * 2)
     dense = dense_average(covariance, form, source, mean, energy.subs(origin))
     assert abs((formula.subs(counts).subs(values) - dense).evalf()) < 1e-10
     assert quadratic_weight(losses).form.at(values | counts).dense() == form

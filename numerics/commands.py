@@ -1,0 +1,456 @@
+"""What the command lines share: flags, how flags become a model, errors in one line; and two of the commands.
+
+Exit codes: 0 done, 1 something did not converge, 2 bad input (one line on standard error), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import click
+import numpy as np
+from click.core import ParameterSource
+
+from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, with_parameter
+from numerics.simulation import Estimate, SimulationResult, simulate
+from numerics.solution import OBSERVABLES, Solution
+from numerics.solver import ConvergenceWarning, solve
+from theory.losses import CrossEntropy, Distillation, LinearLoss, Loss, SquareLoss
+
+PATIENCE = 2.0
+"""Seconds after which a command says what it is waiting for."""
+
+MODEL = """\b
+Model: M = alpha N samples x = s v/sqrt(N) + sqrt(Delta) z in N dimensions,
+  class s = +1 with probability rho, else -1; v, z standard normal.
+Teacher, then student: minimise sum of loss(h) + ridge/2 |w|^2 over w and b,
+  where h = w.x/sqrt(N) + b.  N goes to infinity at fixed alpha.
+Distillation: (1-chi) H(y, sigma(h)) + chi H(sigma(h_teacher/T), sigma(h/T)),
+  H the cross-entropy, sigma the sigmoid, y = (1+s)/2 the label.
+"""
+
+LOSSES = "cross-entropy, square, linear, distillation, or a formula in h, y, s, h_teacher such as 'log(1+exp(-s*h))'"
+
+_ALPHA = "Samples per input dimension, alpha = M/N > 0."
+
+_OPTIONS: tuple[tuple[tuple[str, ...], dict], ...] = (
+    (("--rho",), {"type": float, "default": 0.2, "help": "Probability of the positive class, in (0, 1)."}),
+    (("--delta",), {"type": float, "default": 1.0, "help": "Noise variance Delta > 0 of every input."}),
+    (("--teacher-ridge",), {"type": float, "default": 0.1, "help": "Ridge lambda > 0 of the teacher."}),
+    (("--student-ridge",), {"type": float, "default": 1e-5, "help": "Ridge lambda > 0 of the student."}),
+    (("--eta",), {"type": float, "default": 0.5, "help": "Fraction of its weights the student trains, in (0, 1]."}),
+    (
+        ("--chi",),
+        {"type": float, "default": 1.0, "help": "Mixing, in [0, 1]: 0 learns the labels, 1 the teacher's outputs."},
+    ),
+    (
+        ("--temperature",),
+        {"type": float, "default": 1.0, "help": "Temperature T > 0, divides both logits of the soft term."},
+    ),
+    (
+        ("--smoothing",),
+        {"type": float, "default": 0.0, "help": "Label smoothing in [0, 1/2], of teacher and student."},
+    ),
+    (("--teacher-loss",), {"default": "cross-entropy", "metavar": "LOSS", "help": f"{LOSSES}."}),
+    (("--student-loss",), {"default": "distillation", "metavar": "LOSS", "help": "The same for the student."}),
+    (
+        ("--temperature-squared",),
+        {"is_flag": True, "show_default": False, "help": "Multiply the soft term by T^2 (Hinton's convention)."},
+    ),
+    (("--single",), {"is_flag": True, "show_default": False, "help": "The teacher only, no student."}),
+)
+
+_STUDENT_FLAGS = {
+    "student_ridge": "--student-ridge",
+    "eta": "--eta",
+    "chi": "--chi",
+    "temperature": "--temperature",
+    "student_loss": "--student-loss",
+    "temperature_squared": "--temperature-squared",
+}
+_DISTILLATION_FLAGS = ("chi", "temperature", "temperature_squared")
+_LOSS_FLAGS = {"mixing": "--chi", "temperature": "--temperature", "smoothing": "--smoothing"}
+SIMULATION_FLAGS = {
+    "n_inputs": "--inputs",
+    "n_runs": "--runs",
+    "seed": "--seed",
+    "n_jobs": "--jobs",
+    "eta": "--eta",
+    "alpha": "--alpha",
+}
+
+
+class Command(click.Command):
+    """A command that reports bad input in one line and returns its exit code."""
+
+    def main(self, *args, standalone_mode: bool = True, **kwargs):
+        """Run; with ``standalone_mode`` (the default) leave by ``SystemExit``."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **kwargs)
+        try:
+            code = super().main(*args, standalone_mode=False, **kwargs)
+        except click.Abort:
+            code = 130
+        except click.ClickException as error:
+            click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+            code = error.exit_code if error.exit_code != 1 else 2
+        except BrokenPipeError:
+            # The reader left early (``| head``): nothing to report; keep the interpreter from flushing into it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 1
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def model_options(alpha: float | None = None) -> Callable[[Callable], Callable]:
+    """The flags of the model; ``alpha`` is its default, required if None."""
+    first = (
+        {"type": float, "required": True, "help": _ALPHA}
+        if alpha is None
+        else {"type": float, "default": alpha, "help": f"{_ALPHA}  Not used where alpha is an axis."}
+    )
+
+    def decorate(function: Callable) -> Callable:
+        for names, settings in reversed(((("--alpha",), first), *_OPTIONS)):
+            function = click.option(*names, **{"show_default": True, **settings})(function)
+        return function
+
+    return decorate
+
+
+def report_options(function: Callable) -> Callable:
+    """Flags on how a result is written."""
+    for decorator in (
+        click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to FILE, not to stdout."),
+        click.option("--json", "as_json", is_flag=True, help="Write JSON."),
+        click.option("--rtol", type=float, help="Relative accuracy of the theory's order parameters.  [default: 1e-8]"),
+    ):
+        function = decorator(function)
+    return function
+
+
+def jobs_option(function: Callable) -> Callable:
+    """``--jobs``."""
+    return click.option(
+        "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="one per core", help="Threads."
+    )(function)
+
+
+@contextmanager
+def blaming(flags: Mapping[str, str], otherwise: str, errors: type[ValueError] = ValueError) -> Iterator[None]:
+    """Turn an error about a parameter into one about the flag that sets it.
+
+    ``flags`` maps the first word of a message to a flag; other messages are put after ``otherwise``.
+    """
+    try:
+        yield
+    except errors as error:
+        word, _, rest = str(error).partition(" ")
+        message = f"{flags[word]} {rest}" if word in flags else f"{otherwise}: {error}"
+        raise click.UsageError(message) from None
+
+
+def build_model(flags: Mapping[str, object]) -> tuple[GaussianMixture, Chain]:
+    """Data and chain from the values of :func:`model_options`.
+
+    Raises
+    ------
+    click.UsageError
+        Naming the flag that is out of range, or that has no effect together with the others.
+    """
+    _reject_idle_flags(flags)
+    names = ("alpha", "rho", "delta")
+    with blaming({name: f"--{name}" for name in names}, "--alpha"):
+        data = GaussianMixture(**{name: flags[name] for name in names})
+    stages = []
+    for role, eta in (("teacher", 1.0), ("student", flags["eta"])):
+        if role == "student" and flags["single"]:
+            break
+        with blaming(_LOSS_FLAGS, f"--{role}-loss"):
+            loss = _loss(str(flags[f"{role}_loss"]), flags)
+            loss.stages(len(stages) + 1)
+        with blaming({"ridge": f"--{role}-ridge", "eta": "--eta"}, f"--{role}-ridge"):
+            stages.append(Estimator(loss, flags[f"{role}_ridge"], eta))
+    if flags["smoothing"] and not any("smoothing" in stage.loss.parameters for stage in stages):
+        raise click.UsageError("--smoothing has no effect on these losses")
+    return data, Chain.of(stages)
+
+
+def _loss(text: str, flags: Mapping[str, object]) -> Loss:
+    if text == "cross-entropy":
+        return CrossEntropy(flags["smoothing"])
+    if text == "distillation":
+        squared = bool(flags["temperature_squared"])
+        return Distillation(flags["chi"], flags["temperature"], flags["smoothing"], temperature_squared=squared)
+    if text in ("square", "linear"):
+        return {"square": SquareLoss, "linear": LinearLoss}[text]()
+    return Loss.from_expression(text)
+
+
+def _reject_idle_flags(flags: Mapping[str, object]) -> None:
+    context = click.get_current_context()
+
+    def given(name: str) -> bool:
+        return context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+
+    if flags["single"]:
+        for name, flag in _STUDENT_FLAGS.items():
+            if given(name):
+                raise click.UsageError(f"{flag} is the student's, but --single leaves the student out")
+    elif flags["student_loss"] != "distillation":
+        for name in _DISTILLATION_FLAGS:
+            if given(name):
+                raise click.UsageError(f"{_STUDENT_FLAGS[name]} has no effect with --student-loss {flags['student_loss']}")
+
+
+def describe(data: GaussianMixture, chain: Chain) -> str:
+    """The problem in words, a line for the data and one for each stage."""
+    lines = [f"Gaussian mixture: alpha = {data.alpha:g}, rho = {data.rho:g}, Delta = {data.delta:g}"]
+    for name, stage in zip(chain.names, chain.stages, strict=True):
+        lines.append(f"{name}: {stage.loss!r}, ridge {stage.ridge:g}, eta {stage.eta:g}")
+    return "\n".join(lines)
+
+
+# Files.
+
+
+def require_writable(path: Path, flag: str = "--output") -> None:
+    """Make the folder of ``path`` and check that a file can be written there; click.UsageError if not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=path.suffix):
+            pass
+    except OSError as error:
+        raise click.UsageError(f"{flag}: cannot write {path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the name of a temporary file that becomes ``path`` on success, and is removed otherwise."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def deliver(text: str, output: Path | None) -> None:
+    """Write a report to a file, or to standard output."""
+    if output is None:
+        click.echo(text)
+        return
+    with replacing(output) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def patience(message: str) -> Iterator[None]:
+    """Print ``message`` on standard error if the body takes over two seconds."""
+    timer = threading.Timer(PATIENCE, click.echo, [message], {"err": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+# Tables.
+
+
+def number(value: float, digits: int = 6) -> str:
+    """Short text of a number; '-' where there is none."""
+    return f"{value:.{digits}g}" if np.isfinite(value) else "-"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns, the first to the left, the others to the right."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        .rstrip() for row in rows
+    )  # fmt: skip
+
+
+def matrix(name: str, values: np.ndarray, names: Sequence[str]) -> str:
+    """A matrix over stages, with its rows and columns named."""
+    rows = [[name, *names], *([left, *map(number, row)] for left, row in zip(names, values, strict=True))]
+    return table(rows)
+
+
+def solution_text(solution: Solution) -> str:
+    """Order parameters and observables of a solution."""
+    names = solution.chain.names
+    rows = [["", *names]]
+    for key in OBSERVABLES:
+        values = [getattr(stage, key) for stage in solution.stages]
+        if np.any(np.isfinite(values)):
+            rows.append([key, *map(number, values)])
+    parts = [
+        describe(solution.data, solution.chain),
+        f"converged: {str(solution.converged).lower()} (residual {solution.residual:.1e}, "
+        f"quadrature error {solution.quadrature_error:.1e}, {solution.iterations} iterations)",
+        table(rows),
+    ]
+    if len(names) > 1:
+        parts += [matrix("overlap Q", solution.overlap, names), matrix("response V", solution.response, names)]
+    return "\n\n".join(parts)
+
+
+# One point of theory.
+
+
+def solve_quietly(data: GaussianMixture, chain: Chain, rtol: float | None) -> Solution:
+    """Solve; what did not converge is in the result, not in a warning."""
+    with (
+        warnings.catch_warnings(),
+        patience("solving; a loss that is new to this machine is compiled first"),
+        blaming({"rtol": "--rtol"}, "--rtol", ParameterError),
+    ):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return solve(data, chain, rtol=rtol)
+
+
+@click.command(
+    cls=Command,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help=f"Order parameters and errors of a teacher and its student in the limit of large N.\n\n{MODEL}\n\n\b\n"
+    "Example:\n  python -m numerics.solve --alpha 2 --teacher-ridge 0.1 --chi 1 --json",
+)
+@model_options()
+@report_options
+def solve_command(rtol: float | None, as_json: bool, output: Path | None, **flags) -> int:
+    """``python -m numerics.solve``."""
+    data, chain = build_model(flags)
+    if output is not None:
+        require_writable(output)
+    solution = solve_quietly(data, chain, rtol)
+    text = json.dumps(solution.to_dict(), indent=2, allow_nan=False) if as_json else solution_text(solution)
+    deliver(text, output)
+    if not solution.converged:
+        click.echo(f"not converged: {solution.message}", err=True)
+    return 0 if solution.converged else 1
+
+
+# One point of simulation.
+
+def simulated(runs: SimulationResult, index: int, name: str) -> Estimate | None:
+    """Mean over runs of one of ``OBSERVABLES``; None if the simulation does not measure it at this stage."""
+    if name not in dir(runs[index]):
+        return None
+    found = getattr(runs[index], name)
+    return found if np.isfinite(found.mean) else None
+
+
+def z_score(found: Estimate, expected: float) -> float:
+    """Deviation of a simulation from theory in standard errors; NaN where it has none."""
+    if not (found.standard_error > 0 and np.isfinite(expected)):
+        return float("nan")
+    return (float(found.mean) - expected) / float(found.standard_error)
+
+
+def at_effective_parameters(runs: SimulationResult) -> tuple[GaussianMixture, Chain]:
+    """The problem with alpha and eta as rounded to whole samples and weights."""
+    data, chain = with_parameter(runs.data, runs.chain, "alpha", runs.effective_alpha)
+    for name, eta in zip(chain.names, runs.effective_eta, strict=True):
+        data, chain = with_parameter(data, chain, f"{name}.eta", eta)
+    return data, chain
+
+
+def compare(runs: SimulationResult, solution: Solution | None) -> list[dict[str, dict[str, float | None]]]:
+    """For each stage and observable: mean, standard error, and if there is theory its value and the z-score."""
+    stages = []
+    for index in range(len(runs)):
+        entries = {}
+        for name in OBSERVABLES:
+            found = simulated(runs, index, name)
+            if found is None:
+                continue
+            entry = {"mean": float(found.mean), "standard_error": float(found.standard_error)}
+            if solution is not None:
+                entry["theory"] = float(getattr(solution[index], name))
+                entry["z"] = z_score(found, entry["theory"])
+            entries[name] = {key: value if np.isfinite(value) else None for key, value in entry.items()}
+        stages.append(entries)
+    return stages
+
+
+def comparison_text(runs: SimulationResult, stages: Sequence[Mapping[str, Mapping[str, float | None]]]) -> str:
+    """Tables of :func:`compare`, one a stage."""
+
+    def shown(value: float | None, digits: int) -> str:
+        return "-" if value is None else number(value, digits)
+
+    parts = [
+        describe(runs.data, runs.chain),
+        f"{runs.n_runs} runs of N = {runs.n_inputs} inputs, M = {runs.n_samples} samples, seed {runs.seed}",
+        f"converged: {str(runs.converged).lower()} (largest relative gradient norm "
+        f"{runs.runs['relative_gradient_norm'].max():.1e})",
+    ]
+    for name, entries in zip(runs.chain.names, stages, strict=True):
+        theory = any("theory" in entry for entry in entries.values())
+        rows = [[name, "simulation", "std. error", *(["theory", "z"] if theory else [])]]
+        for key, entry in entries.items():
+            row = [key, shown(entry["mean"], 5), shown(entry["standard_error"], 2)]
+            if theory:
+                z = entry["z"]
+                row += [shown(entry["theory"], 5), "-" if z is None else f"{z:+.1f}"]
+            rows.append(row)
+        parts.append(table(rows))
+    return "\n\n".join(parts)
+
+
+@click.command(
+    cls=Command,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Train teacher and student on finite samples, beside what theory expects; z is the difference in standard errors."
+    f"\n\n{MODEL}\n\n\b\n"
+    "Example:\n  python -m numerics.simulate --alpha 2 --teacher-ridge 0.1 --inputs 1000 --runs 20",
+)
+@model_options()
+@click.option("--inputs", type=click.IntRange(min=2), default=1000, show_default=True, help="N, input dimension.")
+@click.option("--runs", type=click.IntRange(min=1), default=20, show_default=True, help="Independent draws.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all draws.")
+@jobs_option
+@click.option("--no-theory", is_flag=True, help="Do not solve the theory beside.")
+@report_options
+def simulate_command(
+    inputs: int, runs: int, seed: int, jobs: int, no_theory: bool, rtol: float | None, as_json: bool,
+    output: Path | None, **flags,
+) -> int:  # fmt: skip
+    """``python -m numerics.simulate``."""
+    data, chain = build_model(flags)
+    if output is not None:
+        require_writable(output)
+    with warnings.catch_warnings(), blaming(SIMULATION_FLAGS, "--inputs", ParameterError):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        result = simulate(data, chain, inputs, runs, seed, n_jobs=jobs, progress=True)
+    solution = None if no_theory else solve_quietly(*at_effective_parameters(result), rtol)
+    stages = compare(result, solution)
+    if as_json:
+        document = {
+            "simulation": result.to_dict(),
+            "theory": None if solution is None else solution.to_dict(),
+            "comparison": [{"name": name, **entries} for name, entries in zip(chain.names, stages, strict=True)],
+        }
+        deliver(json.dumps(document, indent=2, allow_nan=False), output)
+    else:
+        deliver(comparison_text(result, stages), output)
+    converged = result.converged
+    if not result.converged:
+        click.echo(f"not converged: {result.message}", err=True)
+    if solution is not None and not solution.converged:
+        click.echo(f"theory not converged: {solution.message}", err=True)
+        converged = False
+    return 0 if converged else 1
