@@ -207,7 +207,8 @@ def _reject_idle_flags(flags: Mapping[str, object]) -> None:
     elif flags["student_loss"] != "distillation":
         for name in _DISTILLATION_FLAGS:
             if given(name):
-                raise click.UsageError(f"{_STUDENT_FLAGS[name]} has no effect with --student-loss {flags['student_loss']}")
+                loss = flags["student_loss"]
+                raise click.UsageError(f"{_STUDENT_FLAGS[name]} has no effect with --student-loss {loss}")
 
 
 def describe(data: GaussianMixture, chain: Chain) -> str:
@@ -277,10 +278,12 @@ def number(value: float, digits: int = 6) -> str:
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns, the first to the left, the others to the right."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        .rstrip() for row in rows
-    )  # fmt: skip
+
+    def line(first: str, *others: str) -> str:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        return "  ".join([first.ljust(widths[0]), *cells]).rstrip()
+
+    return "\n".join(line(*row) for row in rows)
 
 
 def matrix(name: str, values: np.ndarray, names: Sequence[str]) -> str:
@@ -414,8 +417,8 @@ def comparison_text(runs: SimulationResult, stages: Sequence[Mapping[str, Mappin
 @click.command(
     cls=Command,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    help="Train teacher and student on finite samples, beside what theory expects; z is the difference in standard errors."
-    f"\n\n{MODEL}\n\n\b\n"
+    help="Train teacher and student on finite samples, beside what theory expects; z is the difference in standard "
+    f"errors.\n\n{MODEL}\n\n\b\n"
     "Example:\n  python -m numerics.simulate --alpha 2 --teacher-ridge 0.1 --inputs 1000 --runs 20",
 )
 @model_options()

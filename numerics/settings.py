@@ -37,12 +37,12 @@ class Settings:
     newton_tolerance: float = 3e-10
     residual_tolerance: float = 1e-9
     max_iterations: int = 60
-    field_step: float = 0.75
-    outer_step: float = 0.7
-    refinement: float = 0.7
-    max_levels: int = 6
+    field_step: float = 0.9
+    outer_step: float = 0.85
+    refinement: float = 0.75
+    max_levels: int = 7
     tail: float = 1e-13
-    coarse_factor: float = 2.0
+    coarse_factor: float = 1.7
     coarse_tolerance: float = 1e-2
     first_ridge: float = 30.0
     ridge_steps: int = 200

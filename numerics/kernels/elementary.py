@@ -55,7 +55,7 @@ def _float_of(typing_context, value):
 # Explicit signatures compile these functions here: compiled for a caller they would inherit its fastmath, which breaks them.
 
 
-@njit(types.float64(types.float64), cache=True, nogil=True)
+@njit(types.float64(types.float64), cache=True, nogil=True, fastmath={"contract"})
 def exp_nonpositive(x):
     """``exp(x)`` for ``x <= 0``, relative error below 1e-15, without a library call or a branch."""
     x = max(x, _LOWEST_EXPONENT)

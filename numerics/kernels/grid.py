@@ -30,7 +30,9 @@ H, LOW, HIGH, CURVATURE, THIRD, WEIGHT = range(POINT_ROWS)
 _KINK_WIDTH = 3.0
 _KINK_POINTS = 3.0
 _BRACKET_STEPS = 1100
-_MAP_TOLERANCE = 1e-8  # the step that follows leaves its square
+_MAP_TOLERANCE = 1e-5  # in t; the correction that follows leaves its cube in the position, its square in the weight
+LANES = 8
+"""Nodes get a multiple of this many points: the loop over them then has no scalar remainder."""
 _TINY = 1e-300
 _SHARING_PAYS = 0.9  # fraction of the separate lengths above which every node gets its own points
 
@@ -76,67 +78,69 @@ def find_kinks(features, n_features, y, logits, parameters, gamma, sigma, always
 
 
 @njit(
-    types.UniTuple(types.float64, 2)(
-        types.float64, types.float64, types.float64, types.float64, types.float64, Matrix, types.int64
+    types.UniTuple(types.float64, 3)(
+        types.float64, types.float64, types.float64, FloatArray, types.int64, Matrix, types.int64
     ),
     cache=True, nogil=True,
 )  # fmt: skip
-def mapped(h, gamma, sigma, s0, s1, kinks, n_kinks):
-    """Mapped variable t(h) and dt/dh."""
-    t = (h + gamma * s0) / sigma
-    dt = (1.0 + gamma * s1) / sigma
+def mapped(h, gamma, sigma, slope, branch, kinks, n_kinks):
+    """Mapped variable t(h), dt/dh and d2t/dh2, from the slopes of the loss at h."""
+    inverse = 1.0 / sigma
+    t = (h + gamma * slope[branch]) * inverse
+    dt = (1.0 + gamma * slope[2]) * inverse
+    ddt = gamma * slope[3] * inverse
     for k in range(n_kinks):
-        z = (h - kinks[k, 0]) / kinks[k, 1]
+        width = 1.0 / kinks[k, 1]
+        z = (h - kinks[k, 0]) * width
         root = math.sqrt(1.0 + z * z)
+        density = kinks[k, 2] * width / root
         t += kinks[k, 2] * math.copysign(math.log(abs(z) + root), z)
-        dt += kinks[k, 2] / (kinks[k, 1] * root)
-    return t, dt
+        dt += density
+        ddt -= density * width * z / (root * root)
+    return t, dt, ddt
 
 
 @njit(
     types.float64(
-        POINT_FUNCTION, types.float64, types.float64, types.float64, types.float64, types.float64, FloatArray, FloatArray,
-        types.float64, types.float64, Matrix, types.int64, types.int64, FloatArray,
+        POINT_FUNCTION, types.float64, types.float64, types.float64, FloatArray, FloatArray, types.float64, types.int64,
+        FloatArray,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
-def solve_map(slopes, goal, guess, low, high, y, logits, parameters, gamma, sigma, kinks, n_kinks, branch, slope):
-    """Find h with t(h) = goal by bracketed Newton; (low, high) may be infinite.  ``slope`` is work space of length 4."""
+def proximal_point(slopes, u, guess, y, logits, parameters, gamma, branch, slope):
+    """Solution h of ``h + gamma S(h) = u``, S and u measured on ``branch``, by bracketed Newton; S increasing makes it unique."""
+    low, high = -np.inf, np.inf
     h = guess
     for _ in range(_BRACKET_STEPS):
         slopes(h, y, logits, parameters, slope)
-        t, dt = mapped(h, gamma, sigma, slope[branch], slope[2], kinks, n_kinks)
-        new = h + (goal - t) / dt
-        if abs(goal - t) < _MAP_TOLERANCE + 1e-14 * abs(goal):
-            return new
-        if t < goal:
+        excess = h + gamma * slope[branch] - u
+        if excess < 0.0:
             low = h
         else:
             high = h
+        new = h - excess / (1.0 + gamma * slope[2])
         if not (low < new < high):
             if low == -np.inf:
-                new = high - 2.0 * abs(high - goal * sigma) - 1.0
+                new = min(new, h - 1.0)
             elif high == np.inf:
-                new = low + 2.0 * abs(low - goal * sigma) + 1.0
+                new = max(new, h + 1.0)
             else:
                 new = 0.5 * (low + high)
-        if new == h:
-            return h
+        if abs(new - h) <= 1e-15 * abs(h):
+            return new
         h = new
     return h
 
 
-@njit(
-    types.float64(
-        POINT_FUNCTION, types.float64, types.float64, FloatArray, FloatArray, types.float64, types.int64, FloatArray
-    ),
-    cache=True, nogil=True,
-)  # fmt: skip
-def proximal_point(slopes, u, y, logits, parameters, gamma, branch, slope):
-    """Solution h of ``h + gamma S(h) = u``, S and u measured on ``branch``; S increasing makes it unique."""
-    return solve_map(
-        slopes, u, u, -np.inf, np.inf, y, logits, parameters, gamma, 1.0, np.empty((0, 3)), 0, branch, slope
-    )
+@njit(Matrix(Matrix), cache=True, nogil=True)
+def enlarged(points):
+    """A table with room for twice as many points."""
+    used = points.shape[1]
+    larger = np.empty((POINT_ROWS, 2 * used))
+    for r in range(POINT_ROWS):
+        for j in range(used):
+            larger[r, j] = points[r, j]
+    return larger
 
 
 @njit(
@@ -149,18 +153,21 @@ def proximal_point(slopes, u, y, logits, parameters, gamma, branch, slope):
 def march(
     slopes, points, n, h, direction, limit, step, y, logits, parameters, gamma, sigma, kinks, n_kinks, branch, first, slope
 ):  # fmt: skip
-    """Add points from ``h`` on, one step of t each, until P passes ``limit``.  Returns the table (grown if need be), the count."""
+    """Add points from ``h`` on, one step of t each, until P passes ``limit``.  Returns the table (grown if need be), the count.
+
+    A point is predicted from the derivatives of h(t), then corrected by Halley's iteration in a bracket; the last, tiny
+    correction takes the slopes along by their Taylor series.
+    """
     slopes(h, y, logits, parameters, slope)
-    t, dt = mapped(h, gamma, sigma, slope[branch], slope[2], kinks, n_kinks)
+    t, dt, ddt = mapped(h, gamma, sigma, slope, branch, kinks, n_kinks)
+    bend = -ddt / (dt * dt * dt)
+    previous_bend = bend
+    stride = direction * step
     store = first
     while True:
         if store:
             if n == points.shape[1]:
-                larger = np.empty((POINT_ROWS, 2 * n))
-                for r in range(POINT_ROWS):
-                    for j in range(n):
-                        larger[r, j] = points[r, j]
-                points = larger
+                points = enlarged(points)
             points[H, n] = h
             points[LOW, n] = slope[0]
             points[HIGH, n] = slope[1]
@@ -171,18 +178,48 @@ def march(
         store = True
         if direction * (h + gamma * slope[branch] - limit) >= 0.0:
             return points, n
-        t += direction * step
+        goal = t + stride
         low = h if direction > 0.0 else -np.inf
         high = np.inf if direction > 0.0 else h
-        new = solve_map(
-            slopes, t, h + direction * step / dt, low, high, y, logits, parameters, gamma, sigma, kinks, n_kinks, branch,
-            slope,
-        )  # fmt: skip
-        if not direction * (new - h) > 0.0:
+        new = h + stride * (1.0 / dt + stride * (bend / 2.0 + (bend - previous_bend) / 6.0))
+        if not (low < new < high):
+            new = h + stride / dt
+        found = False
+        for _ in range(_BRACKET_STEPS):
+            slopes(new, y, logits, parameters, slope)
+            t_new, dt, ddt = mapped(new, gamma, sigma, slope, branch, kinks, n_kinks)
+            rest = goal - t_new
+            move = rest / dt
+            move /= max(1.0 + 0.5 * move * ddt / dt, 0.5)
+            if abs(rest) < _MAP_TOLERANCE + 1e-14 * abs(goal):
+                slope[0] += move * (slope[2] + 0.5 * move * slope[3])
+                slope[1] += move * (slope[2] + 0.5 * move * slope[3])
+                slope[2] += move * slope[3]
+                dt += move * ddt
+                new += move
+                found = True
+                break
+            if rest > 0.0:
+                low = new
+            else:
+                high = new
+            corrected = new + move
+            if not (low < corrected < high):
+                if low == -np.inf:
+                    corrected = high - 2.0 * abs(stride) / dt
+                elif high == np.inf:
+                    corrected = low + 2.0 * abs(stride) / dt
+                else:
+                    corrected = 0.5 * (low + high)
+            if corrected == new:
+                break
+            new = corrected
+        if not found and not direction * (new - h) > 0.0:
             return points, n
         h = new
-        slopes(h, y, logits, parameters, slope)
-        _, dt = mapped(h, gamma, sigma, slope[branch], slope[2], kinks, n_kinks)
+        t = goal
+        previous_bend = bend
+        bend = -ddt / (dt * dt * dt)
 
 
 @njit(
@@ -207,6 +244,19 @@ def half_widths(weight, tail, margin, reach):
     for i in range(weight.size):
         ratio = weight[i] / (largest * tail)
         reach[i] = math.sqrt(2.0 * math.log(ratio)) + margin if ratio > 1.0 else 0.0
+
+
+@njit(_PointCount(Matrix, types.int64, types.int64), cache=True, nogil=True)
+def pad(points, begun, used):
+    """Repeat the last point, without weight, until there is a multiple of ``LANES`` points since ``begun``."""
+    while (used - begun) % LANES != 0 and used > begun:
+        if used == points.shape[1]:
+            points = enlarged(points)
+        for r in range(POINT_ROWS):
+            points[r, used] = points[r, used - 1]
+        points[WEIGHT, used] = 0.0
+        used += 1
+    return points, used
 
 
 @njit(
@@ -235,6 +285,11 @@ def locate(gamma, sigma, centre, reach, branch, points, first, last, i, start, s
                 start[i] = low
             else:
                 stop[i] = low
+        # Whole vectors: later points if there are any, else earlier ones; both only refine the tails.
+        lacking = -(stop[i] - start[i]) % LANES
+        later = min(lacking, last - stop[i])
+        stop[i] += later
+        start[i] = max(first, start[i] - (lacking - later))
 
 
 @njit(
@@ -298,6 +353,7 @@ def build_grid(
                 end = max(end, low[i] + width)
                 alone += width
         share = covered <= _SHARING_PAYS * alone
+    h = 0.0
     if not share:
         for i in range(n):
             start[i] = used
@@ -305,13 +361,14 @@ def build_grid(
                 n_kinks = find_kinks(
                     features, n_features, labels[i], logits[i], parameters, gamma, sigma, always, extra, kinks
                 )
-                h = proximal_point(slopes, centre[i], labels[i], logits[i], parameters, gamma, branch[i], slope)
+                h = proximal_point(slopes, centre[i], h, labels[i], logits[i], parameters, gamma, branch[i], slope)
                 for side in range(2):
                     direction = 2.0 * side - 1.0
                     points, used = march(
                         slopes, points, used, h, direction, centre[i] + direction * reach[i] * sigma, step, labels[i],
                         logits[i], parameters, gamma, sigma, kinks, n_kinks, branch[i], side == 1, slope,
                     )  # fmt: skip
+                points, used = pad(points, start[i], used)
             stop[i] = used
         return points, used
 
@@ -332,13 +389,14 @@ def build_grid(
                 limit = end - gamma * offset[i]
             rank += 1
         h = proximal_point(
-            slopes, centre[i] - reach[i] * sigma, labels[0], logits[0], parameters, gamma, branch[i], slope
+            slopes, centre[i] - reach[i] * sigma, h, labels[0], logits[0], parameters, gamma, branch[i], slope
         )
         begun = used
         points, used = march(
             slopes, points, used, h, 1.0, limit, step, labels[0], logits[0], parameters, gamma, sigma, kinks, n_kinks,
             branch[i], True, slope,
         )  # fmt: skip
+        points, used = pad(points, begun, used)
         for r in range(first_rank, rank):
             locate(gamma, sigma, centre, reach, branch, points, begun, used, order[r], start, stop)
     return points, used

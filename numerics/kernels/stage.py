@@ -41,6 +41,8 @@ _SMALL_SHARE = 1e-2  # below, the equation of q_perp is solved for q_perp itself
 _SMALLEST_FACTOR = 1e-4  # by which q_perp may fall in one step while its share is small
 _WIDTH_DRIFT = 0.05  # relative change of sigma or gamma after which the grid is made anew
 _CENTRE_DRIFT = 0.2  # change of a node's centre, in widths, likewise
+_ROUGH_TOLERANCE = 1e-3  # of Newton's method, above which a grid may drift this many times further
+_ROUGH_DRIFT = 6.0
 
 
 @njit(types.void(FloatArray, FloatArray), cache=True, nogil=True)
@@ -184,16 +186,18 @@ def equations(
 
 
 @njit(
-    types.boolean(FloatArray, FloatArray, types.float64, types.float64, FloatArray, types.float64, types.float64),
+    types.boolean(
+        FloatArray, FloatArray, types.float64, types.float64, FloatArray, types.float64, types.float64, types.float64
+    ),
     cache=True, nogil=True,
 )  # fmt: skip
-def grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma):
+def grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma, slack):
     """Whether a grid made at other order parameters can be kept: its points may move, but not leave a node's Gaussian."""
-    if abs(sigma - grid_sigma) > _WIDTH_DRIFT * sigma or abs(gamma - grid_gamma) > _WIDTH_DRIFT * gamma:
+    if abs(sigma - grid_sigma) > slack * _WIDTH_DRIFT * sigma or abs(gamma - grid_gamma) > slack * _WIDTH_DRIFT * gamma:
         return False
     for i in range(centre.size):
         drift = centre[i] - grid_centre[i] - (gamma - grid_gamma) * target[i]
-        if abs(drift) > _CENTRE_DRIFT * sigma:
+        if abs(drift) > slack * _CENTRE_DRIFT * sigma:
             return False
     return True
 
@@ -270,6 +274,7 @@ def solve_stage(
         total += weight[i]
     grid_sigma = 0.0
     grid_gamma = 0.0
+    slack = _ROUGH_DRIFT if tolerance > _ROUGH_TOLERANCE else 1.0
     last_step = np.inf
     largest_residual = np.inf
     defect = np.inf
@@ -284,7 +289,9 @@ def solve_stage(
         if not finite:
             return NOT_FINITE, iteration, largest_residual, last_step, defect
         field_centres(theta, delta, gamma, design, target, centre)
-        if used == 0 or not grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma):
+        if used == 0 or not grid_still_covers(
+            centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma, slack
+        ):
             grid_gamma = gamma
             grid_sigma = sigma
             for i in range(n):

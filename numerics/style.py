@@ -1,0 +1,124 @@
+"""One look for all figures: a matplotlib style, colours that survive greyscale, and how parameters are called on axes.
+
+Colours are Paul Tol's high-contrast set (https://personal.sron.nl/~pault/): told apart by colour-blind readers, and of
+different lightness.  Line style and marker vary as well, so no curve is told by its colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+BLUE, RED, YELLOW, BLACK, GREY = "#004488", "#BB5566", "#DDAA33", "#000000", "#777777"
+COLOURS = (BLUE, RED, YELLOW, BLACK)
+LineStyle = str | tuple[float, tuple[float, ...]]
+LINES: tuple[LineStyle, ...] = ("-", (0, (4.5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+MARKERS = ("o", "s", "^", "D")
+COLOUR_MAP = "cividis"
+
+COLUMN_WIDTH = 3.4
+"""Inches of one column of a journal page."""
+
+PAGE_WIDTH = 7.0
+"""Inches of a full page."""
+
+STYLE = {
+    "axes.labelsize": 8.5,
+    "axes.linewidth": 0.6,
+    "axes.titlesize": 8.5,
+    "errorbar.capsize": 1.5,
+    "figure.dpi": 150,
+    "font.family": "serif",
+    "font.serif": ["STIXGeneral", "DejaVu Serif"],
+    "font.size": 8.5,
+    "hatch.linewidth": 0.4,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.4,
+    "mathtext.fontset": "stix",
+    "pdf.fonttype": 42,
+    "savefig.dpi": 300,
+    "xtick.direction": "in",
+    "xtick.labelsize": 8,
+    "xtick.major.width": 0.6,
+    "xtick.top": True,
+    "ytick.direction": "in",
+    "ytick.labelsize": 8,
+    "ytick.major.width": 0.6,
+    "ytick.right": True,
+}
+
+SYMBOLS = {
+    "alpha": ("samples per input", r"\alpha = M/N"),
+    "rho": ("fraction of positive samples", r"\rho"),
+    "delta": ("noise variance", r"\Delta"),
+    "ridge": ("ridge", r"\lambda"),
+    "eta": ("trained fraction", r"\eta"),
+    "mixing": ("mixing", r"\chi"),
+    "temperature": ("temperature", "T"),
+    "smoothing": ("label smoothing", r"\varepsilon"),
+    "gain": ("gain", r"\beta"),
+}
+"""Word and symbol of each parameter."""
+
+
+@contextmanager
+def journal_style() -> Iterator[None]:
+    """Draw and save figures inside this context."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def parameter_label(path: str) -> str:
+    """Axis label of a parameter such as ``alpha`` or ``teacher.ridge``: word and symbol, the teacher's with a tilde."""
+    stage, _, name = path.rpartition(".")
+    word, symbol = SYMBOLS.get(name, (name, ""))
+    if stage:
+        word = f"{stage}'s {word}"
+    if stage == "teacher" and symbol:
+        symbol = rf"\tilde{{{symbol}}}"
+    return f"{word}, ${symbol}$" if symbol else word
+
+
+def plain_number(value: float) -> str:
+    """A number in mathtext: 0.1, 2, or a power of ten where that is shorter."""
+    text = f"{value:.3g}"
+    if "e" not in text:
+        return text
+    mantissa, exponent = text.split("e")
+    power = f"10^{{{int(exponent)}}}"
+    return power if mantissa == "1" else rf"{mantissa}\times{power}"
+
+
+def log_ticks(axes: Axes, which: str, low: float, high: float) -> None:
+    """Logarithmic axis from ``low`` to ``high``: labels at 1, 2, 5 times powers of ten, or at powers if many."""
+    getattr(axes, f"set_{which}scale")("log")
+    getattr(axes, f"set_{which}lim")(low, high)
+    axis = getattr(axes, f"{which}axis")
+    axis.set_minor_formatter(NullFormatter())
+    if high / low > 1e3:
+        axis.set_major_locator(LogLocator(numticks=12))
+        return
+    ticks = [m * 10.0**k for k in range(-12, 13) for m in (1, 2, 5) if low <= m * 10.0**k <= high]
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def panel_letter(axes: Axes, letter: str) -> None:
+    """Bold letter at the upper left, outside the axes."""
+    axes.annotate(
+        f"({letter})", (0, 1), xytext=(-30, 4), xycoords="axes fraction", textcoords="offset points", weight="bold"
+    )
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that does not depend on pyplot's state."""
+    return Figure(figsize=(width, height), layout="constrained")
