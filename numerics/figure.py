@@ -47,11 +47,13 @@ def draw_thresholds(axes: Axes, thresholds: Mapping[str, float], colour: str = s
 
 
 def _points(
-    axes: Axes, x: np.ndarray, y: np.ndarray, error: np.ndarray, marker: str, colour: str, filled: bool
+    axes: Axes, x: np.ndarray, y: np.ndarray, error: np.ndarray, marker: str, colour: str, filled: bool = True,
+    edge: str | None = None,
 ) -> None:  # fmt: skip
     axes.errorbar(
         x, y, yerr=np.nan_to_num(error), ls="none", marker=marker, color=colour, zorder=4, elinewidth=0.8,
-        markerfacecolor=colour if filled else "white", markeredgecolor=colour, markeredgewidth=0.8,
+        ecolor=edge or colour,
+        markerfacecolor=colour if filled else "white", markeredgecolor=edge or colour, markeredgewidth=0.6,
     )  # fmt: skip
 
 
@@ -69,6 +71,7 @@ class _Curve:
     filled: bool = True
     width: float = 1.2
     order: float = 2.0
+    edge: str | None = None
 
     def select(self, data: Mapping[str, xarray.Dataset], prefix: str = "") -> xarray.Dataset | None:
         if prefix + self.group not in data:
@@ -82,12 +85,14 @@ class _Curve:
         points = self.select(data, "simulated_")
         if points is not None:
             columns = (points[name].values for name in ("alpha", quantity, quantity + ERROR_SUFFIX))
-            _points(axes, *columns, self.marker, self.colour, self.filled)
+            _points(axes, *columns, self.marker, self.colour, self.filled, self.edge)
 
     def handle(self, simulated: bool) -> Line2D:
         line = Line2D([], [], color=self.colour, ls=self.line, lw=self.width)
         if simulated:
-            line.set(marker=self.marker, markerfacecolor=self.colour if self.filled else "white", markeredgewidth=0.8)
+            face = self.colour if self.filled else "white"
+            line.set(marker=self.marker, markerfacecolor=face, markeredgecolor=self.edge or self.colour)
+            line.set_markeredgewidth(0.6)
         return line
 
 
@@ -105,8 +110,8 @@ def _double_descent_curves(data: Mapping[str, xarray.Dataset]) -> list[_Curve]:
     # Broad and underneath: below separability it all but coincides with the student of the unregularised teacher.
     name = str(data["labels"].stage.values[0])
     words = "student on hard labels"
-    curves.append(_Curve("labels", name, None, words, style.YELLOW, style.LINES[0], "^", width=2.6, order=1.5))
-    return curves
+    broad = {"width": 2.6, "order": 1.5, "edge": style.BLACK}
+    return [*curves, _Curve("labels", name, None, words, style.YELLOW, style.LINES[0], "^", **broad)]
 
 
 def _alpha_axis(axes: Axes, alpha: np.ndarray, thresholds: Mapping[str, float]) -> None:
@@ -142,6 +147,7 @@ def double_descent(data: Mapping[str, xarray.Dataset], thresholds: Mapping[str, 
         for curve in curves:
             curve.draw(axes, data, quantity)
         axes.set_ylabel(label)
+        axes.margins(y=0.07)
         style.panel_letter(axes, letter)
         if quantity == "test_error":
             bounds = data["bounds"]
@@ -241,15 +247,18 @@ def curves(
     figure = style.new_figure(style.COLUMN_WIDTH * 1.25, 3.2)
     axes = figure.subplots()
     ((x, scale),) = axes_scales.items()
+    handles = []
     for k, stage in enumerate(stages):
         colour, line, marker = (group[k % len(group)] for group in (style.COLOURS, style.LINES, style.MARKERS))
         curve = dataset[quantity].sel(stage=stage)
-        handle = axes.plot(curve[x], curve, color=colour, ls=line, label=stage)[0]
+        handle = axes.plot(curve[x], curve, color=colour, ls=line)[0]
         if simulated is not None:
             points = simulated.sel(stage=stage)
             errors = points[quantity + ERROR_SUFFIX].values
-            _points(axes, points[x].values, points[quantity].values, errors, marker, colour, True)
-            handle.set_label(f"{stage} (points: simulation)")
+            _points(axes, points[x].values, points[quantity].values, errors, marker, colour)
+            handles.append(Line2D([], [], color=colour, ls=line, marker=marker, markeredgewidth=0.6))
+        else:
+            handles.append(handle)
     ends = float(dataset[x].values[0]), float(dataset[x].values[-1])
     if scale == "log":
         style.log_ticks(axes, "x", *ends)
@@ -258,7 +267,8 @@ def curves(
     axes.set_xlabel(style.parameter_label(x))
     axes.set_ylabel(OBSERVABLES[quantity])
     draw_thresholds(axes, thresholds)
-    figure.legend(loc="outside upper center", ncols=len(stages))
+    labels = [f"{stage} (points: simulation)" if simulated is not None else stage for stage in stages]
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(stages))
     return figure
 
 

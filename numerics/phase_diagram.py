@@ -31,7 +31,7 @@ from numerics.commands import (
     simulated,
 )
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, parameter_paths, with_parameter
-from numerics.simulation import simulate
+from numerics.simulation import TEACHER_QUANTITIES, simulate
 from numerics.solution import OBSERVABLES
 from numerics.solver import ConvergenceWarning
 from numerics.sweeps import package_versions, sweep
@@ -50,10 +50,10 @@ SIMULATION = (500, 10)
 """Inputs and runs of the default simulation."""
 
 SIMULATED_POINTS = 9
-"""Points of a simulation along an axis given by the user."""
+"""Points of a simulation along an axis given by the user, its ends left out."""
 
-BLOCK = 30
-"""Points solved one after the other, each started from the one before."""
+BLOCK = 12
+"""Points solved one after the other, each started from the one before; an interruption waits for the end of a block."""
 
 SHOWN_FAILURES = 5
 
@@ -163,12 +163,8 @@ class Experiment:
             return runs.message
         found = [[simulated(runs, k, name) for k in range(len(chain))] for name in self.observables]
         nothing = (np.nan, np.nan)
-        return np.array(
-            [
-                np.transpose([nothing if e is None else (e.mean, e.standard_error) for e in row])
-                for row in found
-            ]
-        )  # fmt: skip
+        rows = [[nothing if e is None else (e.mean, e.standard_error) for e in row] for row in found]
+        return np.moveaxis(np.array(rows), 2, 1)
 
     def join(self, points: Sequence[np.ndarray | str]) -> xarray.Dataset:
         """Means and standard errors; NaN where a point failed."""
@@ -203,7 +199,7 @@ def evaluate(work: Mapping[str, Grid | Experiment], jobs: int) -> dict[str, xarr
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
-    return {name: work[name].join([future.result() for future in futures[name]]) for name in work}
+    return {name: part.join([future.result() for future in futures[name]]) for name, part in work.items()}
 
 
 def refined_grid(low: float, high: float, count: int, peaks: Mapping[float, tuple[float, float]]) -> np.ndarray:
@@ -316,7 +312,8 @@ def plan_axes(
     over = {axis.path: axis.values for axis in (*rest, x)}
     work: dict[str, Grid | Experiment] = {"grid": Grid(data, chain, over, (quantity,))}
     if simulation[1]:
-        places = np.unique(np.linspace(0, len(x.values) - 1, SIMULATED_POINTS).round().astype(int))
+        ends = np.linspace(0, len(x.values) - 1, SIMULATED_POINTS + 2)
+        places = np.unique(ends[1:-1].round().astype(int))
         work["simulated_grid"] = Experiment(data, chain, {x.path: x.values[places]}, (quantity,), *simulation, seed)
     moving = {axis.path.rpartition(".")[2] for axis in rest} & {"rho", "delta", "eta"}
     limits = thresholds_in_alpha(data, chain) if x.path == "alpha" and not moving else {}
@@ -332,12 +329,11 @@ def failures(datasets: Mapping[str, xarray.Dataset]) -> tuple[list[str], bool]:
     solved = False
     for name, dataset in datasets.items():
         if "converged" in dataset:
-            bad = dataset.converged.where(~dataset.converged, drop=False).stack(point=dataset.converged.dims)
-            solved |= bool(dataset.converged.any())
-            for coordinates in bad.point.values[~dataset.converged.values.ravel()]:
-                place = coordinates if isinstance(coordinates, tuple) else (coordinates,)
-                named = zip(dataset.converged.dims, place, strict=True)
-                lines.append(f"{name}: " + ", ".join(f"{path}={value:.6g}" for path, value in named))
+            converged = dataset.converged
+            solved |= bool(converged.any())
+            for index in np.argwhere(~converged.values):
+                place = zip(converged.dims, index, strict=True)
+                lines.append(f"{name}: " + ", ".join(f"{path}={dataset[path].values[k]:.6g}" for path, k in place))
         lines += [f"{name}: {reason}" for reason in dataset.attrs.get("failures", [])]
     return lines, not solved
 
@@ -473,10 +469,8 @@ def _check_request(
         axis.check(data, chain, flag)
     if len({axis.path for axis in axes}) < len(axes):
         raise click.UsageError("--y must be another parameter than --x")
-    if quantity.startswith(("teacher_", "test_logit", "train_logit", "test_output", "train_output")):
-        shown = stage or (chain.names[-1] if y is not None or len(chain) == 1 else None)
-        if shown == chain.names[0]:
-            raise click.UsageError(f"--quantity {quantity} compares a stage with the one before; the {shown} has none")
+    if quantity in TEACHER_QUANTITIES and chain.names[0] in (stage, chain.names[-1]):
+        raise click.UsageError(f"--quantity {quantity} compares a stage with the one before; the first has none")
 
 
 def _checked_simulation(
