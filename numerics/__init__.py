@@ -1,10 +1,10 @@
 """Numerical side of the theory of distillation: solve saddle points, simulate finite systems, sweep parameters.
 
-    >>> from numerics import Estimator, GaussianMixture, solve
-    >>> from theory.losses import CrossEntropy
-    >>> solution = solve(GaussianMixture(alpha=3.0, rho=0.5, delta=0.5), Estimator(CrossEntropy(), ridge=0.01))
-    >>> round(solution[0].test_error, 6)
-    0.131023
+>>> from numerics import Estimator, GaussianMixture, solve
+>>> from theory.losses import CrossEntropy
+>>> solution = solve(GaussianMixture(alpha=3.0, rho=0.5, delta=0.5), Estimator(CrossEntropy(), ridge=0.01))
+>>> round(solution[0].test_error, 6)
+0.131023
 """
 
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, parameter_paths, with_parameter

@@ -52,7 +52,7 @@ class NumbaPrinter(PythonCodePrinter):
     def _print_softplus(self, expression: sympy.Expr) -> str:
         return f"softplus({self._print(expression.args[0])})"
 
-    def _print_Pow(self, expression: sympy.Expr, rational: bool = False) -> str:  # noqa: N802
+    def _print_Pow(self, expression: sympy.Expr, rational: bool = False) -> str:
         base, exponent = expression.as_base_exp()
         if exponent.is_Integer and 2 <= abs(int(exponent)) <= 4:
             factor = self._print(base) if base.is_Atom else f"({self._print(base)})"
@@ -60,10 +60,10 @@ class NumbaPrinter(PythonCodePrinter):
             return f"({product})" if exponent > 0 else f"(1.0/({product}))"
         return super()._print_Pow(expression, rational=rational)
 
-    def _print_Rational(self, expression: sympy.Rational) -> str:  # noqa: N802
+    def _print_Rational(self, expression: sympy.Rational) -> str:
         return f"({expression.p}.0/{expression.q}.0)"
 
-    def _print_Integer(self, expression: sympy.Integer) -> str:  # noqa: N802
+    def _print_Integer(self, expression: sympy.Integer) -> str:
         return f"{expression.p}.0"
 
 
@@ -234,14 +234,19 @@ def loss_definitions(loss: Loss) -> str:
         targets = "    out[0] = 0.0\n    out[1] = 0.0\n"
     else:
         measured = [
-            (f"out[{branch}]", without_cancellation(_collected(split[0] - limit))) for branch, limit in enumerate(limits)
+            (f"out[{branch}]", without_cancellation(_collected(split[0] - limit)))
+            for branch, limit in enumerate(limits)
         ]
         curvatures = [("out[2]", without_cancellation(loss.curvature)), ("out[3]", without_cancellation(loss.third))]
         slopes = statements([*measured, *curvatures], names)
         targets = _by_label([(f"out[{branch}]", split[1] - limit) for branch, limit in enumerate(limits)], names)
     n = len(loss.features)
     features = statements(
-        [(f"out[{row * n + k}]", entry) for k, feature in enumerate(loss.features) for row, entry in enumerate(feature)],
+        [
+            (f"out[{row * n + k}]", entry)
+            for k, feature in enumerate(loss.features)
+            for row, entry in enumerate(feature)
+        ],
         names,
     )
     arguments = ["h", "y", "logits", "parameters", "out"]
@@ -254,7 +259,8 @@ def loss_definitions(loss: Loss) -> str:
 def _vector_function(name: str, equations: potential.Equations) -> str:
     """Compiled function ``(inputs, constants, out)`` of an ``Equations``."""
     body = statements(
-        [(f"out[{k}]", expression) for k, expression in enumerate(equations.outputs.values())], _equation_names(equations)
+        [(f"out[{k}]", expression) for k, expression in enumerate(equations.outputs.values())],
+        _equation_names(equations),
     )
     return function(name, ["x", "constants", "out"], body, signature="VECTOR_FUNCTION.signature")
 
@@ -353,7 +359,18 @@ def moment_definitions() -> str:
     body += "".join(
         f"    sums[{k + 1}] = sum_{unique.index(expression)}\n" for k, expression in enumerate(reduced.values())
     )
-    arguments = ["centre", "inverse_sigma", "gamma", "target", "first", "last", "position_row", "slope_row", "tables", "sums"]
+    arguments = [
+        "centre",
+        "inverse_sigma",
+        "gamma",
+        "target",
+        "first",
+        "last",
+        "position_row",
+        "slope_row",
+        "tables",
+        "sums",
+    ]
     loop = function("accumulate_pairs", arguments, body)
     return text + loop.replace(
         "@njit(cache=True, nogil=True)",

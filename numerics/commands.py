@@ -348,6 +348,7 @@ def solve_command(rtol: float | None, as_json: bool, output: Path | None, **flag
 
 # One point of simulation.
 
+
 def simulated(runs: SimulationResult, index: int, name: str) -> Estimate | None:
     """Mean over runs of one of ``OBSERVABLES``; None if the simulation does not measure it at this stage."""
     if name not in dir(runs[index]):

@@ -49,7 +49,9 @@ class CompiledChain:
 
 def compile_chain(chain: Chain) -> CompiledChain:
     """Generate, compile (or load from the cache) everything a chain needs; repeated calls are quick."""
-    return _compile(tuple((stage.loss.expression, stage.loss.symbols, stage.loss.teacher) for stage in chain.stages), _Box(chain))
+    return _compile(
+        tuple((stage.loss.expression, stage.loss.symbols, stage.loss.teacher) for stage in chain.stages), _Box(chain)
+    )
 
 
 class _Box:

@@ -102,9 +102,7 @@ class Estimator:
     def __post_init__(self) -> None:
         if not isinstance(self.loss, Loss):
             raise ParameterError(f"loss must be a theory.losses.Loss, got {self.loss!r}")
-        object.__setattr__(
-            self, "ridge", require_number("ridge", self.ridge, above=0, allowed="a finite number > 0")
-        )
+        object.__setattr__(self, "ridge", require_number("ridge", self.ridge, above=0, allowed="a finite number > 0"))
         object.__setattr__(
             self, "eta", require_number("eta", self.eta, above=0, at_most=1, allowed="a number in (0, 1]")
         )
@@ -161,9 +159,7 @@ class Chain:
         return tuple(self.name(number) for number in range(1, len(self) + 1))
 
 
-def with_parameter(
-    data: GaussianMixture, chain: Chain, path: str, value: float
-) -> tuple[GaussianMixture, Chain]:
+def with_parameter(data: GaussianMixture, chain: Chain, path: str, value: float) -> tuple[GaussianMixture, Chain]:
     """Return copies in which the parameter called ``path`` has the given value.
 
     ``path`` is ``alpha``, ``rho``, ``delta``, or ``<stage>.<parameter>`` with the stage's name and ``ridge``, ``eta`` or
@@ -189,7 +185,7 @@ def with_parameter(
             except ValueError as error:
                 raise ParameterError(f"{path}: {error}") from None
         if changed is not None:
-            return data, Chain(chain.stages[:index] + (changed,) + chain.stages[index + 1 :])
+            return data, Chain((*chain.stages[:index], changed, *chain.stages[index + 1 :]))
     raise ParameterError(f"unknown parameter {path!r}; allowed are {', '.join(parameter_paths(chain))}")
 
 

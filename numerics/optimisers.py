@@ -409,10 +409,8 @@ def _panels(size: int) -> Iterator[tuple[int, int]]:
 
 def _scale_rows(design: Array, chosen: NDArray[np.intp], roots: Array, out: NDArray) -> None:
     """Rows ``sqrt(D) (x, 1)`` of the chosen samples."""
-    if len(chosen) and chosen[-1] - chosen[0] + 1 == len(chosen):
-        rows = design[chosen[0] : chosen[-1] + 1]
-    else:
-        rows = design[chosen]
+    contiguous = len(chosen) > 0 and chosen[-1] - chosen[0] + 1 == len(chosen)
+    rows = design[chosen[0] : chosen[-1] + 1] if contiguous else design[chosen]
     np.multiply(rows, roots[chosen, None], out=out[:, :-1], casting="same_kind")
     out[:, -1] = roots[chosen]
 

@@ -31,8 +31,7 @@ def nested_patterns(etas: tuple[float, ...]) -> tuple[Pattern, ...]:
     edges = sorted(set(etas))
     below = [0.0, *edges[:-1]]
     return tuple(
-        Pattern(upper - lower, tuple(eta >= upper for eta in etas))
-        for lower, upper in zip(below, edges, strict=True)
+        Pattern(upper - lower, tuple(eta >= upper for eta in etas)) for lower, upper in zip(below, edges, strict=True)
     )
 
 
@@ -47,7 +46,7 @@ class WeightMoments:
         self.g = np.zeros((len(patterns), size, size))
 
     def prior_constants(self, stage: int, ridge: float) -> np.ndarray:
-        """Constants of ``prior_equations(stage + 1)``: eta, ridge, then mu, B, G of the earlier stages, averaged given that the stage is active."""
+        """Constants of ``prior_equations(stage + 1)``: eta, ridge, then mu, B, G averaged given that the stage is active."""
         shares = np.array([p.share if p.active[stage] else 0.0 for p in self.patterns])
         eta = shares.sum()
         shares /= eta

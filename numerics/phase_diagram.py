@@ -279,9 +279,7 @@ def plan_double_descent(
 def _peaks(
     limits: Mapping[str, float], at_interpolation: tuple[float, float], at_separability: tuple[float, float]
 ) -> dict[float, tuple[float, float]]:
-    return {
-        value: at_interpolation if name == "interpolation" else at_separability for name, value in limits.items()
-    }
+    return {value: at_interpolation if name == "interpolation" else at_separability for name, value in limits.items()}
 
 
 def parameters_note(data: GaussianMixture, chain: Chain, simulation: tuple[int, int]) -> str:
@@ -299,7 +297,8 @@ def parameters_note(data: GaussianMixture, chain: Chain, simulation: tuple[int, 
     if simulation[1]:
         note += rf";  points: simulation, $N={simulation[0]}$, {simulation[1]} runs"
     return note + (
-        "\n" r"dotted verticals: interpolation $\alpha_I=\eta$, linear separability "
+        "\n"
+        r"dotted verticals: interpolation $\alpha_I=\eta$, linear separability "
         r"$\alpha_S$ (student), $\tilde{\alpha}_S$ (teacher)"
     )
 
@@ -473,9 +472,7 @@ def _check_request(
         raise click.UsageError(f"--quantity {quantity} compares a stage with the one before; the first has none")
 
 
-def _checked_simulation(
-    simulation: tuple[int, int] | None, axes: Sequence[Axis], quantity: str
-) -> tuple[int, int]:
+def _checked_simulation(simulation: tuple[int, int] | None, axes: Sequence[Axis], quantity: str) -> tuple[int, int]:
     if simulation is None:
         return (0, 0) if axes else SIMULATION
     n_inputs, n_runs = simulation

@@ -716,7 +716,7 @@ def simulate(
     # One thread per run: most time goes into passes over memory, and threads that wait for a busy core cost
     # more than they bring.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_jobs) as pool:
-        outcomes = list(tqdm(pool.map(run, range(n_runs)), total=n_runs, desc="runs", disable=not progress))
+        outcomes = list(tqdm(pool.map(run, range(n_runs)), total=n_runs, desc="runs", delay=2, disable=not progress))
     failures = [failure for _, failed in outcomes for failure in failed]
     message = "; ".join(failures) or "all fits converged"
     if failures:

@@ -18,8 +18,9 @@ from numerics.patterns import WeightMoments, nested_patterns
 from numerics.settings import Settings
 from theory.losses import CrossEntropy
 
-_FINEST = 4096  # refinement of the last integration, at most, where an indicator is averaged
-_NO_EARLIER = np.empty((0, 0))
+_OUTPUT_BEND = (0.0, 1.0)  # of sigmoid(h) and of cross-entropies
+_SEARCHES = 30  # for the place where a training sample changes sides
+_FINEST = 64.0  # refinement of the last integration, at most, where that place depends on more than one logit
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,24 +108,24 @@ class Solution:
         """V_ts, lower triangular, shape (stages, stages)."""
         return self._triangle(lambda point: point.response_row)
 
-    def nodes(self, number: int, *, training: bool, refinement: float = 1.0) -> Nodes:
+    def nodes(
+        self, number: int, *, training: bool, refinement: float = 1.0, bends: tuple[tuple[float, float], ...] = ()
+    ) -> Nodes:
         """Law of label, fields and logits of stages 1..number on training or on fresh samples.
 
-        ``refinement`` divides the step of the last stage's integration.
+        ``refinement`` divides the step of the last stage's integration; ``bends`` are (position, scale) of what is going to be
+        averaged as a function of the last logit, beyond what outputs and losses of this chain do.
         """
-        return self._extended(number, training, refinement)
-
-    def _extended(self, number: int, training: bool, refinement: float) -> Nodes:
         if number == 0:
             return label_nodes(self.data)
-        key = (number, training, refinement)
+        key = (number, training, refinement, bends)
         if key not in self._cache:
             stage, point = self.chain[number - 1], self.points[number - 1]
             step = self.settings.outer_step * self.settings.refinement**self.level / refinement
-            features = np.concatenate((target_features(self.chain, number), _output_features(self.chain, number)))
+            wanted = [_OUTPUT_BEND, *map(tuple, target_features(self.chain, number)), *bends]
             self._cache[key], _ = extend(
-                self._extended(number - 1, training, 1.0), self.data, stage, point, step, self.settings.tail,
-                training=training, extra=np.unique(features, axis=0),
+                self.nodes(number - 1, training=training), self.data, stage, point, step, self.settings.tail,
+                training=training, extra=np.array(sorted(set(wanted)), dtype=float),
             )  # fmt: skip
         return self._cache[key]
 
@@ -148,11 +149,6 @@ class Solution:
             "overlap": self.overlap.tolist(), "response": self.response.tolist(),
         }  # fmt: skip
         return _without_nan(result)
-
-
-def _output_features(chain: Chain, number: int) -> np.ndarray:
-    """Bends of what observables average: outputs sigmoid(h) and cross-entropies."""
-    return np.array([[0.0, 1.0]])
 
 
 def _without_nan(value):
@@ -245,14 +241,20 @@ class StageSolution:
         """
         if not self._known:
             return math.nan
-        refinement = 1.0
-        while True:
-            nodes = self.solution.nodes(self._earlier, training=True, refinement=refinement)
+        if self._earlier > 1:
+            nodes = self.solution.nodes(self._earlier, training=True)
+            jump = _largest_jump(self._sign_probabilities(nodes)[0], nodes)
+            if jump > 1.0:
+                nodes = self.solution.nodes(self._earlier, training=True, refinement=min(np.ceil(jump), _FINEST))
+            return nodes.mean(self._sign_probabilities(nodes)[1])
+        bends: tuple[tuple[float, float], ...] = ()
+        for _ in range(_SEARCHES):
+            nodes = self.solution.nodes(self._earlier, training=True, bends=bends)
             scores, errors = self._sign_probabilities(nodes)
-            jump = _largest_jump(scores, nodes) if self._earlier else 0.0
-            if jump <= 1.0 or refinement >= _FINEST:
-                return nodes.mean(errors)
-            refinement = min(2.0 ** math.ceil(math.log2(refinement * jump)), _FINEST)
+            bends = _sharp_crossings(scores, nodes) if self._earlier else ()
+            if not bends:
+                break
+        return nodes.mean(errors)
 
     def _sign_probabilities(self, nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
         """Threshold of the field in units of its width, and P(s h < 0), given each node of the earlier stages."""
@@ -427,19 +429,38 @@ class StageSolution:
     @property
     def bayes_error(self) -> float:
         """Test error of the Bayes-optimal estimator that sees the same samples and this stage's inputs."""
-        return float(
-            thresholds.bayes_error(self._data.alpha, self._data.rho, self._data.delta, self.estimator.eta)
-        )
+        return float(thresholds.bayes_error(self._data.alpha, self._data.rho, self._data.delta, self.estimator.eta))
+
+
+def _unresolved(scores: np.ndarray, nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
+    """Jumps of a normal score between neighbouring nodes, and which of them matter: on one line of nodes, and near 0."""
+    same = nodes.labels[1:] == nodes.labels[:-1]
+    if nodes.stages > 1:
+        same &= np.all(nodes.logits[1:, :-1] == nodes.logits[:-1, :-1], axis=1)
+    near = (np.minimum(np.abs(scores[1:]), np.abs(scores[:-1])) < 6.0) | (scores[1:] * scores[:-1] < 0.0)
+    jumps = np.abs(np.diff(scores))
+    return jumps, same & near
 
 
 def _largest_jump(scores: np.ndarray, nodes: Nodes) -> float:
-    """Largest change, between neighbouring nodes of the last integration, of a normal score that is about to be averaged."""
-    same = np.all(nodes.design[1:, :1] == nodes.design[:-1, :1], axis=1)
-    if nodes.stages > 1:
-        same &= np.all(nodes.logits[1:, :-1] == nodes.logits[:-1, :-1], axis=1)
-    inside = (np.minimum(np.abs(scores[1:]), np.abs(scores[:-1])) < 6.0) | (scores[1:] * scores[:-1] < 0.0)
-    jumps = np.abs(np.diff(scores))[same & inside]
-    return float(jumps.max(initial=0.0))
+    """Largest change of a normal score that is about to be averaged, between neighbouring nodes."""
+    jumps, matter = _unresolved(scores, nodes)
+    return float(jumps[matter].max(initial=0.0))
+
+
+def _sharp_crossings(scores: np.ndarray, nodes: Nodes) -> tuple[tuple[float, float], ...]:
+    """(position, width) in the last logit, for each label, of the zero of a normal score that its nodes do not resolve."""
+    jumps, matter = _unresolved(scores, nodes)
+    found = []
+    for label in (0.0, 1.0):
+        here = np.flatnonzero(matter & (jumps > 1.0) & (nodes.labels[1:] == label))
+        if here.size:
+            k = here[np.argmin(scores[here] * scores[here + 1])] if here.size > 1 else here[0]
+            h = nodes.logits[k : k + 2, -1]
+            slope = (scores[k + 1] - scores[k]) / (h[1] - h[0])
+            position = min(max(h[0] - scores[k] / slope, h.min()), h.max())
+            found.append((float(position), float(1.0 / abs(slope))))
+    return tuple(found)
 
 
 OBSERVABLES: dict[str, str] = {

@@ -99,19 +99,13 @@ def solve(
     return solution
 
 
-def read_solution(
-    arrays: PointArrays, i: int, data: GaussianMixture, chain: Chain, settings: Settings
-) -> Solution:
+def read_solution(arrays: PointArrays, i: int, data: GaussianMixture, chain: Chain, settings: Settings) -> Solution:
     """Solution of point ``i`` of an array of points."""
-    points = []
+    points: list[StagePoint] = []
     for t in range(len(chain)):
-        status, iterations, residual, last_step, defect = arrays.stats[i, t]
-        points.append(
-            StagePoint(
-                arrays.x[i, t, : 2 * t + 4].copy(), arrays.conjugates[i, t, : 2 * t + 3].copy(), int(status),
-                int(iterations), float(residual), float(last_step), float(defect),
-            )  # fmt: skip
-        )
+        status, iterations, residual, last_step, defect = (float(entry) for entry in arrays.stats[i, t])
+        x, conjugates = arrays.x[i, t, : 2 * t + 4].copy(), arrays.conjugates[i, t, : 2 * t + 3].copy()
+        points.append(StagePoint(x, conjugates, int(status), int(iterations), residual, last_step, defect))
         if points[-1].status != 0:
             break
     residual = max(point.residual for point in points)

@@ -52,9 +52,7 @@ def _axis(path: str, values: ArrayLike) -> np.ndarray:
     return array
 
 
-def _line(
-    data: GaussianMixture, chain: Chain, path: str, values: np.ndarray, settings: Settings
-) -> Iterator[Solution]:
+def _line(data: GaussianMixture, chain: Chain, path: str, values: np.ndarray, settings: Settings) -> Iterator[Solution]:
     """Solutions along one axis, each started from those before it, all in one compiled call."""
     points = [with_parameter(data, chain, path, float(value)) for value in values]
     arrays = PointArrays(points)
@@ -141,9 +139,7 @@ def sweep(
 
     dataset = xarray.Dataset(
         {
-            **{
-                name: (("stage", *axes), array, {"long_name": OBSERVABLES[name]}) for name, array in values.items()
-            },
+            **{name: (("stage", *axes), array, {"long_name": OBSERVABLES[name]}) for name, array in values.items()},
             "converged": (tuple(axes), converged, {"long_name": "converged"}),
             "residual": (tuple(axes), residual, {"long_name": "undamped, scaled residual"}),
             "quadrature_error": (tuple(axes), quadrature_error, {"long_name": "quadrature error estimate"}),
@@ -151,7 +147,9 @@ def sweep(
         coords={"stage": list(chain.names), **axes},
     )
     for path in axes:
-        dataset[path].attrs["long_name"] = LONG_NAMES[path.rpartition(".")[2]] if path in parameter_paths(chain) else path
+        dataset[path].attrs["long_name"] = (
+            LONG_NAMES[path.rpartition(".")[2]] if path in parameter_paths(chain) else path
+        )
     dataset.attrs = {
         "data": repr(data),
         "chain": repr(chain),

@@ -52,10 +52,8 @@ _BUILT_IN = {"distillation": Distillation, "cross-entropy": CrossEntropy, "squar
 
 def chain_losses(choice: str, stages: int, parameters: dict[str, float]) -> list[Loss]:
     """The loss of each stage: the chosen one where the stages it looks at exist, cross-entropy before."""
-    if choice in _BUILT_IN:
-        loss = _BUILT_IN[choice]().with_parameters(**parameters)
-    else:
-        loss = Loss.from_expression(choice, parameters)
+    built_in = _BUILT_IN.get(choice)
+    loss = built_in().with_parameters(**parameters) if built_in else Loss.from_expression(choice, parameters)
     loss.stages(stages)
     return [loss if _usable(loss, t) else CrossEntropy() for t in range(1, stages + 1)]
 

@@ -9,10 +9,11 @@ The names imported from ``_generated`` are written by :mod:`numerics.codegen` fr
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import FloatArray, IntArray, Matrix, exp_nonpositive
-from numerics.kernels.grid import CURVATURE, H, LOW, THIRD, WEIGHT
+from numerics.kernels.elementary import FloatArray, IntArray, Matrix
+from numerics.kernels.grid import CURVATURE, LOW, THIRD, WEIGHT, H
 
 from ._generated import DENSITY_ROW, N_MOMENTS, accumulate_pairs, point_coefficients  # generated
 

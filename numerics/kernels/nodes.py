@@ -7,13 +7,13 @@ import math
 import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, IntArray, IntMatrix, Matrix
+from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, IntArray, Matrix
 from numerics.kernels.grid import (
     CURVATURE,
-    H,
     LOW,
     POINT_ROWS,
     WEIGHT,
+    H,
     build_grid,
     choose_branches,
     half_widths,
@@ -82,7 +82,7 @@ def extend_nodes(
             a += coefficients[k] * design[i, 2 + k] + shifts[k] * design[i, 2 + k_earlier + k]
         centre[i] = a
     half_widths(weight, tail, MARGIN, reach)
-    points, used = build_grid(
+    points, _ = build_grid(
         slopes, features, n_features, shareable, weight, centre, branch, offset, labels, seen, parameters, gamma, sigma,
         step, reach, True, extra, np.empty((POINT_ROWS, 256)), start, stop,
     )  # fmt: skip

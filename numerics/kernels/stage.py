@@ -15,7 +15,6 @@ from numba import njit, types
 from numerics.kernels.elementary import (
     POINT_FUNCTION,
     FloatArray,
-    IntArray,
     Matrix,
     VectorFunctions,
     lu_factor,
@@ -74,9 +73,7 @@ def natural_scales(theta, earlier_responses, scale):
     return q
 
 
-@njit(
-    types.void(FloatArray, types.float64, types.float64, Matrix, FloatArray, FloatArray), cache=True, nogil=True
-)
+@njit(types.void(FloatArray, types.float64, types.float64, Matrix, FloatArray, FloatArray), cache=True, nogil=True)
 def field_centres(theta, delta, gamma, design, target, centre):
     """Mean of ``P(h)`` given a node: cavity mean, shift by earlier responses, and the target's pull."""
     k = (theta.size - 4) // 2
@@ -289,9 +286,7 @@ def solve_stage(
         if not finite:
             return NOT_FINITE, iteration, largest_residual, last_step, defect
         field_centres(theta, delta, gamma, design, target, centre)
-        if used == 0 or not grid_still_covers(
-            centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma, slack
-        ):
+        if used == 0 or not grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma, slack):
             grid_gamma = gamma
             grid_sigma = sigma
             for i in range(n):

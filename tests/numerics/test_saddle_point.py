@@ -12,9 +12,9 @@ import sympy
 
 from numerics import Estimator, GaussianMixture, solve
 from numerics.codegen import LossFunctions
+from numerics.compiled import target_features
 from numerics.formulas import as_function
 from numerics.models import Chain
-from numerics.compiled import target_features
 from numerics.nodes import StagePoint, extend, label_nodes
 from numerics.patterns import WeightMoments, nested_patterns
 from numerics.solver import plain_iteration
@@ -84,7 +84,10 @@ def derivative(function, step: float) -> float:
         ([Estimator(CrossEntropy(), 0.1), Estimator(Distillation(1.0, 1.0), 1e-3, eta=0.5)], 3),
         ([Estimator(CrossEntropy(), 0.01), Estimator(Distillation(0.4, 5.0), 0.1, eta=0.8)], 4),
         ([Estimator(SquareLoss(), 0.3), Estimator(SOFT_FOCAL, 0.1, eta=0.7)], 5),
-        ([Estimator(CrossEntropy(), 0.3), Estimator(Distillation(0.7, 2.0, temperature_squared=True), 0.2, eta=1.0)], 6),
+        (
+            [Estimator(CrossEntropy(), 0.3), Estimator(Distillation(0.7, 2.0, temperature_squared=True), 0.2, eta=1.0)],
+            6,
+        ),
     ],
 )
 def test_equations_are_the_gradient_of_the_potential(chain: list[Estimator], seed: int) -> None:
@@ -224,7 +227,9 @@ def test_square_loss_agrees_with_its_closed_form(alpha: float, ridge: float) -> 
 def test_balanced_classes_with_infinite_ridge_reach_the_bayes_error(alpha: float) -> None:
     data = GaussianMixture(alpha, 0.5, 1.0)
     bayes = solve(data, Estimator(CrossEntropy(), 1.0))[0].bayes_error
-    gaps = [solve(data, Estimator(CrossEntropy(), ridge), throw=True)[0].test_error - bayes for ridge in (1e2, 1e4, 1e6)]
+    gaps = [
+        solve(data, Estimator(CrossEntropy(), ridge), throw=True)[0].test_error - bayes for ridge in (1e2, 1e4, 1e6)
+    ]
     assert all(gap > -1e-12 for gap in gaps)
     assert gaps[-1] < 1e-9
 

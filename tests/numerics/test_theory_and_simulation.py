@@ -1,7 +1,7 @@
 """Theory against the finite-size experiment, in standard errors.
 
-16 runs at N = 1000 (slow: N = 2000 too), seed 3.  Every order parameter and both errors must agree with |z| < 4; the mean |z| of all
-comparisons, about 0.8 for Gaussian noise, must stay below 1.1: a bias of one standard error would raise it to 1.2 and more.
+16 runs at N = 1000 (slow: N = 2000 too), seed 3.  Every order parameter and both errors must agree with |z| < 4; the mean |z|
+of all comparisons, about 0.8 for Gaussian noise, must stay below 1.1: a bias of one standard error would raise it to 1.2.
 """
 
 from __future__ import annotations

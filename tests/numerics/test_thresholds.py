@@ -131,9 +131,7 @@ def test_separability_beyond_a_double_is_infinite():
 
 @pytest.mark.parametrize("eta", [0.1, 0.5, 0.8])
 def test_student_is_a_smaller_noisier_problem(eta):
-    assert separability_threshold(0.2, 1.0, eta) == pytest.approx(
-        eta * separability_threshold(0.2, 1.0 / eta)
-    )
+    assert separability_threshold(0.2, 1.0, eta) == pytest.approx(eta * separability_threshold(0.2, 1.0 / eta))
     assert bayes_error(1.5, 0.2, 1.0, eta) == pytest.approx(bayes_error(1.5 / eta, 0.2, 1.0 / eta))
     assert interpolation_threshold(eta) == eta
     for function in (max_margin, minimum_norm_interpolator):
@@ -158,9 +156,7 @@ def test_bayes_error_of_balanced_classes():
     for delta in (0.05, 1.0, 30.0):
         expected = norm.cdf(-np.sqrt(alpha / (delta * (alpha + delta))))
         np.testing.assert_allclose(bayes_error(alpha, 0.5, delta), expected, rtol=1e-13)
-        assert bayes_error_known_means(0.5, delta) == pytest.approx(
-            norm.cdf(-1 / math.sqrt(delta)), rel=1e-13
-        )
+        assert bayes_error_known_means(0.5, delta) == pytest.approx(norm.cdf(-1 / math.sqrt(delta)), rel=1e-13)
 
 
 def test_bayes_error_keeps_its_digits_in_the_tail():
@@ -198,9 +194,7 @@ def test_max_margin_sits_on_gordons_boundary_and_is_largest(hinge, alpha, rho, d
 
     def gap(m, b):
         with mp.workdps(30):
-            pair = [
-                hinge(mp.mpf(m) - mp.mpf(found.margin), sign * mp.mpf(b), mp.mpf(delta)) for sign in (1, -1)
-            ]
+            pair = [hinge(mp.mpf(m) - mp.mpf(found.margin), sign * mp.mpf(b), mp.mpf(delta)) for sign in (1, -1)]
             return float(alpha * (rho * pair[0] + (1 - rho) * pair[1]) - delta * (1 - mp.mpf(m) ** 2))
 
     assert found.margin > 0

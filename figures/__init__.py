@@ -1,0 +1,1 @@
+"""Pictures, and the data they were drawn from, side by side."""
