@@ -317,19 +317,23 @@ def moment_definitions() -> str:
     """The loop over one node's points, from the moment integrands of ``theory.envelope``.
 
     An integrand is a polynomial in f and g whose coefficients belong to the point alone; those are tabulated once per grid.
+    Factors that are the same for all points are taken out of the sums, and equal sums are done once.
     """
     integrands = envelope.moment_integrands()
     coefficients: dict[sympy.Expr, sympy.Symbol] = {}
+    factors: dict[str, sympy.Expr] = {}
     reduced: dict[str, sympy.Expr] = {}
     for name, integrand in integrands.items():
         polynomial = sympy.Poly(sympy.expand(integrand), envelope.f, envelope.g)
         terms = []
         for (power_f, power_g), coefficient in polynomial.terms():
-            number, rest = sympy.factor(coefficient).as_coeff_Mul()
+            coefficient = sympy.factor(coefficient)
+            outside, rest = coefficient.as_independent(envelope.S1, envelope.S2, envelope.gamma, as_Add=False)
             if rest != 1:
                 rest = coefficients.setdefault(rest, sympy.Symbol(f"k_{len(coefficients)}", real=True))
-            terms.append(number * rest * envelope.f**power_f * envelope.g**power_g)
-        reduced[name] = sympy.Add(*terms)
+            terms.append((outside, rest * envelope.f**power_f * envelope.g**power_g))
+        factors[name] = terms[0][0]
+        reduced[name] = sympy.Add(*(outside / factors[name] * term for outside, term in terms))
     unique = list(dict.fromkeys(reduced.values()))
     table_names = {envelope.S1: "slope1", envelope.S2: "slope2", envelope.gamma: "gamma"}
     text = f"N_MOMENTS = {len(reduced) + 1}\nTABLE_ROWS = {5 + len(coefficients)}\nDENSITY_ROW = 4\n\n\n"
@@ -338,7 +342,7 @@ def moment_definitions() -> str:
         ["slope1", "slope2", "gamma", "tables", "j"],
         statements([(f"tables[{5 + k}, j]", e) for k, e in enumerate(coefficients)], table_names),
     )
-    names = {envelope.f: "f", envelope.g: "g", envelope.gamma: "gamma"}
+    names = {envelope.f: "f", envelope.g: "g"}
     names |= {symbol: f"row_{k}[j]" for k, symbol in enumerate(coefficients.values())}
     lines = ["    sum_norm = 0.0"] + [f"    sum_{k} = 0.0" for k in range(len(unique))]
     lines += [f"    row_{k} = tables[{5 + k}, first:last]" for k in range(len(coefficients))]
@@ -355,14 +359,13 @@ def moment_definitions() -> str:
     body = "\n".join(lines) + "\n"
     body += statements([(f"term_{k}", e) for k, e in enumerate(unique)], names, indent=" " * 8)
     body += "".join(f"        sum_{k} += w * term_{k}\n" for k in range(len(unique)))
-    body += "    sums[0] = sum_norm\n"
-    body += "".join(
-        f"    sums[{k + 1}] = sum_{unique.index(expression)}\n" for k, expression in enumerate(reduced.values())
-    )
+    body += "    sums[0, node] = sum_norm\n"
+    for row, (name, expression) in enumerate(reduced.items(), start=1):
+        factor = statements([("factor", factors[name])], {envelope.sigma: "(1.0 / inverse_sigma)"})
+        body += factor + f"    sums[{row}, node] = factor * sum_{unique.index(expression)}\n"
     arguments = [
         "centre",
         "inverse_sigma",
-        "gamma",
         "target",
         "first",
         "last",
@@ -370,6 +373,7 @@ def moment_definitions() -> str:
         "slope_row",
         "tables",
         "sums",
+        "node",
     ]
     loop = function("accumulate_pairs", arguments, body)
     return text + loop.replace(

@@ -26,7 +26,7 @@ class Settings:
     max_levels
         Levels tried before the error estimate is reported as it is.
     tail
-        Relative weight of what may be cut from an average.
+        Relative weight of what may be cut from an average at the first level; a tenth of it at each further one.
     coarse_factor, coarse_tolerance
         Factor on the steps, and Newton tolerance, of the rough solution that a cold start begins with.
     first_ridge, ridge_steps
@@ -41,7 +41,7 @@ class Settings:
     outer_step: float = 0.85
     refinement: float = 0.75
     max_levels: int = 7
-    tail: float = 1e-13
+    tail: float = 1e-12
     coarse_factor: float = 1.7
     coarse_tolerance: float = 1e-2
     first_ridge: float = 30.0

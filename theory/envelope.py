@@ -18,6 +18,7 @@ S1 = Symbol("S1", real=True)
 S2 = Symbol("S2", real=True)
 gamma = Symbol("gamma", positive=True)
 g = Symbol("g", real=True)
+sigma = Symbol("sigma", positive=True)
 
 _loss = Function("l")
 _h = Symbol("h", real=True)
@@ -76,6 +77,17 @@ def envelope_derivatives() -> dict[str, Expr]:
     return dict(_envelope_derivatives())
 
 
+def along_field(expression: Expr) -> Expr:
+    """d/du of a polynomial in f and df/du, the latter written out in S1 and gamma."""
+    rules = proximal_derivatives()
+    slope = Symbol("slope")
+    polynomial = expression.subs(rules["df_du"], slope)
+    if polynomial.free_symbols - {f, slope}:
+        raise ValueError(f"{expression} is not a polynomial in f and df/du")
+    derivative = diff(polynomial, f) * slope + diff(polynomial, slope) * rules["d2f_du2"]
+    return derivative.subs(slope, rules["df_du"])
+
+
 def moment_integrands() -> dict[str, Expr]:
     """Integrands of the channel averages over u = a + sigma g, and of their derivatives.
 
@@ -91,6 +103,6 @@ def moment_integrands() -> dict[str, Expr]:
     for name, value in values.items():
         integrands[name] = value
         integrands[f"{name}_a"] = along_u[name]
-        integrands[f"{name}_sigma"] = g * along_u[name]
+        integrands[f"{name}_sigma"] = g * along_u[name] if name == "df" else sigma * along_field(along_u[name])
         integrands[f"{name}_gamma"] = along_gamma[name]
     return integrands

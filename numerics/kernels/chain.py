@@ -33,6 +33,8 @@ STATUS, ITERATIONS, RESIDUAL, LAST_STEP, DEFECT = range(5)
 _Cube = types.float64[:, :, ::1]
 _Hypercube = types.float64[:, :, :, ::1]
 _SMALLEST_STRIDE = 1e-3
+_COARSE_TAIL = 1e-8
+_TAIL_REFINEMENT = 0.1  # from one level to the next, so that the error estimate sees what is cut off
 _FIRST_STRIDE = 1.5
 _LARGEST_STRIDE = 3.0
 
@@ -86,14 +88,14 @@ def first_guess(data, k, ridge, eta, mixing, teacher, earlier, x):
 @njit(
     types.int64(
         PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, FloatArray, FloatArray, FloatArray, Matrix,
-        Matrix, FloatArray, _Cube, IntArray, FloatArray, types.float64, types.float64, Matrix, IntArray, Matrix, Matrix,
-        Matrix,
+        Matrix, FloatArray, _Cube, IntArray, FloatArray, types.float64, types.float64, types.float64, Matrix, IntArray, Matrix,
+        Matrix, Matrix,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
 def solve_level(
     point_functions, functions, shareable, n_features, seen, n_parameters, data, ridges, pattern_share, pattern_active,
-    parameters, mixing, extra, n_extra, settings, factor, tolerance, x, started, conjugates, updates, stats,
+    parameters, mixing, extra, n_extra, settings, factor, tail, tolerance, x, started, conjugates, updates, stats,
 ):  # fmt: skip
     """All stages at one quadrature level; returns how many converged (it stops at the first that does not).
 
@@ -102,7 +104,6 @@ def solve_level(
     n_stages = ridges.size
     n_patterns = pattern_share.size
     alpha, rho, delta = data[0], data[1], data[2]
-    tail = settings[TAIL]
     max_iterations = int(settings[MAX_ITERATIONS])
     root_delta = math.sqrt(delta)
     weight = np.empty(2)
@@ -357,20 +358,21 @@ def solve_points(
             solved = solve_level(
                 point_functions, functions, shareable, n_features, seen, n_parameters, data[i], ridges[i], pattern_share[i],
                 pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i], settings, settings[COARSE_FACTOR],
-                settings[COARSE_TOLERANCE], x[i], started[i], conjugates[i], updates[i], stats[i],
+                _COARSE_TAIL, settings[COARSE_TOLERANCE], x[i], started[i], conjugates[i], updates[i], stats[i],
             )  # fmt: skip
             for t in range(solved):
                 started[i, t] = 1
         error = np.inf
         level = 0
         factor = 1.0
+        tail = settings[TAIL]
         while True:
             for t in range(n_stages):
                 for r in range(2 * t + 4):
                     before[t, r] = x[i, t, r]
             solved = solve_level(
                 point_functions, functions, shareable, n_features, seen, n_parameters, data[i], ridges[i], pattern_share[i],
-                pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i], settings, factor, settings[TOLERANCE],
+                pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i], settings, factor, tail, settings[TOLERANCE],
                 x[i], started[i], conjugates[i], updates[i], stats[i],
             )  # fmt: skip
             for t in range(solved):
@@ -383,6 +385,7 @@ def solve_points(
                 break
             level += 1
             factor *= settings[REFINEMENT]
+            tail *= _TAIL_REFINEMENT
         summary[i, 0] = solved
         summary[i, 1] = level
         summary[i, 2] = error

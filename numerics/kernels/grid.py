@@ -35,6 +35,12 @@ LANES = 8
 """Nodes get a multiple of this many points: the loop over them then has no scalar remainder."""
 _TINY = 1e-300
 _SHARING_PAYS = 0.9  # fraction of the separate lengths above which every node gets its own points
+_SHARED_POINTS = 12.0  # shared points per node, likewise
+
+_GAUSS_NODES, _GAUSS_WEIGHTS = np.polynomial.hermite_e.hermegauss(LANES)
+_GAUSS_STEPS = 8
+_GAUSS_TOLERANCE = 1e-10  # in widths: the point is a node of the rule to this accuracy
+_GAUSS_RATIO = 0.09  # of the field's width to the scale of the proximal map, per unit step, below which few points do
 
 _PointCount = types.Tuple((Matrix, types.int64))
 
@@ -75,6 +81,19 @@ def find_kinks(features, n_features, y, logits, parameters, gamma, sigma, always
         kinks[n, 2] = 2.0 * _KINK_POINTS
         n += 1
     return n
+
+
+@njit(types.float64(POINT_FUNCTION, types.int64, types.float64, FloatArray, FloatArray), cache=True, nogil=True)
+def smallest_scale(features, n_features, y, logits, parameters):
+    """Smallest scale on which the loss's gradient bends; infinite for a linear gradient."""
+    found = np.empty(3 * n_features)
+    smallest = np.inf
+    if n_features > 0:
+        features(0.0, y, logits, parameters, found)
+    for k in range(n_features):
+        if abs(found[2 * n_features + k]) > 0.0:
+            smallest = min(smallest, found[n_features + k])
+    return smallest
 
 
 @njit(
@@ -130,6 +149,42 @@ def proximal_point(slopes, u, guess, y, logits, parameters, gamma, branch, slope
             return new
         h = new
     return h
+
+
+@njit(
+    types.boolean(
+        POINT_FUNCTION, Matrix, types.int64, types.float64, types.float64, types.float64, FloatArray, FloatArray,
+        types.float64, types.float64, types.int64, FloatArray,
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
+def gauss_points(slopes, points, n, h_centre, centre, y, logits, parameters, gamma, sigma, branch, slope):
+    """Store the proximal points of a Gauss-Hermite rule from column n on; False if one was not found."""
+    slopes(h_centre, y, logits, parameters, slope)
+    rate = 1.0 / (1.0 + gamma * slope[2])
+    for k in range(LANES):
+        u = centre + sigma * _GAUSS_NODES[k]
+        h = h_centre + sigma * _GAUSS_NODES[k] * rate
+        found = False
+        for _ in range(_GAUSS_STEPS):
+            slopes(h, y, logits, parameters, slope)
+            derivative = 1.0 + gamma * slope[2]
+            excess = h + gamma * slope[branch] - u
+            if abs(excess) < _GAUSS_TOLERANCE * sigma:
+                found = True
+                break
+            h -= excess / derivative
+        if not found:
+            return False
+        points[H, n + k] = h
+        points[LOW, n + k] = slope[0]
+        points[HIGH, n + k] = slope[1]
+        points[CURVATURE, n + k] = slope[2]
+        points[THIRD, n + k] = slope[3]
+        # What is summed is dh P'(h) exp(-g^2/2)/sigma: dh is such that it comes out as the Gauss weight.
+        g = (h + gamma * slope[branch] - centre) / sigma
+        points[WEIGHT, n + k] = _GAUSS_WEIGHTS[k] * math.exp(0.5 * g * g) * sigma / derivative
+    return True
 
 
 @njit(Matrix(Matrix), cache=True, nogil=True)
@@ -352,7 +407,7 @@ def build_grid(
                 covered += max(0.0, low[i] + width - max(low[i], end))
                 end = max(end, low[i] + width)
                 alone += width
-        share = covered <= _SHARING_PAYS * alone
+        share = covered <= _SHARING_PAYS * alone and (always or covered <= _SHARED_POINTS * n * step * sigma)
     h = 0.0
     if not share:
         for i in range(n):
@@ -362,6 +417,28 @@ def build_grid(
                     features, n_features, labels[i], logits[i], parameters, gamma, sigma, always, extra, kinks
                 )
                 h = proximal_point(slopes, centre[i], h, labels[i], logits[i], parameters, gamma, branch[i], slope)
+                slopes(h, labels[i], logits[i], parameters, slope)
+                scale = smallest_scale(features, n_features, labels[i], logits[i], parameters)
+                if not always and sigma < _GAUSS_RATIO * step * scale * (1.0 + gamma * slope[2]):
+                    if used + LANES > points.shape[1]:
+                        points = enlarged(points)
+                    if gauss_points(
+                        slopes,
+                        points,
+                        used,
+                        h,
+                        centre[i],
+                        labels[i],
+                        logits[i],
+                        parameters,
+                        gamma,
+                        sigma,
+                        branch[i],
+                        slope,
+                    ):
+                        used += LANES
+                        stop[i] = used
+                        continue
                 for side in range(2):
                     direction = 2.0 * side - 1.0
                     points, used = march(

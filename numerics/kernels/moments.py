@@ -33,65 +33,84 @@ def point_tables(gamma, sigma, points, used, tables):
 
 
 @njit(
+    types.float64(FloatArray, FloatArray), cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}
+)  # fmt: skip
+def dot(first, second):
+    """Sum of products."""
+    total = 0.0
+    for i in range(np.uint64(first.size)):
+        total += first[i] * second[i]
+    return total
+
+
+@njit(
+    types.float64(FloatArray, FloatArray, FloatArray), cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}
+)  # fmt: skip
+def dot_three(first, second, third):
+    """Sum of products of three factors."""
+    total = 0.0
+    for i in range(np.uint64(first.size)):
+        total += first[i] * second[i] * third[i]
+    return total
+
+
+@njit(
     types.void(
-        types.float64, types.float64, FloatArray, Matrix, FloatArray, FloatArray, IntArray, IntArray, IntArray, Matrix,
-        FloatArray, Matrix, FloatArray,
+        types.float64, Matrix, Matrix, FloatArray, FloatArray, IntArray, IntArray, IntArray, Matrix, Matrix, FloatArray,
+        Matrix,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
 def channel_averages(
-    gamma, sigma, weight, design, centre, target, branch, start, stop, tables, averages, jacobian, norms
+    sigma, statistics, weighted, centre, target, branch, start, stop, tables, sums, averages, jacobian
 ):  # fmt: skip
     """Sum over nodes and points.
 
     Parameters
     ----------
-    weight, centre, target, branch, start, stop : arrays, shape (n,)
-        Weights (alpha included), Gaussian centres in P, target ``c`` (gradient ``S - c``) with the branch both are measured
-        on, and point ranges of the nodes.
-    design : array, shape (n, w)
-        Statistics of a node: ``s, 1, g_1.., f_1..``; the centre of its field is linear in them.
+    statistics : array, shape (w, n)
+        Statistics of the nodes, ``s, 1, g_1.., f_1..``: the centre of a node's field is linear in them.
+    weighted : array, shape (w, n)
+        The same times the weight of the node (alpha included); row 1 is the weight itself.
+    centre, target, branch, start, stop : arrays, shape (n,)
+        Gaussian centres in P, target ``c`` (gradient ``S - c``) with the branch both are measured on, point ranges.
+    sums : array, shape (N_MOMENTS, n), work space and output
+        Row 0: the integral of each node's conditional density, 1 up to truncation and quadrature error.
     averages : array, shape (w + 2,), output
-        ``E[design f]``, ``E[f^2]``, ``E[df/domega]``.
+        ``E[statistics f]``, ``E[f^2]``, ``E[df/domega]``.
     jacobian : array, shape (w + 2, w + 2), output
-        Their derivatives with respect to the coefficients of ``design`` in the centre, then ``sigma``, then ``gamma``.
-    norms : array, shape (n,), output
-        The integral of each node's conditional density, 1 up to truncation and quadrature error.
+        Their derivatives with respect to the coefficients of ``statistics`` in the centre, then ``sigma``, then ``gamma``.
     """
-    n_statistics = design.shape[1]
-    sums = np.empty(N_MOMENTS)
+    n_statistics, n = statistics.shape
+    for i in range(n):
+        if start[i] == stop[i]:
+            sums[0, i] = 1.0
+            for r in range(1, N_MOMENTS):
+                sums[r, i] = 0.0
+        else:
+            row = 2 * branch[i]
+            accumulate_pairs(
+                centre[i], 1.0 / sigma, target[i], start[i], stop[i], row, row + 1, tables, sums, i
+            )  # fmt: skip
     second = n_statistics
     slope = n_statistics + 1
-    for k in range(n_statistics + 2):
-        averages[k] = 0.0
-        for m in range(n_statistics + 2):
-            jacobian[k, m] = 0.0
-    for i in range(weight.size):
-        norms[i] = 1.0
-        if start[i] == stop[i]:
-            continue
-        row = 2 * branch[i]
-        accumulate_pairs(centre[i], 1.0 / sigma, gamma, target[i], start[i], stop[i], row, row + 1, tables, sums)
-        norms[i] = sums[0]
-        p = weight[i]
-        f, f_a, f_sigma, f_gamma = sums[1], sums[2], sums[3], sums[4]
-        ff, ff_a, ff_sigma, ff_gamma = sums[5], sums[6], sums[7], sums[8]
-        df, df_a, df_sigma, df_gamma = sums[9], sums[10], sums[11], sums[12]
-        for k in range(n_statistics):
-            d = p * design[i, k]
-            averages[k] += d * f
-            jacobian[k, second] += d * f_sigma
-            jacobian[k, slope] += d * f_gamma
-            jacobian[second, k] += d * ff_a
-            jacobian[slope, k] += d * df_a
-            for m in range(k + 1):
-                jacobian[k, m] += d * design[i, m] * f_a
-        averages[second] += p * ff
-        averages[slope] += p * df
-        jacobian[second, second] += p * ff_sigma
-        jacobian[second, slope] += p * ff_gamma
-        jacobian[slope, second] += p * df_sigma
-        jacobian[slope, slope] += p * df_gamma
+    weight = weighted[1]
+    f, f_a, f_sigma, f_gamma = sums[1], sums[2], sums[3], sums[4]
+    ff, ff_a, ff_sigma, ff_gamma = sums[5], sums[6], sums[7], sums[8]
+    df, df_a, df_sigma, df_gamma = sums[9], sums[10], sums[11], sums[12]
     for k in range(n_statistics):
-        for m in range(k):
+        row_k = weighted[k]
+        averages[k] = dot(row_k, f)
+        jacobian[k, second] = dot(row_k, f_sigma)
+        jacobian[k, slope] = dot(row_k, f_gamma)
+        jacobian[second, k] = dot(row_k, ff_a)
+        jacobian[slope, k] = dot(row_k, df_a)
+        for m in range(k + 1):
+            jacobian[k, m] = dot_three(row_k, statistics[m], f_a)
             jacobian[m, k] = jacobian[k, m]
+    averages[second] = dot(weight, ff)
+    averages[slope] = dot(weight, df)
+    jacobian[second, second] = dot(weight, ff_sigma)
+    jacobian[second, slope] = dot(weight, ff_gamma)
+    jacobian[slope, second] = dot(weight, df_sigma)
+    jacobian[slope, slope] = dot(weight, df_gamma)

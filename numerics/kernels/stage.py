@@ -25,7 +25,7 @@ from numerics.kernels.grid import POINT_ROWS, build_grid, choose_branches, half_
 from numerics.kernels.moments import channel_averages, point_tables
 from numerics.kernels.nodes import MARGIN
 
-from ._generated import TABLE_ROWS  # generated
+from ._generated import N_MOMENTS, TABLE_ROWS  # generated
 
 N_EQUATIONS = 7
 CONJUGATES, CONJUGATES_JACOBIAN, PRIOR, PRIOR_JACOBIAN, CHOLESKY, CHOLESKY_JACOBIAN, MOMENTS = range(N_EQUATIONS)
@@ -38,10 +38,10 @@ _NOISE = 1e-6  # steps this small that no longer shrink are rounding errors
 _SMALLEST_SHARE = 1e-12  # of q_perp in q: below, the stage coincides with a combination of earlier ones
 _SMALL_SHARE = 1e-2  # below, the equation of q_perp is solved for q_perp itself, which may be on its way to 0
 _SMALLEST_FACTOR = 1e-4  # by which q_perp may fall in one step while its share is small
-_WIDTH_DRIFT = 0.05  # relative change of sigma or gamma after which the grid is made anew
-_CENTRE_DRIFT = 0.2  # change of a node's centre, in widths, likewise
+_WIDTH_DRIFT = 0.02  # relative change of sigma or gamma after which the grid is made anew
+_CENTRE_DRIFT = 0.1  # change of a node's centre, in widths, likewise
 _ROUGH_TOLERANCE = 1e-3  # of Newton's method, above which a grid may drift this many times further
-_ROUGH_DRIFT = 6.0
+_ROUGH_DRIFT = 10.0
 
 
 @njit(types.void(FloatArray, FloatArray), cache=True, nogil=True)
@@ -250,7 +250,14 @@ def solve_stage(
     branch = np.empty(n, np.int64)
     centre = np.empty(n)
     grid_centre = np.zeros(n)
-    norms = np.empty(n)
+    sums = np.empty((N_MOMENTS, n))
+    n_statistics = design.shape[1]
+    statistics = np.empty((n_statistics, n))
+    weighted = np.empty((n_statistics, n))
+    for k in range(n_statistics):
+        for i in range(n):
+            statistics[k, i] = design[i, k]
+            weighted[k, i] = weight[i] * design[i, k]
     reach = np.empty(n)
     start = np.zeros(n, np.int64)
     stop = np.zeros(n, np.int64)
@@ -299,11 +306,11 @@ def solve_stage(
                 tables = np.empty((TABLE_ROWS, points.shape[1]))
         point_tables(gamma, sigma, points, used, tables)
         channel_averages(
-            gamma, sigma, weight, design, centre, target, branch, start, stop, tables, averages, gradients, norms
+            sigma, statistics, weighted, centre, target, branch, start, stop, tables, sums, averages, gradients
         )
         defect = 0.0
         for i in range(n):
-            defect += weight[i] * abs(norms[i] - 1.0) / total
+            defect += weight[i] * abs(sums[0, i] - 1.0) / total
         equations(
             functions, first, theta, averages, gradients, delta, channel_constants, prior_constants, cholesky_constants,
             residual, jacobian, conjugate, updated,

@@ -5,6 +5,7 @@ import pytest
 import sympy
 
 from theory.envelope import S1, S2, envelope_derivatives, f, g, gamma, moment_integrands, proximal_derivatives
+from theory.envelope import sigma as width
 from theory.functions import MPMATH
 from theory.losses import CrossEntropy, Loss
 from theory.symbols import h, y
@@ -66,7 +67,7 @@ def test_moment_integrands_are_derivatives_of_gaussian_averages():
     nodes = [mpmath.mpf(k) / 4 for k in range(-26, 27)]
     weights = [mpmath.npdf(x) / 4 for x in nodes]
     functions = {
-        name: sympy.lambdify((f, S1, S2, gamma, g), integrand, modules="mpmath")
+        name: sympy.lambdify((f, S1, S2, gamma, g, width), integrand, modules="mpmath")
         for name, integrand in integrands.items()
     }
 
@@ -74,7 +75,7 @@ def test_moment_integrands_are_derivatives_of_gaussian_averages():
         total = mpmath.mpf(0)
         for node, weight in zip(nodes, weights, strict=True):
             at = proximal.values(a + sigma * node, scale)
-            total += weight * functions[name](at[f], at[S1], at[S2], scale, node)
+            total += weight * functions[name](at[f], at[S1], at[S2], scale, node, sigma)
         return total
 
     point, step = (0.4, 1.1, 0.8), 1e-4
