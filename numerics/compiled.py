@@ -127,6 +127,18 @@ def settings_vector(settings: Settings) -> np.ndarray:
     )  # fmt: skip
 
 
+def _bends(points: Sequence[tuple[GaussianMixture, Chain]]) -> list[list[np.ndarray]]:
+    """Target features of every stage at every point; looked up once for neighbours that share their losses."""
+    found: list[list[np.ndarray]] = []
+    previous: list[object] = []
+    for _, chain in points:
+        losses = [stage.loss for stage in chain.stages]
+        same = len(previous) == len(losses) and all(a is b for a, b in zip(losses, previous, strict=True))
+        found.append(found[-1] if same else [target_features(chain, t) for t in range(1, len(chain) + 1)])
+        previous = losses
+    return found
+
+
 class PointArrays:
     """Parameters of many points with chains of one structure, and room for their solutions.
 
@@ -145,12 +157,12 @@ class PointArrays:
     def __init__(self, points: Sequence[tuple[GaussianMixture, Chain]]) -> None:
         n, size = len(points), len(points[0][1])
         width = 2 * size + 2
-        patterns = [nested_patterns(tuple(stage.eta for stage in chain.stages)) for _, chain in points]
-        bends = [[target_features(chain, number) for number in range(1, size + 1)] for _, chain in points]
+        etas = np.array([[stage.eta for stage in chain.stages] for _, chain in points])
+        bends = _bends(points)
         most = max(1, *(len(bend) for row in bends for bend in row))
         n_parameters = max(1, *(len(stage.loss.values) for stage in points[0][1].stages))
         self.data = np.array([(data.alpha, data.rho, data.delta) for data, _ in points])
-        self.ridges = np.array([[stage.ridge for stage in chain.stages] for _, chain in points])
+        self.ridges = np.array([[stage.ridge for stage in chain.stages] for _, chain in points], dtype=float)
         self.pattern_share = np.zeros((n, size))
         self.pattern_active = np.zeros((n, size, size))
         self.parameters = np.zeros((n, size, n_parameters))
@@ -158,13 +170,14 @@ class PointArrays:
         self.extra = np.zeros((n, size, most, 2))
         self.n_extra = np.zeros((n, size), dtype=np.int64)
         for i, (_, chain) in enumerate(points):
-            for a, pattern in enumerate(patterns[i]):
+            for a, pattern in enumerate(nested_patterns(tuple(etas[i].tolist()))):
                 self.pattern_share[i, a] = pattern.share
                 self.pattern_active[i, a] = pattern.active
             for t, stage in enumerate(chain.stages):
                 values = stage.loss.values
                 self.parameters[i, t, : len(values)] = values
-                self.mixing[i, t] = stage.loss.parameters.get("mixing", 1.0)
+                if "mixing" in stage.loss.keys:
+                    self.mixing[i, t] = values[stage.loss.keys.index("mixing")]
                 self.extra[i, t, : len(bends[i][t])] = bends[i][t]
                 self.n_extra[i, t] = len(bends[i][t])
         self.x = np.zeros((n, size, width))
@@ -173,6 +186,23 @@ class PointArrays:
         self.updates = np.full((n, size, width), math.nan)
         self.stats = np.zeros((n, size, 5))
         self.summary = np.zeros((n, 3))
+
+    def converged(self, settings: Settings) -> np.ndarray:
+        """Which points have all stages, a small residual and a small quadrature error, shape (n,)."""
+        residual = self.stats[:, :, 2].max(axis=1)
+        solved = self.summary[:, 0] == self.stats.shape[1]
+        return solved & (self.summary[:, 2] <= settings.rtol) & (residual <= settings.residual_tolerance)
+
+    def overlaps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Cholesky factors and responses of all points, each of shape (n, T, T), lower triangular."""
+        n, size, _ = self.x.shape
+        cholesky, response = np.zeros((n, size, size)), np.zeros((n, size, size))
+        for t in range(size):
+            cholesky[:, t, :t] = self.x[:, t, 2 : 2 + t]
+            cholesky[:, t, t] = np.exp(0.5 * self.x[:, t, 2 + t])
+            response[:, t, :t] = self.x[:, t, 3 + t : 3 + 2 * t]
+            response[:, t, t] = np.exp(self.x[:, t, 2 * t + 3])
+        return cholesky, response
 
     def solve(self, compiled: CompiledChain, settings: Settings, position: np.ndarray | None = None) -> None:
         """Run the compiled solver; with ``position`` (n,) each point continues from those before it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Pattern:
     active: tuple[bool, ...]
 
 
+@lru_cache(maxsize=1024)
 def nested_patterns(etas: tuple[float, ...]) -> tuple[Pattern, ...]:
     """Patterns of nested masks: stage t trains the first fraction ``etas[t]`` of the coordinates."""
     edges = sorted(set(etas))

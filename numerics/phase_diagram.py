@@ -42,7 +42,7 @@ UNREGULARISED = 1e-5
 
 ALPHA_RANGE = (0.05, 6.0)
 CURVE_POINTS = 180
-MAP_POINTS = (84, 60)
+MAP_POINTS = (180, 120)
 MAP_RIDGES = (1e-5, 10.0)
 PANELS = ("test_error", "generalization_gap", "loss_gap")
 SIMULATED_ALPHAS = (0.1, 0.2, 0.32, 0.65, 1.0, 1.8, 2.7, 3.9, 5.5)
@@ -52,7 +52,7 @@ SIMULATION = (500, 10)
 SIMULATED_POINTS = 9
 """Points of a simulation along an axis given by the user, its ends left out."""
 
-BLOCK = 12
+BLOCK = 45
 """Points solved one after the other, each started from the one before; an interruption waits for the end of a block."""
 
 SHOWN_FAILURES = 5

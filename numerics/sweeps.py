@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 
@@ -13,11 +13,15 @@ import xarray
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
+from numerics import formulas
 from numerics.compiled import PointArrays, compile_chain
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, parameter_paths, with_parameter
 from numerics.settings import DEFAULT, Settings
-from numerics.solution import OBSERVABLES, Solution
+from numerics.solution import OBSERVABLES
 from numerics.solver import read_solution
+
+BLOCK = 50
+"""Points along the last axis that one thread solves in a row; within a block each point continues from those before."""
 
 LONG_NAMES = {
     "alpha": "samples per input, alpha = M/N",
@@ -52,14 +56,48 @@ def _axis(path: str, values: ArrayLike) -> np.ndarray:
     return array
 
 
-def _line(data: GaussianMixture, chain: Chain, path: str, values: np.ndarray, settings: Settings) -> Iterator[Solution]:
-    """Solutions along one axis, each started from those before it, all in one compiled call."""
-    points = [with_parameter(data, chain, path, float(value)) for value in values]
+def _algebraic(arrays: PointArrays) -> dict[str, Callable[[], np.ndarray]]:
+    """Observables that are formulas of the order parameters, for all points at once; each of shape (stages, n)."""
+    _, rho, delta = arrays.data.T
+    stages = range(arrays.x.shape[1])
+    cholesky, response = arrays.overlaps()
+    m, b = arrays.x[:, :, 0].T, arrays.x[:, :, 1].T
+    q = np.array([np.sum(cholesky[:, t] ** 2, axis=1) for t in stages])
+    return {
+        "magnetization": lambda: m,
+        "bias": lambda: b,
+        "norm_squared": lambda: q,
+        "norm": lambda: np.sqrt(q),
+        "response": lambda: np.array([response[:, t, t] for t in stages]),
+        "cosine": lambda: m / np.sqrt(q),
+        "test_error": lambda: formulas.test_error()(m, b, q, delta, rho),
+    }
+
+
+def _solve_block(
+    points: Sequence[tuple[GaussianMixture, Chain]],
+    position: np.ndarray,
+    observables: Sequence[str],
+    settings: Settings,
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+    """Neighbouring points, each started from those before it: observables (stages, n), converged, residual, error (n,)."""
     arrays = PointArrays(points)
-    position = np.log(values) if values.min() > 0 else values
-    arrays.solve(compile_chain(chain), settings, position)
-    for i, (here, stages) in enumerate(points):
-        yield read_solution(arrays, i, here, stages, settings)
+    arrays.solve(compile_chain(points[0][1]), settings, position)
+    converged = arrays.converged(settings)
+    algebraic = _algebraic(arrays)
+    values = {}
+    for name in observables:
+        if name in algebraic:
+            values[name] = np.where(converged, algebraic[name](), np.nan)
+    rest = [name for name in observables if name not in algebraic]
+    if rest:
+        values |= {name: np.full((arrays.x.shape[1], len(points)), np.nan) for name in rest}
+        for i in np.flatnonzero(converged):
+            solution = read_solution(arrays, i, *points[i], settings)
+            for name in rest:
+                values[name][:, i] = [getattr(stage, name) for stage in solution.stages]
+    residual = np.where(np.isfinite(arrays.stats[:, :, 2]), arrays.stats[:, :, 2], np.inf).max(axis=1)
+    return values, converged, residual, arrays.summary[:, 2].copy()
 
 
 def sweep(
@@ -117,25 +155,29 @@ def sweep(
     residual = np.full(shape, np.nan)
     quadrature_error = np.full(shape, np.nan)
 
-    def run_line(index: tuple[int, ...]) -> None:
+    def run_block(task: tuple[tuple[int, ...], np.ndarray]) -> None:
+        index, block = task
         here = data, chain
-        for path, position in zip(outer, index, strict=True):
-            here = with_parameter(*here, path, float(axes[path][position]))
-        for position, solution in zip(order, _line(*here, inner, axes[inner][order], settings), strict=True):
-            where = (*index, position)
-            converged[where] = solution.converged
-            residual[where] = solution.residual
-            quadrature_error[where] = solution.quadrature_error
-            if solution.converged:
-                for name in observables:
-                    values[name][(slice(None), *where)] = [getattr(stage, name) for stage in solution.stages]
+        for path, place in zip(outer, index, strict=True):
+            here = with_parameter(*here, path, float(axes[path][place]))
+        along = axes[inner][block]
+        points = [with_parameter(*here, inner, float(value)) for value in along]
+        position = np.log(along) if along.min() > 0 else along
+        found, *quality = _solve_block(points, position, observables, settings)
+        for name, array in found.items():
+            values[name][(slice(None), *index, block)] = array
+        for target, array in zip((converged, residual, quadrature_error), quality, strict=True):
+            target[(*index, block)] = array
 
-    lines = list(np.ndindex(shape[:-1]))
+    blocks = np.array_split(order, -(-order.size // BLOCK))
+    tasks = [(index, block) for index in np.ndindex(shape[:-1]) for block in blocks]
     compile_chain(chain)  # once, before threads ask for it
-    with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as executor:
-        futures = executor.map(run_line, lines)
-        for _ in tqdm(futures, total=len(lines), unit="line", delay=2, disable=not progress):
-            pass
+    with (
+        ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as executor,
+        tqdm(total=order.size * len(tasks) // len(blocks), unit="point", delay=2, disable=not progress) as bar,
+    ):
+        for (_, block), _ in zip(tasks, executor.map(run_block, tasks), strict=True):
+            bar.update(block.size)
 
     dataset = xarray.Dataset(
         {
