@@ -15,7 +15,7 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +27,7 @@ import platformdirs
 import sympy
 from sympy.printing.pycode import PythonCodePrinter
 
+import theory
 from numerics import kernels
 from theory import envelope, potential
 from theory.functions import sigmoid
@@ -108,9 +109,11 @@ def function(name: str, arguments: Sequence[str], body: str, result: str = "", *
 
 @lru_cache(maxsize=1)
 def _fingerprint() -> str:
+    """Hash of all that generated code depends on: kernels, theory, this file, and the versions of the tools."""
     digest = hashlib.sha256()
-    for path in sorted(_KERNELS.glob("*.py")):
+    for path in [*sorted(_KERNELS.glob("*.py")), *sorted(Path(theory.__file__).parent.glob("*.py")), Path(__file__)]:
         digest.update(path.read_bytes())
+    digest.update(f"{sympy.__version__} ".encode())
     digest.update(f"{numba.__version__} {llvmlite.__version__} {sys.version_info[:2]}".encode())
     return digest.hexdigest()
 
@@ -144,12 +147,7 @@ def load(name: str, source: str) -> ModuleType:
             return sys.modules[full_name]
         path = cache_directory() / f"{full_name}.py"
         if not path.exists() or path.read_text(encoding="utf-8") != source:
-            # Replaced in one step: another process may be reading.
-            with tempfile.NamedTemporaryFile(
-                "w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8"
-            ) as file:
-                file.write(source)
-            os.replace(file.name, path)
+            _write_whole(path, source)
         specification = importlib.util.spec_from_file_location(full_name, path)
         module = importlib.util.module_from_spec(specification)
         sys.modules[full_name] = module
@@ -165,6 +163,24 @@ _HEADER_TEXT = (
     "from __future__ import annotations\n\nimport math\n\nimport numpy as np\nfrom numba import njit, types\n\n"
     "from numerics.kernels.elementary import *\n\n\n"
 )
+
+
+def derived_source(name: str, derive: Callable[[], str]) -> str:
+    """Text that depends on theory alone, kept beside the generated modules: deriving it would dominate every start."""
+    path = cache_directory() / f"source_{name}_{_fingerprint()[:16]}.txt"
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        text = derive()
+        _write_whole(path, text)
+        return text
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write in one step: another process may be reading."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+        file.write(text)
+    os.replace(file.name, path)
 
 
 def fill(templates: Sequence[str], definitions: str) -> str:
@@ -298,6 +314,11 @@ EQUATION_NAMES = (
 @lru_cache(maxsize=32)
 def equations_module(t: int) -> ModuleType:
     """Conjugates from channel averages, prior, Cholesky update and weight moments of stage t: the same for every loss."""
+    return load(f"equations{t}", _HEADER_TEXT + derived_source(f"equations{t}", lambda: equation_definitions(t)))
+
+
+def equation_definitions(t: int) -> str:
+    """Source of the functions in ``EQUATION_NAMES``."""
     channel, prior = potential.channel_equations(t), potential.prior_equations(t)
     cholesky = potential.cholesky_update(t)
     text = (
@@ -309,7 +330,7 @@ def equations_module(t: int) -> ModuleType:
         + _jacobian_function("cholesky_jacobian", cholesky)
         + _vector_function("moments", potential.conditional_moments(t))
     )
-    return load(f"equations{t}", _HEADER_TEXT + text)
+    return text
 
 
 @lru_cache(maxsize=1)
@@ -399,7 +420,10 @@ class _ByFormula:
 @lru_cache(maxsize=1)
 def core_module() -> ModuleType:
     """The solver: the kernel files joined with the generated moments, compiled once for all losses and chain lengths."""
-    return load("core", fill(("grid", "moments", "nodes", "stage", "chain", "lists"), moment_definitions()))
+    return load(
+        "core",
+        fill(("grid", "moments", "nodes", "stage", "chain", "lists"), derived_source("moments", moment_definitions)),
+    )
 
 
 def loss_module(loss: Loss) -> ModuleType:

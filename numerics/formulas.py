@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 import sympy
-from scipy import integrate, special
+from scipy import special
 
 from theory import observables, potential
 from theory.symbols import delta, rho
@@ -62,6 +62,8 @@ def _orthant_integrand() -> Callable:
 
 def bivariate_normal_cdf(a: float, b: float, correlation: float) -> float:
     """P(X < a, Y < b) for standard normals with this correlation."""
+    from scipy import integrate  # here: seldom needed, and slow to import
+
     integrand = _orthant_integrand()
     with np.errstate(divide="ignore", invalid="ignore"):
         dependent, _ = integrate.quad(

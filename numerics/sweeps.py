@@ -7,9 +7,9 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
@@ -19,6 +19,9 @@ from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, p
 from numerics.settings import DEFAULT, Settings
 from numerics.solution import OBSERVABLES
 from numerics.solver import read_solution
+
+if TYPE_CHECKING:
+    import xarray
 
 BLOCK = 50
 """Points along the last axis that one thread solves in a row; within a block each point continues from those before."""
@@ -134,6 +137,8 @@ def sweep(
     ParameterError
         For an unknown parameter or observable, or a value outside its range.
     """
+    import xarray  # here: it takes as long to import as all the rest
+
     chain = Chain.of(chain)
     if not over:
         raise ParameterError("over must name at least one parameter")
