@@ -44,8 +44,14 @@ _ALPHA = "Samples per input dimension, alpha = M/N > 0."
 _OPTIONS: tuple[tuple[tuple[str, ...], dict], ...] = (
     (("--rho",), {"type": float, "default": 0.2, "help": "Probability of the positive class, in (0, 1)."}),
     (("--delta",), {"type": float, "default": 1.0, "help": "Noise variance Delta > 0 of every input."}),
-    (("--teacher-ridge",), {"type": float, "default": 0.1, "help": "Ridge lambda > 0 of the teacher."}),
-    (("--student-ridge",), {"type": float, "default": 1e-5, "help": "Ridge lambda > 0 of the student."}),
+    (
+        ("--teacher-ridge",),
+        {"type": float, "default": 0.1, "help": "Ridge lambda >= 0 of the teacher; 0 is the limit."},
+    ),
+    (
+        ("--student-ridge",),
+        {"type": float, "default": 1e-5, "help": "Ridge lambda >= 0 of the student; 0 is the limit."},
+    ),
     (("--eta",), {"type": float, "default": 0.5, "help": "Fraction of its weights the student trains, in (0, 1]."}),
     (
         ("--chi",),
@@ -319,7 +325,7 @@ def solve_quietly(data: GaussianMixture, chain: Chain, rtol: float | None) -> So
     with (
         warnings.catch_warnings(),
         patience("solving; a loss that is new to this machine is compiled first"),
-        blaming({"rtol": "--rtol"}, "--rtol", ParameterError),
+        blaming({"rtol": "--rtol", "ridge": "ridge"}, "--rtol", ParameterError),
     ):
         warnings.simplefilter("ignore", ConvergenceWarning)
         return solve(data, chain, rtol=rtol)

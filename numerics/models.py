@@ -82,7 +82,8 @@ class Estimator:
     loss : theory.losses.Loss
         Convex loss in this stage's logit ``h = w.x/sqrt(N) + b``; it may look at the label and at earlier logits.
     ridge : float
-        Strength ``lambda > 0`` of the L2 penalty on the weights; the bias ``b`` is not regularised.
+        Strength ``lambda >= 0`` of the L2 penalty on the weights; the bias ``b`` is not regularised.  0 stands for the limit
+        ``lambda -> 0`` from above; see :mod:`numerics.limits`.
     eta : float
         Fraction of trainable weights, in (0, 1]; the others stay 0.  In a chain the active weights are nested.
     name : str or None
@@ -102,7 +103,9 @@ class Estimator:
     def __post_init__(self) -> None:
         if not isinstance(self.loss, Loss):
             raise ParameterError(f"loss must be a theory.losses.Loss, got {self.loss!r}")
-        object.__setattr__(self, "ridge", require_number("ridge", self.ridge, above=0, allowed="a finite number > 0"))
+        object.__setattr__(
+            self, "ridge", require_number("ridge", self.ridge, at_least=0, allowed="a finite number >= 0")
+        )
         object.__setattr__(
             self, "eta", require_number("eta", self.eta, above=0, at_most=1, allowed="a number in (0, 1]")
         )

@@ -697,6 +697,8 @@ def simulate(
         )
     active = tuple(round(stage.eta * n_inputs) for stage in chain.stages)
     for name, stage, size in zip(chain.names, chain.stages, active, strict=True):
+        if stage.ridge == 0:
+            raise ParameterError(f"ridge of {name} must be > 0 in a simulation: the limit 0 is taken by theory only")
         if size < 1:
             raise ParameterError(f"eta of {name} must leave at least 1 of {n_inputs} weights, got {stage.eta:g}")
 

@@ -10,15 +10,27 @@ import numpy as np
 from scipy import special
 
 from numerics import formulas, thresholds
-from numerics.codegen import LossFunctions
-from numerics.compiled import target_features
+from numerics.codegen import LossFunctions, equations_module
+from numerics.limits import (
+    MAX_MARGIN,
+    MAXIMUM_LIKELIHOOD,
+    MINIMUM_NORM,
+    HardPoint,
+    constraint,
+    effective_ridge,
+    extend_any,
+    label_threshold,
+    largest_jump,
+    sharp_crossings,
+)
 from numerics.models import Chain, Estimator, GaussianMixture
-from numerics.nodes import Nodes, StagePoint, extend, label_nodes
+from numerics.nodes import Nodes, StagePoint, label_nodes
 from numerics.patterns import WeightMoments, nested_patterns
 from numerics.settings import Settings
 from theory.losses import CrossEntropy
 
 _OUTPUT_BEND = (0.0, 1.0)  # of sigmoid(h) and of cross-entropies
+_ZERO = 1e-14  # order parameters of a max-margin stage below this vanish by symmetry
 _SEARCHES = 30  # for the place where a training sample changes sides
 _FINEST = 64.0  # refinement of the last integration, at most, where that place depends on more than one logit
 
@@ -44,6 +56,9 @@ class Solution:
         "converged", or what went wrong and where.
 
     Indexing gives the stages: ``solution[0]`` the teacher, ``solution[-1]`` the last.
+
+    In the limit ridge -> 0 some entries are infinite: ``V_tt`` of a minimum-norm interpolator and the responses to it; all order
+    parameters of a max-margin stage.  Ratios stay finite, see :class:`StageSolution`.
     """
 
     data: GaussianMixture
@@ -79,19 +94,44 @@ class Solution:
         return out
 
     @cached_property
+    def _growth(self) -> np.ndarray:
+        """Factor from the units of the equations to those of the weights, shape (stages,): infinite with a margin."""
+        return np.array([math.inf if _has_limit(p, MAX_MARGIN) else 1.0 for p in self.points] + [1.0] * self._missing)
+
+    @property
+    def _missing(self) -> int:
+        return len(self) - len(self.points)
+
+    @cached_property
+    def finite_magnetization(self) -> np.ndarray:
+        """As ``magnetization``, for a max-margin stage that of weights with ``s h >= 1``."""
+        return self._collect(lambda point: point.magnetization, 1)[:, 0]
+
+    @cached_property
+    def finite_bias(self) -> np.ndarray:
+        """As ``bias``, for a max-margin stage that of weights with ``s h >= 1``."""
+        return self._collect(lambda point: point.bias, 1)[:, 0]
+
+    @cached_property
+    def finite_overlap(self) -> np.ndarray:
+        """As ``overlap``, for a max-margin stage that of weights with ``s h >= 1``."""
+        cholesky = self._triangle(lambda point: point.cholesky_row)
+        return cholesky @ cholesky.T
+
+    @cached_property
     def magnetization(self) -> np.ndarray:
         """m_t = w_t.v/N, shape (stages,)."""
-        return self._collect(lambda point: point.magnetization, 1)[:, 0]
+        return _times(self.finite_magnetization, self._growth)
 
     @cached_property
     def bias(self) -> np.ndarray:
         """b_t, shape (stages,)."""
-        return self._collect(lambda point: point.bias, 1)[:, 0]
+        return _times(self.finite_bias, self._growth)
 
     @cached_property
     def cholesky(self) -> np.ndarray:
         """Lower-triangular C with Q = C C^T, shape (stages, stages)."""
-        return self._triangle(lambda point: point.cholesky_row)
+        return _times(self._triangle(lambda point: point.cholesky_row), self._growth[:, None])
 
     def _triangle(self, row) -> np.ndarray:
         square = self._collect(row, len(self))
@@ -101,12 +141,15 @@ class Solution:
     @cached_property
     def overlap(self) -> np.ndarray:
         """Q_ts = w_t.w_s/N, shape (stages, stages)."""
-        return self.cholesky @ self.cholesky.T
+        return _times(self.finite_overlap, self._growth[:, None] * self._growth)
 
     @cached_property
     def response(self) -> np.ndarray:
         """V_ts, lower triangular, shape (stages, stages)."""
-        return self._triangle(lambda point: point.response_row)
+        hard = [isinstance(point, HardPoint) for point in self.points] + [False] * self._missing
+        return _times(
+            self._triangle(lambda point: point.response_row), self._growth[:, None] * np.where(hard, math.inf, 1.0)
+        )
 
     def nodes(
         self, number: int, *, training: bool, refinement: float = 1.0, bends: tuple[tuple[float, float], ...] = ()
@@ -114,18 +157,16 @@ class Solution:
         """Law of label, fields and logits of stages 1..number on training or on fresh samples.
 
         ``refinement`` divides the step of the last stage's integration; ``bends`` are (position, scale) of what is going to be
-        averaged as a function of the last logit, beyond what outputs and losses of this chain do.
+        averaged as a function of the last logit, beyond what outputs and losses of this chain do.  Forces of a
+        minimum-norm stage are divided by the ridge; logits of a max-margin stage are those of weights with ``s h >= 1``.
         """
         if number == 0:
             return label_nodes(self.data)
         key = (number, training, refinement, bends)
         if key not in self._cache:
-            stage, point = self.chain[number - 1], self.points[number - 1]
-            step = self.settings.outer_step * self.settings.refinement**self.level / refinement
-            wanted = [_OUTPUT_BEND, *map(tuple, target_features(self.chain, number)), *bends]
-            self._cache[key], _ = extend(
-                self.nodes(number - 1, training=training), self.data, stage, point, step, self.settings.tail,
-                training=training, extra=np.array(sorted(set(wanted)), dtype=float),
+            self._cache[key] = extend_any(
+                self.nodes(number - 1, training=training), self.data, self.chain, number, self.points[number - 1],
+                self.settings, self.level, training=training, refinement=refinement, bends=(_OUTPUT_BEND, *bends),
             )  # fmt: skip
         return self._cache[key]
 
@@ -134,7 +175,7 @@ class Solution:
         return {}
 
     def to_dict(self) -> dict:
-        """Everything as plain numbers and lists, ready for JSON (NaN becomes None)."""
+        """Everything as plain numbers and lists, ready for JSON (NaN and infinite numbers become None)."""
         result = {
             "parameters": {
                 "alpha": self.data.alpha, "rho": self.data.rho, "delta": self.data.delta,
@@ -144,7 +185,8 @@ class Solution:
             "converged": self.converged, "residual": self.residual, "iterations": self.iterations,
             "quadrature_error": self.quadrature_error, "message": self.message,
             "stages": [
-                {"name": stage.name, **{name: getattr(stage, name) for name in OBSERVABLES}} for stage in self.stages
+                {"name": stage.name, "limit": stage.limit, **{name: getattr(stage, name) for name in OBSERVABLES}}
+                for stage in self.stages
             ],
             "overlap": self.overlap.tolist(), "response": self.response.tolist(),
         }  # fmt: skip
@@ -161,8 +203,23 @@ def _without_nan(value):
     return value
 
 
+def _has_limit(point: StagePoint, limit: str) -> bool:
+    return isinstance(point, HardPoint) and point.limit == limit
+
+
+def _times(finite: np.ndarray, growth: np.ndarray) -> np.ndarray:
+    """Product in which 0 (up to rounding) times infinity is 0."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.abs(finite) < _ZERO, np.where(np.isinf(growth), 0.0, finite), finite * growth)
+
+
 class StageSolution:
-    """One stage of a solution.  A stage that did not converge has NaN observables."""
+    """One stage of a solution.  A stage that did not converge has NaN observables.
+
+    For a max-margin stage (``limit``) weights, bias and logits are infinite, and so are test losses and logit distances.
+    What depends on their direction or sign alone has its limit: errors, cosines, agreement, ``relative_bias``, ``margin``,
+    output distances (NaN on fresh samples if the teacher is the max-margin stage), and the calibration, whose slope is 0.
+    """
 
     def __init__(self, solution: Solution, number: int) -> None:
         self.solution = solution
@@ -197,6 +254,35 @@ class StageSolution:
         return self.number - 1
 
     @property
+    def limit(self) -> str | None:
+        """Which limit a ridge of 0 stands for: "maximum likelihood", "minimum norm" or "max margin"; None at positive ridge."""
+        if self.estimator.ridge > 0 or not self._known:
+            return None
+        point = self.solution.points[self.number - 1]
+        return point.limit if isinstance(point, HardPoint) else MAXIMUM_LIKELIHOOD
+
+    @property
+    def margin(self) -> float:
+        """Smallest ``s h`` on the training set at ``|w|^2 = N``, of a max-margin stage; NaN for all others."""
+        return 1.0 / math.sqrt(self._overlaps[-1, -1]) if self.limit == MAX_MARGIN else math.nan
+
+    @property
+    def relative_bias(self) -> float:
+        """Bias over norm, finite in every limit."""
+        return float(self.solution.finite_bias[self.number - 1] / math.sqrt(self._overlaps[-1, -1]))
+
+    @property
+    def _direction(self) -> tuple[float, float, float]:
+        """(m, b, Q), for a max-margin stage in finite units."""
+        solution, k = self.solution, self.number - 1
+        return float(solution.finite_magnetization[k]), float(solution.finite_bias[k]), float(self._overlaps[-1, -1])
+
+    @property
+    def _overlaps(self) -> np.ndarray:
+        """Overlaps of this stage and those before it, for max-margin stages in finite units."""
+        return self.solution.finite_overlap[: self.number, : self.number]
+
+    @property
     def magnetization(self) -> float:
         """m = w.v/N."""
         return float(self.solution.magnetization[self.number - 1])
@@ -224,14 +310,13 @@ class StageSolution:
     @property
     def cosine(self) -> float:
         """Cosine between w and v."""
-        return self.magnetization / self.norm
+        m, _, q = self._direction
+        return m / math.sqrt(q)
 
     @property
     def test_error(self) -> float:
         """P(s h < 0) on a fresh sample."""
-        return float(
-            formulas.test_error()(self.magnetization, self.bias, self.norm_squared, self._data.delta, self._data.rho)
-        )
+        return float(formulas.test_error()(*self._direction, self._data.delta, self._data.rho))
 
     @property
     def train_error(self) -> float:
@@ -239,25 +324,46 @@ class StageSolution:
 
         The proximal map is monotone, so given the earlier stages this is a normal tail.
         """
+        if self.limit == MAX_MARGIN:
+            return 0.0
+        if self.limit == MINIMUM_NORM:
+            return self._interpolation_error()
+        return self._wrong_side((0.0, 0.0))
+
+    def _wrong_side(self, levels: tuple[float, float]) -> float:
+        """P(s (h - level) < 0) on a training sample, with a level for each label."""
         if not self._known:
             return math.nan
-        if self._earlier > 1:
+        if self._earlier > 1 or (self._earlier and isinstance(self.solution.points[0], HardPoint)):
             nodes = self.solution.nodes(self._earlier, training=True)
-            jump = _largest_jump(self._sign_probabilities(nodes)[0], nodes)
+            jump = largest_jump(self._sign_probabilities(nodes, levels)[0], nodes)
             if jump > 1.0:
                 nodes = self.solution.nodes(self._earlier, training=True, refinement=min(np.ceil(jump), _FINEST))
-            return nodes.mean(self._sign_probabilities(nodes)[1])
+            return nodes.mean(self._sign_probabilities(nodes, levels)[1])
         bends: tuple[tuple[float, float], ...] = ()
         for _ in range(_SEARCHES):
             nodes = self.solution.nodes(self._earlier, training=True, bends=bends)
-            scores, errors = self._sign_probabilities(nodes)
-            bends = _sharp_crossings(scores, nodes) if self._earlier else ()
+            scores, errors = self._sign_probabilities(nodes, levels)
+            bends = sharp_crossings(scores, nodes) if self._earlier else ()
             if not bends:
                 break
         return nodes.mean(errors)
 
-    def _sign_probabilities(self, nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
-        """Threshold of the field in units of its width, and P(s h < 0), given each node of the earlier stages."""
+    def _interpolation_error(self) -> float:
+        """P(s h* < 0): where it looks at one earlier logit, that logit is on the wrong side of a threshold."""
+        loss, solution = self.estimator.loss, self.solution
+        seen = loss.stages(self.number)
+        if len(seen) == 1 and not isinstance(solution.points[seen[0] - 1], HardPoint):
+            logits = solution.nodes(seen[0], training=True).logits[:, -1]
+            levels = label_threshold(loss, float(logits.min()), float(logits.max()))
+            if levels is not None:
+                return solution[seen[0] - 1]._wrong_side(levels)
+        nodes = solution.nodes(self._earlier, training=True, refinement=_FINEST if seen and self._earlier == 1 else 1.0)
+        goal = constraint(solution.chain, self.number, MINIMUM_NORM, nodes)
+        return nodes.mean((goal * nodes.design[:, 0] < 0).astype(float))
+
+    def _sign_probabilities(self, nodes: Nodes, levels: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Threshold of the field in units of its width, and P(s (h - level) < 0), given each node of the earlier stages."""
         point = self.solution.points[self.number - 1]
         delta, k = self._data.delta, self._earlier
         row, responses = point.cholesky_row, point.response_row
@@ -265,10 +371,9 @@ class StageSolution:
         mean = design[:, 0] * point.magnetization + point.bias
         mean = mean + math.sqrt(delta) * design[:, 2 : 2 + k] @ row[:-1] + delta * nodes.forces @ responses[:-1]
         loss = self.estimator.loss
-        slope, _ = LossFunctions(loss).derivatives(
-            np.zeros_like(mean), nodes.labels, nodes.seen(loss.stages(self.number))
-        )
-        threshold = delta * responses[-1] * slope
+        level = np.where(nodes.labels > 0.5, levels[1], levels[0])
+        slope, _ = LossFunctions(loss).derivatives(level, nodes.labels, nodes.seen(loss.stages(self.number)))
+        threshold = level + delta * responses[-1] * slope
         width = math.sqrt(delta) * row[-1]
         return (threshold - mean) / width, formulas.training_error()(threshold, mean, width, design[:, 0])
 
@@ -281,7 +386,13 @@ class StageSolution:
         """Mean over samples of ``function(h of this stage, nodes)``."""
         if not self._known:
             return math.nan
-        nodes = self.solution.nodes(self.number, training=training)
+        if training and self.limit == MINIMUM_NORM:
+            # The logit is a function of the earlier ones: nothing is left to integrate.
+            nodes = self.solution.nodes(self._earlier, training=True)
+            goal = constraint(self.solution.chain, self.number, MINIMUM_NORM, nodes)
+            nodes = Nodes(nodes.weight, nodes.design, nodes.labels, np.column_stack((nodes.logits, goal)))
+        else:
+            nodes = self.solution.nodes(self.number, training=training)
         return nodes.mean(function(np.ascontiguousarray(nodes.logits[:, -1]), nodes))
 
     def _loss(self, h: np.ndarray, nodes: Nodes) -> np.ndarray:
@@ -295,11 +406,15 @@ class StageSolution:
     @property
     def test_loss(self) -> float:
         """Mean of this stage's own loss on a fresh sample."""
+        if self.limit == MAX_MARGIN:
+            return math.inf
         return self._average(self._loss, training=False)
 
     @property
     def train_loss(self) -> float:
         """Mean of this stage's own loss on a training sample."""
+        if self.limit == MAX_MARGIN:
+            return 0.0
         return self._average(self._loss, training=True)
 
     @property
@@ -310,11 +425,15 @@ class StageSolution:
     @property
     def test_cross_entropy(self) -> float:
         """Mean of H(y, sigmoid(h)) on a fresh sample."""
+        if self.limit == MAX_MARGIN:
+            return math.inf
         return self._average(self._cross_entropy, training=False)
 
     @property
     def train_cross_entropy(self) -> float:
         """Mean of H(y, sigmoid(h)) on a training sample."""
+        if self.limit == MAX_MARGIN:
+            return 0.0
         return self._average(self._cross_entropy, training=True)
 
     @property
@@ -322,6 +441,8 @@ class StageSolution:
         """-Phi = alpha E[l] + (ridge/2) Q, the minimised training objective per input, from the potential."""
         if not self._known:
             return math.nan
+        if self.limit in (MINIMUM_NORM, MAX_MARGIN):
+            return self._data.alpha * self.train_loss
         return -self._potential()
 
     def _potential(self) -> float:
@@ -332,10 +453,12 @@ class StageSolution:
         envelope = self._loss(h, nodes) + 0.5 * self._data.delta * self.response * nodes.forces[:, -1] ** 2
         moments = WeightMoments(nested_patterns(tuple(stage.eta for stage in solution.chain.stages)))
         for number in range(1, self.number):
-            moments.add_stage(number, solution.chain[number - 1], solution.points[number - 1].conjugates)
+            earlier = solution.points[number - 1]
+            ridge = effective_ridge(solution.chain[number - 1], earlier)
+            moments.add(number - 1, ridge, earlier.conjugates, equations_module(number).moments)
         constants = moments.prior_constants(self.number - 1, self.estimator.ridge)
         t = self.number
-        parameters = [self.magnetization, *solution.overlap[t - 1, :t], *solution.response[t - 1, :t]]
+        parameters = [self.magnetization, *solution.finite_overlap[t - 1, :t], *point.response_row]
         inputs = [*parameters, *point.conjugates, self._data.alpha * nodes.mean(envelope)]
         return float(formulas.free_energy(t)(inputs, constants))
 
@@ -351,9 +474,8 @@ class StageSolution:
 
     @property
     def _calibration(self) -> tuple[float, float]:
-        return formulas.calibration()(
-            self.magnetization, self.bias, self.norm_squared, self._data.delta, self._data.rho
-        )
+        slope, offset = formulas.calibration()(*self._direction, self._data.delta, self._data.rho)
+        return (0.0 if self.limit == MAX_MARGIN else slope), offset
 
     @property
     def calibration_error(self) -> float:
@@ -365,6 +487,8 @@ class StageSolution:
 
         if not self._known:
             return math.nan
+        if self.limit == MAX_MARGIN:
+            return self.test_error
         nodes = self.solution.nodes(self.number, training=False, refinement=64.0 if self.number == 1 else 1.0)
         return nodes.mean(gap(nodes.logits[:, -1], nodes))
 
@@ -373,7 +497,7 @@ class StageSolution:
         """Cosine between the weights of this stage and of the one before; NaN for the first stage."""
         if not self._earlier:
             return math.nan
-        q = self.solution.overlap
+        q = self._overlaps
         t, s = self.number - 1, self.number - 2
         return float(q[t, s] / math.sqrt(q[t, t] * q[s, s]))
 
@@ -385,7 +509,7 @@ class StageSolution:
         pair = [self.number - 1, self.number - 2]
         solution = self.solution
         return formulas.agreement(
-            solution.magnetization[pair], solution.bias[pair], solution.overlap[np.ix_(pair, pair)],
+            solution.finite_magnetization[pair], solution.finite_bias[pair], solution.finite_overlap[np.ix_(pair, pair)],
             self._data.delta, self._data.rho,
         )  # fmt: skip
 
@@ -394,12 +518,21 @@ class StageSolution:
         """Mean of (h - h_teacher)^2 on a fresh sample, the teacher being the stage before; NaN for the first stage."""
         if not self._earlier:
             return math.nan
+        if self._margin_at_hand:
+            return math.inf
         m, b, q = self.solution.magnetization, self.solution.bias, self.solution.overlap
         t, s = self.number - 1, self.number - 2
         return float(
             formulas.logit_distance()(
                 m[t], m[s], b[t], b[s], q[t, t], q[s, s], q[t, s], self._data.delta, self._data.rho
             )
+        )
+
+    @property
+    def _margin_at_hand(self) -> bool:
+        """Whether this stage or the one before has infinite logits."""
+        return self._known and any(
+            _has_limit(p, MAX_MARGIN) for p in self.solution.points[self.number - 2 : self.number]
         )
 
     def _distance_to_teacher(self, output, *, training: bool) -> float:
@@ -414,53 +547,47 @@ class StageSolution:
     @property
     def train_logit_distance(self) -> float:
         """Mean of (h - h_teacher)^2 on a training sample; NaN for the first stage."""
+        if self._earlier and self._margin_at_hand:
+            return math.inf
         return self._distance_to_teacher(lambda h: h, training=True)
 
     @property
     def test_output_distance(self) -> float:
         """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a fresh sample; NaN for the first stage."""
+        if self._earlier and self._margin_at_hand:
+            return self._distance_of_signs(training=False)
         return self._distance_to_teacher(special.expit, training=False)
 
     @property
     def train_output_distance(self) -> float:
         """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a training sample; NaN for the first stage."""
+        if self._earlier and self._margin_at_hand:
+            return self._distance_of_signs(training=True)
         return self._distance_to_teacher(special.expit, training=True)
+
+    def _distance_of_signs(self, *, training: bool) -> float:
+        """Squared distance of outputs of which at least one is 0 or 1; on training samples that one is the label."""
+        pair = self.solution.points[self.number - 2 : self.number]
+        step = [_has_limit(point, MAX_MARGIN) for point in pair]
+        if all(step):
+            return 0.0 if training else 1.0 - self.teacher_agreement
+        if training:
+            other = self.solution[self._earlier - 1] if step[1] else self
+            return other._average(lambda h, nodes: (nodes.labels - special.expit(h)) ** 2, training=True)
+        if step[0]:
+            return math.nan
+        point, k = pair[1], self._earlier
+        nodes = self.solution.nodes(k, training=False)
+        mean = nodes.design[:, 0] * point.magnetization + point.bias
+        mean = mean + math.sqrt(self._data.delta) * nodes.design[:, 2 : 2 + k] @ point.cholesky_row[:-1]
+        positive = special.ndtr(mean / (math.sqrt(self._data.delta) * point.cholesky_row[-1]))
+        teacher = special.expit(nodes.logits[:, -1])
+        return nodes.mean(positive * (1.0 - teacher) ** 2 + (1.0 - positive) * teacher**2)
 
     @property
     def bayes_error(self) -> float:
         """Test error of the Bayes-optimal estimator that sees the same samples and this stage's inputs."""
         return float(thresholds.bayes_error(self._data.alpha, self._data.rho, self._data.delta, self.estimator.eta))
-
-
-def _unresolved(scores: np.ndarray, nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
-    """Jumps of a normal score between neighbouring nodes, and which of them matter: on one line of nodes, and near 0."""
-    same = nodes.labels[1:] == nodes.labels[:-1]
-    if nodes.stages > 1:
-        same &= np.all(nodes.logits[1:, :-1] == nodes.logits[:-1, :-1], axis=1)
-    near = (np.minimum(np.abs(scores[1:]), np.abs(scores[:-1])) < 6.0) | (scores[1:] * scores[:-1] < 0.0)
-    jumps = np.abs(np.diff(scores))
-    return jumps, same & near
-
-
-def _largest_jump(scores: np.ndarray, nodes: Nodes) -> float:
-    """Largest change of a normal score that is about to be averaged, between neighbouring nodes."""
-    jumps, matter = _unresolved(scores, nodes)
-    return float(jumps[matter].max(initial=0.0))
-
-
-def _sharp_crossings(scores: np.ndarray, nodes: Nodes) -> tuple[tuple[float, float], ...]:
-    """(position, width) in the last logit, for each label, of the zero of a normal score that its nodes do not resolve."""
-    jumps, matter = _unresolved(scores, nodes)
-    found = []
-    for label in (0.0, 1.0):
-        here = np.flatnonzero(matter & (jumps > 1.0) & (nodes.labels[1:] == label))
-        if here.size:
-            k = here[np.argmin(scores[here] * scores[here + 1])] if here.size > 1 else here[0]
-            h = nodes.logits[k : k + 2, -1]
-            slope = (scores[k + 1] - scores[k]) / (h[1] - h[0])
-            position = min(max(h[0] - scores[k] / slope, h.min()), h.max())
-            found.append((float(position), float(1.0 / abs(slope))))
-    return tuple(found)
 
 
 OBSERVABLES: dict[str, str] = {

@@ -10,6 +10,7 @@ import numpy as np
 
 from numerics.codegen import EQUATION_NAMES, core_module, equations_module, loss_module
 from numerics.compiled import PointArrays, compile_chain
+from numerics.limits import HardPoint, read_points, solve_limit
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError
 from numerics.nodes import Nodes, StagePoint
 from numerics.patterns import WeightMoments
@@ -44,6 +45,9 @@ def solve(
 ) -> Solution:
     """Order parameters of a chain of estimators in the limit N -> infinity, M = alpha N.
 
+    A ridge of 0 stands for the limit ridge -> 0: maximum likelihood, the minimum-norm interpolator or the max-margin
+    direction, whichever exists (:mod:`numerics.limits`).
+
     Parameters
     ----------
     data : GaussianMixture
@@ -54,7 +58,7 @@ def solve(
     max_iterations : int
         Channel evaluations allowed in one Newton solve.
     start : Solution
-        A solution at nearby parameters to continue from; it changes the speed, not the answer.
+        A solution at nearby parameters to continue from; it changes the speed, not the answer.  Not used if a ridge is 0.
     throw : bool
         Raise :class:`ConvergenceError` instead of returning a solution with ``converged=False`` and a warning.
 
@@ -66,7 +70,7 @@ def solve(
     Raises
     ------
     numerics.models.ParameterError
-        For arguments outside their range.
+        For arguments outside their range, and for a ridge of 0 where there is no limit ridge -> 0.
     ConvergenceError
         If ``throw`` and some stage did not converge.
     """
@@ -83,14 +87,17 @@ def solve(
         settings = replace(settings, max_iterations=max_iterations)
     if start is not None and not isinstance(start, Solution):
         raise ParameterError(f"start must be a Solution or None, got {start!r}")
-    arrays = PointArrays([(data, chain)])
-    if start is not None:
-        for t, point in enumerate(start.points[: len(chain)]):
-            if point.status == 0:
-                arrays.x[0, t, : point.unknowns.size] = point.unknowns
-                arrays.started[0, t] = 1
-    arrays.solve(compile_chain(chain), settings)
-    solution = read_solution(arrays, 0, data, chain, settings)
+    if any(stage.ridge == 0 for stage in chain.stages):
+        solution = limit_solution(data, chain, settings)
+    else:
+        arrays = PointArrays([(data, chain)])
+        if start is not None:
+            for t, point in enumerate(start.points[: len(chain)]):
+                if point.status == 0 and not isinstance(point, HardPoint):
+                    arrays.x[0, t, : point.unknowns.size] = point.unknowns
+                    arrays.started[0, t] = 1
+        arrays.solve(compile_chain(chain), settings)
+        solution = read_solution(arrays, 0, data, chain, settings)
     if not solution.converged:
         text = f"no converged solution at {data}: {solution.message}"
         if throw:
@@ -99,17 +106,29 @@ def solve(
     return solution
 
 
+def limit_solution(data: GaussianMixture, chain: Chain, settings: Settings = DEFAULT) -> Solution:
+    """Solution of a chain in which some ridges are 0, converged or not.
+
+    Raises
+    ------
+    numerics.models.ParameterError
+        Where there is no limit ridge -> 0.
+    """
+    found = solve_limit(data, chain, settings)
+    return _assemble(found.points, found.level, found.error, data, chain, settings)
+
+
 def read_solution(arrays: PointArrays, i: int, data: GaussianMixture, chain: Chain, settings: Settings) -> Solution:
     """Solution of point ``i`` of an array of points."""
-    points: list[StagePoint] = []
-    for t in range(len(chain)):
-        status, iterations, residual, last_step, defect = (float(entry) for entry in arrays.stats[i, t])
-        x, conjugates = arrays.x[i, t, : 2 * t + 4].copy(), arrays.conjugates[i, t, : 2 * t + 3].copy()
-        points.append(StagePoint(x, conjugates, int(status), int(iterations), residual, last_step, defect))
-        if points[-1].status != 0:
-            break
-    residual = max(point.residual for point in points)
     _, level, error = arrays.summary[i]
+    return _assemble(read_points(arrays, i, len(chain)), int(level), float(error), data, chain, settings)
+
+
+def _assemble(
+    points: tuple[StagePoint, ...], level: int, error: float, data: GaussianMixture, chain: Chain, settings: Settings
+) -> Solution:  # fmt: skip
+    """Solution from the stages solved, judged by residual and quadrature error."""
+    residual = max(point.residual for point in points)
     message = ""
     if points[-1].status != 0:
         message = f"stage {len(points)} ({chain.name(len(points))}): {_MESSAGES[points[-1].status]}"
@@ -118,9 +137,9 @@ def read_solution(arrays: PointArrays, i: int, data: GaussianMixture, chain: Cha
     elif not residual <= settings.residual_tolerance:
         message = f"the residual {residual:.1e} exceeds {settings.residual_tolerance:.1e}"
     return Solution(
-        data=data, chain=chain, points=tuple(points), converged=message == "", residual=residual,
-        quadrature_error=float(error), iterations=sum(point.iterations for point in points),
-        message=message or "converged", level=int(level), settings=settings,
+        data=data, chain=chain, points=points, converged=message == "", residual=residual, quadrature_error=error,
+        iterations=sum(point.iterations for point in points), message=message or "converged", level=level,
+        settings=settings,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from numerics.compiled import PointArrays, compile_chain
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, parameter_paths, with_parameter
 from numerics.settings import DEFAULT, Settings
 from numerics.solution import OBSERVABLES
-from numerics.solver import read_solution
+from numerics.solver import limit_solution, read_solution
 
 if TYPE_CHECKING:
     import xarray
@@ -84,6 +84,8 @@ def _solve_block(
     settings: Settings,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
     """Neighbouring points, each started from those before it: observables (stages, n), converged, residual, error (n,)."""
+    if any(stage.ridge == 0 for _, chain in points for stage in chain.stages):
+        return _solve_limits(points, observables, settings)
     arrays = PointArrays(points)
     arrays.solve(compile_chain(points[0][1]), settings, position)
     converged = arrays.converged(settings)
@@ -101,6 +103,26 @@ def _solve_block(
                 values[name][:, i] = [getattr(stage, name) for stage in solution.stages]
     residual = np.where(np.isfinite(arrays.stats[:, :, 2]), arrays.stats[:, :, 2], np.inf).max(axis=1)
     return values, converged, residual, arrays.summary[:, 2].copy()
+
+
+def _solve_limits(
+    points: Sequence[tuple[GaussianMixture, Chain]], observables: Sequence[str], settings: Settings
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+    """As :func:`_solve_block`, point by point, where some ridges are 0; where there is no limit a point is masked."""
+    n, size = len(points), len(points[0][1])
+    values = {name: np.full((size, n), np.nan) for name in observables}
+    converged = np.zeros(n, dtype=bool)
+    residual, error = np.full(n, np.inf), np.full(n, np.inf)
+    for i, (data, chain) in enumerate(points):
+        try:
+            solution = limit_solution(data, chain, settings)
+        except ParameterError:
+            continue
+        converged[i], residual[i], error[i] = solution.converged, solution.residual, solution.quadrature_error
+        if solution.converged:
+            for name in observables:
+                values[name][:, i] = [getattr(stage, name) for stage in solution.stages]
+    return values, converged, residual, error
 
 
 def sweep(

@@ -291,7 +291,7 @@ def solve_level(
 
 @njit(types.float64(Matrix, Matrix, types.int64), cache=True, nogil=True)
 def largest_change(before, after, n_stages):
-    """Largest change of an order parameter, relative to the size of the norm, 1 + norm, norm squared, or response."""
+    """Largest change of an order parameter, relative to the norm, 1 + norm, norm squared, or responses."""
     worst = 0.0
     for t in range(n_stages):
         root = math.sqrt(norm_squared(after[t], t))
@@ -300,7 +300,8 @@ def largest_change(before, after, n_stages):
         worst = max(worst, abs(before[t, 1] - after[t, 1]) / (1.0 + root))
         for s in range(t):
             worst = max(worst, abs(before[t, 2 + s] - after[t, 2 + s]) / root)
-            worst = max(worst, abs(before[t, 3 + t + s] - after[t, 3 + t + s]) / v)
+            mean = math.sqrt(v * math.exp(after[s, 2 * s + 3]))
+            worst = max(worst, abs(before[t, 3 + t + s] - after[t, 3 + t + s]) / mean)
         worst = max(worst, abs(math.exp(before[t, 2 + t]) - math.exp(after[t, 2 + t])) / root**2)
         worst = max(worst, abs(math.exp(before[t, 2 * t + 3]) - v) / v)
     return worst

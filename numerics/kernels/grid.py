@@ -39,6 +39,9 @@ _SHARED_POINTS = 12.0  # shared points per node, likewise
 
 _GAUSS_NODES, _GAUSS_WEIGHTS = np.polynomial.hermite_e.hermegauss(LANES)
 _GAUSS_STEPS = 8
+_ROUNDING = 1e-15
+_LINEAR_RATIO = 1e-6
+_POINT_RATIO = 1e-3  # below, even a grid that later stages integrate over needs no more than a Gauss rule
 _GAUSS_TOLERANCE = 1e-10  # in widths: the point is a node of the rule to this accuracy
 _GAUSS_RATIO = 0.09  # of the field's width to the scale of the proximal map, per unit step, below which few points do
 
@@ -153,24 +156,36 @@ def proximal_point(slopes, u, guess, y, logits, parameters, gamma, branch, slope
 
 @njit(
     types.boolean(
-        POINT_FUNCTION, Matrix, types.int64, types.float64, types.float64, types.float64, FloatArray, FloatArray,
-        types.float64, types.float64, types.int64, FloatArray,
+        POINT_FUNCTION, Matrix, types.int64, types.int64, types.float64, types.float64, types.float64, types.float64,
+        types.float64, FloatArray, FloatArray, types.float64, types.float64, types.int64, FloatArray,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
-def gauss_points(slopes, points, n, h_centre, centre, y, logits, parameters, gamma, sigma, branch, slope):
-    """Store the proximal points of a Gauss-Hermite rule from column n on; False if one was not found."""
+def points_in_the_field(
+    slopes, points, n, count, reach, h_centre, centre, scale, y, logits, parameters, gamma, sigma, branch, slope
+):  # fmt: skip
+    """Store proximal points of a rule in the field itself, from column n on; False if one was not found.
+
+    For maps that are nearly linear over the field's width: a Gauss-Hermite rule of ``LANES`` points if ``reach`` is 0, else the
+    trapezoid rule of ``count`` points within ``reach`` widths.
+    """
     slopes(h_centre, y, logits, parameters, slope)
     rate = 1.0 / (1.0 + gamma * slope[2])
-    for k in range(LANES):
-        u = centre + sigma * _GAUSS_NODES[k]
-        h = h_centre + sigma * _GAUSS_NODES[k] * rate
+    rounding = _ROUNDING * (abs(h_centre) + gamma * abs(slope[branch]) + abs(centre))
+    tolerance = max(_GAUSS_TOLERANCE * sigma, rounding)
+    # A field this narrow is a point for the map: its curvature does not show, and rounding would swamp an iteration.
+    linear = sigma * rate < _LINEAR_RATIO * scale or sigma < rounding
+    spacing = 2.0 * reach / count
+    for k in range(count):
+        x = _GAUSS_NODES[k] if reach == 0.0 else (k + 0.5) * spacing - reach
+        h = h_centre + sigma * x * rate
         found = False
+        derivative = 1.0
         for _ in range(_GAUSS_STEPS):
             slopes(h, y, logits, parameters, slope)
             derivative = 1.0 + gamma * slope[2]
-            excess = h + gamma * slope[branch] - u
-            if abs(excess) < _GAUSS_TOLERANCE * sigma:
+            excess = h + gamma * slope[branch] - (centre + sigma * x)
+            if linear or abs(excess) < tolerance:
                 found = True
                 break
             h -= excess / derivative
@@ -181,9 +196,10 @@ def gauss_points(slopes, points, n, h_centre, centre, y, logits, parameters, gam
         points[HIGH, n + k] = slope[1]
         points[CURVATURE, n + k] = slope[2]
         points[THIRD, n + k] = slope[3]
-        # What is summed is dh P'(h) exp(-g^2/2)/sigma: dh is such that it comes out as the Gauss weight.
+        # What is summed is dh P'(h) exp(-g^2/2)/sqrt(2 pi)/sigma: dh is such that it comes out as the rule's weight.
         g = (h + gamma * slope[branch] - centre) / sigma
-        points[WEIGHT, n + k] = _GAUSS_WEIGHTS[k] * math.exp(0.5 * g * g) * sigma / derivative
+        weight = _GAUSS_WEIGHTS[k] if reach == 0.0 else spacing * math.exp(-0.5 * x * x)
+        points[WEIGHT, n + k] = weight * math.exp(0.5 * g * g) * sigma / derivative
     return True
 
 
@@ -233,13 +249,13 @@ def march(
         store = True
         if direction * (h + gamma * slope[branch] - limit) >= 0.0:
             return points, n
+        place = h + gamma * slope[branch]
         goal = t + stride
         low = h if direction > 0.0 else -np.inf
         high = np.inf if direction > 0.0 else h
         new = h + stride * (1.0 / dt + stride * (bend / 2.0 + (bend - previous_bend) / 6.0))
         if not (low < new < high):
             new = h + stride / dt
-        found = False
         for _ in range(_BRACKET_STEPS):
             slopes(new, y, logits, parameters, slope)
             t_new, dt, ddt = mapped(new, gamma, sigma, slope, branch, kinks, n_kinks)
@@ -252,7 +268,6 @@ def march(
                 slope[2] += move * slope[3]
                 dt += move * ddt
                 new += move
-                found = True
                 break
             if rest > 0.0:
                 low = new
@@ -269,8 +284,8 @@ def march(
             if corrected == new:
                 break
             new = corrected
-        if not found and not direction * (new - h) > 0.0:
-            return points, n
+        if not direction * (new + gamma * slope[branch] - place) > 0.0:
+            return points, n  # a step is lost in rounding: the field is narrower than doubles resolve
         h = new
         t = goal
         previous_bend = bend
@@ -419,24 +434,20 @@ def build_grid(
                 h = proximal_point(slopes, centre[i], h, labels[i], logits[i], parameters, gamma, branch[i], slope)
                 slopes(h, labels[i], logits[i], parameters, slope)
                 scale = smallest_scale(features, n_features, labels[i], logits[i], parameters)
-                if not always and sigma < _GAUSS_RATIO * step * scale * (1.0 + gamma * slope[2]):
-                    if used + LANES > points.shape[1]:
+                # Few points do where the map is nearly linear; but a later stage's integrand has a scale of its own.
+                narrow = _POINT_RATIO * min(scale, 1.0) if always else _GAUSS_RATIO * step * scale
+                if sigma < narrow * (1.0 + gamma * slope[2]):
+                    half = reach[i] if always else 0.0
+                    count = LANES
+                    while always and count * step < 2.0 * half:
+                        count += LANES
+                    while used + count > points.shape[1]:
                         points = enlarged(points)
-                    if gauss_points(
-                        slopes,
-                        points,
-                        used,
-                        h,
-                        centre[i],
-                        labels[i],
-                        logits[i],
-                        parameters,
-                        gamma,
-                        sigma,
-                        branch[i],
-                        slope,
-                    ):
-                        used += LANES
+                    if points_in_the_field(
+                        slopes, points, used, count, half, h, centre[i], scale, labels[i], logits[i], parameters, gamma, sigma,
+                        branch[i], slope,
+                    ):  # fmt: skip
+                        used += count
                         stop[i] = used
                         continue
                 for side in range(2):

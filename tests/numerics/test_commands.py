@@ -37,7 +37,7 @@ BAD_MODEL_FLAGS = [
     (["--alpha", "two"], "--alpha"),
     (["--rho", "1"], "--rho"),
     (["--delta", "-1"], "--delta"),
-    (["--teacher-ridge", "0"], "--teacher-ridge"),
+    (["--teacher-ridge", "-0.1"], "--teacher-ridge"),
     (["--student-ridge", "-1e-5"], "--student-ridge"),
     (["--eta", "1.5"], "--eta"),
     (["--chi", "1.5"], "--chi"),
