@@ -12,6 +12,13 @@ from numerics.simulation import simulate
 from numerics.solution import OBSERVABLES, Solution
 from numerics.solver import ConvergenceError, ConvergenceWarning, solve
 from numerics.sweeps import sweep
+from numerics.thresholds import (
+    bayes_error,
+    interpolation_threshold,
+    max_margin,
+    minimum_norm_interpolator,
+    separability_threshold,
+)
 
 __all__ = [
     "OBSERVABLES",
@@ -22,7 +29,12 @@ __all__ = [
     "GaussianMixture",
     "ParameterError",
     "Solution",
+    "bayes_error",
+    "interpolation_threshold",
+    "max_margin",
+    "minimum_norm_interpolator",
     "parameter_paths",
+    "separability_threshold",
     "simulate",
     "solve",
     "sweep",

@@ -29,6 +29,8 @@ from numerics.patterns import WeightMoments, nested_patterns
 from numerics.settings import Settings
 from theory.losses import CrossEntropy
 
+_TAIL_WIDTHS = 8.5
+_CALIBRATION_POINTS = 8001
 _OUTPUT_BEND = (0.0, 1.0)  # of sigmoid(h) and of cross-entropies
 _ZERO = 1e-14  # order parameters of a max-margin stage below this vanish by symmetry
 _SEARCHES = 30  # for the place where a training sample changes sides
@@ -480,17 +482,23 @@ class StageSolution:
     @property
     def calibration_error(self) -> float:
         """Mean of |P(y=1 given h) - sigmoid(h)| on a fresh sample."""
-        slope, offset = self._calibration
-
-        def gap(h: np.ndarray, nodes: Nodes) -> np.ndarray:
-            return np.abs(special.expit(slope * h + offset) - special.expit(h))
-
         if not self._known:
             return math.nan
         if self.limit == MAX_MARGIN:
             return self.test_error
-        nodes = self.solution.nodes(self.number, training=False, refinement=64.0 if self.number == 1 else 1.0)
-        return nodes.mean(gap(nodes.logits[:, -1], nodes))
+        slope, offset = self._calibration
+        width = math.sqrt(self._data.delta) * self.norm
+        total = 0.0
+        for sign, probability in ((1.0, self._data.rho), (-1.0, 1.0 - self._data.rho)):
+            # Its own fine grid: the integrand is one-dimensional and has kinks where the two probabilities cross.
+            mean = sign * self.magnetization + self.bias
+            field = mean + width * np.linspace(-_TAIL_WIDTHS, _TAIL_WIDTHS, _CALIBRATION_POINTS)
+            bend = np.sinh(np.linspace(-12.0, 12.0, _CALIBRATION_POINTS)) / max(1.0, abs(slope))
+            h = np.sort(np.concatenate((field, bend[np.abs(bend - mean) < _TAIL_WIDTHS * width])))
+            density = np.exp(-0.5 * ((h - mean) / width) ** 2) / (width * math.sqrt(2.0 * math.pi))
+            gap = np.abs(special.expit(slope * h + offset) - special.expit(h))
+            total += probability * float(np.trapezoid(density * gap, h))
+        return total
 
     @property
     def teacher_cosine(self) -> float:
