@@ -1,0 +1,74 @@
+"""``python -m figures``: list the published figures, or make some of them."""
+
+from __future__ import annotations
+
+import os
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import click
+
+import figures.mignacco
+import figures.saglietti  # noqa: F401  (figures register themselves)
+from figures.build import FIGURES, Effort, build
+from numerics.commands import Command
+
+DEFAULT = Effort()
+PAPER = Effort(n_inputs=4000, n_runs=10)
+"""Inputs and runs of the printed simulations."""
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("names", nargs=-1, metavar="[NAME | GLOB]...")
+@click.option("--all", "everything", is_flag=True, help="Make all figures.")
+@click.option(
+    "--simulate", nargs=2, type=click.IntRange(min=0), metavar="N RUNS",
+    help=f"Inputs and runs of the simulations; 0 0 for none.  [default: {DEFAULT.n_inputs} {DEFAULT.n_runs}]",
+)  # fmt: skip
+@click.option("--paper-effort", is_flag=True, help=f"As in print: --simulate {PAPER.n_inputs} {PAPER.n_runs}.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the simulations.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("figures", "published"), show_default=True,
+    metavar="DIR", help="Folder for pictures, data and notes.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Compute everything anew, even where the data file has it.")
+@click.option("--jobs", type=click.IntRange(min=1), default=None, help="Threads.  [default: one per core]")
+def main(
+    names: tuple[str, ...], everything: bool, simulate: tuple[int, int] | None, paper_effort: bool, seed: int,
+    output: Path, force: bool, jobs: int | None,
+) -> int:  # fmt: skip
+    """Reproduce published figures: PNG, PDF, data (.nc) and a note (.json) for each NAME; without NAME, list them.
+
+    What was computed before with the same parameters and code is read back from the data file.
+    """
+    if not names and not everything:
+        width = max(map(len, FIGURES))
+        for name, entry in FIGURES.items():
+            click.echo(f"{name:{width}}  {entry.title}")
+        return 0
+    chosen = list(FIGURES) if everything else _matching(names)
+    if simulate is not None and paper_effort:
+        raise click.UsageError("--simulate and --paper-effort exclude each other")
+    n_inputs, n_runs = simulate or (
+        (PAPER.n_inputs, PAPER.n_runs) if paper_effort else (DEFAULT.n_inputs, DEFAULT.n_runs)
+    )
+    if n_runs and n_inputs < 2:
+        raise click.UsageError(f"--simulate wants N >= 2 inputs, got {n_inputs}")
+    effort = Effort(n_inputs, n_runs, seed) if n_runs else Effort(0, 0, seed)
+    for name in chosen:
+        made = build(name, output, effort, force=force, jobs=jobs or os.cpu_count() or 1)
+        origin = f"{len(made.computed)} parts computed, {len(made.reused)} read back"
+        click.echo(f"{name}: {output / name}.png  ({made.seconds:.1f} s; {origin})")
+    return 0
+
+
+def _matching(patterns: tuple[str, ...]) -> list[str]:
+    """Names that match; click.UsageError if a pattern matches none."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in FIGURES):
+            raise click.UsageError(f"no figure {pattern!r}; there are {', '.join(FIGURES)}")
+    return [name for name in FIGURES if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m figures")

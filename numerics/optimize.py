@@ -1,0 +1,538 @@
+"""Derivatives of observables with respect to parameters, and the parameters that make an observable best.
+
+At a saddle point ``R(x, p) = 0`` of a stage, ``dx/dp = -J^-1 dR/dp`` with Newton's matrix ``J``.  One Newton step from the
+solution ``x(p)`` at shifted parameters is ``-J^-1 R(x(p), p + e) = e dx/dp + O(e^2)``: differences of such steps are the
+tangent, without solving anything again.  Earlier stages move along their own tangents meanwhile, so that a stage feels the
+parameter directly and through its teachers.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy import optimize as scipy_optimize
+from scipy.stats import qmc
+
+from numerics.codegen import EQUATION_NAMES, core_module, loss_module
+from numerics.compiled import compile_chain, target_features
+from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, parameter_paths, with_parameter
+from numerics.nodes import StagePoint, extend, label_nodes
+from numerics.patterns import WeightMoments, nested_patterns
+from numerics.settings import DEFAULT, Settings
+from numerics.solution import OBSERVABLES, Solution
+from numerics.solver import ConvergenceWarning, solve
+
+SHIFT = 1e-3
+"""Shift of a parameter, or of its logarithm, in the differences; they are of fourth order, so the error is about 1e-12."""
+
+LOGARITHMIC_RATIO = 10.0
+"""A parameter whose bounds are positive and further apart than this factor is searched on a logarithmic scale."""
+
+SCAN_POINTS = 33
+"""Points of the scan that starts a search in one parameter."""
+
+SAMPLES_PER_PARAMETER = 5
+"""Base-2 logarithm of the points that start a search in several parameters, for each of them."""
+
+REFINED = 3
+"""Local optima of the scan that are refined."""
+
+GRADIENT_TOLERANCE = 1e-6
+"""Gradient at an interior optimum of a converged search, relative to the value and to the width of the search range."""
+
+FAR = (1e1, 1e2, 1e3, 1e4)
+"""Multiples of an upper bound at which a search that ended there looks further."""
+
+FLAT = 1e-8
+"""Relative changes of an observable smaller than this count as none."""
+
+_CENTRAL = {-2: 1 / 12, -1: -8 / 12, 1: 8 / 12, 2: -1 / 12}
+_FORWARD = {0: -25 / 12, 1: 4.0, 2: -3.0, 3: 4 / 3, 4: -1 / 4}
+_BACKWARD = {-offset: -weight for offset, weight in _FORWARD.items()}
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Where an observable is best.
+
+    Attributes
+    ----------
+    observable, maximize
+        What was asked for.
+    parameters : dict
+        Value of each parameter at the optimum; one at infinity has the value of its upper bound.
+    value : float
+        The observable there.
+    gradient : dict
+        Its derivative with respect to each parameter; zero at an interior optimum.
+    location : dict
+        For each parameter "interior", "lower bound", "upper bound", or "infinity": at the upper bound, while larger and
+        larger values of the parameter do not make the observable worse.
+    limit : float
+        The observable as far out as was looked if a parameter is at infinity, else ``value``.
+    converged : bool
+        Interior parameters have a vanishing gradient, and the saddle point converged.
+    evaluations : int
+        Saddle points solved.
+    message : str
+        In words.
+    solution : Solution
+        The saddle point at ``parameters``.
+    """
+
+    observable: str
+    maximize: bool
+    parameters: dict[str, float]
+    value: float
+    gradient: dict[str, float]
+    location: dict[str, str]
+    limit: float
+    converged: bool
+    evaluations: int
+    message: str
+    solution: Solution = field(repr=False)
+
+
+def optimize(
+    data: GaussianMixture,
+    chain: Chain | Estimator | Sequence[Estimator],
+    over: Mapping[str, tuple[float, float]],
+    observable: str = "student.test_error",
+    *,
+    maximize: bool = False,
+    settings: Settings = DEFAULT,
+) -> Optimum:
+    """Minimise, or maximise, an observable over parameters between bounds.
+
+    A scan finds the valleys, exact gradients their bottoms: in one parameter the zero of the derivative is bracketed, in
+    several quasi-Newton descents start from the best points of a Sobol sequence.  An optimum narrower than the spacing of
+    the scan can be missed; narrow the bounds if you expect one.
+
+    Parameters
+    ----------
+    data, chain
+        The problem; the values of the parameters in ``over`` are ignored.
+    over : mapping of parameter name to (lower, upper)
+        Names as in :func:`numerics.models.parameter_paths`: ``teacher.ridge``, ``student.mixing``, ...  Bounds that are
+        positive and more than a factor 10 apart are searched logarithmically.
+    observable : str
+        ``<stage>.<observable>``, the latter one of :data:`numerics.solution.OBSERVABLES`.
+    maximize : bool
+        Look for the largest value instead of the smallest.
+
+    Returns
+    -------
+    Optimum
+
+    Raises
+    ------
+    ParameterError
+        For an unknown parameter or observable, or bounds that are not allowed.
+    ArithmeticError
+        If no saddle point converged anywhere in the range.
+    """
+    chain = Chain.of(chain)
+    if not over:
+        raise ParameterError("over must name at least one parameter")
+    axes = [_Axis.between(data, chain, path, bounds) for path, bounds in over.items()]
+    _require_positive_ridges(chain, besides=over)
+    search = _Search(data, chain, axes, _reader(chain, observable), -1.0 if maximize else 1.0, settings)
+    u = _bottom_of_valleys(search) if len(axes) == 1 else _descend(search)
+    return _report(search, u, observable, maximize)
+
+
+def derivatives(
+    solution: Solution, parameters: Sequence[str], observables: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Derivatives of observables with respect to parameters, by implicit differentiation of the saddle point.
+
+    Parameters
+    ----------
+    solution : Solution
+        A converged one.
+    parameters : sequence of str
+        Names as in :func:`numerics.models.parameter_paths`.
+    observables : sequence of str
+        ``<stage>.<observable>``.
+
+    Returns
+    -------
+    dict
+        ``result[parameter][observable]``.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown name, a solution that did not converge, or a ridge of 0.
+    """
+    readers = {name: _reader(solution.chain, name) for name in observables}
+    result = {}
+    for path in parameters:
+        axis = _Axis.at(solution, path)
+        moved, slope = _moved_solutions(solution, axis)
+        result[path] = {
+            name: slope * sum(weight * read(moved[offset]) for offset, weight in axis.stencil.items())
+            for name, read in readers.items()
+        }
+    return result
+
+
+def tangent(solution: Solution, parameter: str) -> list[np.ndarray]:
+    """Derivatives of the unknowns of each stage (see :class:`numerics.nodes.StagePoint`) with respect to a parameter.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown name, a solution that did not converge, or a ridge of 0.
+    """
+    axis = _Axis.at(solution, parameter)
+    moved, slope = _moved_solutions(solution, axis)
+    return [
+        slope * sum(weight * moved[offset].points[t].unknowns for offset, weight in axis.stencil.items())
+        for t in range(len(solution))
+    ]
+
+
+# One parameter.
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A parameter on the scale it is searched or differentiated on: ``u`` is its value or its logarithm.
+
+    ``bounds`` maps the ends to the parameter's values there; ``stencil`` maps multiples of ``SHIFT`` to weights of a
+    difference that stays where the parameter is allowed.
+    """
+
+    path: str
+    lower: float
+    upper: float
+    logarithmic: bool
+    bounds: Mapping[float, float] = field(default_factory=dict)
+    stencil: Mapping[int, float] = field(default_factory=lambda: _CENTRAL)
+
+    @classmethod
+    def between(cls, data: GaussianMixture, chain: Chain, path: str, bounds: tuple[float, float]) -> _Axis:
+        try:
+            lower, upper = (float(bound) for bound in bounds)
+        except (TypeError, ValueError):
+            raise ParameterError(f"bounds of {path!r} must be two numbers, got {bounds!r}") from None
+        if not lower < upper:
+            raise ParameterError(f"bounds of {path!r} must be increasing, got {bounds!r}")
+        for bound in (lower, upper):
+            with_parameter(data, chain, path, bound)
+        if path.endswith(".ridge") and not lower > 0:
+            raise ParameterError(f"bounds of {path!r} must be positive, got {bounds!r}")
+        logarithmic = lower > 0 and upper > LOGARITHMIC_RATIO * lower
+        ends = (math.log(lower), math.log(upper)) if logarithmic else (lower, upper)
+        return cls(path, *ends, logarithmic, dict(zip(ends, (lower, upper), strict=True)))
+
+    @classmethod
+    def at(cls, solution: Solution, path: str) -> _Axis:
+        if not solution.converged:
+            raise ParameterError(f"the solution must be a converged one; it says: {solution.message}")
+        _require_positive_ridges(solution.chain)
+        value = parameter_value(solution.data, solution.chain, path)
+        axis = cls(path, -math.inf, math.inf, value > 0)
+        return axis.inside(solution.data, solution.chain, math.log(value) if value > 0 else value)
+
+    def inside(self, data: GaussianMixture, chain: Chain, u: float) -> _Axis:
+        """With a stencil that does not leave the allowed values around ``u``."""
+        for stencil in (_CENTRAL, _FORWARD, _BACKWARD):
+            try:
+                for offset in (min(stencil), max(stencil)):
+                    self.put(data, chain, u + offset * SHIFT)
+            except ParameterError:
+                continue
+            return replace(self, stencil=stencil)
+        raise ParameterError(f"{self.path} cannot be moved by {4 * SHIFT:g} from {self.value(u):g}")
+
+    def value(self, u: float) -> float:
+        # Bounds are met exactly: exp(log(bound)) may miss one by a rounding error.
+        return self.bounds.get(u) or (math.exp(u) if self.logarithmic else float(u))
+
+    def put(self, data: GaussianMixture, chain: Chain, u: float) -> tuple[GaussianMixture, Chain]:
+        """The problem with this parameter at ``u``."""
+        return with_parameter(data, chain, self.path, self.value(u))
+
+
+def parameter_value(data: GaussianMixture, chain: Chain, path: str) -> float:
+    """Value of the parameter called ``path``.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such parameter.
+    """
+    if path not in parameter_paths(chain):
+        raise ParameterError(f"unknown parameter {path!r}; allowed are {', '.join(parameter_paths(chain))}")
+    stage, dot, name = path.rpartition(".")
+    if not dot:
+        return getattr(data, name)
+    estimator = chain[chain.names.index(stage)]
+    return getattr(estimator, name) if name in ("ridge", "eta") else estimator.loss.parameters[name]
+
+
+def _require_positive_ridges(chain: Chain, besides: Collection[str] = ()) -> None:
+    """Raise ParameterError where a ridge of 0 makes a stage a limit, whose equations are others."""
+    for name, stage in zip(chain.names, chain.stages, strict=True):
+        if not stage.ridge > 0 and f"{name}.ridge" not in besides:
+            raise ParameterError(
+                f"{name}.ridge must be positive: derivatives of the limit ridge -> 0 are not available"
+            )
+
+
+def _reader(chain: Chain, observable: str) -> Callable[[Solution], float]:
+    """Function that reads ``<stage>.<observable>`` off a solution."""
+    stage, _, name = observable.rpartition(".")
+    if stage not in chain.names or name not in OBSERVABLES:
+        known = f"stages {', '.join(chain.names)} and observables {', '.join(OBSERVABLES)}"
+        raise ParameterError(f"observable must be <stage>.<name>, from {known}; got {observable!r}")
+    index = chain.names.index(stage)
+    return lambda solution: float(getattr(solution[index], name))
+
+
+# Implicit differentiation.
+
+
+class _Walk:
+    """The stages of a chain one after the other, at given unknowns: Newton steps, conjugates, nodes."""
+
+    def __init__(self, data: GaussianMixture, chain: Chain, settings: Settings, level: int) -> None:
+        self.data, self.chain, self.settings = data, chain, settings
+        # One level finer than the solution: errors of quadrature are divided by SHIFT.
+        self.factor = settings.refinement ** (level + 1)
+        self.nodes = label_nodes(data)
+        self.moments = WeightMoments(nested_patterns(tuple(stage.eta for stage in chain.stages)))
+        self.points: list[StagePoint] = []
+
+    def newton(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Newton step of the next stage from ``x``, and its conjugates at ``x``."""
+        number = len(self.points) + 1
+        stage = self.chain[number - 1]
+        loss, compiled = stage.loss, loss_module(stage.loss)
+        functions = compile_chain(self.chain).vector_functions
+        triangle = np.concatenate([np.empty(0), *(point.cholesky_row for point in self.points)])
+        conjugates, updated = np.empty(2 * number + 2), np.empty(2 * number + 1)
+        moved = x.copy()
+        core_module().solve_stage(
+            compiled.slopes, compiled.targets, compiled.features, len(loss.features), int(loss.split is not None),
+            functions, len(EQUATION_NAMES) * (number - 1), moved, self.nodes.weight, self.nodes.design,
+            self.nodes.labels, self.nodes.seen(loss.stages(number)), np.array(loss.values, dtype=float), self.data.delta,
+            np.concatenate(([self.data.delta], triangle)), self.moments.prior_constants(number - 1, stage.ridge), triangle,
+            np.array([point.response_row[-1] for point in self.points], dtype=float),
+            self.settings.field_step * self.factor, self.settings.tail, 0.0, 1, conjugates, updated,
+        )  # fmt: skip
+        return moved - x, conjugates
+
+    def advance(self, x: np.ndarray) -> None:
+        """Put the next stage at ``x`` and go on to the one after it."""
+        number = len(self.points) + 1
+        stage = self.chain[number - 1]
+        conjugates = self.newton(x)[1][:-1].copy()
+        point = StagePoint(x, conjugates, 0, 1, 0.0, 0.0, 0.0)
+        self.points.append(point)
+        if number < len(self.chain):
+            self.moments.add_stage(number, stage, conjugates)
+            self.nodes, _ = extend(
+                self.nodes, self.data, stage, point, self.settings.outer_step * self.factor, self.settings.tail,
+                training=True, extra=target_features(self.chain, number),
+            )  # fmt: skip
+
+
+def _moved_solutions(solution: Solution, axis: _Axis) -> tuple[dict[int, Solution], float]:
+    """Solutions along the tangent at the offsets of the stencil, and what turns their difference into a derivative."""
+    value = parameter_value(solution.data, solution.chain, axis.path)
+    u = math.log(value) if axis.logarithmic else value
+    walks = {}
+    for offset in axis.stencil:
+        data, chain = axis.put(solution.data, solution.chain, u + offset * SHIFT) if offset else (
+            solution.data, solution.chain
+        )  # fmt: skip
+        walks[offset] = _Walk(data, chain, solution.settings, solution.level)
+    for point in solution.points:
+        x = point.unknowns
+        step = sum(weight * walks[offset].newton(x)[0] for offset, weight in axis.stencil.items())
+        for offset, walk in walks.items():
+            walk.advance(x + offset * step)
+    moved = {
+        offset: replace(solution, data=walk.data, chain=walk.chain, points=tuple(walk.points), level=solution.level + 1)
+        for offset, walk in walks.items()
+    }
+    return moved, 1.0 / (SHIFT * (value if axis.logarithmic else 1.0))
+
+
+# Search.
+
+
+class _Search:
+    """An observable, times ``sign``, as a function of scaled parameters ``u``."""
+
+    def __init__(
+        self, data: GaussianMixture, chain: Chain, axes: Sequence[_Axis], read: Callable[[Solution], float], sign: float,
+        settings: Settings,
+    ) -> None:  # fmt: skip
+        self.data, self.chain, self.axes, self.read = data, chain, tuple(axes), read
+        self.sign, self.settings = sign, settings
+        self.evaluations = 0
+        self._solved: dict[tuple[float, ...], Solution] = {}
+
+    @property
+    def lower(self) -> np.ndarray:
+        return np.array([axis.lower for axis in self.axes])
+
+    @property
+    def upper(self) -> np.ndarray:
+        return np.array([axis.upper for axis in self.axes])
+
+    def problem(self, u: np.ndarray) -> tuple[GaussianMixture, Chain]:
+        """The problem at ``u``."""
+        data, chain = self.data, self.chain
+        for axis, coordinate in zip(self.axes, u, strict=True):
+            data, chain = axis.put(data, chain, float(coordinate))
+        return data, chain
+
+    def solution(self, u: np.ndarray) -> Solution:
+        key = tuple(float(coordinate) for coordinate in u)
+        if key not in self._solved:
+            self.evaluations += 1
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                self._solved[key] = solve(*self.problem(u), settings=self.settings)
+        return self._solved[key]
+
+    def value(self, u: np.ndarray) -> float:
+        """To be minimised; infinite where there is no converged solution."""
+        solution = self.solution(u)
+        return self.sign * self.read(solution) if solution.converged else math.inf
+
+    def slope(self, u: np.ndarray) -> np.ndarray:
+        """Derivative of :meth:`value` with respect to ``u``, shape (parameters,)."""
+        solution = self.solution(u)
+        if not solution.converged:
+            return np.full(len(self.axes), math.nan)
+        result = np.empty(len(self.axes))
+        for k, (axis, coordinate) in enumerate(zip(self.axes, u, strict=True)):
+            here = axis.inside(solution.data, solution.chain, float(coordinate))
+            moved, _ = _moved_solutions(solution, here)
+            difference = sum(weight * self.read(moved[offset]) for offset, weight in here.stencil.items())
+            result[k] = self.sign * difference / SHIFT
+        return result
+
+
+def _bottom_of_valleys(search: _Search) -> np.ndarray:
+    """One parameter: the best of the zeros of the derivative, and of the ends."""
+    grid = np.linspace(search.lower[0], search.upper[0], SCAN_POINTS)
+    values = np.array([search.value(np.array([u])) for u in grid])
+    if not np.isfinite(values).any():
+        raise ArithmeticError("no saddle point converged in the range of the search")
+    padded = np.concatenate(([math.inf], values, [math.inf]))
+    low = np.flatnonzero(np.isfinite(values) & (values <= padded[:-2]) & (values <= padded[2:]))
+    best: list[tuple[float, float]] = []
+    for k in low[np.argsort(values[low])][:REFINED]:
+        left, right = grid[max(k - 1, 0)], grid[min(k + 1, grid.size - 1)]
+        u = _zero_of_slope(search, left, grid[k], right)
+        best.append((search.value(np.array([u])), u))
+        best.append((values[k], grid[k]))
+    value = min(best)[0]
+    # Of points that are equally good within the accuracy of the solver, the one with the smallest slope.
+    equal = [u for v, u in best if v <= value + FLAT * abs(value)]
+    return np.array([min(equal, key=lambda u: abs(search.slope(np.array([u]))[0]))])
+
+
+def _zero_of_slope(search: _Search, left: float, middle: float, right: float) -> float:
+    """Zero of the derivative between neighbours of a low point; an end if the observable still falls there."""
+
+    def slope(u: float) -> float:
+        return float(search.slope(np.array([u]))[0])
+
+    at_middle = slope(middle)
+    other = right if at_middle < 0 else left
+    if other == middle or not np.isfinite(at_middle):
+        return middle
+    if at_middle == 0 or not slope(other) * at_middle < 0:
+        return middle
+    return float(scipy_optimize.brentq(slope, middle, other, xtol=1e-10, rtol=1e-12))
+
+
+def _descend(search: _Search) -> np.ndarray:
+    """Several parameters: the best of the descents from the best points of a Sobol sequence."""
+    width = search.upper - search.lower
+    dimensions = len(search.axes)
+    unit = qmc.Sobol(dimensions, seed=0).random_base2(SAMPLES_PER_PARAMETER + dimensions - 1)
+    values = np.array([search.value(search.lower + width * point) for point in unit])
+    if not np.isfinite(values).any():
+        raise ArithmeticError("no saddle point converged in the range of the search")
+    scale = float(np.ptp(values[np.isfinite(values)])) or 1.0
+
+    def function(point: np.ndarray) -> tuple[float, np.ndarray]:
+        u = search.lower + width * np.clip(point, 0.0, 1.0)
+        value, slope = search.value(u), search.slope(u) * width
+        if not np.isfinite(value):
+            return 1e6, np.zeros(dimensions)
+        return value / scale, slope / scale
+
+    found: list[tuple[float, np.ndarray]] = []
+    for start in unit[np.argsort(values)[:REFINED]]:
+        result = scipy_optimize.minimize(
+            function, start, jac=True, method="L-BFGS-B", bounds=[(0.0, 1.0)] * dimensions,
+            options={"maxiter": 200, "ftol": 1e-16, "gtol": 1e-10, "maxls": 30},
+        )  # fmt: skip
+        found.append((float(result.fun), result.x))
+    best = min(found, key=lambda pair: pair[0])[1]
+    return search.lower + width * np.clip(best, 0.0, 1.0)
+
+
+def _report(search: _Search, u: np.ndarray, observable: str, maximize: bool) -> Optimum:
+    solution = search.solution(u)
+    value = search.value(u)
+    slope = search.slope(u)
+    width = search.upper - search.lower
+    location: dict[str, str] = {}
+    limit = value
+    vanishing = True
+    for k, axis in enumerate(search.axes):
+        small = abs(slope[k]) * width[k] <= GRADIENT_TOLERANCE * abs(value)
+        location[axis.path] = "interior"
+        if u[k] <= axis.lower + 1e-9 * width[k] and slope[k] >= 0:
+            location[axis.path] = "lower bound"
+        elif u[k] >= axis.upper - 1e-9 * width[k] and slope[k] <= 0:
+            beyond = _look_further(search, u, k)
+            location[axis.path] = "upper bound" if beyond is None else "infinity"
+            limit = limit if beyond is None else min(limit, beyond)
+        else:
+            vanishing = vanishing and bool(small)
+    converged = solution.converged and vanishing
+    places = ", ".join(f"{path}: {where}" for path, where in location.items())
+    verdict = "optimum found" if converged else "the gradient does not vanish where the search ended"
+    gradient = {
+        axis.path: float(search.sign * slope[k]) / (axis.value(u[k]) if axis.logarithmic else 1.0)
+        for k, axis in enumerate(search.axes)
+    }
+    return Optimum(
+        observable=observable, maximize=maximize, value=search.sign * value, gradient=gradient, location=location,
+        parameters={axis.path: parameter_value(solution.data, solution.chain, axis.path) for axis in search.axes},
+        limit=search.sign * limit, converged=converged, evaluations=search.evaluations,
+        message=f"{verdict} ({places})", solution=solution,
+    )  # fmt: skip
+
+
+def _look_further(search: _Search, u: np.ndarray, k: int) -> float | None:
+    """Value far beyond the upper bound of parameter ``k`` if it never gets worse on the way, else None."""
+    axis = search.axes[k]
+    value = search.value(u)
+    for factor in FAR:
+        far = u.copy()
+        far[k] = u[k] + math.log(factor) if axis.logarithmic else u[k] * factor
+        try:
+            further = search.value(far)
+        except ParameterError:
+            return None
+        if not further <= value + FLAT * abs(value):
+            return None
+        value = further
+    return value
