@@ -34,6 +34,8 @@ CONJUGATES, CONJUGATES_JACOBIAN, PRIOR, PRIOR_JACOBIAN, CHOLESKY, CHOLESKY_JACOB
 CONVERGED, TOO_MANY_ITERATIONS, SINGULAR, NOT_FINITE, NOT_TRIED = range(5)
 
 _STEP_CAP = 1.0
+_SMALLEST_CAP = 1e-3
+_PATIENCE = 20  # iterations with full steps; hardly any solution needs as many
 _NOISE = 1e-6  # steps this small that no longer shrink are rounding errors
 _SMALLEST_SHARE = 1e-12  # of q_perp in q: below, the stage coincides with a combination of earlier ones
 _SMALL_SHARE = 1e-2  # below, the equation of q_perp is solved for q_perp itself, which may be on its way to 0
@@ -281,6 +283,8 @@ def solve_stage(
     slack = _ROUGH_DRIFT if tolerance > _ROUGH_TOLERANCE else 1.0
     last_step = np.inf
     largest_residual = np.inf
+    previous_residual = np.inf
+    cap = _STEP_CAP
     defect = np.inf
     for iteration in range(1, max_iterations + 1):
         unpack(x, theta)
@@ -343,7 +347,11 @@ def solve_stage(
                 largest = max(largest, relative)
         if not math.isfinite(largest):
             return NOT_FINITE, iteration, largest_residual, last_step, defect
-        damping = _STEP_CAP / largest if largest > _STEP_CAP else 1.0
+        # So late, steps that do not reduce the residual go back and forth over a bend: take shorter ones.
+        if iteration > _PATIENCE:
+            cap = max(0.5 * cap, _SMALLEST_CAP) if largest_residual > previous_residual else min(2.0 * cap, _STEP_CAP)
+        previous_residual = largest_residual
+        damping = cap / largest if largest > cap else 1.0
         for r in range(size):
             if r == log_q and small:
                 x[r] += math.log(max(1.0 + move[r], _SMALLEST_FACTOR))
