@@ -16,7 +16,8 @@ class Settings:
     newton_tolerance
         Scaled size of the last Newton step at which iteration stops (Newton's error is about its square).
     residual_tolerance
-        Largest undamped, scaled residual of a solution that counts as converged.
+        Largest undamped, scaled residual of a solution that counts as converged.  It is about 1e-10 as a rule; where responses
+        reach 1e8 (ridge 1e-8) rounding leaves up to 1e-8.
     max_iterations
         Channel evaluations allowed in one Newton solve.
     field_step, outer_step
@@ -35,7 +36,7 @@ class Settings:
 
     rtol: float = 1e-8
     newton_tolerance: float = 3e-10
-    residual_tolerance: float = 1e-9
+    residual_tolerance: float = 1e-8
     max_iterations: int = 60
     field_step: float = 0.9
     outer_step: float = 0.85

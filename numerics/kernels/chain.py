@@ -33,6 +33,7 @@ STATUS, ITERATIONS, RESIDUAL, LAST_STEP, DEFECT = range(5)
 _Cube = types.float64[:, :, ::1]
 _Hypercube = types.float64[:, :, :, ::1]
 _SMALLEST_STRIDE = 1e-3
+_EASY_RIDGE = 1e-3
 _COARSE_TAIL = 1e-8
 _TAIL_REFINEMENT = 0.1  # from one level to the next, so that the error estimate sees what is cut off
 _FIRST_STRIDE = 1.5
@@ -181,55 +182,60 @@ def solve_level(
             iterations += used
             if status == CONVERGED:
                 break
-        if status != CONVERGED:
-            # Along a path of falling ridges, from one so large that the weights hardly react.
-            goal = math.log(ridges[t])
-            here = max(math.log(settings[FIRST_RIDGE] * (1.0 + alpha)), goal + 1.0)
-            path_constants = head(prior_constants, prior_constants.size)
-            trial = np.empty(size)
-            previous = np.empty(size)
-            previous_at = np.nan
-            current = np.zeros(size)
-            reaction = eta * alpha / (math.exp(here) + 0.25 * alpha)
-            current[0] = 0.5 * reaction
-            current[1] = 0.5 * math.log(rho / (1.0 - rho))
-            current[2 + k] = 2.0 * math.log(reaction) + math.log1p(1.0 / alpha) - 1.0
-            current[size - 1] = math.log(eta) - here
-            stride = 0.0
-            path_status = CONVERGED
-            for _ in range(int(settings[RIDGE_STEPS])):
-                there = max(here - stride, goal)
-                path_constants[1] = math.exp(there)
-                for r in range(size):
-                    trial[r] = current[r]
-                    if math.isfinite(previous_at) and here != previous_at:
-                        trial[r] += (current[r] - previous[r]) * (there - here) / (here - previous_at)
-                path_status, used, path_residual, path_step, path_defect = solve_stage(
-                    slopes, targets, features, n_features[t], shareable[t], functions, first, trial, weight, design, labels,
-                    visible, loss_parameters, delta, channel_constants, path_constants, cholesky_constants,
-                    earlier_responses, step, tail, tolerance, max_iterations, conjugate, updated,
-                )  # fmt: skip
-                iterations += used
-                if path_status == CONVERGED:
+        # Failing that, along a path of falling ridges: from one so large that the weights hardly react, or, for a student of
+        # earlier stages, from the guess at a ridge where it is good.
+        for route in range(2 if teacher > 0 else 1):
+            if status != CONVERGED:
+                goal = math.log(ridges[t])
+                here = max(math.log(settings[FIRST_RIDGE] * (1.0 + alpha)), goal + 1.0)
+                path_constants = head(prior_constants, prior_constants.size)
+                trial = np.empty(size)
+                previous = np.empty(size)
+                previous_at = np.nan
+                current = np.zeros(size)
+                reaction = eta * alpha / (math.exp(here) + 0.25 * alpha)
+                current[0] = 0.5 * reaction
+                current[1] = 0.5 * math.log(rho / (1.0 - rho))
+                current[2 + k] = 2.0 * math.log(reaction) + math.log1p(1.0 / alpha) - 1.0
+                current[size - 1] = math.log(eta) - here
+                if route == 1:
+                    here = max(math.log(_EASY_RIDGE), goal + 1.0)
+                    first_guess(data, k, math.exp(here), eta, mixing[t], teacher, x, current)
+                stride = 0.0
+                path_status = CONVERGED
+                for _ in range(int(settings[RIDGE_STEPS])):
+                    there = max(here - stride, goal)
+                    path_constants[1] = math.exp(there)
                     for r in range(size):
-                        previous[r] = current[r]
-                        current[r] = trial[r]
-                    previous_at = here if stride > 0.0 else np.nan
-                    here = there
-                    stride = min(1.6 * stride, _LARGEST_STRIDE) if stride > 0.0 else _FIRST_STRIDE
-                    if here == goal:
-                        break
-                else:
-                    if stride == 0.0:
-                        break
-                    stride *= 0.4
-                    previous_at = np.nan
-                    if stride < _SMALLEST_STRIDE:
-                        break
-            if path_status == CONVERGED and here == goal:
-                status, residual, last_step, defect = CONVERGED, path_residual, path_step, path_defect
-                for r in range(size):
-                    unknowns[r] = current[r]
+                        trial[r] = current[r]
+                        if math.isfinite(previous_at) and here != previous_at:
+                            trial[r] += (current[r] - previous[r]) * (there - here) / (here - previous_at)
+                    path_status, used, path_residual, path_step, path_defect = solve_stage(
+                        slopes, targets, features, n_features[t], shareable[t], functions, first, trial, weight, design, labels,
+                        visible, loss_parameters, delta, channel_constants, path_constants, cholesky_constants,
+                        earlier_responses, step, tail, tolerance, max_iterations, conjugate, updated,
+                    )  # fmt: skip
+                    iterations += used
+                    if path_status == CONVERGED:
+                        for r in range(size):
+                            previous[r] = current[r]
+                            current[r] = trial[r]
+                        previous_at = here if stride > 0.0 else np.nan
+                        here = there
+                        stride = min(1.6 * stride, _LARGEST_STRIDE) if stride > 0.0 else _FIRST_STRIDE
+                        if here == goal:
+                            break
+                    else:
+                        if stride == 0.0:
+                            break
+                        stride *= 0.4
+                        previous_at = np.nan
+                        if stride < _SMALLEST_STRIDE:
+                            break
+                if path_status == CONVERGED and here == goal:
+                    status, residual, last_step, defect = CONVERGED, path_residual, path_step, path_defect
+                    for r in range(size):
+                        unknowns[r] = current[r]
         for r in range(size):
             x[t, r] = unknowns[r]
             conjugates[t, r] = conjugate[r]

@@ -37,6 +37,8 @@ _STEP_CAP = 1.0
 _SMALLEST_CAP = 1e-3
 _PATIENCE = 20  # iterations with full steps; hardly any solution needs as many
 _NOISE = 1e-6  # steps this small that no longer shrink are rounding errors
+_RESIDUAL_PER_STEP = 2.0  # how much larger the residual may be than the step that ends the iteration
+_NOISY_STEPS = 3  # of which so many are made, lest one was chance
 _SMALLEST_SHARE = 1e-12  # of q_perp in q: below, the stage coincides with a combination of earlier ones
 _SMALL_SHARE = 1e-2  # below, the equation of q_perp is solved for q_perp itself, which may be on its way to 0
 _SMALLEST_FACTOR = 1e-4  # by which q_perp may fall in one step while its share is small
@@ -66,7 +68,7 @@ def natural_scales(theta, earlier_responses, scale):
     root = math.sqrt(q)
     v = theta[2 * k + 3]
     scale[0] = root
-    scale[1] = root + 1.0
+    scale[1] = root + 1.0 + 0.5 * abs(theta[1])
     for r in range(k):
         scale[2 + r] = root
         scale[3 + k + r] = math.sqrt(v * earlier_responses[r]) + 1e-3 * v
@@ -285,6 +287,7 @@ def solve_stage(
     largest_residual = np.inf
     previous_residual = np.inf
     cap = _STEP_CAP
+    noisy_steps = 0
     defect = np.inf
     for iteration in range(1, max_iterations + 1):
         unpack(x, theta)
@@ -360,6 +363,9 @@ def solve_stage(
         unpack(x, theta)
         q = natural_scales(theta, earlier_responses, scale)
         x[log_q] = max(x[log_q], math.log(_SMALLEST_SHARE * q))
-        if last_step < tolerance or (last_step < _NOISE and last_step > 0.5 * previous_step):
+        if last_step < _NOISE and last_step > 0.5 * previous_step:
+            noisy_steps += 1
+        small_enough = last_step < tolerance and largest_residual < _RESIDUAL_PER_STEP * tolerance
+        if small_enough or noisy_steps >= _NOISY_STEPS:
             return CONVERGED, iteration, largest_residual, last_step, defect
     return TOO_MANY_ITERATIONS, max_iterations, largest_residual, last_step, defect
