@@ -29,13 +29,12 @@ from functools import lru_cache
 import numpy as np
 import sympy
 from numba import njit, types
-from scipy import special
-from scipy.optimize import brentq
 
 from numerics import thresholds
 from numerics.codegen import EQUATION_NAMES, LossFunctions, core_module, equations_module, loss_module
 from numerics.compiled import PointArrays, compile_chain, target_features
-from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, Matrix
+from numerics.deferred import optimize, special
+from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, Matrix, address
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError
 from numerics.nodes import Nodes, StagePoint, extend, label_nodes
 from numerics.patterns import WeightMoments, nested_patterns
@@ -236,13 +235,15 @@ def _minimisers(slopes, targets, labels, logits, parameters, out):
     slope = np.empty(4)
     position = 0.0
     for i in range(labels.size):
-        targets(0.0, labels[i], logits[i], parameters, pair)
+        earlier = address(logits, i * logits.shape[1])
+        values = address(parameters, 0)
+        targets(0.0, labels[i], earlier, values, address(pair, 0))
         branch = 1 if abs(pair[1]) < abs(pair[0]) else 0
         goal = pair[branch]
         low, high = -np.inf, np.inf
         reach = 1.0
         for _ in range(2000):
-            slopes(position, labels[i], logits[i], parameters, slope)
+            slopes(position, labels[i], earlier, values, address(slope, 0))
             value = slope[branch]
             excess = value - goal
             if excess < 0.0:
@@ -323,7 +324,7 @@ def label_threshold(loss: Loss, low: float, high: float) -> tuple[float, float] 
         else:
             k = int(changes[0])
             levels.append(
-                brentq(lambda x, label=label: slope(x, label)[0], scan[k], scan[k + 1], xtol=1e-14, rtol=1e-14)
+                optimize.brentq(lambda x, label=label: slope(x, label)[0], scan[k], scan[k + 1], xtol=1e-14, rtol=1e-14)
             )
     return levels[0], levels[1]
 

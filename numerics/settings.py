@@ -30,6 +30,8 @@ class Settings:
         Relative weight of what may be cut from an average at the first level; a tenth of it at each further one.
     coarse_factor, coarse_tolerance
         Factor on the steps, and Newton tolerance, of the rough solution that a cold start begins with.
+    check_factor
+        Factor on the steps of the coarser rule that the first level is compared with.
     first_ridge, ridge_steps
         Where the fallback homotopy starts, and how many steps in log(ridge) it may take.
     """
@@ -38,13 +40,14 @@ class Settings:
     newton_tolerance: float = 3e-10
     residual_tolerance: float = 1e-8
     max_iterations: int = 60
-    field_step: float = 0.9
-    outer_step: float = 0.85
+    field_step: float = 0.76
+    outer_step: float = 0.72
     refinement: float = 0.75
     max_levels: int = 7
     tail: float = 1e-12
-    coarse_factor: float = 1.7
+    coarse_factor: float = 2.2
     coarse_tolerance: float = 1e-2
+    check_factor: float = 1.5
     first_ridge: float = 30.0
     ridge_steps: int = 200
 

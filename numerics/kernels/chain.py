@@ -12,18 +12,27 @@ import math
 import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import FloatArray, IntArray, IntMatrix, Matrix, PointFunctions, VectorFunctions
+from numerics.kernels.elementary import (
+    POINT_FUNCTION,
+    FloatArray,
+    IntArray,
+    IntMatrix,
+    Matrix,
+    PointFunctions,
+    VectorFunctions,
+    address,
+)
 from numerics.kernels.nodes import extend_nodes, select_columns
-from numerics.kernels.stage import CONVERGED, MOMENTS, N_EQUATIONS, NOT_TRIED, solve_stage, unpack
+from numerics.kernels.stage import CONVERGED, MOMENTS, N_EQUATIONS, NOT_TRIED, TOO_MANY_ITERATIONS, solve_stage, unpack
 
 N_POINT_FUNCTIONS = 3
 SLOPES, TARGETS, FEATURES = range(N_POINT_FUNCTIONS)
 """Order of a loss's functions in the list of point functions."""
 
-N_SETTINGS = 12
+N_SETTINGS = 13
 (
     FIELD_STEP, OUTER_STEP, REFINEMENT, TAIL, TOLERANCE, MAX_ITERATIONS, RTOL, MAX_LEVELS, FIRST_RIDGE, RIDGE_STEPS,
-    COARSE_FACTOR, COARSE_TOLERANCE,
+    COARSE_FACTOR, COARSE_TOLERANCE, CHECK_FACTOR,
 ) = range(N_SETTINGS)  # fmt: skip
 """Order of the entries of the settings vector."""
 
@@ -33,8 +42,12 @@ STATUS, ITERATIONS, RESIDUAL, LAST_STEP, DEFECT = range(5)
 _Cube = types.float64[:, :, ::1]
 _Hypercube = types.float64[:, :, :, ::1]
 _SMALLEST_STRIDE = 1e-3
-_EASY_RIDGE = 1e-3
+_EASY_RIDGE = 1e-3  # times the loss's curvature
+_SAMPLED_NODES = 8  # at which the loss's units are read off
 _COARSE_TAIL = 1e-8
+_CHECK_TAIL = 100.0  # times the tail of the level that is checked
+_SAFETY = 2.0
+_LEAST_GAIN = 0.01  # of a level over the coarser one that checks it
 _TAIL_REFINEMENT = 0.1  # from one level to the next, so that the error estimate sees what is cut off
 _FIRST_STRIDE = 1.5
 _LARGEST_STRIDE = 3.0
@@ -59,24 +72,56 @@ def norm_squared(x, k):
 
 
 @njit(
-    types.void(FloatArray, types.int64, types.float64, types.float64, types.float64, types.int64, Matrix, FloatArray),
+    types.UniTuple(types.float64, 2)(POINT_FUNCTION, POINT_FUNCTION, FloatArray, Matrix, FloatArray),
     cache=True, nogil=True,
 )  # fmt: skip
-def first_guess(data, k, ridge, eta, mixing, teacher, earlier, x):
-    """Rough order parameters: norms grow with log(1 + eta/ridge), or follow the teacher's (stage number ``teacher``, 0: none)."""
-    size = math.log1p(eta / ridge) / math.sqrt(2.0)
+def loss_units(slopes, targets, labels, logits, parameters):
+    """Units of logits and of curvature in which the loss is like the cross-entropy, whose force at 0 is 1/2, curvature 1/4."""
+    slope = np.empty(4)
+    pair = np.empty(2)
+    force = 0.0
+    curvature = 0.0
+    values = address(parameters, 0)
+    stride = labels.size // _SAMPLED_NODES + 1
+    for i in range(0, labels.size, stride):
+        earlier = address(logits, i * logits.shape[1])
+        slopes(0.0, labels[i], earlier, values, address(slope, 0))
+        targets(0.0, labels[i], earlier, values, address(pair, 0))
+        force += (pair[0] - slope[0]) ** 2
+        curvature += slope[2]
+    count = (labels.size + stride - 1) // stride
+    force = math.sqrt(force / count)
+    curvature /= count
+    if not (0.0 < force < np.inf and 0.0 < curvature < np.inf):
+        return 1.0, 1.0
+    return force / (2.0 * curvature), 4.0 * curvature
+
+
+@njit(
+    types.void(
+        FloatArray, types.int64, types.float64, types.float64, types.float64, types.int64, types.float64, types.float64, Matrix,
+        FloatArray,
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
+def first_guess(data, k, ridge, eta, mixing, teacher, unit, curvature, earlier, x):
+    """Rough order parameters: norms grow with log(1 + eta/ridge), or follow the teacher's (stage number ``teacher``, 0: none).
+
+    ``unit`` and ``curvature`` are the loss's; see :func:`loss_units`.
+    """
+    size = unit * math.log1p(eta * curvature / ridge) / math.sqrt(2.0)
     for r in range(x.size):
         x[r] = 0.0
-    v = 0.7 * min(eta / ridge, 100.0)
+    v = 0.7 * min(eta / ridge, 100.0 / curvature)
     norm = size
-    x[1] = 0.5 * math.log(data[1] / (1.0 - data[1]))
+    x[1] = 0.5 * unit * math.log(data[1] / (1.0 - data[1]))
     if teacher > 0:
         row = earlier[teacher - 1]
         teacher_norm = math.sqrt(norm_squared(row, teacher - 1))
         norm = mixing * min(teacher_norm, size) + (1.0 - mixing) * size
-        v = 0.7 * min(eta / ridge, 100.0 * (1.0 + math.exp(row[2 * teacher + 1])))
+        v = 0.7 * min(eta / ridge, 100.0 * (1.0 / curvature + math.exp(row[2 * teacher + 1])))
         x[1] = row[1]
-    norm = max(norm, 1e-8)
+    norm = max(norm, 1e-8 * unit)
     x[0] = 0.7 * eta * norm
     for s in range(k):
         if s == k - 1:
@@ -89,23 +134,24 @@ def first_guess(data, k, ridge, eta, mixing, teacher, earlier, x):
 @njit(
     types.int64(
         PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, FloatArray, FloatArray, FloatArray, Matrix,
-        Matrix, FloatArray, _Cube, IntArray, FloatArray, types.float64, types.float64, types.float64, Matrix, IntArray, Matrix,
-        Matrix, Matrix,
+        Matrix, FloatArray, _Cube, IntArray, FloatArray, types.float64, types.float64, types.float64, types.boolean, Matrix,
+        IntArray, Matrix, Matrix, Matrix,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
 def solve_level(
     point_functions, functions, shareable, n_features, seen, n_parameters, data, ridges, pattern_share, pattern_active,
-    parameters, mixing, extra, n_extra, settings, factor, tail, tolerance, x, started, conjugates, updates, stats,
+    parameters, mixing, extra, n_extra, settings, factor, tail, tolerance, check, x, started, conjugates, updates, stats,
 ):  # fmt: skip
     """All stages at one quadrature level; returns how many converged (it stops at the first that does not).
 
-    ``x`` holds starting points where ``started`` is 1, and the solution afterwards.
+    ``x`` holds starting points where ``started`` is 1, and the solution afterwards.  With ``check`` it holds the solution of
+    another level, and one step of Newton's method takes it near this level's: all that an error estimate needs.
     """
     n_stages = ridges.size
     n_patterns = pattern_share.size
     alpha, rho, delta = data[0], data[1], data[2]
-    max_iterations = int(settings[MAX_ITERATIONS])
+    max_iterations = 1 if check else int(settings[MAX_ITERATIONS])
     root_delta = math.sqrt(delta)
     weight = np.empty(2)
     design = np.empty((2, 2))
@@ -158,6 +204,9 @@ def solve_level(
         for r in range(seen.shape[1]):
             if seen[t, r] > 0:
                 teacher = seen[t, r]
+        unit, curvature = 1.0, 1.0
+        if not check:
+            unit, curvature = loss_units(slopes, targets, labels, visible, loss_parameters)
         size = 2 * k + 4
         unknowns = np.empty(size)
         conjugate = np.empty(size)
@@ -173,34 +222,36 @@ def solve_level(
                 for r in range(size):
                     unknowns[r] = x[t, r]
             else:
-                first_guess(data, k, ridges[t], eta, mixing[t], teacher, x, unknowns)
+                first_guess(data, k, ridges[t], eta, mixing[t], teacher, unit, curvature, x, unknowns)
             status, used, residual, last_step, defect = solve_stage(
                 slopes, targets, features, n_features[t], shareable[t], functions, first, unknowns, weight, design, labels,
                 visible, loss_parameters, delta, channel_constants, prior_constants, cholesky_constants, earlier_responses,
                 step, tail, tolerance, max_iterations, conjugate, updated,
             )  # fmt: skip
             iterations += used
-            if status == CONVERGED:
+            if check and status == TOO_MANY_ITERATIONS:
+                status = CONVERGED
+            if status == CONVERGED or check:
                 break
         # Failing that, along a path of falling ridges: from one so large that the weights hardly react, or, for a student of
         # earlier stages, from the guess at a ridge where it is good.
         for route in range(2 if teacher > 0 else 1):
-            if status != CONVERGED:
+            if status != CONVERGED and not check:
                 goal = math.log(ridges[t])
-                here = max(math.log(settings[FIRST_RIDGE] * (1.0 + alpha)), goal + 1.0)
+                here = max(math.log(settings[FIRST_RIDGE] * curvature * (1.0 + alpha)), goal + 1.0)
                 path_constants = head(prior_constants, prior_constants.size)
                 trial = np.empty(size)
                 previous = np.empty(size)
                 previous_at = np.nan
                 current = np.zeros(size)
-                reaction = eta * alpha / (math.exp(here) + 0.25 * alpha)
+                reaction = eta * alpha * unit * curvature / (math.exp(here) + 0.25 * curvature * alpha)
                 current[0] = 0.5 * reaction
-                current[1] = 0.5 * math.log(rho / (1.0 - rho))
+                current[1] = 0.5 * unit * math.log(rho / (1.0 - rho))
                 current[2 + k] = 2.0 * math.log(reaction) + math.log1p(1.0 / alpha) - 1.0
                 current[size - 1] = math.log(eta) - here
                 if route == 1:
-                    here = max(math.log(_EASY_RIDGE), goal + 1.0)
-                    first_guess(data, k, math.exp(here), eta, mixing[t], teacher, x, current)
+                    here = max(math.log(_EASY_RIDGE * curvature), goal + 1.0)
+                    first_guess(data, k, math.exp(here), eta, mixing[t], teacher, unit, curvature, x, current)
                 stride = 0.0
                 path_status = CONVERGED
                 for _ in range(int(settings[RIDGE_STEPS])):
@@ -339,7 +390,10 @@ def solve_points(
     """
     n_points, n_stages = ridges.shape
     width = x.shape[2]
-    before = np.empty((n_stages, width))
+    other = np.empty((n_stages, width))
+    scratch_conjugates = np.empty((n_stages, width))
+    scratch_updates = np.empty((n_stages, width))
+    scratch_stats = np.zeros((n_stages, 5))
     for i in range(n_points):
         warm = False
         for t in range(n_stages):
@@ -365,7 +419,7 @@ def solve_points(
             solved = solve_level(
                 point_functions, functions, shareable, n_features, seen, n_parameters, data[i], ridges[i], pattern_share[i],
                 pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i], settings, settings[COARSE_FACTOR],
-                _COARSE_TAIL, settings[COARSE_TOLERANCE], x[i], started[i], conjugates[i], updates[i], stats[i],
+                _COARSE_TAIL, settings[COARSE_TOLERANCE], False, x[i], started[i], conjugates[i], updates[i], stats[i],
             )  # fmt: skip
             for t in range(solved):
                 started[i, t] = 1
@@ -376,18 +430,34 @@ def solve_points(
         while True:
             for t in range(n_stages):
                 for r in range(2 * t + 4):
-                    before[t, r] = x[i, t, r]
+                    other[t, r] = x[i, t, r]
             solved = solve_level(
                 point_functions, functions, shareable, n_features, seen, n_parameters, data[i], ridges[i], pattern_share[i],
                 pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i], settings, factor, tail, settings[TOLERANCE],
-                x[i], started[i], conjugates[i], updates[i], stats[i],
+                False, x[i], started[i], conjugates[i], updates[i], stats[i],
             )  # fmt: skip
             for t in range(solved):
                 started[i, t] = 1
             if solved < n_stages:
                 break
-            if level > 0:
-                error = largest_change(before, x[i], n_stages)
+            if level == 0:
+                for t in range(n_stages):
+                    for r in range(2 * t + 4):
+                        other[t, r] = x[i, t, r]
+                solved = solve_level(
+                    point_functions, functions, shareable, n_features, seen, n_parameters, data[i], ridges[i],
+                    pattern_share[i], pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i], settings,
+                    factor * settings[CHECK_FACTOR], tail * _CHECK_TAIL, 0.0, True, other, started[i], scratch_conjugates,
+                    scratch_updates, scratch_stats,
+                )  # fmt: skip
+            if solved == n_stages:
+                error = largest_change(other, x[i], n_stages)
+                if level == 0:
+                    # The trapezoid rule's error is geometric in 1/step, so that of the finer step is a power of this one.
+                    error = min(error, max(_SAFETY * error ** settings[CHECK_FACTOR], _LEAST_GAIN * error))
+                for t in range(n_stages):
+                    error = max(error, stats[i, t, RESIDUAL])
+            solved = n_stages
             if level >= settings[MAX_LEVELS] or error <= settings[RTOL]:
                 break
             level += 1

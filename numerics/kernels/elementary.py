@@ -14,8 +14,10 @@ IntArray = types.int64[::1]
 Matrix = types.float64[:, ::1]
 IntMatrix = types.int64[:, ::1]
 
-POINT_FUNCTION = types.FunctionType(types.void(types.float64, types.float64, FloatArray, FloatArray, FloatArray))
-"""``(h, y, logits, parameters, out)``: one value or several of a loss at one point."""
+Pointer = types.CPointer(types.float64)
+
+POINT_FUNCTION = types.FunctionType(types.void(types.float64, types.float64, Pointer, Pointer, Pointer))
+"""``(h, y, logits, parameters, out)``: one value or several of a loss at one point; see :func:`address`."""
 
 VECTOR_FUNCTION = types.FunctionType(types.void(FloatArray, FloatArray, FloatArray))
 """``(inputs, constants, out)``: equations of the prior, the channel, or their Jacobians (flattened)."""
@@ -29,7 +31,7 @@ _LN2_LOW = 1.42860682030941723212e-6
 _ROUND = 6755399441055744.0  # 1.5 * 2**52: adding it leaves the nearest integer in the low bits
 _EXPONENT_BIAS = 1023
 _MANTISSA_BITS = 52
-_LOWEST_EXPONENT = -200.0  # exp below this is 0 for our purposes; denormals would cost four times as much
+_LOWEST_EXPONENT = -708.0  # exp below this is not a normal number, and 0 for our purposes
 
 
 @intrinsic
@@ -52,37 +54,46 @@ def _float_of(typing_context, value):
     return types.float64(types.int64), build
 
 
+@intrinsic
+def address(typing_context, array, offset):
+    """Pointer to an entry of a contiguous array, counted from its first; the array must outlive it.
+
+    Arrays passed through function pointers cost more than the loss they carry.
+    """
+
+    def build(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.gep(data, [arguments[1]])
+
+    return Pointer(array, types.intp), build
+
+
 # Explicit signatures compile these functions here: compiled for a caller they would inherit its fastmath, which breaks them.
 
 
 @njit(types.float64(types.float64), cache=True, nogil=True, fastmath={"contract"})
 def exp_nonpositive(x):
     """``exp(x)`` for ``x <= 0``, relative error below 1e-15, without a library call or a branch."""
-    x = max(x, _LOWEST_EXPONENT)
-    shifted = x * _LOG2_E + _ROUND
+    kept = max(x, _LOWEST_EXPONENT)
+    shifted = kept * _LOG2_E + _ROUND
     n = shifted - _ROUND
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    p = 1.6059043836821613e-10
-    p = p * r + 2.08767569878681e-9
-    p = p * r + 2.505210838544172e-8
-    p = p * r + 2.755731922398589e-7
-    p = p * r + 2.7557319223985893e-6
-    p = p * r + 2.48015873015873e-5
-    p = p * r + 1.984126984126984e-4
-    p = p * r + 1.388888888888889e-3
-    p = p * r + 8.333333333333333e-3
-    p = p * r + 4.1666666666666664e-2
-    p = p * r + 0.16666666666666666
-    p = p * r + 0.5
-    p = p * r + 1.0
-    p = p * r + 1.0
-    return p * _float_of((_bits_of(shifted) + _EXPONENT_BIAS) << _MANTISSA_BITS)
+    r = (kept - n * _LN2_HIGH) - n * _LN2_LOW
+    # The Taylor series to degree 13 in pairs of terms: a chain of multiplications would cost its latency.
+    r2 = r * r
+    r4 = r2 * r2
+    p0 = (1.0 + r) + (0.5 + 0.16666666666666666 * r) * r2
+    p4 = (4.1666666666666664e-2 + 8.333333333333333e-3 * r) + (1.388888888888889e-3 + 1.984126984126984e-4 * r) * r2
+    p8 = (2.48015873015873e-5 + 2.7557319223985893e-6 * r) + (2.755731922398589e-7 + 2.505210838544172e-8 * r) * r2
+    p12 = 2.08767569878681e-9 + 1.6059043836821613e-10 * r
+    p = p0 + r4 * (p4 + r4 * (p8 + r4 * p12))
+    value = p * _float_of((_bits_of(shifted) + _EXPONENT_BIAS) << _MANTISSA_BITS)
+    return value if x >= _LOWEST_EXPONENT else 0.0
 
 
 @njit(types.float64(types.float64), cache=True, nogil=True)
 def sigmoid(x):
     """``1/(1 + exp(-x))`` without overflow."""
-    e = math.exp(-abs(x))
+    e = exp_nonpositive(-abs(x))
     return (1.0 if x >= 0.0 else e) / (1.0 + e)
 
 
@@ -90,12 +101,6 @@ def sigmoid(x):
 def softplus(x):
     """``log(1 + exp(x))`` without overflow."""
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
-
-
-@njit(types.float64(types.float64), cache=True, nogil=True)
-def normal_cdf(x):
-    """Distribution function of a standard normal variable."""
-    return 0.5 * math.erfc(-x / math.sqrt(2.0))
 
 
 @njit(types.boolean(Matrix, IntArray), cache=True, nogil=True)
@@ -139,15 +144,26 @@ def lu_solve(matrix, pivots, vector):
 
 @njit(types.void(FloatArray, IntArray), cache=True, nogil=True)
 def argsort(keys, order):
-    """Indices that sort ``keys``, by heap sort: small to compile, and fast on the nearly sorted arrays met here."""
+    """Indices that sort ``keys``.  ``order`` holds a permutation: repairing it is quick if it is nearly right; else heap sort."""
     n = keys.size
-    sorted_already = True
+    allowed = 4 * n
+    repaired = True
+    for k in range(1, n):
+        moving = order[k]
+        key = keys[moving]
+        place = k
+        while place > 0 and keys[order[place - 1]] > key:
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = moving
+        allowed -= k - place
+        if allowed < 0:
+            repaired = False
+            break
+    if repaired:
+        return
     for i in range(n):
         order[i] = i
-        if i > 0 and keys[i] < keys[i - 1]:
-            sorted_already = False
-    if sorted_already:
-        return
     for phase in range(2):
         first, last = (n // 2 - 1, -1) if phase == 0 else (n - 1, 0)
         for position in range(first, last, -1):

@@ -21,7 +21,7 @@ import math
 import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, IntArray, Matrix, argsort
+from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, IntArray, Matrix, Pointer, address, argsort
 
 POINT_ROWS = 6
 H, LOW, HIGH, CURVATURE, THIRD, WEIGHT = range(POINT_ROWS)
@@ -30,7 +30,7 @@ H, LOW, HIGH, CURVATURE, THIRD, WEIGHT = range(POINT_ROWS)
 _KINK_WIDTH = 3.0
 _KINK_POINTS = 3.0
 _BRACKET_STEPS = 1100
-_MAP_TOLERANCE = 1e-5  # in t; the correction that follows leaves its cube in the position, its square in the weight
+MAP_TOLERANCE = 1e-5  # in t; the correction that follows leaves its cube in the position, its square in the weight
 LANES = 8
 """Nodes get a multiple of this many points: the loop over them then has no scalar remainder."""
 _TINY = 1e-300
@@ -39,10 +39,12 @@ _SHARED_POINTS = 12.0  # shared points per node, likewise
 
 _GAUSS_NODES, _GAUSS_WEIGHTS = np.polynomial.hermite_e.hermegauss(LANES)
 _GAUSS_STEPS = 8
+_PLACE = 1e-3  # accuracy, in widths, of a point from which others are found
 _ROUNDING = 1e-15
 _LINEAR_RATIO = 1e-8
 _POINT_RATIO = 1e-3  # below, even a grid that later stages integrate over needs no more than a Gauss rule
 _GAUSS_TOLERANCE = 1e-10  # in widths: the point is a node of the rule to this accuracy
+_LAST_MOVE = 1e-5  # in widths: the slopes follow a step this small by their Taylor series
 _GAUSS_RATIO = 0.09  # of the field's width to the scale of the proximal map, per unit step, below which few points do
 
 _PointCount = types.Tuple((Matrix, types.int64))
@@ -50,16 +52,15 @@ _PointCount = types.Tuple((Matrix, types.int64))
 
 @njit(
     types.int64(
-        POINT_FUNCTION, types.int64, types.float64, FloatArray, FloatArray, types.float64, types.float64, types.boolean,
-        Matrix, Matrix,
+        POINT_FUNCTION, types.int64, types.float64, Pointer, Pointer, types.float64, types.float64, Matrix, FloatArray,
+        Matrix,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
-def find_kinks(features, n_features, y, logits, parameters, gamma, sigma, always, extra, kinks):
-    """Fill rows (position, width, strength) of ``kinks``; returns how many."""
-    found = np.empty(3 * n_features)
+def find_kinks(features, n_features, y, logits, parameters, gamma, sigma, extra, found, kinks):
+    """Fill rows (position, width, strength) of ``kinks``, and ``found`` with the loss's features; returns how many kinks."""
     if n_features > 0:
-        features(0.0, y, logits, parameters, found)
+        features(0.0, y, logits, parameters, address(found, 0))
     n = 0
     for k in range(n_features):
         centre = found[k]
@@ -67,9 +68,7 @@ def find_kinks(features, n_features, y, logits, parameters, gamma, sigma, always
         strength = abs(found[2 * n_features + k])
         if not (0.0 < strength < np.inf and 0.0 < scale < np.inf and math.isfinite(centre)):
             continue
-        amount = _KINK_POINTS
-        if not always:
-            amount *= min(max((sigma / scale - 0.5) / 3.5, 0.0), 1.0)
+        amount = _KINK_POINTS * min(max((sigma / scale - 0.5) / 3.5, 0.0), 1.0)
         if amount == 0.0:
             continue
         reach = scale * max(0.0, math.log(4.0 * gamma * strength + _TINY))
@@ -79,20 +78,19 @@ def find_kinks(features, n_features, y, logits, parameters, gamma, sigma, always
             kinks[n, 2] = amount
             n += 1
     for k in range(extra.shape[0]):
-        kinks[n, 0] = extra[k, 0]
-        kinks[n, 1] = _KINK_WIDTH * extra[k, 1]
-        kinks[n, 2] = 2.0 * _KINK_POINTS
-        n += 1
+        amount = 2.0 * _KINK_POINTS * min(max((sigma / extra[k, 1] - 0.5) / 3.5, 0.0), 1.0)
+        if amount > 0.0:
+            kinks[n, 0] = extra[k, 0]
+            kinks[n, 1] = _KINK_WIDTH * extra[k, 1]
+            kinks[n, 2] = amount
+            n += 1
     return n
 
 
-@njit(types.float64(POINT_FUNCTION, types.int64, types.float64, FloatArray, FloatArray), cache=True, nogil=True)
-def smallest_scale(features, n_features, y, logits, parameters):
+@njit(types.float64(FloatArray, types.int64), cache=True, nogil=True)
+def smallest_scale(found, n_features):
     """Smallest scale on which the loss's gradient bends; infinite for a linear gradient."""
-    found = np.empty(3 * n_features)
     smallest = np.inf
-    if n_features > 0:
-        features(0.0, y, logits, parameters, found)
     for k in range(n_features):
         if abs(found[2 * n_features + k]) > 0.0:
             smallest = min(smallest, found[n_features + k])
@@ -111,36 +109,48 @@ def mapped(h, gamma, sigma, slope, branch, kinks, n_kinks):
     t = (h + gamma * slope[branch]) * inverse
     dt = (1.0 + gamma * slope[2]) * inverse
     ddt = gamma * slope[3] * inverse
+    product = 1.0
     for k in range(n_kinks):
+        strength = kinks[k, 2]
         width = 1.0 / kinks[k, 1]
         z = (h - kinks[k, 0]) * width
-        root = math.sqrt(1.0 + z * z)
-        density = kinks[k, 2] * width / root
-        t += kinks[k, 2] * math.copysign(math.log(abs(z) + root), z)
+        inverse_root = 1.0 / math.sqrt(1.0 + z * z)
+        density = strength * width * inverse_root
+        # asinh(z) = +-log(|z| + root): one logarithm for neighbours of the same strength, as the two sides of a kink are.
+        grown = abs(z) + (1.0 + z * z) * inverse_root
+        product *= grown if z >= 0.0 else 1.0 / grown
+        if k + 1 == n_kinks or kinks[k + 1, 2] != strength or k % 8 == 7:
+            t += strength * math.log(product)
+            product = 1.0
         dt += density
-        ddt -= density * width * z / (root * root)
+        ddt -= density * width * z * inverse_root * inverse_root
     return t, dt, ddt
 
 
 @njit(
     types.float64(
-        POINT_FUNCTION, types.float64, types.float64, types.float64, FloatArray, FloatArray, types.float64, types.int64,
+        POINT_FUNCTION, types.float64, types.float64, types.float64, types.float64, Pointer, Pointer, types.float64, types.int64,
         FloatArray,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
-def proximal_point(slopes, u, guess, y, logits, parameters, gamma, branch, slope):
-    """Solution h of ``h + gamma S(h) = u``, S and u measured on ``branch``, by bracketed Newton; S increasing makes it unique."""
+def proximal_point(slopes, u, guess, tolerance, y, logits, parameters, gamma, branch, slope):
+    """Solution h of ``h + gamma S(h) = u``, S and u measured on ``branch``, by bracketed Newton; S increasing makes it unique.
+
+    It ends with a step that starts within ``tolerance`` of u, or with one that rounding makes.
+    """
     low, high = -np.inf, np.inf
     h = guess
     for _ in range(_BRACKET_STEPS):
-        slopes(h, y, logits, parameters, slope)
+        slopes(h, y, logits, parameters, address(slope, 0))
         excess = h + gamma * slope[branch] - u
         if excess < 0.0:
             low = h
         else:
             high = h
         new = h - excess / (1.0 + gamma * slope[2])
+        if abs(excess) <= tolerance:
+            return new
         if not (low < new < high):
             if low == -np.inf:
                 new = min(new, h - 1.0)
@@ -157,7 +167,7 @@ def proximal_point(slopes, u, guess, y, logits, parameters, gamma, branch, slope
 @njit(
     types.boolean(
         POINT_FUNCTION, Matrix, types.int64, types.int64, types.float64, types.float64, types.float64, types.float64,
-        types.float64, FloatArray, FloatArray, types.float64, types.float64, types.int64, FloatArray,
+        types.float64, Pointer, Pointer, types.float64, types.float64, types.int64, FloatArray,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
@@ -169,26 +179,37 @@ def points_in_the_field(
     For maps that are nearly linear over the field's width: a Gauss-Hermite rule of ``LANES`` points if ``reach`` is 0, else the
     trapezoid rule of ``count`` points within ``reach`` widths.
     """
-    slopes(h_centre, y, logits, parameters, slope)
+    slopes(h_centre, y, logits, parameters, address(slope, 0))
     rate = 1.0 / (1.0 + gamma * slope[2])
     rounding = _ROUNDING * (abs(h_centre) + gamma * abs(slope[branch]) + abs(centre))
     tolerance = max(_GAUSS_TOLERANCE * sigma, rounding)
+    place = h_centre + gamma * slope[branch]
+    curvature = 0.5 * gamma * slope[3] * rate
     # A field this narrow is a point for the map: its curvature does not show, and rounding would swamp an iteration.
     linear = sigma * rate < _LINEAR_RATIO * scale or sigma < rounding
     spacing = 2.0 * reach / count
     for k in range(count):
         x = _GAUSS_NODES[k] if reach == 0.0 else (k + 0.5) * spacing - reach
-        h = h_centre + sigma * x * rate
+        move = (sigma * x + centre - place) * rate
+        h = h_centre + move * (1.0 - curvature * move)
         found = False
         derivative = 1.0
         for _ in range(_GAUSS_STEPS):
-            slopes(h, y, logits, parameters, slope)
+            slopes(h, y, logits, parameters, address(slope, 0))
             derivative = 1.0 + gamma * slope[2]
             excess = h + gamma * slope[branch] - (centre + sigma * x)
             if linear or abs(excess) < tolerance:
                 found = True
                 break
-            h -= excess / derivative
+            move = -excess / derivative
+            h += move
+            if abs(excess) < _LAST_MOVE * sigma:
+                slope[0] += move * (slope[2] + 0.5 * move * slope[3])
+                slope[1] += move * (slope[2] + 0.5 * move * slope[3])
+                slope[2] += move * slope[3]
+                derivative = 1.0 + gamma * slope[2]
+                found = True
+                break
         if not found:
             return False
         points[H, n + k] = h
@@ -217,19 +238,21 @@ def enlarged(points):
 @njit(
     _PointCount(
         POINT_FUNCTION, Matrix, types.int64, types.float64, types.float64, types.float64, types.float64, types.float64,
-        FloatArray, FloatArray, types.float64, types.float64, Matrix, types.int64, types.int64, types.boolean, FloatArray,
+        types.float64, Pointer, Pointer, types.float64, types.float64, Matrix, types.int64, types.int64, types.boolean,
+        FloatArray,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
 def march(
-    slopes, points, n, h, direction, limit, step, y, logits, parameters, gamma, sigma, kinks, n_kinks, branch, first, slope
+    slopes, points, n, h, direction, limit, step, tolerance, y, logits, parameters, gamma, sigma, kinks, n_kinks, branch,
+    first, slope,
 ):  # fmt: skip
     """Add points from ``h`` on, one step of t each, until P passes ``limit``.  Returns the table (grown if need be), the count.
 
-    A point is predicted from the derivatives of h(t), then corrected by Halley's iteration in a bracket; the last, tiny
-    correction takes the slopes along by their Taylor series.
+    A point is predicted from the derivatives of h(t), then corrected by Halley's iteration in a bracket until ``tolerance`` in
+    t; the last, tiny correction takes the slopes along by their Taylor series.
     """
-    slopes(h, y, logits, parameters, slope)
+    slopes(h, y, logits, parameters, address(slope, 0))
     t, dt, ddt = mapped(h, gamma, sigma, slope, branch, kinks, n_kinks)
     bend = -ddt / (dt * dt * dt)
     previous_bend = bend
@@ -257,12 +280,12 @@ def march(
         if not (low < new < high):
             new = h + stride / dt
         for _ in range(_BRACKET_STEPS):
-            slopes(new, y, logits, parameters, slope)
+            slopes(new, y, logits, parameters, address(slope, 0))
             t_new, dt, ddt = mapped(new, gamma, sigma, slope, branch, kinks, n_kinks)
             rest = goal - t_new
             move = rest / dt
             move /= max(1.0 + 0.5 * move * ddt / dt, 0.5)
-            if abs(rest) < _MAP_TOLERANCE + 1e-14 * abs(goal):
+            if abs(rest) < tolerance + 1e-14 * abs(goal):
                 slope[0] += move * (slope[2] + 0.5 * move * slope[3])
                 slope[1] += move * (slope[2] + 0.5 * move * slope[3])
                 slope[2] += move * slope[3]
@@ -299,7 +322,7 @@ def choose_branches(targets, labels, logits, parameters, target, offset, branch)
     """For each node c measured from the nearer limit of S, which limit that is, and the distance of the two limits."""
     pair = np.empty(2)
     for i in range(target.size):
-        targets(0.0, labels[i], logits[i], parameters, pair)
+        targets(0.0, labels[i], address(logits, i * logits.shape[1]), address(parameters, 0), address(pair, 0))
         branch[i] = 1 if abs(pair[1]) < abs(pair[0]) else 0
         target[i] = pair[branch[i]]
         offset[i] = (pair[0] - pair[1]) * branch[i]
@@ -331,48 +354,53 @@ def pad(points, begun, used):
 
 @njit(
     types.void(
-        types.float64, types.float64, FloatArray, FloatArray, IntArray, Matrix, types.int64, types.int64, types.int64,
-        IntArray, IntArray,
+        types.float64, types.float64, FloatArray, FloatArray, IntArray, Matrix, types.int64, types.int64, IntArray, types.int64,
+        types.int64, IntArray, IntArray,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
-def locate(gamma, sigma, centre, reach, branch, points, first, last, i, start, stop):
-    """Range of the points ``first <= j < last`` inside the width of node i (P increases along the points)."""
-    start[i] = first
-    stop[i] = first
-    if reach[i] > 0.0:
+def locate(
+    gamma, sigma, centre, reach, branch, points, first, last, order, first_rank, last_rank, start, stop
+):  # fmt: skip
+    """Range of the points ``first <= j < last`` inside the width of each node of a run of ``order``.
+
+    P increases along the points, and from node to node the ranges move little: they are found by walking on.
+    """
+    low = high = first
+    for rank in range(first_rank, last_rank):
+        i = order[rank]
+        if reach[i] == 0.0:
+            start[i] = stop[i] = first
+            continue
         row = LOW + branch[i]
-        for side in range(2):
-            goal = centre[i] + (2 * side - 1) * reach[i] * sigma
-            low, high = first, last
-            while low < high:
-                middle = (low + high) // 2
-                if points[H, middle] + gamma * points[row, middle] < goal:
-                    low = middle + 1
-                else:
-                    high = middle
-            if side == 0:
-                start[i] = low
-            else:
-                stop[i] = low
+        goal = centre[i] - reach[i] * sigma
+        while low < last and points[H, low] + gamma * points[row, low] < goal:
+            low += 1
+        while low > first and points[H, low - 1] + gamma * points[row, low - 1] >= goal:
+            low -= 1
+        goal = centre[i] + reach[i] * sigma
+        while high < last and points[H, high] + gamma * points[row, high] < goal:
+            high += 1
+        while high > first and points[H, high - 1] + gamma * points[row, high - 1] >= goal:
+            high -= 1
         # Whole vectors: later points if there are any, else earlier ones; both only refine the tails.
-        lacking = -(stop[i] - start[i]) % LANES
-        later = min(lacking, last - stop[i])
-        stop[i] += later
-        start[i] = max(first, start[i] - (lacking - later))
+        lacking = -(high - low) % LANES
+        later = min(lacking, last - high)
+        stop[i] = high + later
+        start[i] = max(first, low - (lacking - later))
 
 
 @njit(
     _PointCount(
         POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, FloatArray, FloatArray, IntArray, FloatArray, FloatArray,
-        Matrix, FloatArray, types.float64, types.float64, types.float64, FloatArray, types.boolean, Matrix, Matrix, IntArray,
-        IntArray,
+        Matrix, FloatArray, types.float64, types.float64, types.float64, types.float64, FloatArray, types.boolean, Matrix,
+        Matrix, IntArray, IntArray, IntArray,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
 def build_grid(
     slopes, features, n_features, shareable, weight, centre, branch, offset, labels, logits, parameters, gamma, sigma, step,
-    reach, always, extra, points, start, stop,
+    tolerance, reach, outer, extra, points, start, stop, order,
 ):  # fmt: skip
     """Points that cover every node's Gaussian.
 
@@ -386,16 +414,18 @@ def build_grid(
         Distance of the two limits of S for nodes on branch 1, else 0.
     logits : array, shape (n, l)
         The earlier logits the loss looks at.
-    step : float
-        Step in t.
-    always : bool
-        Resolve the kinks even where this field's width would not need it (for grids that a later stage integrates over).
+    step, tolerance : float
+        Step in t, and how well a point must be placed there before its last correction (``MAP_TOLERANCE``, or a rough one).
+    outer : bool
+        Whether a later stage integrates over this grid: its integrand has a scale of its own, so that a Gauss rule will not do.
     extra : array, shape (e, 2)
         Further (position, scale) features in h to resolve.
     points : array, shape (6, p)
         Storage; the table returned is this one, or a larger one.
     start, stop : integer arrays, shape (n,), output
         Points of each node.
+    order : integer array, shape (n,)
+        A permutation of the nodes, overwritten by their order along the grid.
 
     Returns
     -------
@@ -403,10 +433,11 @@ def build_grid(
     """
     n = weight.size
     kinks = np.empty((2 * n_features + extra.shape[0] + 1, 3))
+    found = np.empty(3 * n_features + 1)
     slope = np.empty(4)
+    values = address(parameters, 0)
     used = 0
     low = np.empty(n)
-    order = np.empty(n, np.int64)
     share = shareable == 1
     if share:
         for i in range(n):
@@ -422,30 +453,32 @@ def build_grid(
                 covered += max(0.0, low[i] + width - max(low[i], end))
                 end = max(end, low[i] + width)
                 alone += width
-        share = covered <= _SHARING_PAYS * alone and (always or covered <= _SHARED_POINTS * n * step * sigma)
+        share = covered <= _SHARING_PAYS * alone and (outer or covered <= _SHARED_POINTS * n * step * sigma)
     h = 0.0
     if not share:
         for i in range(n):
             start[i] = used
             if reach[i] > 0.0:
-                n_kinks = find_kinks(
-                    features, n_features, labels[i], logits[i], parameters, gamma, sigma, always, extra, kinks
-                )
-                h = proximal_point(slopes, centre[i], h, labels[i], logits[i], parameters, gamma, branch[i], slope)
-                slopes(h, labels[i], logits[i], parameters, slope)
-                scale = smallest_scale(features, n_features, labels[i], logits[i], parameters)
+                y = labels[i]
+                earlier = address(logits, i * logits.shape[1])
+                n_kinks = find_kinks(features, n_features, y, earlier, values, gamma, sigma, extra, found, kinks)
+                scale = smallest_scale(found, n_features)
+                # Enough for a start, unless the field is so narrow that this is the only point that is solved for.
+                place = _PLACE * sigma if sigma > _PLACE * scale else 0.0
+                h = proximal_point(slopes, centre[i], h, place, y, earlier, values, gamma, branch[i], slope)
+                slopes(h, y, earlier, values, address(slope, 0))
                 # Few points do where the map is nearly linear; but a later stage's integrand has a scale of its own.
-                narrow = _POINT_RATIO * min(scale, 1.0) if always else _GAUSS_RATIO * step * scale
+                narrow = _POINT_RATIO * min(scale, 1.0) if outer else _GAUSS_RATIO * step * scale
                 if sigma < narrow * (1.0 + gamma * slope[2]):
-                    half = reach[i] if always else 0.0
+                    half = reach[i] if outer else 0.0
                     count = LANES
-                    while always and count * step < 2.0 * half:
+                    while outer and count * step < 2.0 * half:
                         count += LANES
                     while used + count > points.shape[1]:
                         points = enlarged(points)
                     if points_in_the_field(
-                        slopes, points, used, count, half, h, centre[i], scale, labels[i], logits[i], parameters, gamma, sigma,
-                        branch[i], slope,
+                        slopes, points, used, count, half, h, centre[i], scale, y, earlier, values, gamma, sigma, branch[i],
+                        slope,
                     ):  # fmt: skip
                         used += count
                         stop[i] = used
@@ -453,14 +486,15 @@ def build_grid(
                 for side in range(2):
                     direction = 2.0 * side - 1.0
                     points, used = march(
-                        slopes, points, used, h, direction, centre[i] + direction * reach[i] * sigma, step, labels[i],
-                        logits[i], parameters, gamma, sigma, kinks, n_kinks, branch[i], side == 1, slope,
+                        slopes, points, used, h, direction, centre[i] + direction * reach[i] * sigma, step, tolerance, y,
+                        earlier, values, gamma, sigma, kinks, n_kinks, branch[i], side == 1, slope,
                     )  # fmt: skip
                 points, used = pad(points, start[i], used)
             stop[i] = used
         return points, used
 
-    n_kinks = find_kinks(features, n_features, labels[0], logits[0], parameters, gamma, sigma, always, extra, kinks)
+    earlier = address(logits, 0)
+    n_kinks = find_kinks(features, n_features, labels[0], earlier, values, gamma, sigma, extra, found, kinks)
     rank = 0
     while rank < n:
         first_rank = rank
@@ -477,14 +511,13 @@ def build_grid(
                 limit = end - gamma * offset[i]
             rank += 1
         h = proximal_point(
-            slopes, centre[i] - reach[i] * sigma, h, labels[0], logits[0], parameters, gamma, branch[i], slope
+            slopes, centre[i] - reach[i] * sigma, h, _PLACE * sigma, labels[0], earlier, values, gamma, branch[i], slope
         )
         begun = used
         points, used = march(
-            slopes, points, used, h, 1.0, limit, step, labels[0], logits[0], parameters, gamma, sigma, kinks, n_kinks,
+            slopes, points, used, h, 1.0, limit, step, tolerance, labels[0], earlier, values, gamma, sigma, kinks, n_kinks,
             branch[i], True, slope,
         )  # fmt: skip
         points, used = pad(points, begun, used)
-        for r in range(first_rank, rank):
-            locate(gamma, sigma, centre, reach, branch, points, begun, used, order[r], start, stop)
+        locate(gamma, sigma, centre, reach, branch, points, begun, used, order, first_rank, rank, start, stop)
     return points, used

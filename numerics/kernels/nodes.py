@@ -11,6 +11,7 @@ from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, IntArray, Ma
 from numerics.kernels.grid import (
     CURVATURE,
     LOW,
+    MAP_TOLERANCE,
     POINT_ROWS,
     WEIGHT,
     H,
@@ -84,7 +85,7 @@ def extend_nodes(
     half_widths(weight, tail, MARGIN, reach)
     points, _ = build_grid(
         slopes, features, n_features, shareable, weight, centre, branch, offset, labels, seen, parameters, gamma, sigma,
-        step, reach, True, extra, np.empty((POINT_ROWS, 256)), start, stop,
+        step, MAP_TOLERANCE, reach, True, extra, np.empty((POINT_ROWS, 256)), start, stop, np.arange(n),
     )  # fmt: skip
     capacity = 0
     largest = 0.0

@@ -21,7 +21,7 @@ from numerics.kernels.elementary import (
     lu_solve,
     multiply,
 )
-from numerics.kernels.grid import POINT_ROWS, build_grid, choose_branches, half_widths
+from numerics.kernels.grid import MAP_TOLERANCE, POINT_ROWS, build_grid, choose_branches, half_widths
 from numerics.kernels.moments import channel_averages, point_tables
 from numerics.kernels.nodes import MARGIN
 
@@ -46,6 +46,7 @@ _WIDTH_DRIFT = 0.02  # relative change of sigma or gamma after which the grid is
 _CENTRE_DRIFT = 0.1  # change of a node's centre, in widths, likewise
 _ROUGH_TOLERANCE = 1e-3  # of Newton's method, above which a grid may drift this many times further
 _ROUGH_DRIFT = 10.0
+_ROUGH_MAP_TOLERANCE = 0.03
 
 
 @njit(types.void(FloatArray, FloatArray), cache=True, nogil=True)
@@ -71,7 +72,7 @@ def natural_scales(theta, earlier_responses, scale):
     scale[1] = root + 1.0 + 0.5 * abs(theta[1])
     for r in range(k):
         scale[2 + r] = root
-        scale[3 + k + r] = math.sqrt(v * earlier_responses[r]) + 1e-3 * v
+        scale[3 + k + r] = math.sqrt(v * earlier_responses[r]) + 1e-3 * v + abs(theta[3 + k + r])
     scale[2 + k] = 1.0
     scale[2 * k + 3] = 1.0
     return q
@@ -89,20 +90,30 @@ def field_centres(theta, delta, gamma, design, target, centre):
         centre[i] = a
 
 
+@njit(types.int64(types.int64), cache=True, nogil=True)
+def work_size(k):
+    """Numbers that :func:`equations` needs room for, with k earlier stages."""
+    size = 2 * k + 4
+    n_input = size + k
+    matrices = 2 * n_input * size + (size - 1) ** 2 + (k + 1) ** 2 + size * size + (size - 1) * size + (k + 1) * size
+    return matrices + n_input + 2 * (k + 1)
+
+
 @njit(
     types.void(
         VectorFunctions, types.int64, FloatArray, FloatArray, Matrix, types.float64, FloatArray, FloatArray, FloatArray,
-        FloatArray, Matrix, FloatArray, FloatArray,
+        FloatArray, Matrix, FloatArray, FloatArray, FloatArray,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
 def equations(
     functions, first, theta, averages, gradients, delta, channel_constants, prior_constants, cholesky_constants, residual,
-    jacobian, conjugate, updated,
+    jacobian, conjugate, updated, work,
 ):  # fmt: skip
     """Prior minus current order parameters, and its derivative with respect to the unknowns.
 
     ``conjugate`` (2k + 4, the last entry alpha E[f], which must vanish) and ``updated`` (m, Q_t1.., V_t1..) are outputs too.
+    ``work`` (:func:`work_size`) is zero at the first call, and untouched between calls: structural zeros are never written.
     """
     size = theta.size
     k = (size - 4) // 2
@@ -118,17 +129,35 @@ def equations(
     cholesky_of = functions[first + CHOLESKY]
     cholesky_jacobian_of = functions[first + CHOLESKY_JACOBIAN]
 
-    channel_input = np.empty(n_averages + k)
+    n_input = n_averages + k
+    used = 0
+    d_input = work[used : used + n_input * size].reshape((n_input, size))
+    used += n_input * size
+    flat_channel = work[used : used + size * n_input]
+    used += size * n_input
+    flat_prior = work[used : used + n_conjugate * n_conjugate]
+    used += n_conjugate * n_conjugate
+    flat_cholesky = work[used : used + (k + 1) * (k + 1)]
+    used += (k + 1) * (k + 1)
+    d_conjugate = work[used : used + size * size].reshape((size, size))
+    used += size * size
+    d_updated = work[used : used + n_conjugate * size].reshape((n_conjugate, size))
+    used += n_conjugate * size
+    d_factor = work[used : used + (k + 1) * size].reshape((k + 1, size))
+    used += (k + 1) * size
+    channel_input = work[used : used + n_input]
+    used += n_input
+    overlaps = work[used : used + k + 1]
+    used += k + 1
+    factor = work[used : used + k + 1]
     for r in range(n_averages):
         channel_input[r] = averages[r]
     for r in range(k):
         channel_input[n_averages + r] = theta[2 + r]
     conjugates_of(channel_input, channel_constants, conjugate)
     prior_of(conjugate, prior_constants, updated)
-    overlaps = np.empty(k + 1)
     for r in range(k + 1):
         overlaps[r] = updated[1 + r]
-    factor = np.empty(k + 1)
     cholesky_of(overlaps, cholesky_constants, factor)
 
     q = 0.0
@@ -148,8 +177,6 @@ def equations(
     residual[log_q] = new_q_perp / q_perp - 1.0 if small else math.log(new_q_perp / q_perp)
     residual[log_v] = math.log(new_v / theta[log_v])
 
-    n_input = n_averages + k
-    d_input = np.zeros((n_input, size))
     root = math.sqrt(delta)
     for r in range(n_averages):
         d_input[r, 0] = gradients[r, 0]
@@ -161,18 +188,12 @@ def equations(
         d_input[r, log_v] = delta * theta[log_v] * gradients[r, n_statistics + 1]
     for c in range(k):
         d_input[n_averages + c, 2 + c] = 1.0
-    flat = np.zeros((n_conjugate + 1) * n_input)
-    conjugates_jacobian_of(channel_input, channel_constants, flat)
-    d_conjugate = np.empty((n_conjugate + 1, size))
-    multiply(flat.reshape((n_conjugate + 1, n_input)), d_input, d_conjugate)
-    flat = np.zeros(n_conjugate * n_conjugate)
-    prior_jacobian_of(conjugate, prior_constants, flat)
-    d_updated = np.empty((n_conjugate, size))
-    multiply(flat.reshape((n_conjugate, n_conjugate)), d_conjugate[:n_conjugate], d_updated)
-    flat = np.zeros((k + 1) * (k + 1))
-    cholesky_jacobian_of(overlaps, cholesky_constants, flat)
-    d_factor = np.empty((k + 1, size))
-    multiply(flat.reshape((k + 1, k + 1)), d_updated[1 : 2 + k], d_factor)
+    conjugates_jacobian_of(channel_input, channel_constants, flat_channel)
+    multiply(flat_channel.reshape((size, n_input)), d_input, d_conjugate)
+    prior_jacobian_of(conjugate, prior_constants, flat_prior)
+    multiply(flat_prior.reshape((n_conjugate, n_conjugate)), d_conjugate[:n_conjugate], d_updated)
+    cholesky_jacobian_of(overlaps, cholesky_constants, flat_cholesky)
+    multiply(flat_cholesky.reshape((k + 1, k + 1)), d_updated[1 : 2 + k], d_factor)
     for c in range(size):
         jacobian[0, c] = d_updated[0, c]
         jacobian[1, c] = d_conjugate[n_conjugate, c]
@@ -265,12 +286,14 @@ def solve_stage(
     reach = np.empty(n)
     start = np.zeros(n, np.int64)
     stop = np.zeros(n, np.int64)
+    order = np.arange(n)
     residual = np.empty(size)
     jacobian = np.empty((size, size))
     pivots = np.empty(size, np.int64)
     averages = np.empty(size)
     gradients = np.empty((size, size))
     move = np.empty(size)
+    work = np.zeros(work_size(k_earlier))
     points = np.empty((POINT_ROWS, 256))
     tables = np.empty((TABLE_ROWS, 256))
     no_extra = np.empty((0, 2))
@@ -282,7 +305,9 @@ def solve_stage(
         total += weight[i]
     grid_sigma = 0.0
     grid_gamma = 0.0
-    slack = _ROUGH_DRIFT if tolerance > _ROUGH_TOLERANCE else 1.0
+    rough = tolerance > _ROUGH_TOLERANCE
+    slack = _ROUGH_DRIFT if rough else 1.0
+    map_tolerance = _ROUGH_MAP_TOLERANCE if rough else MAP_TOLERANCE
     last_step = np.inf
     largest_residual = np.inf
     previous_residual = np.inf
@@ -307,7 +332,7 @@ def solve_stage(
                 grid_centre[i] = centre[i]
             points, used = build_grid(
                 slopes, features, n_features, shareable, weight, centre, branch, offset, labels, logits, parameters, gamma,
-                sigma, step, reach, False, no_extra, points, start, stop,
+                sigma, step, map_tolerance, reach, False, no_extra, points, start, stop, order,
             )  # fmt: skip
             if tables.shape[1] < used:
                 tables = np.empty((TABLE_ROWS, points.shape[1]))
@@ -320,7 +345,7 @@ def solve_stage(
             defect += weight[i] * abs(sums[0, i] - 1.0) / total
         equations(
             functions, first, theta, averages, gradients, delta, channel_constants, prior_constants, cholesky_constants,
-            residual, jacobian, conjugate, updated,
+            residual, jacobian, conjugate, updated, work,
         )  # fmt: skip
         share = theta[log_q] ** 2 / q
         largest_residual = abs(residual[1]) / ((abs(gradients[1, 1]) + 1e-300) * scale[1])
