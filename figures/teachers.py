@@ -141,7 +141,7 @@ def solve_student(teacher: KnownTeacher, student: Estimator) -> StagePoint:
             compiled.slopes, compiled.targets, compiled.features, len(loss.features), int(loss.split is not None),
             functions, 0, x, nodes.weight, nodes.design, nodes.labels, nodes.seen(loss.stages(2)),
             np.array(loss.values, dtype=float), data.delta, np.concatenate(([data.delta], triangle)),
-            moments.prior_constants(1, float(ridge)), triangle, np.array([teacher.response]), STEP, TAIL, TOLERANCE,
+            moments.prior_constants(1, float(ridge)), triangle, np.array([teacher.response]), np.nan, STEP, TAIL, TOLERANCE,
             ITERATIONS, conjugates, updated,
         )  # fmt: skip
         if status != 0:

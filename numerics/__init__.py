@@ -5,38 +5,55 @@
 >>> solution = solve(GaussianMixture(alpha=3.0, rho=0.5, delta=0.5), Estimator(CrossEntropy(), ridge=0.01))
 >>> round(solution[0].test_error, 6)
 0.131023
+
+Names are imported when they are first used: who solves one point does not wait for what simulates or sweeps.
 """
 
-from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, parameter_paths, with_parameter
-from numerics.simulation import simulate
-from numerics.solution import OBSERVABLES, Solution
-from numerics.solver import ConvergenceError, ConvergenceWarning, solve
-from numerics.sweeps import sweep
-from numerics.thresholds import (
-    bayes_error,
-    interpolation_threshold,
-    max_margin,
-    minimum_norm_interpolator,
-    separability_threshold,
-)
+from __future__ import annotations
 
-__all__ = [
-    "OBSERVABLES",
-    "Chain",
-    "ConvergenceError",
-    "ConvergenceWarning",
-    "Estimator",
-    "GaussianMixture",
-    "ParameterError",
-    "Solution",
-    "bayes_error",
-    "interpolation_threshold",
-    "max_margin",
-    "minimum_norm_interpolator",
-    "parameter_paths",
-    "separability_threshold",
-    "simulate",
-    "solve",
-    "sweep",
-    "with_parameter",
-]
+import importlib
+from typing import Any
+
+from numerics.deferred import importing
+
+_HOMES = {
+    "models": (
+        "BayesOptimal",
+        "Chain",
+        "DataSet",
+        "Estimator",
+        "Frozen",
+        "GaussianMixture",
+        "Hebbian",
+        "ParameterError",
+        "parameter_paths",
+        "with_parameter",
+    ),
+    "simulation": ("simulate",),
+    "solution": ("OBSERVABLES", "Solution"),
+    "solver": ("ConvergenceError", "ConvergenceWarning", "solve"),
+    "sweeps": ("sweep",),
+    "thresholds": (
+        "bayes_error",
+        "interpolation_threshold",
+        "max_margin",
+        "minimum_norm_interpolator",
+        "separability_threshold",
+    ),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with importing():
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -29,8 +29,9 @@ from sympy.printing.pycode import PythonCodePrinter
 
 import theory
 from numerics import kernels
+from numerics.deferred import importing
 from theory import envelope, potential
-from theory.functions import sigmoid
+from theory.functions import sigmoid, step
 from theory.losses import Loss
 from theory.symbols import h, y
 
@@ -52,6 +53,9 @@ class NumbaPrinter(PythonCodePrinter):
 
     def _print_softplus(self, expression: sympy.Expr) -> str:
         return f"softplus({self._print(expression.args[0])})"
+
+    def _print_step(self, expression: sympy.Expr) -> str:
+        return f"(0.5 + 0.5*np.sign({self._print(expression.args[0])}))"
 
     def _print_Pow(self, expression: sympy.Expr, rational: bool = False) -> str:
         base, exponent = expression.as_base_exp()
@@ -152,7 +156,8 @@ def load(name: str, source: str) -> ModuleType:
         module = importlib.util.module_from_spec(specification)
         sys.modules[full_name] = module
         try:
-            specification.loader.exec_module(module)
+            with importing():
+                specification.loader.exec_module(module)
         except BaseException:
             del sys.modules[full_name]
             raise
@@ -166,7 +171,7 @@ _HEADER_TEXT = (
 
 
 def derived_source(name: str, derive: Callable[[], str]) -> str:
-    """Text that depends on theory alone, kept beside the generated modules: deriving it would dominate every start."""
+    """Text that depends on theory and its name alone, kept beside the generated modules: deriving it would dominate every start."""
     path = cache_directory() / f"source_{name}_{_fingerprint()[:16]}.txt"
     try:
         return path.read_text(encoding="utf-8")
@@ -199,24 +204,29 @@ def _loss_names(loss: Loss) -> dict[sympy.Symbol, str]:
 
 
 def without_cancellation(expression: sympy.Expr) -> sympy.Expr:
-    """Write ``sigmoid(x) - 1`` as ``-sigmoid(-x)``: the same number, to full relative accuracy where it is small."""
+    """Write ``sigmoid(x) - 1`` as ``-sigmoid(-x)``: the same number, to full relative accuracy where it is small.
+
+    Likewise means of several less 1, and ``step``, where it makes exact zeros.
+    """
 
     def complement(sum_: sympy.Expr) -> sympy.Expr:
         constant, rest = sum_.as_coeff_Add()
-        for factor in (1, -1):
-            if constant == -factor and isinstance(factor * rest, sigmoid):
-                return -factor * sigmoid(-(factor * rest).args[0])
-        return sum_
+        terms = [term.as_coeff_Mul() for term in sympy.Add.make_args(rest)]
+        if constant == 0 or constant != -sum(factor for factor, _ in terms):
+            return sum_
+        if not all(isinstance(function, (sigmoid, step)) and factor * constant < 0 for factor, function in terms):
+            return sum_
+        return sympy.Add(*(-factor * function.func(-function.args[0]) for factor, function in terms))
 
     return sympy.sympify(expression).replace(lambda e: isinstance(e, sympy.Add), complement)
 
 
 def _collected(expression: sympy.Expr) -> sympy.Expr:
-    """Terms gathered by factors other than sigmoids, so that ``a sigmoid(x) - a`` shows its ``sigmoid(x) - 1``."""
+    """Terms gathered by factors other than sigmoids and steps, so that ``a sigmoid(x) - a`` shows its ``sigmoid(x) - 1``."""
     expression = sympy.expand(expression)
     groups: dict[sympy.Expr, list[sympy.Expr]] = {}
     for term in sympy.Add.make_args(expression):
-        functions = [f for f in sympy.Mul.make_args(term) if isinstance(f, sigmoid)]
+        functions = [f for f in sympy.Mul.make_args(term) if isinstance(f, (sigmoid, step))]
         outside = sympy.Mul(*(f for f in sympy.Mul.make_args(term) if f not in functions))
         number, outside = outside.as_coeff_Mul()
         groups.setdefault(outside, []).append(number * sympy.Mul(*functions))
@@ -410,6 +420,11 @@ class _ByFormula:
         self.loss = loss
         self._key = (loss.expression, loss.symbols)
 
+    def source(self, name: str, derive: Callable[[Loss], str]) -> str:
+        """Text derived from the formula, kept in the cache folder."""
+        digest = hashlib.sha256(sympy.srepr(self._key).encode()).hexdigest()[:16]
+        return derived_source(f"{name}_{digest}", lambda: derive(self.loss))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _ByFormula) and self._key == other._key
 
@@ -433,7 +448,7 @@ def loss_module(loss: Loss) -> ModuleType:
 
 @lru_cache(maxsize=256)
 def _loss_module(formula: _ByFormula) -> ModuleType:
-    return load("loss", _HEADER_TEXT + loss_definitions(formula.loss))
+    return load("loss", _HEADER_TEXT + formula.source("loss", loss_definitions))
 
 
 class LossFunctions:
@@ -470,7 +485,11 @@ class LossFunctions:
 
 @lru_cache(maxsize=256)
 def _pointwise_module(formula: _ByFormula) -> ModuleType:
-    loss = formula.loss
+    return load("pointwise", _HEADER_TEXT + formula.source("pointwise", pointwise_definitions))
+
+
+def pointwise_definitions(loss: Loss) -> str:
+    """Source of ``value``, ``derivatives`` and ``mixed_k`` over arrays, for :class:`LossFunctions`."""
     names = _loss_names(loss)
     scalar = [
         ("value_at", [("r0", loss.expression)], "r0 + 0.0"),
@@ -487,4 +506,4 @@ def _pointwise_module(formula: _ByFormula) -> ModuleType:
         left = ", ".join(f"{output}[i]" for output in outputs)
         body = f"    for i in range(h.size):\n        {left} = {name}(h[i], y[i], logits[i], parameters)\n"
         text += function(name.removesuffix("_at"), ["h", "y", "logits", "parameters", *outputs], body)
-    return load("pointwise", _HEADER_TEXT + text)
+    return text

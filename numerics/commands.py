@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 something did not converge, 2 bad input (one line on stand
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -13,17 +14,22 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 from click.core import ParameterSource
 
-from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, with_parameter
-from numerics.simulation import Estimate, SimulationResult, simulate
+from numerics.models import TRAINING, Chain, Estimator, GaussianMixture, ParameterError, Stage, check_fit
+from numerics.problem import read_problem
 from numerics.solution import OBSERVABLES, Solution
 from numerics.solver import ConvergenceWarning, solve
-from theory.losses import CrossEntropy, Distillation, LinearLoss, Loss, SquareLoss
+from theory.losses import BUILT_IN, Loss
+
+if TYPE_CHECKING:
+    from numerics.simulation import Estimate, SimulationResult
 
 PATIENCE = 2.0
 """Seconds after which a command says what it is waiting for."""
@@ -37,13 +43,17 @@ Distillation: (1-chi) H(y, sigma(h)) + chi H(sigma(h_teacher/T), sigma(h/T)),
   H the cross-entropy, sigma the sigmoid, y = (1+s)/2 the label.
 """
 
-LOSSES = "cross-entropy, square, linear, distillation, or a formula in h, y, s, h_teacher such as 'log(1+exp(-s*h))'"
+LOSSES = f"{', '.join(BUILT_IN)}, or a formula in h, y, s, h_teacher such as 'log(1+exp(-s*h))'"
 
 _ALPHA = "Samples per input dimension, alpha = M/N > 0."
 
 _OPTIONS: tuple[tuple[tuple[str, ...], dict], ...] = (
     (("--rho",), {"type": float, "default": 0.2, "help": "Probability of the positive class, in (0, 1)."}),
     (("--delta",), {"type": float, "default": 1.0, "help": "Noise variance Delta > 0 of every input."}),
+    (
+        ("--label-noise",),
+        {"type": float, "default": 0.0, "help": "Probability, in [0, 1/2), that a training label is flipped."},
+    ),
     (
         ("--teacher-ridge",),
         {"type": float, "default": 0.1, "help": "Ridge lambda >= 0 of the teacher; 0 is the limit."},
@@ -62,6 +72,10 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict], ...] = (
         {"type": float, "default": 1.0, "help": "Temperature T > 0, divides both logits of the soft term."},
     ),
     (
+        ("--gain",),
+        {"type": float, "default": 1.0, "help": "Gain on the teacher's logit in square-distillation."},
+    ),
+    (
         ("--smoothing",),
         {"type": float, "default": 0.0, "help": "Label smoothing in [0, 1/2], of teacher and student."},
     ),
@@ -72,18 +86,41 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict], ...] = (
         {"is_flag": True, "show_default": False, "help": "Multiply the soft term by T^2 (Hinton's convention)."},
     ),
     (("--single",), {"is_flag": True, "show_default": False, "help": "The teacher only, no student."}),
+    (
+        ("--problem",),
+        {
+            "type": click.Path(exists=True, dir_okay=False, allow_dash=True),
+            "metavar": "FILE",
+            "show_default": False,
+            "help": "Take data and chain (any stages, several data sets) from a JSON file, see numerics/problem.py; - is "
+            "standard input.  --alpha, --rho, --delta and --label-noise go before the file.",
+        },
+    ),
 )
 
+_DATA = ("alpha", "rho", "delta", "label_noise")
+_DATA_FLAGS = {name: f"--{name.replace('_', '-')}" for name in _DATA}
+_LOSS_ARGUMENTS = {
+    "mixing": "chi",
+    "temperature": "temperature",
+    "gain": "gain",
+    "smoothing": "smoothing",
+    "temperature_squared": "temperature_squared",
+}
+_LOSS_FLAGS = {argument: f"--{name.replace('_', '-')}" for argument, name in _LOSS_ARGUMENTS.items()}
 _STUDENT_FLAGS = {
     "student_ridge": "--student-ridge",
     "eta": "--eta",
-    "chi": "--chi",
-    "temperature": "--temperature",
     "student_loss": "--student-loss",
-    "temperature_squared": "--temperature-squared",
+    **{name: _LOSS_FLAGS[argument] for argument, name in _LOSS_ARGUMENTS.items() if name != "smoothing"},
 }
-_DISTILLATION_FLAGS = ("chi", "temperature", "temperature_squared")
-_LOSS_FLAGS = {"mixing": "--chi", "temperature": "--temperature", "smoothing": "--smoothing"}
+_STAGE_FLAGS = {
+    **_STUDENT_FLAGS,
+    "teacher_ridge": "--teacher-ridge",
+    "teacher_loss": "--teacher-loss",
+    "smoothing": "--smoothing",
+    "single": "--single",
+}
 SIMULATION_FLAGS = {
     "n_inputs": "--inputs",
     "n_runs": "--runs",
@@ -116,9 +153,9 @@ class Command(click.Command):
 
 
 def model_options(alpha: float | None = None) -> Callable[[Callable], Callable]:
-    """The flags of the model; ``alpha`` is its default, required if None."""
+    """The flags of the model; ``alpha`` is its default, required (here or in ``--problem``) if None."""
     first = (
-        {"type": float, "required": True, "help": _ALPHA}
+        {"type": float, "help": f"{_ALPHA}  [required]"}
         if alpha is None
         else {"type": float, "default": alpha, "help": f"{_ALPHA}  Not used where alpha is an axis."}
     )
@@ -171,10 +208,13 @@ def build_model(flags: Mapping[str, object]) -> tuple[GaussianMixture, Chain]:
     click.UsageError
         Naming the flag that is out of range, or that has no effect together with the others.
     """
+    if flags["problem"] is not None:
+        return _read_model(str(flags["problem"]), flags)
+    if flags["alpha"] is None:
+        raise click.UsageError("Missing option '--alpha'.")
     _reject_idle_flags(flags)
-    names = ("alpha", "rho", "delta")
-    with blaming({name: f"--{name}" for name in names}, "--alpha"):
-        data = GaussianMixture(**{name: flags[name] for name in names})
+    with blaming(_DATA_FLAGS, "--alpha"):
+        data = GaussianMixture(**{name: flags[name] for name in _DATA})
     stages = []
     for role, eta in (("teacher", 1.0), ("student", flags["eta"])):
         if role == "student" and flags["single"]:
@@ -189,40 +229,74 @@ def build_model(flags: Mapping[str, object]) -> tuple[GaussianMixture, Chain]:
     return data, Chain.of(stages)
 
 
+def _read_model(file: str, flags: Mapping[str, object]) -> tuple[GaussianMixture, Chain]:
+    """Data and chain of ``--problem``, after the flags of the data that were given."""
+    for name, flag in _STAGE_FLAGS.items():
+        if _given(name):
+            raise click.UsageError(f"{flag} has no effect with --problem: the file describes the stages")
+    try:
+        with click.open_file(file, encoding="utf-8") as stream:
+            text = stream.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"--problem: cannot read {file}: {error}") from None
+    with blaming({}, "--problem"):
+        data, chain = read_problem(text)
+    with blaming(_DATA_FLAGS, "--problem"):
+        data = replace(data, **{name: flags[name] for name in _DATA if _given(name)})
+        check_fit(data, chain)
+    return data, chain
+
+
+def _arguments(loss: str) -> tuple[str, ...]:
+    """Which of ``_LOSS_ARGUMENTS`` a loss takes; none for a formula."""
+    if loss not in BUILT_IN:
+        return ()
+    known = inspect.signature(BUILT_IN[loss]).parameters
+    return tuple(argument for argument in _LOSS_ARGUMENTS if argument in known)
+
+
 def _loss(text: str, flags: Mapping[str, object]) -> Loss:
-    if text == "cross-entropy":
-        return CrossEntropy(flags["smoothing"])
-    if text == "distillation":
-        squared = bool(flags["temperature_squared"])
-        return Distillation(flags["chi"], flags["temperature"], flags["smoothing"], temperature_squared=squared)
-    if text in ("square", "linear"):
-        return {"square": SquareLoss, "linear": LinearLoss}[text]()
-    return Loss.from_expression(text)
+    if text not in BUILT_IN:
+        return Loss.from_expression(text)
+    return BUILT_IN[text](**{argument: flags[_LOSS_ARGUMENTS[argument]] for argument in _arguments(text)})
+
+
+def _given(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE
 
 
 def _reject_idle_flags(flags: Mapping[str, object]) -> None:
-    context = click.get_current_context()
-
-    def given(name: str) -> bool:
-        return context.get_parameter_source(name) == ParameterSource.COMMANDLINE
-
     if flags["single"]:
         for name, flag in _STUDENT_FLAGS.items():
-            if given(name):
+            if _given(name):
                 raise click.UsageError(f"{flag} is the student's, but --single leaves the student out")
-    elif flags["student_loss"] != "distillation":
-        for name in _DISTILLATION_FLAGS:
-            if given(name):
-                loss = flags["student_loss"]
-                raise click.UsageError(f"{_STUDENT_FLAGS[name]} has no effect with --student-loss {loss}")
+        return
+    loss = str(flags["student_loss"])
+    for argument, name in _LOSS_ARGUMENTS.items():
+        if name != "smoothing" and argument not in _arguments(loss) and _given(name):
+            raise click.UsageError(f"{_LOSS_FLAGS[argument]} has no effect with --student-loss {loss}")
 
 
 def describe(data: GaussianMixture, chain: Chain) -> str:
-    """The problem in words, a line for the data and one for each stage."""
+    """The problem in words, a line for the data, one for each further data set and one for each stage."""
     lines = [f"Gaussian mixture: alpha = {data.alpha:g}, rho = {data.rho:g}, Delta = {data.delta:g}"]
-    for name, stage in zip(chain.names, chain.stages, strict=True):
-        lines.append(f"{name}: {stage.loss!r}, ridge {stage.ridge:g}, eta {stage.eta:g}")
+    if data.label_noise:
+        lines[0] += f", label noise {data.label_noise:g}"
+    for further in data.further:
+        lines.append(f"data set {further.name}: alpha = {further.alpha:g}, label noise {further.label_noise:g}")
+    lines += [f"{name}: {_in_words(stage)}" for name, stage in zip(chain.names, chain.stages, strict=True)]
     return "\n".join(lines)
+
+
+def _in_words(stage: Stage) -> str:
+    if not isinstance(stage, Estimator):
+        return repr(stage)
+    text = f"{stage.loss!r}, ridge {stage.ridge:g}, eta {stage.eta:g}"
+    if stage.bias is not None:
+        text += f", bias {stage.bias:g}"
+    if stage.mask_overlap is not None:
+        text += f", mask overlap {stage.mask_overlap:g}"
+    return text if stage.sets == (TRAINING,) else f"{text}, on {' and '.join(stage.sets)}"
 
 
 # Files.
@@ -335,7 +409,8 @@ def solve_quietly(data: GaussianMixture, chain: Chain, rtol: float | None) -> So
     cls=Command,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help=f"Order parameters and errors of a teacher and its student in the limit of large N.\n\n{MODEL}\n\n\b\n"
-    "Example:\n  python -m numerics.solve --alpha 2 --teacher-ridge 0.1 --chi 1 --json",
+    "Example:\n  python -m numerics.solve --alpha 2 --teacher-ridge 0.1 --chi 1 --json\n"
+    "  python -m numerics.solve --problem chain.json --label-noise 0.1",
 )
 @model_options()
 @report_options
@@ -370,14 +445,6 @@ def z_score(found: Estimate, expected: float) -> float:
     return (float(found.mean) - expected) / float(found.standard_error)
 
 
-def at_effective_parameters(runs: SimulationResult) -> tuple[GaussianMixture, Chain]:
-    """The problem with alpha and eta as rounded to whole samples and weights."""
-    data, chain = with_parameter(runs.data, runs.chain, "alpha", runs.effective_alpha)
-    for name, eta in zip(chain.names, runs.effective_eta, strict=True):
-        data, chain = with_parameter(data, chain, f"{name}.eta", eta)
-    return data, chain
-
-
 def compare(runs: SimulationResult, solution: Solution | None) -> list[dict[str, dict[str, float | None]]]:
     """For each stage and observable: mean, standard error, and if there is theory its value and the z-score."""
     stages = []
@@ -402,9 +469,13 @@ def comparison_text(runs: SimulationResult, stages: Sequence[Mapping[str, Mappin
     def shown(value: float | None, digits: int) -> str:
         return "-" if value is None else number(value, digits)
 
+    samples = str(runs.n_samples)
+    if runs.data.further:
+        sets = zip(runs.set_sizes, runs.data.sets, strict=True)
+        samples = ", ".join(f"{size} ({data_set.name})" for size, data_set in sets)
     parts = [
         describe(runs.data, runs.chain),
-        f"{runs.n_runs} runs of N = {runs.n_inputs} inputs, M = {runs.n_samples} samples, seed {runs.seed}",
+        f"{runs.n_runs} runs of N = {runs.n_inputs} inputs, M = {samples} samples, seed {runs.seed}",
         f"converged: {str(runs.converged).lower()} (largest relative gradient norm "
         f"{runs.runs['relative_gradient_norm'].max():.1e})",
     ]
@@ -440,13 +511,15 @@ def simulate_command(
     output: Path | None, **flags,
 ) -> int:  # fmt: skip
     """``python -m numerics.simulate``."""
+    from numerics.simulation import simulate  # here: the other command does without
+
     data, chain = build_model(flags)
     if output is not None:
         require_writable(output)
     with warnings.catch_warnings(), blaming(SIMULATION_FLAGS, "--inputs", ParameterError):
         warnings.simplefilter("ignore", ConvergenceWarning)
         result = simulate(data, chain, inputs, runs, seed, n_jobs=jobs, progress=True)
-    solution = None if no_theory else solve_quietly(*at_effective_parameters(result), rtol)
+    solution = None if no_theory else solve_quietly(result.effective_data, result.effective_chain, rtol)
     stages = compare(result, solution)
     if as_json:
         document = {

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import ModuleType
 
 import numpy as np
 
 from numerics.codegen import EQUATION_NAMES, core_module, equations_module, loss_module
-from numerics.models import Chain, GaussianMixture
-from numerics.patterns import nested_patterns
+from numerics.directions import fixed_directions
+from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Stage
+from numerics.nodes import set_table
+from numerics.patterns import mask_patterns
 from numerics.settings import Settings
+from theory.losses import LinearLoss, Loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,16 +52,20 @@ class CompiledChain:
 
 def compile_chain(chain: Chain) -> CompiledChain:
     """Generate, compile (or load from the cache) everything a chain needs; repeated calls are quick."""
-    return _compile(
-        tuple((stage.loss.expression, stage.loss.symbols, stage.loss.teacher) for stage in chain.stages), _Box(chain)
-    )
+    losses = tuple(structural_loss(stage) for stage in chain.stages)
+    return _compile(tuple((loss.expression, loss.symbols, loss.teacher) for loss in losses), _Box(losses))
+
+
+def structural_loss(stage: Stage) -> Loss:
+    """Loss of a stage of any kind: all that is not an Estimator is linear, or has none that matters."""
+    return stage.loss if isinstance(stage, Estimator) else LinearLoss()
 
 
 class _Box:
-    """Carries the chain past the cache: only the structure is the key."""
+    """Carries the losses past the cache: only their structure is the key."""
 
-    def __init__(self, chain: Chain) -> None:
-        self.chain = chain
+    def __init__(self, losses: tuple[Loss, ...]) -> None:
+        self.losses = losses
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Box)
@@ -69,17 +76,16 @@ class _Box:
 
 @lru_cache(maxsize=128)
 def _compile(structure: tuple, box: _Box) -> CompiledChain:
-    chain = box.chain
     core = core_module()
     point_functions, vector_functions = core.new_point_functions(), core.new_vector_functions()
-    for number, stage in enumerate(chain.stages, start=1):
-        loss, equations = loss_module(stage.loss), equations_module(number)
+    losses = box.losses
+    for number, loss in enumerate(losses, start=1):
+        compiled, equations = loss_module(loss), equations_module(number)
         for name in ("slopes", "targets", "features"):
-            core.push_point_function(point_functions, getattr(loss, name))
+            core.push_point_function(point_functions, getattr(compiled, name))
         for name in EQUATION_NAMES:
             core.push_vector_function(vector_functions, getattr(equations, name))
-    losses = [stage.loss for stage in chain.stages]
-    seen = np.zeros((len(chain), max(1, *(len(loss.logits) for loss in losses))), dtype=np.int64)
+    seen = np.zeros((len(losses), max(1, *(len(loss.logits) for loss in losses))), dtype=np.int64)
     for number, loss in enumerate(losses, start=1):
         stages = loss.stages(number)
         seen[number - 1, : len(stages)] = stages
@@ -99,7 +105,7 @@ def target_features(chain: Chain, number: int) -> np.ndarray:
     """(position, scale) of the bends of later stages' targets as functions of the logit of stage ``number``, shape (e, 2)."""
     found = set()
     for later in range(number + 1, len(chain) + 1):
-        loss = chain[later - 1].loss
+        loss = structural_loss(chain[later - 1])
         stages = loss.stages(later)
         if number not in stages:
             continue
@@ -132,7 +138,7 @@ def _bends(points: Sequence[tuple[GaussianMixture, Chain]]) -> list[list[np.ndar
     found: list[list[np.ndarray]] = []
     previous: list[object] = []
     for _, chain in points:
-        losses = [stage.loss for stage in chain.stages]
+        losses = [getattr(stage, "loss", None) for stage in chain.stages]
         same = len(previous) == len(losses) and all(a is b for a, b in zip(losses, previous, strict=True))
         found.append(found[-1] if same else [target_features(chain, t) for t in range(1, len(chain) + 1)])
         previous = losses
@@ -150,6 +156,8 @@ class PointArrays:
         Conjugates and alpha E[f]; order parameters after one plain iteration.
     stats : array, shape (n, T, 5)
         Status, iterations, residual, last step, defect of each stage.
+    trained : integer array, shape (T, d)
+        Which stages are trained on which data sets.
     summary : array, shape (n, 3)
         Stages converged, quadrature level, quadrature error.
     """
@@ -157,29 +165,47 @@ class PointArrays:
     def __init__(self, points: Sequence[tuple[GaussianMixture, Chain]]) -> None:
         n, size = len(points), len(points[0][1])
         width = 2 * size + 2
-        etas = np.array([[stage.eta for stage in chain.stages] for _, chain in points])
+        data, chain = points[0]
+        resolved = [chain.resolved(data) for data, chain in points]
         bends = _bends(points)
         most = max(1, *(len(bend) for row in bends for bend in row))
-        n_parameters = max(1, *(len(stage.loss.values) for stage in points[0][1].stages))
+        self.losses = tuple(structural_loss(stage) for stage in chain.stages)
+        n_parameters = max(1, *(len(loss.values) for loss in self.losses))
+        patterns = [
+            mask_patterns(tuple(stage.eta for stage in stages), tuple(stage.mask_overlap for stage in stages))
+            for stages in resolved
+        ]
+        n_patterns = max(len(found) for found in patterns)
+        names = [found.name for found in data.sets]
+        self.trained = np.array([[int(name in stage.sets) for name in names] for stage in resolved[0]])
         self.data = np.array([(data.alpha, data.rho, data.delta) for data, _ in points])
-        self.ridges = np.array([[stage.ridge for stage in chain.stages] for _, chain in points], dtype=float)
-        self.pattern_share = np.zeros((n, size))
-        self.pattern_active = np.zeros((n, size, size))
+        self.sets = np.array([set_table(data) for data, _ in points])
+        self.special = np.zeros((n, size, 4))
+        self.special[:, :, 0] = math.nan
+        self.ridges = np.ones((n, size))
+        self.pattern_share = np.zeros((n, n_patterns))
+        self.pattern_active = np.zeros((n, n_patterns, size))
         self.parameters = np.zeros((n, size, n_parameters))
         self.mixing = np.ones((n, size))
         self.extra = np.zeros((n, size, most, 2))
         self.n_extra = np.zeros((n, size), dtype=np.int64)
-        for i, (_, chain) in enumerate(points):
-            for a, pattern in enumerate(nested_patterns(tuple(etas[i].tolist()))):
+        for i, stages in enumerate(resolved):
+            for a, pattern in enumerate(patterns[i]):
                 self.pattern_share[i, a] = pattern.share
                 self.pattern_active[i, a] = pattern.active
-            for t, stage in enumerate(chain.stages):
+            for t, stage in enumerate(stages):
+                self.extra[i, t, : len(bends[i][t])] = bends[i][t]
+                self.n_extra[i, t] = len(bends[i][t])
+                if isinstance(stage, Frozen):
+                    self.special[i, t] = stage.bias, 1.0, stage.magnetization, stage.norm_squared
+                    continue
                 values = stage.loss.values
+                self.ridges[i, t] = stage.ridge
                 self.parameters[i, t, : len(values)] = values
                 if "mixing" in stage.loss.keys:
                     self.mixing[i, t] = values[stage.loss.keys.index("mixing")]
-                self.extra[i, t, : len(bends[i][t])] = bends[i][t]
-                self.n_extra[i, t] = len(bends[i][t])
+                if stage.fixed_bias is not None:
+                    self.special[i, t, 0] = stage.fixed_bias
         self.x = np.zeros((n, size, width))
         self.started = np.zeros((n, size), dtype=np.int64)
         self.conjugates = np.full((n, size, width), math.nan)
@@ -207,8 +233,12 @@ class PointArrays:
     def solve(self, compiled: CompiledChain, settings: Settings, position: np.ndarray | None = None) -> None:
         """Run the compiled solver; with ``position`` (n,) each point continues from those before it."""
         where = np.zeros(len(self.data)) if position is None else np.ascontiguousarray(position, dtype=float)
+        directions, first_rows, exact = fixed_directions(self.losses)
+        arguments = (
+            replace(compiled, shareable=np.zeros_like(compiled.shareable)).arguments if exact else compiled.arguments
+        )
         compiled.core.solve_points(
-            *compiled.arguments, self.data, self.ridges, self.pattern_share, self.pattern_active, self.parameters,
-            self.mixing, self.extra, self.n_extra, settings_vector(settings), where, position is not None, self.x,
-            self.started, self.conjugates, self.updates, self.stats, self.summary,
+            *arguments, self.trained, directions, self.data, self.sets, self.special, self.ridges, self.pattern_share,
+            self.pattern_active, self.parameters, self.mixing, self.extra, self.n_extra, settings_vector(settings), first_rows,
+            where, position is not None, self.x, self.started, self.conjugates, self.updates, self.stats, self.summary,
         )  # fmt: skip

@@ -1,24 +1,48 @@
-"""Formulas of ``theory.observables`` as NumPy functions."""
+"""Formulas of ``theory.observables`` as NumPy functions, whose text is kept in the cache folder."""
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import math
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import sympy
-from scipy import special
 
+from numerics.codegen import derived_source
+from numerics.deferred import special
+from numerics.thresholds import with_tails
 from theory import observables, potential
 from theory.symbols import delta, rho
-
-_MODULES = [{"erf": special.erf, "erfc": special.erfc}, "numpy"]
 
 
 def as_function(arguments: tuple[sympy.Symbol, ...], expression: sympy.Expr) -> Callable:
     """NumPy function of an expression; normal tails through ``erfc``, so that small errors keep their relative accuracy."""
-    expression = expression.replace(sympy.erf, lambda x: sympy.erfc(-x) - 1)
-    return sympy.lambdify(arguments, expression, modules=_MODULES)
+    return _function(_source(arguments, expression))
+
+
+def _source(arguments: tuple[sympy.Symbol, ...], expression: sympy.Expr) -> str:
+    names = {"_complement": None, "erf": None}
+    return inspect.getsource(sympy.lambdify(arguments, with_tails(expression), modules=[names, "numpy"]))
+
+
+def _function(source: str) -> Callable:
+    namespace = {**vars(np), "_complement": special.erfc, "erf": special.erf}
+    exec(source, namespace)  # text that lambdify printed
+    return namespace["_lambdifygenerated"]
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+
+
+def _kept(name: str, derive: Callable[[], tuple[tuple[sympy.Symbol, ...], sympy.Expr]]) -> Callable:
+    """:func:`as_function` of what ``derive`` returns, which depends on theory and this file alone."""
+    return _function(derived_source(f"{name}_{_version()}", lambda: _source(*derive())))
 
 
 def _symbols(names: str) -> tuple[sympy.Symbol, ...]:
@@ -28,48 +52,55 @@ def _symbols(names: str) -> tuple[sympy.Symbol, ...]:
 @lru_cache(maxsize=1)
 def test_error() -> Callable:
     """``f(m, b, q, delta, rho)``."""
-    m, b, q = _symbols("m b q")
-    return as_function((m, b, q, delta, rho), observables.test_error(m, b, q, delta, rho))
+    arguments = (*_symbols("m b q"), delta, rho)
+    return _kept("test_error", lambda: (arguments, observables.test_error(*arguments)))
 
 
 @lru_cache(maxsize=1)
 def training_error() -> Callable:
     """``f(threshold, mean, width, sign)``."""
     arguments = _symbols("threshold mean width s")
-    return as_function(arguments, observables.training_error(*arguments))
+    return _kept("training_error", lambda: (arguments, observables.training_error(*arguments)))
 
 
 @lru_cache(maxsize=1)
 def logit_distance() -> Callable:
     """``f(m1, m2, b1, b2, q11, q22, q12, delta, rho)``."""
     m1, m2, b1, b2, q11, q22, q12 = arguments = _symbols("m1 m2 b1 b2 q11 q22 q12")
-    expression = observables.logit_distance((m1, m2), (b1, b2), (q11, q22, q12), delta, rho)
-    return as_function((*arguments, delta, rho), expression)
+    return _kept(
+        "logit_distance",
+        lambda: (
+            (*arguments, delta, rho),
+            observables.logit_distance((m1, m2), (b1, b2), (q11, q22, q12), delta, rho),
+        ),
+    )
 
 
 @lru_cache(maxsize=1)
 def calibration() -> Callable:
     """``f(m, b, q, delta, rho)`` -> (slope, offset)."""
-    m, b, q = _symbols("m b q")
-    return as_function((m, b, q, delta, rho), sympy.Tuple(*observables.calibration(m, b, q, delta, rho)))
-
-
-@lru_cache(maxsize=1)
-def _orthant_integrand() -> Callable:
-    a, b = _symbols("a b")
-    return sympy.lambdify((observables.theta, a, b), observables.orthant_integrand(a, b), "numpy")
+    arguments = (*_symbols("m b q"), delta, rho)
+    return _kept("calibration", lambda: (arguments, sympy.Tuple(*observables.calibration(*arguments))))
 
 
 def bivariate_normal_cdf(a: float, b: float, correlation: float) -> float:
-    """P(X < a, Y < b) for standard normals with this correlation."""
-    from scipy import integrate  # here: seldom needed, and slow to import
+    """P(X < a, Y < b) of standard normals, correlation in [-1, 1], by Owen's T function (Owen 1956)."""
+    if correlation >= 1.0:
+        return float(special.ndtr(min(a, b)))
+    if correlation <= -1.0:
+        return float(max(0.0, special.ndtr(a) - special.ndtr(-b)))
+    if math.isinf(a) or math.isinf(b):
+        return float(special.ndtr(a) * special.ndtr(b))
+    if a == 0.0 and b == 0.0:
+        return 0.25 + math.asin(correlation) / (2 * math.pi)
+    root = math.sqrt((1.0 - correlation) * (1.0 + correlation))
 
-    integrand = _orthant_integrand()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        dependent, _ = integrate.quad(
-            integrand, 0.0, np.arcsin(np.clip(correlation, -1.0, 1.0)), args=(a, b), epsabs=1e-13, epsrel=1e-12, limit=200
-        )  # fmt: skip
-    return float(special.ndtr(a) * special.ndtr(b) + dependent)
+    def wing(x: float, other: float) -> float:
+        slope = (other / x - correlation) / root if x != 0.0 else math.copysign(math.inf, other)
+        return 0.5 * special.ndtr(x) - special.owens_t(x, slope)
+
+    opposite = a * b < 0.0 or (a * b == 0.0 and a + b < 0.0)
+    return float(wing(a, b) + wing(b, a) - (0.5 if opposite else 0.0))
 
 
 def agreement(m: np.ndarray, b: np.ndarray, q: np.ndarray, data_delta: float, data_rho: float) -> float:
@@ -86,6 +117,10 @@ def agreement(m: np.ndarray, b: np.ndarray, q: np.ndarray, data_delta: float, da
 @lru_cache(maxsize=16)
 def free_energy(t: int) -> Callable:
     """``f(inputs, constants)`` -> Phi_t, with the vectors of ``theory.potential.free_energy(t)``."""
-    equations = potential.free_energy(t)
-    function = as_function((*equations.inputs, *equations.constants), equations.outputs["value"])
+
+    def derive() -> tuple[tuple[sympy.Symbol, ...], sympy.Expr]:
+        equations = potential.free_energy(t)
+        return (*equations.inputs, *equations.constants), equations.outputs["value"]
+
+    function = _kept(f"free_energy{t}", derive)
     return lambda inputs, constants: function(*inputs, *constants)

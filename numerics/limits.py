@@ -537,7 +537,10 @@ def extend_hard(
     old = nodes.design[rows]
     design = np.column_stack((old[:, : 2 + k], g.ravel()[keep], old[:, 2 + k :], force.ravel()[keep]))
     logits = np.column_stack((nodes.logits[rows], logit.ravel()[keep]))
-    return Nodes(weight.ravel()[keep], np.ascontiguousarray(design), nodes.labels[rows], np.ascontiguousarray(logits))
+    return Nodes(
+        weight.ravel()[keep], np.ascontiguousarray(design), nodes.labels[rows], np.ascontiguousarray(logits),
+        nodes.member[rows], nodes.row[rows],
+    )  # fmt: skip
 
 
 _NONE = np.empty(0)
@@ -606,11 +609,24 @@ def solve_limit(data: GaussianMixture, chain: Chain, settings: Settings) -> Limi
     ParameterError
         Where a limit does not exist (:func:`classify`).
     """
+    _require_plain(data, chain)
     limits = classify(data, chain)
     hard = [number for number, limit in enumerate(limits, start=1) if limit in (MINIMUM_NORM, MAX_MARGIN)]
     if not hard:
         return _solve_regular(data, chain, settings)
     return _Assembly(data, chain, limits, settings).solve()
+
+
+def _require_plain(data: GaussianMixture, chain: Chain) -> None:
+    """Raise ParameterError for what limits are not derived for."""
+    plain = all(
+        isinstance(stage, Estimator) and stage.bias is None and stage.mask_overlap is None for stage in chain.stages
+    )
+    if data.label_noise or data.further or not plain:
+        raise ParameterError(
+            "ridge must be > 0 with label noise, further data sets, special stages, a given bias or random masks: "
+            "the limit ridge -> 0 is taken for Estimators on one data set"
+        )
 
 
 def _small_ridges(chain: Chain, ridge: float) -> Chain:
@@ -826,7 +842,7 @@ def solve_stage(
         compiled.slopes, compiled.targets, compiled.features, len(loss.features), int(loss.split is not None), functions, 0,
         unknowns, nodes.weight, nodes.design, nodes.labels, nodes.seen(loss.stages(number)),
         np.array(loss.values, dtype=float), data.delta, np.concatenate(([data.delta], triangle)), prior, triangle,
-        np.array([point.response_row[-1] for point in earlier], dtype=float), step, settings.tail,
+        np.array([point.response_row[-1] for point in earlier], dtype=float), math.nan, step, settings.tail,
         settings.newton_tolerance, settings.max_iterations, conjugates, updated,
     )  # fmt: skip
     return StagePoint(unknowns, conjugates[:-1], int(status), int(iterations), residual, last_step, defect)

@@ -1,13 +1,24 @@
-"""What a user describes: the data and the estimators.  Frozen, and validated once, here at the border."""
+"""What a user describes: the data and the stages of a chain.  Frozen, and validated once, here at the border.
+
+What one object can know it checks itself; what takes both data and chain is checked by :func:`check_fit`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from numbers import Real
+from typing import ClassVar
 
-from theory.losses import Loss
+from theory.losses import LinearLoss, Loss
+
+TRAINING = "training"
+"""Name of the data set that every mixture has."""
+
+ROUNDING = 1e-12
+"""Fractions are compared up to this."""
 
 
 class ParameterError(ValueError):
@@ -40,6 +51,70 @@ def require_number(
     return number
 
 
+def _require_noise(name: str, value: object) -> float:
+    return require_number(name, value, at_least=0, below=0.5, allowed="a number in [0, 1/2)")
+
+
+def _require_alpha(name: str, value: object) -> float:
+    return require_number(name, value, above=0, allowed="a finite number > 0")
+
+
+def _require_name(name: object) -> None:
+    if name is not None and (not isinstance(name, str) or not name.isidentifier()):
+        raise ParameterError(f"name must be a Python identifier or None, got {name!r}")
+
+
+def _require_sets(sets: object) -> tuple[str, ...]:
+    chosen = (sets,) if isinstance(sets, str) else tuple(sets) if isinstance(sets, Sequence) else ()
+    if not chosen or not all(isinstance(name, str) for name in chosen) or len(set(chosen)) < len(chosen):
+        raise ParameterError(f"sets must be the name of a data set or several different ones, got {sets!r}")
+    return chosen
+
+
+def _require_overlap(value: object) -> float | None:
+    if value is None:
+        return None
+    return require_number("mask_overlap", value, at_least=0, at_most=1, allowed="a number in [0, 1] or None")
+
+
+def _require_finite(name: str, value: object) -> float:
+    return require_number(name, value, allowed="a finite number")
+
+
+def _require_eta(value: object) -> float:
+    return require_number("eta", value, above=0, at_most=1, allowed="a number in (0, 1]")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A further set of samples of the same mixture (same v, rho, Delta), of its own size.
+
+    Parameters
+    ----------
+    name : str
+        What stages and sweeps call it.
+    alpha : float
+        Its samples per input dimension, > 0.
+    label_noise : float
+        Probability theta in [0, 1/2) with which a label seen in training is flipped.
+
+    Raises
+    ------
+    ParameterError
+        If a value is not in its range, or the name is not an identifier.
+    """
+
+    name: str
+    alpha: float
+    label_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise ParameterError(f"the name of a data set must be a Python identifier, got {self.name!r}")
+        object.__setattr__(self, "alpha", _require_alpha("alpha", self.alpha))
+        object.__setattr__(self, "label_noise", _require_noise("label_noise", self.label_noise))
+
+
 @dataclass(frozen=True)
 class GaussianMixture:
     """Two Gaussian clouds ``x = s v/sqrt(N) + sqrt(Delta) z`` with ``v_i, z_i ~ N(0, 1)`` (Saglietti & Zdeborova 2021, Sec. 2).
@@ -47,30 +122,69 @@ class GaussianMixture:
     Parameters
     ----------
     alpha : float
-        Samples per input dimension, ``alpha = M/N > 0``.
+        Samples per input dimension of the training set, ``alpha = M/N > 0``.
     rho : float
         Probability of the positive class (``y = 1``, ``s = +1``), in (0, 1).
     delta : float
         Noise variance ``Delta > 0`` of every coordinate.
+    label_noise : float
+        Probability theta in [0, 1/2) with which a training label is flipped; the cloud a sample comes from, and test labels,
+        stay what they are.
+    further : sequence of DataSet
+        More samples that some stages are trained on.
 
     Raises
     ------
     ParameterError
-        If a value is not a finite number in its range.
+        If a value is not a finite number in its range, or two data sets have one name.
     """
 
     alpha: float
     rho: float = 0.5
     delta: float = 1.0
+    label_noise: float = 0.0
+    further: tuple[DataSet, ...] = ()
 
     def __post_init__(self) -> None:
         checks = {
-            "alpha": require_number("alpha", self.alpha, above=0, allowed="a finite number > 0"),
+            "alpha": _require_alpha("alpha", self.alpha),
             "rho": require_number("rho", self.rho, above=0, below=1, allowed="a number in the open interval (0, 1)"),
             "delta": require_number("delta", self.delta, above=0, allowed="a finite number > 0"),
+            "label_noise": _require_noise("label_noise", self.label_noise),
+            "further": (self.further,) if isinstance(self.further, DataSet) else self.further,
         }
         for name, value in checks.items():
             object.__setattr__(self, name, value)
+        if not isinstance(self.further, Sequence):
+            raise ParameterError(f"further must be a sequence of DataSets, got {self.further!r}")
+        object.__setattr__(self, "further", tuple(self.further))
+        names = [TRAINING]
+        for further in self.further:
+            if not isinstance(further, DataSet):
+                raise ParameterError(f"further must hold DataSets, got {further!r}")
+            if further.name in names:
+                raise ParameterError(f"name of a data set must differ from others, {further.name!r} is taken")
+            names.append(further.name)
+
+    def __repr__(self) -> str:
+        shown = f"alpha={self.alpha!r}, rho={self.rho!r}, delta={self.delta!r}"
+        for name in ("label_noise", "further"):
+            if getattr(self, name):
+                shown += f", {name}={getattr(self, name)!r}"
+        return f"GaussianMixture({shown})"
+
+    @cached_property
+    def sets(self) -> tuple[DataSet, ...]:
+        """All data sets, ``training`` first."""
+        return (DataSet(TRAINING, self.alpha, self.label_noise), *self.further)
+
+    def data_set(self, name: str) -> DataSet:
+        """The data set of this name; ParameterError, listing the known ones, if there is none."""
+        for found in self.sets:
+            if found.name == name:
+                return found
+        known = ", ".join(found.name for found in self.sets)
+        raise ParameterError(f"unknown data set {name!r}; there are {known}")
 
 
 @dataclass(frozen=True)
@@ -85,9 +199,17 @@ class Estimator:
         Strength ``lambda >= 0`` of the L2 penalty on the weights; the bias ``b`` is not regularised.  0 stands for the limit
         ``lambda -> 0`` from above; see :mod:`numerics.limits`.
     eta : float
-        Fraction of trainable weights, in (0, 1]; the others stay 0.  In a chain the active weights are nested.
+        Fraction of trainable weights, in (0, 1]; the others stay 0.
     name : str or None
         How sweeps and plots call this stage; by default "teacher", "student", "stage3", ...
+    bias : float or None
+        Value the bias is fixed at; None if it is learned.  A loss without curvature would drive it to infinity, or nowhere:
+        there None means 0.
+    sets : str or sequence of str
+        Names of the data sets whose samples it is trained on.  A loss may look at stages trained on others.
+    mask_overlap : float or None
+        None: the active weights are the first fraction ``eta``, so that masks are nested.  A number: that fraction of them lies
+        inside the mask of the stage before, the rest outside, both drawn uniformly at random.
 
     Raises
     ------
@@ -99,57 +221,192 @@ class Estimator:
     ridge: float
     eta: float = 1.0
     name: str | None = None
+    bias: float | None = None
+    sets: tuple[str, ...] = (TRAINING,)
+    mask_overlap: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.loss, Loss):
             raise ParameterError(f"loss must be a theory.losses.Loss, got {self.loss!r}")
-        object.__setattr__(
-            self, "ridge", require_number("ridge", self.ridge, at_least=0, allowed="a finite number >= 0")
-        )
-        object.__setattr__(
-            self, "eta", require_number("eta", self.eta, above=0, at_most=1, allowed="a number in (0, 1]")
-        )
-        if self.name is not None and (not isinstance(self.name, str) or not self.name.isidentifier()):
-            raise ParameterError(f"name must be a Python identifier or None, got {self.name!r}")
+        checks = {
+            "ridge": require_number("ridge", self.ridge, at_least=0, allowed="a finite number >= 0"),
+            "eta": _require_eta(self.eta),
+            "bias": None if self.bias is None else _require_finite("bias", self.bias),
+            "sets": _require_sets(self.sets),
+            "mask_overlap": _require_overlap(self.mask_overlap),
+        }
+        for name, value in checks.items():
+            object.__setattr__(self, name, value)
+        _require_name(self.name)
+
+    @property
+    def fixed_bias(self) -> float | None:
+        """Value of the bias, None if it is learned."""
+        if self.bias is None and self.loss.curvature == 0:
+            return 0.0
+        return self.bias
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Given weights ``w = m v + sqrt(Q - m^2) z``, ``z_i ~ N(0, 1)`` independent of the data: nothing is trained.
+
+    Parameters
+    ----------
+    magnetization, norm_squared : float
+        m and Q with ``Q >= m^2``, ``Q > 0``.
+    bias : float
+    name : str or None
+        As for an :class:`Estimator`.
+
+    Raises
+    ------
+    ParameterError
+        If a value is not in its range.
+    """
+
+    magnetization: float
+    norm_squared: float
+    bias: float = 0.0
+    name: str | None = None
+
+    eta: ClassVar[float] = 1.0
+    sets: ClassVar[tuple[str, ...]] = ()
+    mask_overlap: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        for name in ("magnetization", "norm_squared", "bias"):
+            object.__setattr__(self, name, _require_finite(name, getattr(self, name)))
+        if not self.norm_squared > 0 or self.norm_squared < self.magnetization**2 * (1 - ROUNDING):
+            raise ParameterError(
+                f"norm_squared must be > 0 and at least magnetization^2={self.magnetization**2:g}, got {self.norm_squared:g}"
+            )
+        _require_name(self.name)
+
+
+@dataclass(frozen=True)
+class Hebbian:
+    """Weights ``w = (1/ridge) sum_mu s_mu x_mu`` with the training signs s: the linear loss.
+
+    Parameters
+    ----------
+    ridge : float or None
+        > 0; None for the total alpha of its data sets, which gives ``m = 1 - 2 theta``.
+    bias : float
+        Not learned.
+    name, sets, eta, mask_overlap
+        As for an :class:`Estimator`.
+
+    Raises
+    ------
+    ParameterError
+        If a value is not in its range.
+    """
+
+    ridge: float | None = None
+    bias: float = 0.0
+    name: str | None = None
+    sets: tuple[str, ...] = (TRAINING,)
+    eta: float = 1.0
+    mask_overlap: float | None = None
+
+    def __post_init__(self) -> None:
+        checks = {
+            "ridge": None
+            if self.ridge is None
+            else require_number("ridge", self.ridge, above=0, allowed="> 0 or None"),
+            "bias": _require_finite("bias", self.bias),
+            "sets": _require_sets(self.sets),
+            "eta": _require_eta(self.eta),
+            "mask_overlap": _require_overlap(self.mask_overlap),
+        }
+        for name, value in checks.items():
+            object.__setattr__(self, name, value)
+        _require_name(self.name)
+
+    def resolved(self, data: GaussianMixture) -> Estimator:
+        """The same as an :class:`Estimator`."""
+        ridge = total_alpha(data, self.sets) if self.ridge is None else self.ridge
+        return Estimator(LinearLoss(), ridge, self.eta, self.name, self.bias, self.sets, self.mask_overlap)
+
+
+@dataclass(frozen=True)
+class BayesOptimal:
+    """The estimator of least test error: Hebbian with ``ridge = alpha`` and the bias that the class weights call for.
+
+    Parameters
+    ----------
+    name, sets
+        As for an :class:`Estimator`.  The labels of its data sets must be free of noise.
+    """
+
+    name: str | None = None
+    sets: tuple[str, ...] = (TRAINING,)
+
+    eta: ClassVar[float] = 1.0
+    mask_overlap: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sets", _require_sets(self.sets))
+        _require_name(self.name)
+
+    def resolved(self, data: GaussianMixture) -> Estimator:
+        """The same as an :class:`Estimator`; ``b = Delta Q/2 log(rho/(1-rho))``, ``Q = 1 + Delta/alpha``."""
+        alpha = total_alpha(data, self.sets)
+        bias = 0.5 * data.delta * (1 + data.delta / alpha) * math.log(data.rho / (1 - data.rho))
+        return Estimator(LinearLoss(), alpha, 1.0, self.name, bias, self.sets)
+
+
+Stage = Estimator | Frozen | Hebbian | BayesOptimal
+_STAGES = (Estimator, Frozen, Hebbian, BayesOptimal)
+
+
+def total_alpha(data: GaussianMixture, sets: Sequence[str]) -> float:
+    """Samples per input dimension of several data sets together."""
+    return sum(data.data_set(name).alpha for name in sets)
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Estimators trained one after the other on the same samples, checked to fit together."""
+    """Stages one after the other, each of which may look at those before, checked to fit together."""
 
-    stages: tuple[Estimator, ...]
+    stages: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
         if not self.stages:
-            raise ParameterError("a chain needs at least one Estimator")
+            raise ParameterError("a chain needs at least one stage")
         for number, stage in enumerate(self.stages, start=1):
-            if not isinstance(stage, Estimator):
-                raise ParameterError(f"stage {number} must be an Estimator, got {stage!r}")
-            try:
-                stage.loss.stages(number)
-            except ValueError as error:
-                raise ParameterError(f"loss of stage {number}: {error}") from None
-        names = [self.name(number) for number in range(1, len(self.stages) + 1)]
+            if not isinstance(stage, _STAGES):
+                kinds = "an Estimator, Frozen, Hebbian or BayesOptimal"
+                raise ParameterError(f"stage {number} must be {kinds}, got {stage!r}")
+            if isinstance(stage, Estimator):
+                try:
+                    stage.loss.stages(number)
+                except ValueError as error:
+                    raise ParameterError(f"loss of stage {number}: {error}") from None
+        names = self.names
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ParameterError(f"name must differ between stages, {', '.join(repeated)} is used twice")
+        if self.stages[0].mask_overlap is not None:
+            raise ParameterError(f"mask_overlap of {names[0]} needs a stage before it; the first stage has none")
 
     @classmethod
-    def of(cls, stages: Chain | Estimator | Sequence[Estimator]) -> Chain:
-        """Accept a chain, a single estimator, or a sequence of estimators."""
+    def of(cls, stages: Chain | Stage | Sequence[Stage]) -> Chain:
+        """Accept a chain, a single stage, or a sequence of stages."""
         if isinstance(stages, Chain):
             return stages
-        if isinstance(stages, Estimator):
+        if isinstance(stages, _STAGES):
             return cls((stages,))
         try:
             return cls(tuple(stages))
         except TypeError:
-            raise ParameterError(f"a chain must be an Estimator or a sequence of them, got {stages!r}") from None
+            raise ParameterError(f"a chain must be a stage or a sequence of them, got {stages!r}") from None
 
     def __len__(self) -> int:
         return len(self.stages)
 
-    def __getitem__(self, index: int) -> Estimator:
+    def __getitem__(self, index: int) -> Stage:
         return self.stages[index]
 
     def name(self, number: int) -> str:
@@ -161,40 +418,117 @@ class Chain:
     def names(self) -> tuple[str, ...]:
         return tuple(self.name(number) for number in range(1, len(self) + 1))
 
+    def resolved(self, data: GaussianMixture) -> tuple[Estimator | Frozen, ...]:
+        """The stages with Hebbian and Bayes-optimal ones written as the Estimators they are on these data."""
+        return tuple(
+            stage.resolved(data) if isinstance(stage, Hebbian | BayesOptimal) else stage for stage in self.stages
+        )
+
+
+def check_fit(data: GaussianMixture, chain: Chain) -> None:
+    """Check what takes both data and chain.
+
+    Raises
+    ------
+    ParameterError
+        If a stage is trained on a data set that does not exist, nobody is trained on one, a data set and a stage share a name,
+        masks cannot overlap as asked, or a Bayes-optimal stage is given noisy labels.
+    """
+    known = [found.name for found in data.sets]
+    used: set[str] = set()
+    for number, (name, stage) in enumerate(zip(chain.names, chain.stages, strict=True), start=1):
+        if name in known:
+            raise ParameterError(f"name {name!r} is both a stage and a data set: give one of them another name")
+        for wanted in stage.sets:
+            if wanted not in known:
+                raise ParameterError(f"sets of {name}: unknown data set {wanted!r}; there are {', '.join(known)}")
+            if isinstance(stage, BayesOptimal) and data.data_set(wanted).label_noise > 0:
+                raise ParameterError(
+                    f"{name} is Bayes-optimal for labels without noise only, but label_noise of {wanted} is > 0; "
+                    "take a Hebbian stage"
+                )
+        used.update(stage.sets)
+        if stage.mask_overlap is not None:
+            before, share = chain.stages[number - 2].eta, stage.mask_overlap
+            inside, outside = share * stage.eta, (1 - share) * stage.eta
+            if inside > before + ROUNDING or outside > 1 - before + ROUNDING:
+                raise ParameterError(
+                    f"mask_overlap={share:g} of {name} is impossible: of eta={stage.eta:g}, {inside:g} would lie inside the mask "
+                    f"of {chain.name(number - 1)}, which has {before:g}, and {outside:g} outside"
+                )
+    unused = [name for name in known if name not in used]
+    if unused and (used or len(known) > 1):  # frozen stages alone need no data
+        raise ParameterError(
+            f"no stage is trained on data set {unused[-1]!r}; name it in the sets of one, or leave it out"
+        )
+
+
+_DATA_PARAMETERS = ("alpha", "rho", "delta", "label_noise")
+_SET_PARAMETERS = ("alpha", "label_noise")
+
 
 def with_parameter(data: GaussianMixture, chain: Chain, path: str, value: float) -> tuple[GaussianMixture, Chain]:
     """Return copies in which the parameter called ``path`` has the given value.
 
-    ``path`` is ``alpha``, ``rho``, ``delta``, or ``<stage>.<parameter>`` with the stage's name and ``ridge``, ``eta`` or
-    a parameter of its loss (``student.temperature``).
+    ``path`` is ``alpha``, ``rho``, ``delta``, ``label_noise``; ``<set>.alpha`` or ``<set>.label_noise`` with the name of a
+    further data set; or ``<stage>.<parameter>`` with the stage's name and ``ridge``, ``eta``, a parameter of its loss
+    (``student.temperature``), ``bias`` or ``mask_overlap`` where they are numbers, or what a special stage has.
 
     Raises
     ------
     ParameterError
         If there is no such parameter (the message lists those that exist), or the value is not allowed.
     """
-    stage_name, dot, parameter = path.rpartition(".")
-    if not dot and parameter in {"alpha", "rho", "delta"}:
+    owner, dot, parameter = path.rpartition(".")
+    if not dot and parameter in _DATA_PARAMETERS:
         return replace(data, **{parameter: value}), chain
-    if dot and stage_name in chain.names:
-        index = chain.names.index(stage_name)
+    if dot and owner in chain.names:
+        index = chain.names.index(owner)
         stage = chain[index]
         changed = None
-        if parameter in {"ridge", "eta"}:
+        if parameter in _own_parameters(stage):
             changed = replace(stage, **{parameter: value})
-        elif parameter in stage.loss.parameters:
+        elif isinstance(stage, Estimator) and parameter in stage.loss.parameters:
             try:
                 changed = replace(stage, loss=stage.loss.with_parameters(**{parameter: value}))
             except ValueError as error:
                 raise ParameterError(f"{path}: {error}") from None
         if changed is not None:
             return data, Chain((*chain.stages[:index], changed, *chain.stages[index + 1 :]))
-    raise ParameterError(f"unknown parameter {path!r}; allowed are {', '.join(parameter_paths(chain))}")
+    if dot and parameter in _SET_PARAMETERS and owner in {found.name for found in data.further}:
+        further = [replace(s, **{parameter: value}) if s.name == owner else s for s in data.further]
+        return replace(data, further=tuple(further)), chain
+    raise ParameterError(f"unknown parameter {path!r}; allowed are {', '.join(parameter_paths(chain, data))}")
 
 
-def parameter_paths(chain: Chain) -> tuple[str, ...]:
-    """All names that :func:`with_parameter` accepts for this chain."""
+def parameter_value(data: GaussianMixture, chain: Chain, path: str) -> float:
+    """Value of the parameter called ``path``; ParameterError if there is none."""
+    if path not in parameter_paths(chain, data):
+        raise ParameterError(f"unknown parameter {path!r}; allowed are {', '.join(parameter_paths(chain, data))}")
+    owner, dot, parameter = path.rpartition(".")
+    if not dot:
+        return getattr(data, parameter)
+    if owner not in chain.names:
+        return getattr(data.data_set(owner), parameter)
+    stage = chain[chain.names.index(owner)]
+    return getattr(stage, parameter) if parameter in _own_parameters(stage) else stage.loss.parameters[parameter]
+
+
+def parameter_paths(chain: Chain, data: GaussianMixture | None = None) -> tuple[str, ...]:
+    """Names that :func:`with_parameter` accepts for this chain; with the data, those of label noise and data sets too."""
     paths = ["alpha", "rho", "delta"]
+    if data is not None:
+        paths.append("label_noise")
+        paths += [f"{further.name}.{parameter}" for further in data.further for parameter in _SET_PARAMETERS]
     for name, stage in zip(chain.names, chain.stages, strict=True):
-        paths += [f"{name}.{parameter}" for parameter in ("ridge", "eta", *stage.loss.parameters)]
+        paths += [f"{name}.{parameter}" for parameter in _own_parameters(stage)]
+        if isinstance(stage, Estimator):
+            paths += [f"{name}.{parameter}" for parameter in stage.loss.parameters]
     return tuple(paths)
+
+
+def _own_parameters(stage: Stage) -> tuple[str, ...]:
+    """Numbers of a stage, beside those of its loss, that can be varied."""
+    names = ("ridge", "eta", "bias", "mask_overlap", "magnetization", "norm_squared")
+    held = {item.name for item in fields(stage)}
+    return tuple(name for name in names if name in held and getattr(stage, name) is not None)

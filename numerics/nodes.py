@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from numerics.codegen import core_module, loss_module
-from numerics.models import Estimator, GaussianMixture
+from numerics.models import Estimator, Frozen, GaussianMixture
+from theory.losses import LinearLoss, Loss
 
 _NO_FEATURES = np.empty((0, 2))
 
@@ -70,21 +71,33 @@ class StagePoint:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Weighted nodes; on training samples the weights add up to alpha.
+    """Weighted nodes; on training samples the weights of a data set add up to its alpha.
 
     Attributes
     ----------
     weight, labels : arrays, shape (n,)
+        Labels as training sees them.
     design : array, shape (n, 2 + 2k)
         ``s, 1, g_1..g_k, f_1..f_k``: sign, Gaussian directions and training forces of k stages.
     logits : array, shape (n, k)
         ``h_1..h_k``.
+    member : integer array, shape (n,)
+        Position of the node's data set among those of the data.
+    row : integer array, shape (n,)
+        Row of the table of fixed directions that the node belongs to, where there is one.
     """
 
     weight: np.ndarray
     design: np.ndarray
     labels: np.ndarray
     logits: np.ndarray
+    member: np.ndarray = None
+    row: np.ndarray = None
+
+    def __post_init__(self) -> None:
+        for name in ("member", "row"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.zeros(self.weight.size, dtype=np.int64))
 
     @property
     def stages(self) -> int:
@@ -101,35 +114,90 @@ class Nodes:
 
     def mean(self, values: np.ndarray) -> float:
         """Average of ``values``, shape (n,)."""
+        return self.total(values) / float(np.sum(self.weight))
+
+    def total(self, values: np.ndarray) -> float:
+        """Sum of weight times ``values``, shape (n,)."""
         # Not a BLAS product: its threads cost more than these sums.
-        return float(np.sum(self.weight * values) / np.sum(self.weight))
+        return float(np.sum(self.weight * values))
+
+    def of(self, data: GaussianMixture, sets: Sequence[str]) -> Nodes:
+        """The nodes of some data sets; these nodes if that is all of them, or if there are no such."""
+        names = [found.name for found in data.sets]
+        wanted = np.isin(self.member, [names.index(name) for name in sets])
+        if wanted.all() or not wanted.any():
+            return self
+        return Nodes(
+            *(getattr(self, name)[wanted] for name in ("weight", "design", "labels", "logits", "member", "row"))
+        )
 
 
-def label_nodes(data: GaussianMixture) -> Nodes:
-    """The two labels, weighted by alpha times their probability."""
-    signs = np.array([1.0, -1.0])
-    weight = data.alpha * np.array([data.rho, 1.0 - data.rho])
-    return Nodes(weight, np.column_stack((signs, np.ones(2))), (signs + 1.0) / 2.0, np.empty((2, 0)))
+def set_table(data: GaussianMixture) -> np.ndarray:
+    """alpha and label noise of each data set, shape (d, 2)."""
+    return np.array([(found.alpha, found.label_noise) for found in data.sets])
+
+
+def label_nodes(data: GaussianMixture, *, training: bool = True, rows: int = 1) -> Nodes:
+    """Signs and labels, for training in each data set, in ``rows`` equal parts; fresh samples have labels without noise."""
+    table = set_table(data) if training else np.array([[data.alpha, 0.0]])
+    weight, design, labels, member, row = core_module().label_nodes(data.rho, table, rows)
+    return Nodes(weight, design, labels, np.empty((labels.size, 0)), member, row)
 
 
 def extend(
-    nodes: Nodes, data: GaussianMixture, stage: Estimator, point: StagePoint, step: float, tail: float, *,
-    training: bool, extra: np.ndarray = _NO_FEATURES,
+    nodes: Nodes, data: GaussianMixture, stage: Estimator | Frozen, point: StagePoint, step: float, tail: float, *,
+    training: bool, extra: np.ndarray = _NO_FEATURES, directions: np.ndarray | None = None,
 ) -> tuple[Nodes, float]:  # fmt: skip
     """Nodes that include this stage too, on training samples or on fresh ones, and their normalisation defect.
 
     ``extra``, shape (e, 2), holds (position, scale) of what a later integrand does as a function of this stage's logit.
+    ``directions``, shape (r,), has a value of this stage's g for each row; without it g is integrated over.
     """
     number = point.earlier + 1
-    loss = stage.loss
+    loss = stage_loss(stage)
     compiled = loss_module(loss)
     row, responses = point.cholesky_row, point.response_row
     root = math.sqrt(data.delta)
     reaction = data.delta if training else 0.0
-    *arrays, defect = core_module().extend_nodes(
-        compiled.slopes, compiled.targets, compiled.features, len(loss.features), int(loss.split is not None),
-        nodes.weight, nodes.design, nodes.labels, nodes.logits, nodes.seen(loss.stages(number)),
-        np.array(loss.values, dtype=float), point.magnetization, point.bias, root * row[:-1], root * row[-1],
-        reaction * responses[:-1], reaction * responses[-1], step, tail, extra,
-    )  # fmt: skip
-    return Nodes(*arrays), defect
+    places = {found.name: k for k, found in enumerate(data.sets)}
+    trained = (
+        np.isin(nodes.member, [places[name] for name in stage.sets]) if training else np.ones(nodes.labels.size, bool)
+    )
+    parts, defect = [], 0.0
+    for on in (True, False):
+        chosen = np.flatnonzero(trained == on)
+        if chosen.size == 0:
+            continue
+        part = nodes if chosen.size == trained.size else Nodes(
+            *(getattr(nodes, name)[chosen] for name in ("weight", "design", "labels", "logits", "member", "row"))
+        )  # fmt: skip
+        seen = part.seen(loss.stages(number))
+        values = np.array(loss.values, dtype=float)
+        place = (point.magnetization, point.bias, root * row[:-1], root * row[-1], reaction * responses[:-1])
+        gamma = reaction * responses[-1] if on else 0.0
+        if directions is None:
+            *arrays, origin, part_defect = core_module().extend_nodes(
+                compiled.slopes, compiled.targets, compiled.features, len(loss.features), int(loss.split is not None),
+                part.weight, part.design, part.labels, part.logits, seen, values, *place, gamma, on, step, tail, extra,
+            )  # fmt: skip
+            parts.append(Nodes(*arrays, part.member[origin], part.row[origin]))
+            defect = max(defect, part_defect)
+        else:
+            design, logits = core_module().follow_nodes(
+                compiled.slopes, compiled.targets, part.design, part.labels, part.logits, seen, values, directions[part.row],
+                *place, gamma, on,
+            )  # fmt: skip
+            parts.append(Nodes(part.weight, design, part.labels, logits, part.member, part.row))
+    if len(parts) == 1:
+        return parts[0], defect
+    return Nodes(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("weight", "design", "labels", "logits", "member", "row")
+        )
+    ), defect
+
+
+def stage_loss(stage: Estimator | Frozen) -> Loss:
+    """The loss of a stage; given weights have one that nobody evaluates."""
+    return LinearLoss() if isinstance(stage, Frozen) else stage.loss

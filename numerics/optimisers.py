@@ -5,7 +5,8 @@ ridge`` bordered by the bias.  Products with H cost two passes over X, so well-c
 When the products spent since the last factorisation have cost as much as a factorisation would, H is
 factorised at the current point, in the smaller of the two dimensions (weights or samples), and serves as
 preconditioner until it has aged by the same rule.  So the time is within a small factor of the better of the
-two pure methods, whichever that is.  The step length comes from a one-dimensional Newton search along p,
+two pure methods, whichever that is.  Factors are kept as triangles, which keeps the memory below twice that of
+X.  The step length comes from a one-dimensional Newton search along p,
 which needs no pass over X; steps longer than 1 are what makes separable data quick.
 
 Usually the wrong choice for non-smooth losses, or where a few digits are enough and X does not fit in memory.
@@ -13,14 +14,13 @@ Usually the wrong choice for non-smooth losses, or where a few digits are enough
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.linalg.lapack import dpotrf, dpotrs
+from scipy.linalg import LinAlgError, lapack
 
 Array = NDArray[np.float64]
 
@@ -55,8 +55,18 @@ NEGLIGIBLE_CURVATURE = 3e-3
 BIAS_DAMPING = 1e-6
 """Curvature of the bias, in units of the ridge, where the loss has none."""
 
+GRAM_LIMIT = 0.7
+"""Samples per weight up to which the Gram matrix is kept beside the factor; beyond, it is computed anew each time."""
+
 BLOCK_BYTES = 2**23
-PANEL = 256
+BLOCK_SHARE = 8
+"""A block of scaled samples takes at most BLOCK_BYTES, and no more rows than this fraction of the samples."""
+
+SHORTEST_BLOCK = 128
+GATHERED = 64
+"""Rows taken at a time from a design whose needed rows are not neighbours."""
+
+PANEL = 128
 
 
 class Objective(Protocol):
@@ -106,11 +116,11 @@ def minimise_ridge(
     ridge: float,
     *,
     starts: Sequence[tuple[Array, float]] = (),
-    fit_bias: bool = True,
+    bias: float | None = None,
     gradient_tolerance: float = 1e-8,
     max_iterations: int = MAX_NEWTON_STEPS,
 ) -> RidgeFit:
-    """Fit weights and an unregularised bias.
+    """Fit weights, and an unregularised bias unless it is given.
 
     Parameters
     ----------
@@ -123,8 +133,8 @@ def minimise_ridge(
         Strength > 0 of the L2 penalty.
     starts : sequence of (weights, bias)
         Guesses; the one with the lowest objective is used, zero included.
-    fit_bias : bool
-        Keep b at 0 if False.
+    bias : float or None
+        Value to keep b at; None to fit it.
     gradient_tolerance : float
         Relative gradient norm (see :class:`RidgeFit`) at which the fit counts as converged.
 
@@ -133,15 +143,15 @@ def minimise_ridge(
     RidgeFit
         Always; ``converged`` tells whether the tolerance was met.
     """
-    return _Newton(design, objective, ridge, fit_bias, gradient_tolerance).run(starts, max_iterations)
+    return _Newton(design, objective, ridge, bias, gradient_tolerance).run(starts, max_iterations)
 
 
 class _Newton:
     """State of one minimisation.  A point is a vector of n + 1 numbers, the bias last."""
 
-    def __init__(self, design: Array, objective: Objective, ridge: float, fit_bias: bool, tolerance: float) -> None:
+    def __init__(self, design: Array, objective: Objective, ridge: float, bias: float | None, tolerance: float) -> None:
         self.design, self.objective, self.ridge = design, objective, ridge
-        self.fit_bias, self.tolerance = fit_bias, tolerance
+        self.bias, self.fit_bias, self.tolerance = bias, bias is None, tolerance
         self.samples, self.size = design.shape
         rows = design[:: max(1, self.samples // 64)]
         self.row_norm2 = float(np.einsum("ij,ij->", rows, rows)) / len(rows)
@@ -192,8 +202,10 @@ class _Newton:
         )
 
     def best_start(self, starts: Sequence[tuple[Array, float]]) -> Array:
-        points = [np.zeros(self.size + 1)]
-        points += [np.append(weights, bias if self.fit_bias else 0.0) for weights, bias in starts]
+        points = [np.append(weights, bias) for weights, bias in [(np.zeros(self.size), 0.0), *starts]]
+        if self.bias is not None:
+            for point in points:
+                point[-1] = self.bias
         return min(points, key=self.value) if starts else points[0]
 
     def value(self, point: Array) -> float:
@@ -262,7 +274,7 @@ class _Newton:
         work = small**3 / 3
         if self.dual is None:
             work += self.samples * self.size**2
-        elif self.dual.gram is None:
+        elif self.dual.must_multiply:
             work += self.samples**2 * self.size
         return max(MIN_PRODUCTS, FACTOR_COST * work / (4 * self.size * self.samples))
 
@@ -271,13 +283,13 @@ class _Newton:
         self.factorisations += 1
         damping = BIAS_DAMPING * self.ridge
         try:
+            self.factor = None  # its memory is free before the next is made
             if self.dual is not None:
                 self.factor = self.dual.factor(curvatures, damping)
             else:
                 # About (1 + sqrt(M/n))^2 is the largest eigenvalue per unit of curvature (Marchenko-Pastur).
                 top = self.row_norm2 / self.size * (np.sqrt(self.size) + np.sqrt(self.samples)) ** 2
                 kept = curvatures * (curvatures > NEGLIGIBLE_CURVATURE * self.ridge / top)
-                self.factor = None
                 self.factor = _PrimalFactor(self.design, kept, self.ridge, damping, self.precision)
         except LinAlgError:
             self.precision = np.float64
@@ -307,66 +319,138 @@ class _Newton:
         return low if low > 0 else length
 
 
+class _Packed:
+    """A symmetric positive definite n x n matrix in LAPACK's rectangular full packed format, and its Cholesky factor.
+
+    Half the memory of a square array and nearly the speed: the left half of the lower triangle, and the right half turned by a
+    transposition into the corner that is left, fill a rectangle (Gustavson et al. 2010, ACM Trans. Math. Softw. 37, 18).
+    """
+
+    def __init__(self, size: int, precision: type) -> None:
+        self.size = size
+        self.numbers = np.zeros(size * (size + 1) // 2, dtype=precision)
+        half, even = (size + 1) // 2, 1 - size % 2
+        rectangle = self.numbers.reshape(half, size + even)
+        self.half = half
+        self.left = rectangle[:, even:]  # left[j, i] = A[i, j] for i >= j, j < half
+        self.right = rectangle[1 - even :]  # right[i, j] = A[half + i, half + j] for i >= j
+
+    def panels(self) -> Iterator[tuple[NDArray, slice, slice, NDArray | None]]:
+        """Parts of the triangle: where each is kept, its rows and columns, and the mask of what belongs to it (None: all)."""
+        size, half = self.size, self.half
+        for top in range(0, half, PANEL):
+            end = min(top + PANEL, half)
+            rows = slice(top, end)
+            yield self.left[rows, rows], rows, rows, np.tri(end - top, dtype=self.numbers.dtype).T
+            yield self.left[rows, end:size], rows, slice(end, size), None
+        for top in range(0, size - half, PANEL):
+            end = min(top + PANEL, size - half)
+            rows, places = slice(top, end), slice(half + top, half + end)
+            if top:
+                yield self.right[rows, :top], places, slice(half, half + top), None
+            yield self.right[rows, rows], places, places, np.tri(end - top, dtype=self.numbers.dtype)
+
+    def add(self, product: Callable[[slice, slice], NDArray]) -> None:
+        """Add a matrix, of which ``product`` gives the part with these rows and columns."""
+        for place, rows, columns, mask in self.panels():
+            part = product(rows, columns)
+            place += part if mask is None else part * mask
+
+    def scale(self, factors: Array) -> None:
+        """``A_ij`` becomes ``factors_i A_ij factors_j``."""
+        for place, rows, columns, mask in self.panels():
+            if mask is None:
+                place *= factors[rows, None]
+                place *= factors[columns]
+            else:
+                place *= np.where(mask, np.outer(factors[rows], factors[columns]), 1)
+
+    def diagonal(self) -> tuple[NDArray, NDArray]:
+        """Views of the diagonal, in two parts."""
+        return np.einsum("ii->i", self.left[:, : self.half]), np.einsum(
+            "ii->i", self.right[: self.size - self.half, : self.size - self.half]
+        )
+
+    def shift_diagonal(self, shift: Array | float) -> None:
+        values = np.broadcast_to(shift, self.size)
+        first, second = self.diagonal()
+        first += values[: self.half]
+        second += values[self.half :]
+
+    def factorise(self) -> None:
+        """Replace the matrix by its factor; LinAlgError if it is not positive definite."""
+        factorise = lapack.spftrf if self.numbers.dtype == np.float32 else lapack.dpftrf
+        self.numbers, failure = factorise(self.size, self.numbers, uplo="L", overwrite_a=1)
+        del self.left, self.right
+        if failure:
+            raise LinAlgError("a Hessian is not positive definite")
+
+    def solve(self, vector: NDArray) -> NDArray:
+        """Solution x of ``A x = vector``, once factorised."""
+        solve = lapack.spftrs if self.numbers.dtype == np.float32 else lapack.dpftrs
+        return solve(self.size, self.numbers, vector[:, None], uplo="L")[0][:, 0]
+
+
 class _PrimalFactor:
     """Cholesky factor of the (n + 1) x (n + 1) Hessian."""
 
     def __init__(self, design: Array, curvatures: Array, ridge: float, damping: float, precision: type) -> None:
-        size = design.shape[1]
+        size = design.shape[1] + 1
         rows = np.flatnonzero(curvatures > 0)
         roots = np.sqrt(curvatures)
-        hessian = np.zeros((size + 1, size + 1), dtype=precision)
-        block = np.empty((_block_rows(size + 1, max(1, len(rows))), size + 1), dtype=precision)
+        self.hessian = _Packed(size, precision)
+        block = np.empty((_block_rows(size, len(rows)), size), dtype=precision)
         for first in range(0, len(rows), len(block)):
             chosen = rows[first : first + len(block)]
             scaled = block[: len(chosen)]
             _scale_rows(design, chosen, roots, scaled)
-            for top, end in _panels(size + 1):
-                hessian[top:end, :end] += scaled[:, top:end].T @ scaled[:, :end]
+            self.hessian.add(lambda left, right, scaled=scaled: scaled[:, left].T @ scaled[:, right])
         del block
-        diagonal = np.einsum("ii->i", hessian)
-        diagonal[:-1] += ridge
-        diagonal[-1] += damping
+        self.hessian.shift_diagonal(np.append(np.full(size - 1, ridge), damping))
         if precision is np.float32:
-            diagonal *= 1 + SINGLE_JITTER
+            for part in self.hessian.diagonal():
+                part *= 1 + SINGLE_JITTER
         self.precision = precision
-        self.factors = cho_factor(hessian.T, lower=False, overwrite_a=True, check_finite=False)
+        self.hessian.factorise()
 
     def solve(self, vector: Array) -> Array:
-        right = vector.astype(self.precision)
         norm = np.linalg.norm(vector)
         if self.precision is np.float32 and norm > 0:  # small vectors would underflow
-            right = (vector / norm).astype(self.precision)
-            return norm * cho_solve(self.factors, right, check_finite=False).astype(np.float64)
-        return cho_solve(self.factors, right, check_finite=False)
+            return norm * self.hessian.solve((vector / norm).astype(self.precision)).astype(np.float64)
+        return self.hessian.solve(vector.astype(self.precision))
 
 
 class _DualFactors:
-    """Factorisations in the M x M sample space; one array holds Gram matrix (above) and factor (below)."""
+    """Factorisations in the M x M sample space; the Gram matrix is kept where that costs little memory."""
 
     def __init__(self, design: Array, ridge: float) -> None:
         self.design, self.ridge = design, ridge
-        self.gram: Array | None = None
-        self.gram_diagonal: Array | None = None
+        samples, size = design.shape
+        self.keep = samples <= GRAM_LIMIT * size
+        self.gram: _Packed | None = None
+
+    @property
+    def must_multiply(self) -> bool:
+        """Whether the next factorisation takes products of samples."""
+        return self.gram is None
 
     def factor(self, curvatures: Array, damping: float) -> _DualFactor:
-        if self.gram is None:
-            self.gram = _gram(self.design)
-            self.gram_diagonal = self.gram.diagonal().copy()
+        if self.keep and self.gram is None:
+            self.gram = _Packed(len(self.design), np.float64)
+            self.gram.add(self.product)
+        inner = _Packed(len(self.design), np.float64)
+        if self.keep:
+            inner.numbers[...] = self.gram.numbers
+        else:
+            inner.add(self.product)
         roots = np.sqrt(curvatures)
-        samples = len(roots)
-        for first, last in _panels(samples):
-            inside = self.gram[first:last, first:last]
-            lower = np.triu(inside, 1).T * np.outer(roots[first:last], roots[first:last])
-            inside[...] = np.triu(inside, 1) + lower
-            below = self.gram[last:, first:last]
-            np.multiply(self.gram[first:last, last:].T, roots[last:, None], out=below)
-            below *= roots[first:last]
-        np.einsum("ii->i", self.gram)[...] = curvatures * self.gram_diagonal + self.ridge
-        # clean=0: only the lower triangle and the diagonal are touched.
-        self.gram, failure = dpotrf(self.gram, lower=1, clean=0, overwrite_a=1)
-        if failure:
-            raise LinAlgError("the sample-space Hessian is not positive definite")
-        return _DualFactor(self.design, self.ridge, damping, roots, self.gram)
+        inner.scale(roots)
+        inner.shift_diagonal(self.ridge)
+        inner.factorise()
+        return _DualFactor(self.design, self.ridge, damping, roots, inner)
+
+    def product(self, left: slice, right: slice) -> Array:
+        return self.design[left] @ self.design[right].T
 
 
 class _DualFactor:
@@ -375,46 +459,32 @@ class _DualFactor:
     ``(X^T D X + ridge)^-1 = (1 - X^T R S^-1 R X)/ridge``; the bias follows from its Schur complement.
     """
 
-    def __init__(self, design: Array, ridge: float, damping: float, roots: Array, lower: Array) -> None:
-        self.design, self.ridge, self.roots, self.lower = design, ridge, roots, lower
-        inner = roots * self.inner_solve(roots)
-        self.coupling = inner @ design
-        self.bias_curvature = ridge * float(inner.sum()) + damping
-
-    def inner_solve(self, vector: Array) -> Array:
-        return dpotrs(self.lower, vector, lower=1)[0]
+    def __init__(self, design: Array, ridge: float, damping: float, roots: Array, inner: _Packed) -> None:
+        self.design, self.ridge, self.roots, self.inner = design, ridge, roots, inner
+        solved = roots * inner.solve(roots)
+        self.coupling = solved @ design
+        self.bias_curvature = ridge * float(solved.sum()) + damping
 
     def solve(self, vector: Array) -> Array:
         weights, bias = vector[:-1], vector[-1]
-        inner = self.roots * self.inner_solve(self.roots * (self.design @ weights))
+        inner = self.roots * self.inner.solve(self.roots * (self.design @ weights))
         solved_bias = (bias - self.coupling @ weights) / self.bias_curvature
         solved = (weights - inner @ self.design) / self.ridge - solved_bias * self.coupling
         return np.append(solved, solved_bias)
 
 
-def _gram(design: Array) -> Array:
-    """Upper triangle of ``X X^T``, in Fortran order."""
-    samples = len(design)
-    gram = np.zeros((samples, samples))
-    for top, end in _panels(samples):
-        np.matmul(design[top:end], design[:end].T, out=gram[top:end, :end])
-    return gram.T
-
-
-def _panels(size: int) -> Iterator[tuple[int, int]]:
-    """Rows of a lower triangle in groups: as fast as a symmetric update, without its scratch matrix."""
-    for top in range(0, size, PANEL):
-        yield top, min(top + PANEL, size)
-
-
 def _scale_rows(design: Array, chosen: NDArray[np.intp], roots: Array, out: NDArray) -> None:
     """Rows ``sqrt(D) (x, 1)`` of the chosen samples."""
-    contiguous = len(chosen) > 0 and chosen[-1] - chosen[0] + 1 == len(chosen)
-    rows = design[chosen[0] : chosen[-1] + 1] if contiguous else design[chosen]
-    np.multiply(rows, roots[chosen, None], out=out[:, :-1], casting="same_kind")
+    if len(chosen) and chosen[-1] - chosen[0] + 1 == len(chosen):
+        rows = design[chosen[0] : chosen[-1] + 1]
+        np.multiply(rows, roots[chosen, None], out=out[:, :-1], casting="same_kind")
+    else:
+        for first in range(0, len(chosen), GATHERED):
+            few = chosen[first : first + GATHERED]
+            np.multiply(design[few], roots[few, None], out=out[first : first + GATHERED, :-1], casting="same_kind")
     out[:, -1] = roots[chosen]
 
 
 def _block_rows(width: int, length: int) -> int:
-    """Rows of a block that stays below the memory allowance but is long enough for full speed."""
-    return max(1, min(length, max(256, BLOCK_BYTES // (8 * width))))
+    """Rows of a block that takes little memory beside the design, but is long enough for full speed."""
+    return max(1, min(length, max(SHORTEST_BLOCK, min(length // BLOCK_SHARE, BLOCK_BYTES // (8 * width)))))

@@ -18,13 +18,23 @@ from scipy import optimize as scipy_optimize
 from scipy.stats import qmc
 
 from numerics.codegen import EQUATION_NAMES, core_module, loss_module
-from numerics.compiled import compile_chain, target_features
-from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, parameter_paths, with_parameter
+from numerics.compiled import compile_chain, structural_loss, target_features
+from numerics.directions import fixed_directions
+from numerics.models import (
+    Chain,
+    Frozen,
+    GaussianMixture,
+    ParameterError,
+    Stage,
+    check_fit,
+    parameter_value,
+    with_parameter,
+)
 from numerics.nodes import StagePoint, extend, label_nodes
-from numerics.patterns import WeightMoments, nested_patterns
+from numerics.patterns import WeightMoments, mask_patterns
 from numerics.settings import DEFAULT, Settings
 from numerics.solution import OBSERVABLES, Solution
-from numerics.solver import ConvergenceWarning, solve
+from numerics.solver import ConvergenceWarning, settings_for, solve
 
 SHIFT = 1e-3
 """Shift of a parameter, or of its logarithm, in the differences; they are of fourth order, so the error is about 1e-12."""
@@ -99,7 +109,7 @@ class Optimum:
 
 def optimize(
     data: GaussianMixture,
-    chain: Chain | Estimator | Sequence[Estimator],
+    chain: Chain | Stage | Sequence[Stage],
     over: Mapping[str, tuple[float, float]],
     observable: str = "student.test_error",
     *,
@@ -136,6 +146,7 @@ def optimize(
         If no saddle point converged anywhere in the range.
     """
     chain = Chain.of(chain)
+    settings = settings_for(chain, settings)
     if not over:
         raise ParameterError("over must name at least one parameter")
     axes = [_Axis.between(data, chain, path, bounds) for path, bounds in over.items()]
@@ -224,7 +235,7 @@ class _Axis:
         if not lower < upper:
             raise ParameterError(f"bounds of {path!r} must be increasing, got {bounds!r}")
         for bound in (lower, upper):
-            with_parameter(data, chain, path, bound)
+            check_fit(*with_parameter(data, chain, path, bound))
         if path.endswith(".ridge") and not lower > 0:
             raise ParameterError(f"bounds of {path!r} must be positive, got {bounds!r}")
         logarithmic = lower > 0 and upper > LOGARITHMIC_RATIO * lower
@@ -260,27 +271,10 @@ class _Axis:
         return with_parameter(data, chain, self.path, self.value(u))
 
 
-def parameter_value(data: GaussianMixture, chain: Chain, path: str) -> float:
-    """Value of the parameter called ``path``.
-
-    Raises
-    ------
-    ParameterError
-        If there is no such parameter.
-    """
-    if path not in parameter_paths(chain):
-        raise ParameterError(f"unknown parameter {path!r}; allowed are {', '.join(parameter_paths(chain))}")
-    stage, dot, name = path.rpartition(".")
-    if not dot:
-        return getattr(data, name)
-    estimator = chain[chain.names.index(stage)]
-    return getattr(estimator, name) if name in ("ridge", "eta") else estimator.loss.parameters[name]
-
-
 def _require_positive_ridges(chain: Chain, besides: Collection[str] = ()) -> None:
     """Raise ParameterError where a ridge of 0 makes a stage a limit, whose equations are others."""
     for name, stage in zip(chain.names, chain.stages, strict=True):
-        if not stage.ridge > 0 and f"{name}.ridge" not in besides:
+        if getattr(stage, "ridge", None) == 0 and f"{name}.ridge" not in besides:
             raise ParameterError(
                 f"{name}.ridge must be positive: derivatives of the limit ridge -> 0 are not available"
             )
@@ -304,27 +298,38 @@ class _Walk:
 
     def __init__(self, data: GaussianMixture, chain: Chain, settings: Settings, level: int) -> None:
         self.data, self.chain, self.settings = data, chain, settings
+        self.stages = chain.resolved(data)
+        directions, rows, self.exact = fixed_directions([structural_loss(stage) for stage in chain.stages])
+        rows = rows if self.exact or rows == 0 else min(rows * 2 ** (level + 1), len(directions))
+        self.directions = np.ascontiguousarray(directions[:rows].T) if rows else None
         # One level finer than the solution: errors of quadrature are divided by SHIFT.
-        self.factor = settings.refinement ** (level + 1)
-        self.nodes = label_nodes(data)
-        self.moments = WeightMoments(nested_patterns(tuple(stage.eta for stage in chain.stages)))
+        self.factor = 1.0 if rows else settings.refinement ** (level + 1)
+        self.nodes = label_nodes(data, rows=max(rows, 1))
+        self.moments = WeightMoments(
+            mask_patterns(tuple(stage.eta for stage in self.stages), tuple(stage.mask_overlap for stage in self.stages))
+        )
         self.points: list[StagePoint] = []
 
     def newton(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Newton step of the next stage from ``x``, and its conjugates at ``x``."""
         number = len(self.points) + 1
-        stage = self.chain[number - 1]
+        stage = self.stages[number - 1]
+        conjugates, updated = np.zeros(2 * number + 2), np.empty(2 * number + 1)
+        if isinstance(stage, Frozen):
+            return np.zeros_like(x), conjugates
+        nodes = self.nodes.of(self.data, stage.sets)
         loss, compiled = stage.loss, loss_module(stage.loss)
         functions = compile_chain(self.chain).vector_functions
         triangle = np.concatenate([np.empty(0), *(point.cholesky_row for point in self.points)])
-        conjugates, updated = np.empty(2 * number + 2), np.empty(2 * number + 1)
+        bias = math.nan if stage.fixed_bias is None else stage.fixed_bias
+        shareable = int(loss.split is not None and not self.exact)
         moved = x.copy()
         core_module().solve_stage(
-            compiled.slopes, compiled.targets, compiled.features, len(loss.features), int(loss.split is not None),
-            functions, len(EQUATION_NAMES) * (number - 1), moved, self.nodes.weight, self.nodes.design,
-            self.nodes.labels, self.nodes.seen(loss.stages(number)), np.array(loss.values, dtype=float), self.data.delta,
+            compiled.slopes, compiled.targets, compiled.features, len(loss.features), shareable, functions,
+            len(EQUATION_NAMES) * (number - 1), moved, nodes.weight, nodes.design, nodes.labels,
+            nodes.seen(loss.stages(number)), np.array(loss.values, dtype=float), self.data.delta,
             np.concatenate(([self.data.delta], triangle)), self.moments.prior_constants(number - 1, stage.ridge), triangle,
-            np.array([point.response_row[-1] for point in self.points], dtype=float),
+            np.array([point.response_row[-1] for point in self.points], dtype=float), bias,
             self.settings.field_step * self.factor, self.settings.tail, 0.0, 1, conjugates, updated,
         )  # fmt: skip
         return moved - x, conjugates
@@ -332,7 +337,7 @@ class _Walk:
     def advance(self, x: np.ndarray) -> None:
         """Put the next stage at ``x`` and go on to the one after it."""
         number = len(self.points) + 1
-        stage = self.chain[number - 1]
+        stage = self.stages[number - 1]
         conjugates = self.newton(x)[1][:-1].copy()
         point = StagePoint(x, conjugates, 0, 1, 0.0, 0.0, 0.0)
         self.points.append(point)
@@ -341,6 +346,7 @@ class _Walk:
             self.nodes, _ = extend(
                 self.nodes, self.data, stage, point, self.settings.outer_step * self.factor, self.settings.tail,
                 training=True, extra=target_features(self.chain, number),
+                directions=None if self.directions is None else self.directions[number - 1],
             )  # fmt: skip
 
 

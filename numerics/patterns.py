@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
 from numerics.codegen import equations_module
-from numerics.models import Estimator
+from numerics.models import Estimator, Frozen
+
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,42 @@ class Pattern:
     active: tuple[bool, ...]
 
 
-@lru_cache(maxsize=1024)
 def nested_patterns(etas: tuple[float, ...]) -> tuple[Pattern, ...]:
     """Patterns of nested masks: stage t trains the first fraction ``etas[t]`` of the coordinates."""
-    edges = sorted(set(etas))
-    below = [0.0, *edges[:-1]]
-    return tuple(
-        Pattern(upper - lower, tuple(eta >= upper for eta in etas)) for lower, upper in zip(below, edges, strict=True)
-    )
+    return mask_patterns(etas, (None,) * len(etas))
+
+
+@lru_cache(maxsize=4096)
+def mask_patterns(etas: tuple[float, ...], overlaps: tuple[float | None, ...]) -> tuple[Pattern, ...]:
+    """Patterns of masks, some of them random.
+
+    Parameters
+    ----------
+    etas : tuple of float
+        Fraction of the coordinates that each stage trains.
+    overlaps : tuple of float or None
+        None: the first ones.  Else a random choice of which this fraction lies inside the mask of the stage before.
+
+    Returns
+    -------
+    tuple of Pattern
+        Those with a share, which add up to the fraction of coordinates that any stage trains.
+    """
+    edges = [0.0, *sorted({eta for eta, overlap in zip(etas, overlaps, strict=True) if overlap is None} | {1.0})]
+    groups = [(upper - lower, upper, ()) for lower, upper in pairwise(edges) if upper > lower]
+    for t, (eta, overlap) in enumerate(zip(etas, overlaps, strict=True)):
+        if overlap is None:
+            groups = [(share, upper, (*active, eta >= upper)) for share, upper, active in groups]
+            continue
+        before = etas[t - 1]
+        split = []
+        for share, upper, active in groups:
+            inside = overlap * eta / before if active[-1] else (1.0 - overlap) * eta / (1.0 - before)
+            for on, part in ((True, inside), (False, 1.0 - inside)):
+                if part > _ROUNDING:
+                    split.append((share * part, upper, (*active, on)))
+        groups = split
+    return tuple(Pattern(share, active) for share, _, active in groups if any(active))
 
 
 class WeightMoments:
@@ -67,9 +98,15 @@ class WeightMoments:
                 self.b[k, stage, : stage + 1] = self.b[k, : stage + 1, stage] = out[1 : stage + 2]
                 self.g[k, stage, : stage + 1] = out[stage + 2 :]
 
-    def add_stage(self, number: int, stage: Estimator, conjugates: np.ndarray) -> None:
+    def add_stage(self, number: int, stage: Estimator | Frozen, conjugates: np.ndarray) -> None:
         """Store the moments of stage ``number`` (1-based), solved with these conjugates."""
-        self.add(number - 1, stage.ridge, conjugates, equations_module(number).moments)
+        if isinstance(stage, Frozen):
+            t, m = number - 1, stage.magnetization
+            self.mu[:, t] = m
+            self.b[:, t, :t] = self.b[:, :t, t] = m * self.mu[:, :t]
+            self.b[:, t, t] = stage.norm_squared
+        else:
+            self.add(number - 1, stage.ridge, conjugates, equations_module(number).moments)
 
     @staticmethod
     def _flat(stage: int, mu: np.ndarray, b: np.ndarray, g: np.ndarray) -> np.ndarray:

@@ -3,6 +3,9 @@
 Nothing here is asymptotic.  Given the trained weights, a test logit of stage t is exactly Gaussian, ``h_t | s
 ~ N(s w_t.v/N + b_t, Delta |w_t|^2/N)``, jointly over stages with covariance ``Delta w_t.w_s/N``: so
 population quantities are computed from a model's own overlaps, without test samples.
+
+What is drawn, in this order: v, then for each data set its labels and inputs; label flips, random masks and frozen weights have
+streams of their own, so that the same seed gives the same inputs with and without them.
 """
 
 from __future__ import annotations
@@ -11,24 +14,46 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.special import expit, ndtr, owens_t
+from scipy.special import expit, ndtri
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from numerics import formulas
 from numerics.codegen import LossFunctions
-from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, require_number
+from numerics.models import (
+    TRAINING,
+    Chain,
+    Estimator,
+    Frozen,
+    GaussianMixture,
+    Hebbian,
+    ParameterError,
+    Stage,
+    check_fit,
+    require_number,
+)
 from numerics.optimisers import RidgeFit, minimise_ridge
+from numerics.solution import _without_nan
 from numerics.solver import ConvergenceError, ConvergenceWarning
+from theory.functions import step
 from theory.losses import CrossEntropy, Loss
 
 Array = NDArray[np.float64]
+Selection = slice | NDArray[np.intp]
+"""Some rows or columns of a matrix."""
+
+FLIPS, FURTHER, MASKS, FROZEN = range(1, 5)
+"""Numbers of the random streams besides that of v and the training set."""
+
+FAR = 1e6
+"""A bias at which losses have reached their asymptotes."""
 
 QUADRATURE_TOLERANCE = 1e-8
 """A population average is accepted when halving the step changes it less, relative to max(1, |average|)."""
@@ -39,7 +64,20 @@ QUADRATURE_RANGE = 8.3
 QUADRATURE_NODES = 2**23
 """Nodes after which a population average is returned with the error it has."""
 
-CHUNK = 2**18
+CHUNK = 2**13
+"""Nodes evaluated at a time."""
+
+MAX_GRID_DIMENSION = 3
+"""Averages over more variables (ensembles of many teachers) use quasi-Monte Carlo points."""
+
+PANEL_NODES = 20
+"""Gauss-Legendre nodes of a panel of an average over a function with jumps."""
+
+JUMP_NODES = 2**21
+"""As QUADRATURE_NODES, where the function jumps: panels converge faster than their error estimate says."""
+
+QMC_REPLICAS, QMC_POINTS = 8, 2**14
+"""Independently scrambled Sobol sequences, whose spread is the error estimate, and points of each."""
 
 STAGE_QUANTITIES = (
     "magnetization",
@@ -49,6 +87,7 @@ STAGE_QUANTITIES = (
     "cosine",
     "test_error",
     "train_error",
+    "clean_train_error",
     "generalization_gap",
     "test_loss",
     "train_loss",
@@ -123,76 +162,259 @@ class _Fields:
 
 @dataclass(frozen=True)
 class Sample:
-    """One draw: ``design`` x/sqrt(N), shape (M, N); ``labels`` 0 or 1, shape (M,); ``mean`` v, shape (N,)."""
+    """One draw of all data sets, one after the other.
+
+    Attributes
+    ----------
+    design : ndarray, shape (M, N)
+        x/sqrt(N).
+    labels : ndarray, shape (M,)
+        0 or 1, as seen in training: with noise.
+    mean : ndarray, shape (N,)
+        v.
+    clean_labels : ndarray, shape (M,)
+        Of the cloud each sample comes from; ``labels`` if not given.
+    sets : mapping of name to slice
+        Rows of each data set; all are the training set's if not given.
+    """
 
     design: Array
     labels: Array
     mean: Array
+    clean_labels: Array | None = None
+    sets: Mapping[str, slice] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.clean_labels is None:
+            object.__setattr__(self, "clean_labels", self.labels)
+        if not self.sets:
+            object.__setattr__(self, "sets", {TRAINING: slice(0, len(self.labels))})
+
+    def rows(self, sets: Sequence[str]) -> Selection:
+        """Rows of some data sets: a slice, which needs no copy, if they follow one another."""
+        found = sorted((self.sets[name] for name in sets), key=lambda rows: rows.start)
+        if all(first.stop == second.start for first, second in pairwise(found)):
+            return slice(found[0].start, found[-1].stop)
+        return np.concatenate([np.arange(rows.start, rows.stop) for rows in found])
+
+    def part(self, rows: Selection, columns: Selection) -> Array:
+        """Design of some samples and inputs; a view if both are slices."""
+        if isinstance(columns, slice):
+            return self.design[rows, columns]
+        return np.take(self.design[rows], columns, axis=1)
+
+
+def _generator(seed: np.random.SeedSequence, *stream: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, *stream)))
 
 
 def draw(data: GaussianMixture, n_inputs: int, seed: np.random.SeedSequence) -> Sample:
-    """Draw v, labels and inputs.
+    """Draw v, and labels and inputs of every data set."""
+    generator = np.random.default_rng(seed)
+    mean = generator.standard_normal(n_inputs)
+    shift = mean / n_inputs
+    sizes = sample_sizes(data, n_inputs)
+    design = np.empty((sum(sizes), n_inputs))
+    labels = np.empty(sum(sizes))
+    sets, first = {}, 0
+    for number, (data_set, size) in enumerate(zip(data.sets, sizes, strict=True)):
+        rows = sets[data_set.name] = slice(first, first + size)
+        first += size
+        source = _generator(seed, FURTHER, number) if number else generator
+        labels[rows] = source.random(size) < data.rho
+        source.standard_normal(out=design[rows])
+    design *= math.sqrt(data.delta / n_inputs)
+    for row, label in zip(design, labels, strict=True):
+        row += (2 * label - 1) * shift
+    noisy = labels
+    if any(data_set.label_noise > 0 for data_set in data.sets):
+        noisy = labels.copy()
+        for number, data_set in enumerate(data.sets):
+            rows = sets[data_set.name]
+            flipped = _generator(seed, FLIPS, number).random(rows.stop - rows.start) < data_set.label_noise
+            noisy[rows] = np.where(flipped, 1 - labels[rows], labels[rows])
+    return Sample(design, noisy, mean, labels, sets)
+
+
+def sample_sizes(data: GaussianMixture, n_inputs: int) -> tuple[int, ...]:
+    """Samples of each data set."""
+    return tuple(round(data_set.alpha * n_inputs) for data_set in data.sets)
+
+
+def mask_sizes(chain: Chain, n_inputs: int) -> tuple[tuple[int, int | None], ...]:
+    """For each stage its number of active weights, and how many of them lie in the mask before (None: masks are nested)."""
+    sizes: list[tuple[int, int | None]] = []
+    for stage in chain.stages:
+        size, inside = round(stage.eta * n_inputs), None
+        if stage.mask_overlap is not None:
+            before = sizes[-1][0]
+            inside = round(stage.mask_overlap * stage.eta * n_inputs)
+            inside = min(max(inside, size - (n_inputs - before), 0), size, before)
+        sizes.append((size, inside))
+    return tuple(sizes)
+
+
+def draw_masks(chain: Chain, n_inputs: int, seed: np.random.SeedSequence) -> tuple[Selection, ...]:
+    """Active weights of each stage: the first ones, or a random choice, in increasing order."""
+    masks: list[Selection] = []
+    for number, (size, inside) in enumerate(mask_sizes(chain, n_inputs), start=1):
+        if inside is None:
+            masks.append(slice(0, size))
+            continue
+        generator = _generator(seed, MASKS, number)
+        before = np.zeros(n_inputs, dtype=bool)
+        before[masks[-1]] = True
+        chosen = [
+            generator.choice(np.flatnonzero(group), count, replace=False)
+            for group, count in ((before, inside), (~before, size - inside))
+        ]
+        masks.append(np.sort(np.concatenate(chosen)))
+    return tuple(masks)
+
+
+def draw_frozen(chain: Chain, mean: Array, seed: np.random.SeedSequence) -> dict[int, Array]:
+    """Weights of the frozen stages, by stage number, shape (N,) each."""
+    return {
+        number: stage.magnetization * mean
+        + math.sqrt(max(0.0, stage.norm_squared - stage.magnetization**2))
+        * _generator(seed, FROZEN, number).standard_normal(len(mean))
+        for number, stage in enumerate(chain.stages, start=1)
+        if isinstance(stage, Frozen)
+    }
+
+
+@dataclass(frozen=True)
+class StageFit(RidgeFit):
+    """A trained (or frozen) stage.
+
+    Attributes
+    ----------
+    weights, logits
+        Of the active weights, and on its own training samples (a frozen stage: on the training set).
+    active, rows
+        Which weights, and which samples.
+    everywhere : ndarray, shape (M,)
+        Logits on the samples of all data sets.
+    """
+
+    active: Selection
+    rows: Selection
+    everywhere: Array
+
+    def all_weights(self, n_inputs: int) -> Array:
+        """Weights with zeros where they are not active, shape (N,)."""
+        weights = np.zeros(n_inputs)
+        weights[self.active] = self.weights
+        return weights
+
+
+def train(
+    sample: Sample,
+    chain: Chain,
+    active: Sequence[int | Selection],
+    gradient_tolerance: float,
+    frozen: Mapping[int, Array] | None = None,
+) -> tuple[StageFit, ...]:
+    """Fit the stages one after the other.
+
+    Later stages see the logits of earlier ones on their own training samples, and start from the weights of the
+    stages they look at if that is better than from zero.
+
+    Parameters
+    ----------
+    sample : Sample
+    chain : Chain
+        Of Estimators and Frozen stages (see :meth:`numerics.models.Chain.resolved`).
+    active : sequence
+        Weights that each stage trains: a number n for the first n, or the selection.
+    gradient_tolerance : float
+        See :class:`numerics.optimisers.RidgeFit`.
+    frozen : mapping of stage number to ndarray of shape (N,)
+        Weights of the frozen stages.
 
     Raises
     ------
     ParameterError
-        If all labels are equal: an unregularised bias then has no minimum.
+        If all targets of a stage are of one class: a learned bias then has no minimum.
     """
-    generator = np.random.default_rng(seed)
-    n_samples = round(data.alpha * n_inputs)
-    mean = generator.standard_normal(n_inputs)
-    labels = (generator.random(n_samples) < data.rho).astype(float)
-    if labels.min() == labels.max():
-        raise ParameterError(
-            f"alpha, n_inputs and rho={data.rho:g} gave {n_samples} samples, all of one class; "
-            "the unregularised bias then diverges: increase alpha or n_inputs, or take rho closer to 1/2"
+    fits: list[StageFit] = []
+    n_inputs = sample.design.shape[1]
+    for number, (stage, columns) in enumerate(zip(chain.stages, active, strict=True), start=1):
+        columns = slice(0, int(columns)) if isinstance(columns, int | np.integer) else columns
+        rows = sample.rows(stage.sets or (TRAINING,))
+        if isinstance(stage, Frozen):
+            weights = frozen[number]
+            logits = sample.design @ weights + stage.bias
+            at_rest = RidgeFit(weights, stage.bias, logits[rows], 0.0, 0.0, 0, 0, 0, True, "frozen")
+            fits.append(StageFit(**vars(at_rest), active=columns, rows=rows, everywhere=logits))
+            continue
+        fields = _fields(stage.loss, number, sample, fits, rows)
+        if stage.fixed_bias is None:
+            _require_minimum(fields, chain.name(number))
+        fit = minimise_ridge(
+            sample.part(rows, columns),
+            fields,
+            stage.ridge,
+            starts=[(fits[s - 1].all_weights(n_inputs)[columns], fits[s - 1].bias) for s in stage.loss.stages(number)],
+            bias=stage.fixed_bias,
+            gradient_tolerance=gradient_tolerance,
         )
-    design = generator.standard_normal((n_samples, n_inputs))
-    design *= math.sqrt(data.delta / n_inputs)
-    signs = 2 * labels - 1
-    for first in range(0, n_samples, 256):
-        design[first : first + 256] += signs[first : first + 256, None] * (mean / n_inputs)
-    return Sample(design, labels, mean)
-
-
-def train(sample: Sample, chain: Chain, active: Sequence[int], gradient_tolerance: float) -> tuple[RidgeFit, ...]:
-    """Fit the stages one after the other; stage t trains its first ``active[t]`` weights.
-
-    Later stages see the training logits of earlier ones, and start from the weights of the stages they look
-    at if that is better than from zero.  A loss without curvature leaves its bias undetermined or unbounded:
-    such a stage keeps bias 0.
-    """
-    fits: list[RidgeFit] = []
-    for number, stage in enumerate(chain.stages, start=1):
-        seen = [fits[s - 1] for s in stage.loss.stages(number)]
-        size = active[number - 1]
         fits.append(
-            minimise_ridge(
-                sample.design[:, :size],
-                _fields(stage.loss, number, sample, fits),
-                stage.ridge,
-                starts=[(_resized(fit.weights, size), fit.bias) for fit in seen],
-                fit_bias=_has_bias(stage.loss),
-                gradient_tolerance=gradient_tolerance,
-            )
+            StageFit(**vars(fit), active=columns, rows=rows, everywhere=_everywhere(sample, stage, columns, fit))
         )
     return tuple(fits)
 
 
-def _fields(loss: Loss, number: int, sample: Sample, fits: Sequence[RidgeFit]) -> _Fields:
-    earlier = _columns([fits[s - 1].logits for s in loss.stages(number)], len(sample.labels))
-    return _Fields(LossFunctions(loss), sample.labels, earlier)
+def _fields(loss: Loss, number: int, sample: Sample, fits: Sequence[StageFit], rows: Selection) -> _Fields:
+    labels = sample.labels[rows]
+    earlier = _columns([fits[s - 1].everywhere[rows] for s in loss.stages(number)], len(labels))
+    return _Fields(LossFunctions(loss), labels, earlier)
 
 
-def _has_bias(loss: Loss) -> bool:
-    return loss.curvature != 0
+def _everywhere(sample: Sample, stage: Estimator, columns: Selection, fit: RidgeFit) -> Array:
+    """Logits on all samples, those of data sets the stage was not trained on included."""
+    logits = np.empty(len(sample.labels))
+    logits[sample.rows(stage.sets)] = fit.logits
+    weights = np.zeros(sample.design.shape[1])
+    weights[columns] = fit.weights
+    for name, rows in sample.sets.items():
+        if name not in stage.sets:
+            logits[rows] = sample.design[rows] @ weights + fit.bias
+    return logits
 
 
-def _resized(weights: Array, size: int) -> Array:
-    return np.pad(weights[:size], (0, max(0, size - len(weights))))
+def _require_minimum(fields: _Fields, name: str) -> None:
+    """The objective falls for ever along the bias if the slopes far out, summed over samples, have the wrong sign.
+
+    That holds for any weights, because they do not move in that direction.
+    """
+    count = len(fields.labels)
+    with np.errstate(all="ignore"):
+        up, down = (float(fields.derivatives(np.full(count, far))[0].sum()) for far in (FAR, -FAR))
+    if up <= 0 or down >= 0:
+        raise ParameterError(
+            f"alpha, n_inputs and rho gave {name} {count} samples, all of one class; "
+            "the unregularised bias then diverges: increase alpha or n_inputs, or take rho closer to 1/2"
+        )
 
 
-def measure_responses(sample: Sample, chain: Chain, fits: Sequence[RidgeFit]) -> Array:
+@lru_cache(maxsize=256)
+def _jumps(loss: Loss) -> tuple[tuple[int, float | None], ...]:
+    """Places where the target jumps: (which of ``loss.logits``, position); None where that moves with another logit."""
+    if not loss.expression.has(step):
+        return ()
+    found = []
+    for jump in loss.gradient.subs(dict(zip(loss.symbols, loss.values, strict=True))).atoms(step):
+        argument = jump.args[0]
+        for k, symbol in enumerate(loss.logits):
+            slope = argument.diff(symbol)
+            position = symbol - argument / slope if slope != 0 else None
+            if position is not None:
+                found.append((k, float(position) if position.expand().is_number else None))
+    return tuple(sorted(found, key=str))
+
+
+def measure_responses(sample: Sample, chain: Chain, fits: Sequence[StageFit]) -> Array:
     """``V_ts = (1/N) sum_i d w_ti/d xi_si``: response to ``- xi_s.w_s`` in the loss of s, biases refitted.
 
     Parameters
@@ -203,44 +425,70 @@ def measure_responses(sample: Sample, chain: Chain, fits: Sequence[RidgeFit]) ->
     Returns
     -------
     ndarray, shape (T, T)
-        Lower triangular.  Exact, by dense inverses: time of order M N^2, memory a few times the design
-        matrix.
+        Lower triangular; zero for frozen stages.  Exact, by dense inverses: time of order M N^2, memory a few times the
+        design matrix.  nan where stage t feels stage s through a target that jumps (hard pseudo-labels): the weights of
+        one finite sample are then a piecewise smooth function of the field, whose derivative has nothing to do with the
+        V_ts of theory, a response averaged over the field.
     """
-    n_inputs = sample.design.shape[1]
-    n_stages = len(fits)
+    n_inputs, n_stages = sample.design.shape[1], len(fits)
     result = np.zeros((n_stages, n_stages))
-    moved: dict[tuple[int, int], Array] = {}  # d h_k / d xi_s, shape (M, active weights of s)
+    moved: dict[tuple[int, int], Array | None] = {}  # d h_k / d xi_s on all samples, None if undefined
     for t, (stage, fit) in enumerate(zip(chain.stages, fits, strict=True)):
-        size = len(fit.weights)
-        fields = _fields(stage.loss, t + 1, sample, fits)
-        design = sample.design[:, :size]
-        if _has_bias(stage.loss):
-            design = np.column_stack((design, np.ones(len(design))))
+        if isinstance(stage, Frozen):
+            continue
+        size, learned = len(fit.weights), stage.fixed_bias is None
+        fields = _fields(stage.loss, t + 1, sample, fits, fit.rows)
+        design = _with_ones(sample.part(fit.rows, fit.active), learned)
+        everywhere = design if len(design) == len(sample.labels) else None
+        if everywhere is None and t + 1 < n_stages:
+            everywhere = _with_ones(sample.part(slice(None), fit.active), learned)
         curvatures = np.maximum(fields.derivatives(fit.logits)[1], 0.0)
         hessian = design.T @ (curvatures[:, None] * design)
         np.einsum("ii->i", hessian)[:size] += stage.ridge
         factors = cho_factor(hessian, lower=True, overwrite_a=True)
         inverse = cho_solve(factors, np.eye(len(hessian), size), overwrite_b=True)
         result[t, t] = np.trace(inverse) / n_inputs
-        moved[t, t] = design @ inverse
-        pulls = {
-            s - 1: fields.functions.mixed(fit.logits, fields.labels, fields.earlier, k)
-            for k, s in enumerate(stage.loss.stages(t + 1))
-        }
+        own = design @ inverse
+        if t + 1 < n_stages:
+            moved[t, t] = own if everywhere is design else everywhere @ inverse
+        hard = {stage.loss.stages(t + 1)[k] - 1 for k, _ in _jumps(stage.loss)}
+        pulls: dict[int, Array] = {}
+        for k, seen in enumerate(stage.loss.stages(t + 1)):
+            pull = fields.functions.mixed(fit.logits, fields.labels, fields.earlier, k)
+            pulls[seen - 1] = pulls.get(seen - 1, 0.0) + pull
+        pulls = {k: pull for k, pull in pulls.items() if k in hard or np.any(pull)}
         for s in range(t):
-            paths = [pulls[k][:, None] * moved[k, s] for k in range(s, t) if k in pulls and (k, s) in moved]
-            if not paths:
+            between = [k for k in range(s, t) if k in pulls and (k, s) in moved]
+            if not between:
                 continue
-            forces = sum(paths)
-            shared = min(size, len(fits[s].weights))
-            result[t, s] = -np.vdot(moved[t, t][:, :shared], forces[:, :shared]) / n_inputs
+            if any(k in hard or moved[k, s] is None for k in between):
+                result[t, s], moved[t, s] = np.nan, None
+                continue
+            forces = sum(pulls[k][:, None] * moved[k, s][fit.rows] for k in between)
+            mine, others = _shared(fit.active, fits[s].active, n_inputs)
+            result[t, s] = -np.vdot(own[:, mine], forces[:, others]) / n_inputs
             if t + 1 < n_stages:
-                moved[t, s] = -design @ cho_solve(factors, design.T @ forces)
+                moved[t, s] = -everywhere @ cho_solve(factors, design.T @ forces)
     return result
 
 
-def gaussian_mean(function: Callable[[Array], Array], mean: Array, covariance: Array) -> tuple[float, float]:
-    """Average of a smooth function over a low-dimensional Gaussian: trapezoid rule, halved until it agrees.
+def _with_ones(design: Array, ones: bool) -> Array:
+    return np.column_stack((design, np.ones(len(design)))) if ones else design
+
+
+def _shared(first: Selection, second: Selection, n_inputs: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Positions, in two masks, of the weights that both have."""
+    weights = np.arange(n_inputs)
+    return np.intersect1d(weights[first], weights[second], assume_unique=True, return_indices=True)[1:]
+
+
+def gaussian_mean(
+    function: Callable[[Array], Array], mean: Array, covariance: Array, jumps: Sequence[tuple[int, float]] = ()
+) -> tuple[float, float]:
+    """Average of a function over a low-dimensional Gaussian, refined until it agrees with itself.
+
+    Smooth functions: trapezoid rule, halved.  With jumps: panels that end at them.  More than MAX_GRID_DIMENSION variables:
+    quasi-Monte Carlo.
 
     Parameters
     ----------
@@ -248,28 +496,115 @@ def gaussian_mean(function: Callable[[Array], Array], mean: Array, covariance: A
         Takes points of shape (d, K), returns values of shape (K,).
     mean, covariance : ndarray, shapes (d,), (d, d)
         The covariance may be singular.
+    jumps : sequence of (variable, position)
+        Where the function jumps.
 
     Returns
     -------
     value, error : float
-        The error estimate is the change in the last halving; it overstates the error of analytic functions.
+        The error estimate is the change in the last refinement; it overstates the error of analytic functions.
     """
+    mean = np.asarray(mean, dtype=float)
     variances, axes = np.linalg.eigh(covariance)
     kept = variances > 1e-14 * max(variances[-1], 1e-300)
     widths = np.sqrt(variances[kept])
     directions = axes[:, kept] * widths
     if not len(widths):
-        return float(function(np.asarray(mean, dtype=float)[:, None])[0]), 0.0
+        return float(function(mean[:, None])[0]), 0.0
+    if len(widths) > MAX_GRID_DIMENSION:
+        return _quasi_monte_carlo(function, mean, directions)
+    if jumps:
+        most = max(sum(k == j for j, _ in jumps) for k, _ in jumps)
+        return _refine(
+            lambda finer: _panels(function, mean, covariance, jumps, 2 * finer),
+            lambda finer: (2.0 * finer * PANEL_NODES * (1 + most)) ** len(mean),
+            JUMP_NODES,
+        )
     half = np.ceil(QUADRATURE_RANGE / np.minimum(0.5, 2.0 / widths)).astype(int)
-    value = _trapezoid(function, mean, directions, half)
+    return _refine(
+        lambda finer: _trapezoid(function, mean, directions, finer * half),
+        lambda finer: np.prod(2.0 * finer * half + 1),
+        QUADRATURE_NODES,
+    )
+
+
+def _refine(rule: Callable[[int], float], nodes: Callable[[int], float], limit: int) -> tuple[float, float]:
+    """Value of a rule that is ``finer`` = 2, 4, ... times finer, once it no longer changes or would take too many nodes."""
+    finer, value = 1, rule(1)
     while True:
-        half = 2 * half
-        refined = _trapezoid(function, mean, directions, half)
-        error = abs(refined - value)
-        value = refined
-        accepted = error <= QUADRATURE_TOLERANCE * max(1.0, abs(value))
-        if accepted or np.prod(4.0 * half + 1) > QUADRATURE_NODES:
+        finer *= 2
+        refined = rule(finer)
+        error, value = abs(refined - value), refined
+        if error <= QUADRATURE_TOLERANCE * max(1.0, abs(value)) or nodes(2 * finer) > limit:
             return value, error
+
+
+def _panels(
+    function: Callable[[Array], Array], mean: Array, covariance: Array, jumps: Sequence[tuple[int, float]], count: int
+) -> float:
+    """Gauss-Legendre panels, ``count`` on either side of a jump, variable by variable: those that jump come first.
+
+    Given the variables before, the next is Gaussian, and its jumps are at known places in units of its width; the average over
+    it is then a smooth function of those before.
+    """
+    order = sorted(range(len(mean)), key=lambda k: all(k != j for j, _ in jumps))
+    lower = _semidefinite_cholesky(covariance[np.ix_(order, order)])
+    places, weights = np.polynomial.legendre.leggauss(PANEL_NODES)
+    places = ((np.arange(count)[:, None] + (places + 1) / 2) / count).ravel()
+    weights = np.tile(weights / (2 * count), count)
+
+    def level(position: int, points: Array, normals: Array, weight: Array) -> float:
+        """Sum over the variables from ``position`` on; points (d, K) and their weights, normals (position, K)."""
+        if position == len(mean):
+            return float(weight @ function(points))
+        variable, width = order[position], lower[position, position]
+        centre = mean[variable] + lower[position, :position] @ normals
+        if width == 0.0:
+            filled = points.copy()
+            filled[variable] = centre
+            return level(position + 1, filled, np.vstack((normals, np.zeros(len(weight)))), weight)
+        edges = [np.clip((jump - centre) / width, -QUADRATURE_RANGE, QUADRATURE_RANGE)
+                 for jump in sorted(jump for k, jump in jumps if k == variable)]  # fmt: skip
+        ends = [np.full(len(weight), -QUADRATURE_RANGE), *edges, np.full(len(weight), QUADRATURE_RANGE)]
+        total = 0.0
+        for left, right in pairwise(ends):
+            z = left[:, None] + (right - left)[:, None] * places
+            inner = (right - left)[:, None] * weights * np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi) * weight[:, None]
+            per_node = len(places)
+            chosen = max(1, CHUNK // per_node)
+            for first in range(0, len(weight), chosen):
+                some = slice(first, first + chosen)
+                filled = np.repeat(points[:, some], per_node, axis=1)
+                filled[variable] = (centre[some, None] + width * z[some]).ravel()
+                extended = np.vstack((np.repeat(normals[:, some], per_node, axis=1), z[some].ravel()))
+                total += level(position + 1, filled, extended, inner[some].ravel())
+        return total
+
+    return level(0, np.zeros((len(mean), 1)), np.zeros((0, 1)), np.ones(1))
+
+
+def _semidefinite_cholesky(covariance: Array) -> Array:
+    """Lower-triangular factor of a covariance that may be singular: columns of no variance are zero."""
+    size = len(covariance)
+    lower = np.zeros((size, size))
+    for k in range(size):
+        left = covariance[k:, k] - lower[k:, :k] @ lower[k, :k]
+        if left[0] > 1e-14 * covariance[k, k]:
+            lower[k:, k] = left / math.sqrt(left[0])
+    return lower
+
+
+def _quasi_monte_carlo(function: Callable[[Array], Array], mean: Array, directions: Array) -> tuple[float, float]:
+    """Average over scrambled Sobol points, the same in every call, and two standard errors."""
+    from scipy.stats import qmc  # here: seldom needed, and slow to import
+
+    found = np.zeros(QMC_REPLICAS)
+    for replica in range(QMC_REPLICAS):
+        sequence = qmc.Sobol(directions.shape[1], seed=replica)
+        for _ in range(QMC_POINTS // CHUNK):
+            points = directions @ ndtri(sequence.random(CHUNK)).T + mean[:, None]
+            found[replica] += float(function(points).sum()) / QMC_POINTS
+    return float(found.mean()), float(2 * found.std(ddof=1) / math.sqrt(QMC_REPLICAS))
 
 
 def _trapezoid(function: Callable[[Array], Array], mean: Array, directions: Array, half: NDArray) -> float:
@@ -283,24 +618,6 @@ def _trapezoid(function: Callable[[Array], Array], mean: Array, directions: Arra
         points = directions @ np.array([points[i] for points, i in zip(nodes, index, strict=True)])
         total += float(weight @ function(points + np.asarray(mean)[:, None]))
     return total / math.prod(float(w.sum()) for w in weights)
-
-
-def bivariate_normal_cdf(a: float, b: float, correlation: float) -> float:
-    """P(X < a, Y < b) of standard normals, correlation in [-1, 1], by Owen's T function (Owen 1956)."""
-    if correlation >= 1.0:
-        return float(ndtr(min(a, b)))
-    if correlation <= -1.0:
-        return float(max(0.0, ndtr(a) - ndtr(-b)))
-    if a == 0.0 and b == 0.0:
-        return 0.25 + math.asin(correlation) / (2 * math.pi)
-    root = math.sqrt((1.0 - correlation) * (1.0 + correlation))
-
-    def wing(x: float, other: float) -> float:
-        slope = (other / x - correlation) / root if x != 0.0 else math.copysign(math.inf, other)
-        return 0.5 * ndtr(x) - owens_t(x, slope)
-
-    opposite = a * b < 0.0 or (a * b == 0.0 and a + b < 0.0)
-    return float(wing(a, b) + wing(b, a) - (0.5 if opposite else 0.0))
 
 
 class Population:
@@ -338,7 +655,8 @@ class Population:
                 with np.errstate(divide="ignore", invalid="ignore"):
                     a, b = np.nan_to_num(means / norms, nan=0.0)
                 correlation = 0.0
-            total += weight * (bivariate_normal_cdf(a, b, correlation) + bivariate_normal_cdf(-a, -b, correlation))
+            same = formulas.bivariate_normal_cdf(a, b, correlation) + formulas.bivariate_normal_cdf(-a, -b, correlation)
+            total += weight * same
         return total
 
     def logit_distance(self, t: int, s: int) -> float:
@@ -372,8 +690,9 @@ class Population:
             h, *earlier = points
             return functions.value(np.ascontiguousarray(h), np.full(len(h), label), _columns(earlier, len(h)))
 
+        jumps = [(k, position) for k, position in _jumps(loss) if position is not None]
         if not stages or loss.split is None:
-            return self.average(direct, [t, *stages])
+            return self.average(direct, [t, *stages], [(k + 1, position) for k, position in jumps])
         earlier_overlap = self.overlap[np.ix_(stages, stages)]
         slope = np.linalg.pinv(earlier_overlap, hermitian=True) @ self.overlap[stages, t]
         value = error = 0.0
@@ -397,23 +716,30 @@ class Population:
                 return at_zero + pull * (mean + (moved - fixed) @ slope)
 
             delta = self.data.delta
-            for part, mean, covariance in (
-                (alone, means[[t]], delta * self.overlap[np.ix_([t], [t])]),
-                (shift, reference, delta * earlier_overlap),
+            for part, mean, covariance, places in (
+                (alone, means[[t]], delta * self.overlap[np.ix_([t], [t])], ()),
+                (shift, reference, delta * earlier_overlap, jumps),
             ):
-                found, uncertain = gaussian_mean(part, mean, covariance)
+                found, uncertain = gaussian_mean(part, mean, covariance, places)
                 value += weight * found
                 error += weight * uncertain
         return value, error
 
-    def average(self, function: Callable[[Array, float], Array], stages: Sequence[int]) -> tuple[float, float]:
-        """Average of ``function(logits, label)`` over test points: label and logits of these stages."""
+    def average(
+        self,
+        function: Callable[[Array, float], Array],
+        stages: Sequence[int],
+        jumps: Sequence[tuple[int, float]] = (),
+    ) -> tuple[float, float]:
+        """Average of ``function(logits, label)`` over test points: label and logits of these stages; jumps in the logits."""
         covariance = self.data.delta * self.overlap[np.ix_(stages, stages)]
         value = error = 0.0
         for sign, weight in ((1, self.data.rho), (-1, 1 - self.data.rho)):
             mean = sign * self.magnetization[stages] + self.bias[stages]
             label = (1 + sign) / 2
-            found, uncertain = gaussian_mean(lambda points, label=label: function(points, label), mean, covariance)
+            found, uncertain = gaussian_mean(
+                lambda points, label=label: function(points, label), mean, covariance, jumps
+            )
             value += weight * found
             error += weight * uncertain
         return value, error
@@ -424,12 +750,15 @@ def _columns(rows: Sequence[Array] | Array, length: int) -> Array:
     return np.column_stack(rows) if len(rows) else np.empty((length, 0))
 
 
-def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[RidgeFit]) -> dict[str, Array]:
-    """All observables of one trained chain: shape (T,) each, or (T, T) for those of two stages."""
+def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[StageFit]) -> dict[str, Array]:
+    """All observables of one trained chain: shape (T,) each, or (T, T) for those of two stages.
+
+    Training averages of a stage go over its own training samples with the labels seen there, ``clean_train_error`` over the
+    same samples with the labels before the noise, averages of two stages over the samples of the later one.
+    A frozen stage has no loss: there the losses are nan.
+    """
     n_inputs, n_stages = len(sample.mean), len(fits)
-    weights = np.array([_resized(fit.weights, n_inputs) for fit in fits])
-    logits = np.array([fit.logits for fit in fits])
-    signs = 2 * sample.labels - 1
+    weights = np.array([fit.all_weights(n_inputs) for fit in fits])
     found = {name: np.zeros(n_stages) for name in STAGE_QUANTITIES}
     found |= {name: np.zeros((n_stages, n_stages)) for name in PAIR_QUANTITIES}
     found["magnetization"] = weights @ sample.mean / n_inputs
@@ -443,30 +772,37 @@ def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[
         found["overlap_cosine"] = found["overlap"] / np.outer(found["norm"], found["norm"])
     population = Population(data, found["magnetization"], found["bias"], found["overlap"])
     for t, (stage, fit) in enumerate(zip(chain.stages, fits, strict=True)):
+        own, labels = fit.logits, sample.labels[fit.rows]
         found["gradient_norm"][t] = fit.gradient_norm
         found["relative_gradient_norm"][t] = fit.relative_gradient_norm
         found["iterations"][t] = fit.iterations
         found["test_error"][t] = population.test_error(t)
-        found["train_error"][t] = np.mean(signs * logits[t] <= 0)
-        found["test_loss"][t], found["quadrature_error"][t] = population.test_loss(stage.loss, t)
-        found["train_loss"][t] = np.mean(_fields(stage.loss, t + 1, sample, fits).value(logits[t]))
-        found["test_cross_entropy"][t], uncertain = population.test_loss(CrossEntropy(), t)
-        found["quadrature_error"][t] = max(found["quadrature_error"][t], uncertain)
-        found["train_cross_entropy"][t] = np.mean(_fields(CrossEntropy(), 1, sample, ()).value(logits[t]))
-        penalty = stage.ridge / 2 * found["norm_squared"][t]
-        found["free_energy"][t] = len(signs) / n_inputs * found["train_loss"][t] + penalty
+        found["train_error"][t] = np.mean((2 * labels - 1) * own <= 0)
+        found["clean_train_error"][t] = np.mean((2 * sample.clean_labels[fit.rows] - 1) * own <= 0)
+        found["test_cross_entropy"][t], found["quadrature_error"][t] = population.test_loss(CrossEntropy(), t)
+        found["train_cross_entropy"][t] = np.mean(_fields(CrossEntropy(), 1, sample, (), fit.rows).value(own))
+        if isinstance(stage, Frozen):
+            for name in ("test_loss", "train_loss", "free_energy"):
+                found[name][t] = np.nan
+        else:
+            found["test_loss"][t], uncertain = population.test_loss(stage.loss, t)
+            found["quadrature_error"][t] = max(found["quadrature_error"][t], uncertain)
+            found["train_loss"][t] = np.mean(_fields(stage.loss, t + 1, sample, fits, fit.rows).value(own))
+            penalty = stage.ridge / 2 * found["norm_squared"][t]
+            found["free_energy"][t] = len(labels) / n_inputs * found["train_loss"][t] + penalty
         found["calibration_slope"][t], found["calibration_offset"][t] = population.calibration(t)
         found["agreement"][t, t] = found["train_agreement"][t, t] = 1.0
         for s in range(t):
             output, uncertain = population.output_distance(t, s)
             found["quadrature_error"][t] = max(found["quadrature_error"][t], uncertain)
+            other = fits[s].everywhere[fit.rows]
             pair = {
                 "agreement": population.agreement(t, s),
-                "train_agreement": np.mean((logits[t] > 0) == (logits[s] > 0)),
+                "train_agreement": np.mean((own > 0) == (other > 0)),
                 "test_logit_distance": population.logit_distance(t, s),
-                "train_logit_distance": np.mean((logits[t] - logits[s]) ** 2),
+                "train_logit_distance": np.mean((own - other) ** 2),
                 "test_output_distance": output,
-                "train_output_distance": np.mean((expit(logits[t]) - expit(logits[s])) ** 2),
+                "train_output_distance": np.mean((expit(own) - expit(other)) ** 2),
             }
             for name, value in pair.items():
                 found[name][t, s] = found[name][s, t] = value
@@ -510,8 +846,8 @@ class SimulationResult:
     ----------
     data, chain
         What was simulated.
-    n_inputs, n_samples, active
-        N, M, and the number of trained weights of each stage.
+    n_inputs, set_sizes, active
+        N, samples of each data set, and the number of trained weights of each stage.
     seed
         Run k of a seed is the same draw whatever the number of runs.
     runs : dict
@@ -526,7 +862,7 @@ class SimulationResult:
     data: GaussianMixture
     chain: Chain
     n_inputs: int
-    n_samples: int
+    set_sizes: tuple[int, ...]
     active: tuple[int, ...]
     seed: int
     runs: Mapping[str, Array]
@@ -538,9 +874,33 @@ class SimulationResult:
         return len(self.runs["bias"])
 
     @property
+    def n_samples(self) -> int:
+        """Samples M of the training set."""
+        return self.set_sizes[0]
+
+    @property
     def effective_alpha(self) -> float:
-        """M/N, which rounding may move away from the alpha asked for."""
+        """M/N of the training set, which rounding may move away from the alpha asked for."""
         return self.n_samples / self.n_inputs
+
+    @property
+    def effective_data(self) -> GaussianMixture:
+        """The data with every alpha as it was after rounding."""
+        alphas = [size / self.n_inputs for size in self.set_sizes]
+        further = (
+            replace(data_set, alpha=alpha) for data_set, alpha in zip(self.data.further, alphas[1:], strict=True)
+        )
+        return replace(self.data, alpha=alphas[0], further=tuple(further))
+
+    @property
+    def effective_chain(self) -> Chain:
+        """The chain with every eta and overlap of masks as it was after rounding."""
+        stages = list(self.chain.stages)
+        for t, (size, inside) in enumerate(mask_sizes(self.chain, self.n_inputs)):
+            if isinstance(stages[t], Estimator | Hebbian):
+                overlap = None if inside is None else inside / size
+                stages[t] = replace(stages[t], eta=size / self.n_inputs, mask_overlap=overlap)
+        return Chain(tuple(stages))
 
     @property
     def effective_eta(self) -> tuple[float, ...]:
@@ -578,7 +938,7 @@ class SimulationResult:
 
     @property
     def response(self) -> Estimate:
-        """V_ts, shape (T, T), lower triangular; it has a finite-size bias of order 1/N.
+        """V_ts, shape (T, T), lower triangular; it has a finite-size bias of order 1/N.  nan through hard pseudo-labels.
 
         Raises
         ------
@@ -607,6 +967,7 @@ class SimulationResult:
             "message": self.message,
             "n_inputs": self.n_inputs,
             "n_samples": self.n_samples,
+            "further_samples": dict(zip((found.name for found in self.data.further), self.set_sizes[1:], strict=True)),
             "n_runs": self.n_runs,
             "seed": self.seed,
             "effective_alpha": self.effective_alpha,
@@ -619,18 +980,12 @@ class SimulationResult:
 
 
 def _plain(found: Estimate) -> dict[str, object]:
-    return {"mean": _without_nan(found.mean), "standard_error": _without_nan(found.standard_error)}
-
-
-def _without_nan(value: float | Array) -> object:
-    if np.ndim(value):
-        return [_without_nan(entry) for entry in value]
-    return float(value) if math.isfinite(value) else None
+    return {name: _without_nan(np.asarray(getattr(found, name)).tolist()) for name in ("mean", "standard_error")}
 
 
 def simulate(
     data: GaussianMixture,
-    chain: Chain | Estimator | Sequence[Estimator],
+    chain: Chain | Stage | Sequence[Stage],
     n_inputs: int = 1000,
     n_runs: int = 20,
     seed: int = 0,
@@ -646,9 +1001,10 @@ def simulate(
     Parameters
     ----------
     data, chain
-        What to simulate; alpha and eta are rounded to whole samples and weights (see ``effective_alpha``).
+        What to simulate; alpha and eta are rounded to whole samples and weights (see ``effective_data``).
     n_inputs : int
-        N >= 2.  A run needs about 16 M N bytes.
+        N >= 2.  A run needs less than twice the 8 M N bytes of its design matrix, M samples over all data sets; a random
+        mask, or training on data sets that do not follow one another, copies its part of the matrix.
     n_runs : int
         Independent draws of v and of the samples.  With one run, standard errors are nan.
     seed : int
@@ -658,7 +1014,7 @@ def simulate(
     gradient_tolerance : float
         Relative gradient norm of a converged fit (see :class:`numerics.optimisers.RidgeFit`).
     responses : bool
-        Also measure V_ts, which costs dense inverses.
+        Also measure V_ts, which costs dense inverses (see :func:`measure_responses`).
     throw : bool
         Raise if a fit does not converge; otherwise it is kept, with a ``ConvergenceWarning`` and
         ``converged`` false.
@@ -672,7 +1028,7 @@ def simulate(
     Raises
     ------
     ParameterError
-        If a parameter is out of range, or a draw has samples of one class only.
+        If a parameter is out of range, data and chain do not fit together, or all targets of a stage are of one class.
     ConvergenceError
         If ``throw`` and a fit misses the gradient tolerance.
     """
@@ -690,29 +1046,35 @@ def simulate(
         below=1,
         allowed="a number in the open interval (0, 1)",
     )
-    n_samples = round(data.alpha * n_inputs)
-    if n_samples < 2:
-        raise ParameterError(
-            f"alpha*n_inputs must give at least 2 samples, got alpha={data.alpha:g}, n_inputs={n_inputs}"
-        )
-    active = tuple(round(stage.eta * n_inputs) for stage in chain.stages)
-    for name, stage, size in zip(chain.names, chain.stages, active, strict=True):
-        if stage.ridge == 0:
+    check_fit(data, chain)
+    set_sizes = sample_sizes(data, n_inputs)
+    for data_set, size in zip(data.sets, set_sizes, strict=True):
+        if size < 2:
+            owner = "" if data_set.name == TRAINING else f" of {data_set.name}"
+            raise ParameterError(
+                f"alpha*n_inputs{owner} must give at least 2 samples, got alpha={data_set.alpha:g}, n_inputs={n_inputs}"
+            )
+    resolved = Chain(chain.resolved(data))
+    active = tuple(size for size, _ in mask_sizes(resolved, n_inputs))
+    for name, stage, size in zip(chain.names, resolved.stages, active, strict=True):
+        if isinstance(stage, Estimator) and stage.ridge == 0:
             raise ParameterError(f"ridge of {name} must be > 0 in a simulation: the limit 0 is taken by theory only")
         if size < 1:
             raise ParameterError(f"eta of {name} must leave at least 1 of {n_inputs} weights, got {stage.eta:g}")
 
     def run(k: int) -> tuple[dict[str, Array], list[str]]:
-        sample = draw(data, n_inputs, np.random.SeedSequence(seed, spawn_key=(k,)))
-        fits = train(sample, chain, active, gradient_tolerance)
+        own_seed = np.random.SeedSequence(seed, spawn_key=(k,))
+        sample = draw(data, n_inputs, own_seed)
+        masks, frozen = draw_masks(resolved, n_inputs, own_seed), draw_frozen(resolved, sample.mean, own_seed)
+        fits = train(sample, resolved, masks, gradient_tolerance, frozen)
         failures = [
             f"run {k}, {name}: {fit.message}" for name, fit in zip(chain.names, fits, strict=True) if not fit.converged
         ]
         if failures and throw:
             raise ConvergenceError("; ".join(failures))
-        found = measure(data, sample, chain, fits)
+        found = measure(data, sample, resolved, fits)
         if responses:
-            found["response"] = measure_responses(sample, chain, fits)
+            found["response"] = measure_responses(sample, resolved, fits)
         return found, failures
 
     # One thread per run: most time goes into passes over memory, and threads that wait for a busy core cost
@@ -724,7 +1086,7 @@ def simulate(
     if failures:
         warnings.warn(message, ConvergenceWarning, stacklevel=2)
     runs = {name: np.array([found[name] for found, _ in outcomes]) for name in outcomes[0][0]}
-    return SimulationResult(data, chain, n_inputs, n_samples, active, seed, runs, not failures, message)
+    return SimulationResult(data, chain, n_inputs, set_sizes, active, seed, runs, not failures, message)
 
 
 def _require_count(name: str, value: object, least: int) -> int:

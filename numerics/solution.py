@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from scipy import special
 
 from numerics import formulas, thresholds
 from numerics.codegen import LossFunctions, equations_module
+from numerics.deferred import special
+from numerics.directions import sobol_directions
 from numerics.limits import (
     MAX_MARGIN,
     MAXIMUM_LIKELIHOOD,
@@ -23,9 +24,18 @@ from numerics.limits import (
     largest_jump,
     sharp_crossings,
 )
-from numerics.models import Chain, Estimator, GaussianMixture
-from numerics.nodes import Nodes, StagePoint, label_nodes
-from numerics.patterns import WeightMoments, nested_patterns
+from numerics.models import (
+    TRAINING,
+    Chain,
+    Estimator,
+    Frozen,
+    GaussianMixture,
+    parameter_paths,
+    parameter_value,
+    total_alpha,
+)
+from numerics.nodes import Nodes, StagePoint, extend, label_nodes, stage_loss
+from numerics.patterns import WeightMoments, mask_patterns
 from numerics.settings import Settings
 from theory.losses import CrossEntropy
 
@@ -34,6 +44,8 @@ _CALIBRATION_POINTS = 8001
 _OUTPUT_BEND = (0.0, 1.0)  # of sigmoid(h) and of cross-entropies
 _ZERO = 1e-14  # order parameters of a max-margin stage below this vanish by symmetry
 _SEARCHES = 30  # for the place where a training sample changes sides
+_TENSOR_STAGES = 5  # up to which averages over samples are on a tensor product
+_ROWS = 2**13  # fixed directions beyond
 _FINEST = 64.0  # refinement of the last integration, at most, where that place depends on more than one logit
 
 
@@ -163,8 +175,10 @@ class Solution:
         minimum-norm stage are divided by the ridge; logits of a max-margin stage are those of weights with ``s h >= 1``.
         """
         if number == 0:
-            return label_nodes(self.data)
+            return label_nodes(self.data, training=training)
         key = (number, training, refinement, bends)
+        if key not in self._cache and number > _TENSOR_STAGES:
+            self._cache[key] = self._long_nodes(number, training=training)
         if key not in self._cache:
             self._cache[key] = extend_any(
                 self.nodes(number - 1, training=training), self.data, self.chain, number, self.points[number - 1],
@@ -176,13 +190,42 @@ class Solution:
     def _cache(self) -> dict:
         return {}
 
+    @cached_property
+    def resolved(self) -> tuple[Estimator | Frozen, ...]:
+        """The stages with Hebbian and Bayes-optimal ones written as the Estimators they are on these data."""
+        return self.chain.resolved(self.data)
+
+    def moments(self, number: int) -> WeightMoments:
+        """Moments of the weights of stages 1..number, for each pattern of masks."""
+        stages = self.resolved
+        found = WeightMoments(
+            mask_patterns(tuple(stage.eta for stage in stages), tuple(stage.mask_overlap for stage in stages))
+        )
+        for earlier, stage, point in zip(range(1, number + 1), stages, self.points, strict=False):
+            if isinstance(stage, Frozen):
+                found.add_stage(earlier, stage, point.conjugates)
+            else:
+                ridge = effective_ridge(stage, point)
+                found.add(earlier - 1, ridge, point.conjugates, equations_module(earlier).moments)
+        return found
+
+    def _long_nodes(self, number: int, *, training: bool) -> Nodes:
+        """Nodes of a long chain: earlier stages along fixed directions, this one integrated over."""
+        directions = sobol_directions(len(self))[:_ROWS]
+        nodes = label_nodes(self.data, training=training, rows=_ROWS)
+        for stage, point in zip(self.resolved[:number], self.points, strict=False):
+            last = point.earlier + 1 == number
+            nodes, _ = extend(
+                nodes, self.data, stage, point, self.settings.outer_step, self.settings.tail, training=training,
+                directions=None if last else np.ascontiguousarray(directions[:, point.earlier]),
+            )  # fmt: skip
+        return nodes
+
     def to_dict(self) -> dict:
         """Everything as plain numbers and lists, ready for JSON (NaN and infinite numbers become None)."""
         result = {
             "parameters": {
-                "alpha": self.data.alpha, "rho": self.data.rho, "delta": self.data.delta,
-                **{f"{name}.{key}": value for name, stage in zip(self.chain.names, self.chain.stages, strict=True)
-                   for key, value in {"ridge": stage.ridge, "eta": stage.eta, **stage.loss.parameters}.items()},
+                **{path: parameter_value(self.data, self.chain, path) for path in parameter_paths(self.chain, self.data)},
             },
             "converged": self.converged, "residual": self.residual, "iterations": self.iterations,
             "quadrature_error": self.quadrature_error, "message": self.message,
@@ -239,8 +282,23 @@ class StageSolution:
         return self.solution.chain.name(self.number)
 
     @property
-    def estimator(self) -> Estimator:
-        return self.solution.chain[self.number - 1]
+    def estimator(self) -> Estimator | Frozen:
+        """The stage, a Hebbian or Bayes-optimal one as the Estimator that it is on these data."""
+        return self.solution.resolved[self.number - 1]
+
+    @property
+    def _given(self) -> bool:
+        """Whether the weights are given: nothing is trained."""
+        return isinstance(self.estimator, Frozen)
+
+    @property
+    def _sets(self) -> tuple[str, ...]:
+        """Data sets that training averages are over; for given weights the first."""
+        return self.estimator.sets or (TRAINING,)
+
+    def _nodes(self, number: int, **how: object) -> Nodes:
+        """Nodes of stages 1..number on the samples this stage is trained on."""
+        return self.solution.nodes(number, training=True, **how).of(self._data, self._sets)
 
     @property
     def _data(self) -> GaussianMixture:
@@ -258,7 +316,7 @@ class StageSolution:
     @property
     def limit(self) -> str | None:
         """Which limit a ridge of 0 stands for: "maximum likelihood", "minimum norm" or "max margin"; None at positive ridge."""
-        if self.estimator.ridge > 0 or not self._known:
+        if self._given or self.estimator.ridge > 0 or not self._known:
             return None
         point = self.solution.points[self.number - 1]
         return point.limit if isinstance(point, HardPoint) else MAXIMUM_LIKELIHOOD
@@ -322,7 +380,7 @@ class StageSolution:
 
     @property
     def train_error(self) -> float:
-        """P(s h < 0) on a training sample.
+        """P(h on the wrong side of the label that was trained on), on a training sample.
 
         The proximal map is monotone, so given the earlier stages this is a normal tail.
         """
@@ -332,20 +390,27 @@ class StageSolution:
             return self._interpolation_error()
         return self._wrong_side((0.0, 0.0))
 
-    def _wrong_side(self, levels: tuple[float, float]) -> float:
-        """P(s (h - level) < 0) on a training sample, with a level for each label."""
+    @property
+    def clean_train_error(self) -> float:
+        """P(s h < 0) on a training sample: as ``train_error``, but against the label before noise flipped it."""
+        if not any(self._data.data_set(name).label_noise for name in self._sets):
+            return self.train_error
+        return self._wrong_side((0.0, 0.0), clean=True)
+
+    def _wrong_side(self, levels: tuple[float, float], *, clean: bool = False) -> float:
+        """P(h - level on the wrong side) on a training sample, with a level for each label, given or clean."""
         if not self._known:
             return math.nan
         if self._earlier > 1 or (self._earlier and isinstance(self.solution.points[0], HardPoint)):
-            nodes = self.solution.nodes(self._earlier, training=True)
-            jump = largest_jump(self._sign_probabilities(nodes, levels)[0], nodes)
-            if jump > 1.0:
-                nodes = self.solution.nodes(self._earlier, training=True, refinement=min(np.ceil(jump), _FINEST))
-            return nodes.mean(self._sign_probabilities(nodes, levels)[1])
+            nodes = self._nodes(self._earlier)
+            jump = largest_jump(self._sign_probabilities(nodes, levels, clean)[0], nodes)
+            if jump > 1.0 and self._earlier <= _TENSOR_STAGES:
+                nodes = self._nodes(self._earlier, refinement=min(np.ceil(jump), _FINEST))
+            return nodes.mean(self._sign_probabilities(nodes, levels, clean)[1])
         bends: tuple[tuple[float, float], ...] = ()
         for _ in range(_SEARCHES):
-            nodes = self.solution.nodes(self._earlier, training=True, bends=bends)
-            scores, errors = self._sign_probabilities(nodes, levels)
+            nodes = self._nodes(self._earlier, bends=bends) if self._earlier else self._nodes(0)
+            scores, errors = self._sign_probabilities(nodes, levels, clean)
             bends = sharp_crossings(scores, nodes) if self._earlier else ()
             if not bends:
                 break
@@ -364,20 +429,23 @@ class StageSolution:
         goal = constraint(solution.chain, self.number, MINIMUM_NORM, nodes)
         return nodes.mean((goal * nodes.design[:, 0] < 0).astype(float))
 
-    def _sign_probabilities(self, nodes: Nodes, levels: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-        """Threshold of the field in units of its width, and P(s (h - level) < 0), given each node of the earlier stages."""
+    def _sign_probabilities(
+        self, nodes: Nodes, levels: tuple[float, float], clean: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Threshold of the field in units of its width, and P(wrong side of the level), given each node of earlier stages."""
         point = self.solution.points[self.number - 1]
         delta, k = self._data.delta, self._earlier
         row, responses = point.cholesky_row, point.response_row
         design = nodes.design
         mean = design[:, 0] * point.magnetization + point.bias
         mean = mean + math.sqrt(delta) * design[:, 2 : 2 + k] @ row[:-1] + delta * nodes.forces @ responses[:-1]
-        loss = self.estimator.loss
+        loss = stage_loss(self.estimator)
         level = np.where(nodes.labels > 0.5, levels[1], levels[0])
         slope, _ = LossFunctions(loss).derivatives(level, nodes.labels, nodes.seen(loss.stages(self.number)))
         threshold = level + delta * responses[-1] * slope
         width = math.sqrt(delta) * row[-1]
-        return (threshold - mean) / width, formulas.training_error()(threshold, mean, width, design[:, 0])
+        sign = design[:, 0] if clean else 2.0 * nodes.labels - 1.0
+        return (threshold - mean) / width, formulas.training_error()(threshold, mean, width, sign)
 
     @property
     def generalization_gap(self) -> float:
@@ -394,7 +462,7 @@ class StageSolution:
             goal = constraint(self.solution.chain, self.number, MINIMUM_NORM, nodes)
             nodes = Nodes(nodes.weight, nodes.design, nodes.labels, np.column_stack((nodes.logits, goal)))
         else:
-            nodes = self.solution.nodes(self.number, training=training)
+            nodes = self._nodes(self.number) if training else self.solution.nodes(self.number, training=False)
         return nodes.mean(function(np.ascontiguousarray(nodes.logits[:, -1]), nodes))
 
     def _loss(self, h: np.ndarray, nodes: Nodes) -> np.ndarray:
@@ -407,14 +475,18 @@ class StageSolution:
 
     @property
     def test_loss(self) -> float:
-        """Mean of this stage's own loss on a fresh sample."""
+        """Mean of this stage's own loss on a fresh sample; NaN for given weights."""
+        if self._given:
+            return math.nan
         if self.limit == MAX_MARGIN:
             return math.inf
         return self._average(self._loss, training=False)
 
     @property
     def train_loss(self) -> float:
-        """Mean of this stage's own loss on a training sample."""
+        """Mean of this stage's own loss on a training sample; NaN for given weights."""
+        if self._given:
+            return math.nan
         if self.limit == MAX_MARGIN:
             return 0.0
         return self._average(self._loss, training=True)
@@ -440,28 +512,24 @@ class StageSolution:
 
     @property
     def free_energy(self) -> float:
-        """-Phi = alpha E[l] + (ridge/2) Q, the minimised training objective per input, from the potential."""
-        if not self._known:
+        """-Phi = alpha E[l] + (ridge/2) Q, the minimised training objective per input, from the potential; NaN if nothing is."""
+        if not self._known or self._given:
             return math.nan
         if self.limit in (MINIMUM_NORM, MAX_MARGIN):
-            return self._data.alpha * self.train_loss
+            return total_alpha(self._data, self._sets) * self.train_loss
         return -self._potential()
 
     def _potential(self) -> float:
         solution = self.solution
-        nodes = solution.nodes(self.number, training=True)
+        nodes = self._nodes(self.number)
         point = solution.points[self.number - 1]
         h = np.ascontiguousarray(nodes.logits[:, -1])
         envelope = self._loss(h, nodes) + 0.5 * self._data.delta * self.response * nodes.forces[:, -1] ** 2
-        moments = WeightMoments(nested_patterns(tuple(stage.eta for stage in solution.chain.stages)))
-        for number in range(1, self.number):
-            earlier = solution.points[number - 1]
-            ridge = effective_ridge(solution.chain[number - 1], earlier)
-            moments.add(number - 1, ridge, earlier.conjugates, equations_module(number).moments)
+        moments = solution.moments(self.number - 1)
         constants = moments.prior_constants(self.number - 1, self.estimator.ridge)
         t = self.number
         parameters = [self.magnetization, *solution.finite_overlap[t - 1, :t], *point.response_row]
-        inputs = [*parameters, *point.conjugates, self._data.alpha * nodes.mean(envelope)]
+        inputs = [*parameters, *point.conjugates, nodes.total(envelope)]
         return float(formulas.free_energy(t)(inputs, constants))
 
     @property
@@ -594,8 +662,11 @@ class StageSolution:
 
     @property
     def bayes_error(self) -> float:
-        """Test error of the Bayes-optimal estimator that sees the same samples and this stage's inputs."""
-        return float(thresholds.bayes_error(self._data.alpha, self._data.rho, self._data.delta, self.estimator.eta))
+        """Test error of the Bayes-optimal estimator that sees this stage's inputs and, with clean labels, all samples that the
+        stages up to this one are trained on; the lower bound of what they may reach."""
+        seen = {name for stage in self.solution.resolved[: self.number] for name in stage.sets} or {TRAINING}
+        alpha = total_alpha(self._data, sorted(seen))
+        return float(thresholds.bayes_error(alpha, self._data.rho, self._data.delta, self.estimator.eta))
 
 
 OBSERVABLES: dict[str, str] = {
@@ -607,6 +678,7 @@ OBSERVABLES: dict[str, str] = {
     "cosine": r"cosine with $v$",
     "test_error": "test error",
     "train_error": "training error",
+    "clean_train_error": "training error against clean labels",
     "generalization_gap": "test minus training error",
     "test_loss": "test loss",
     "train_loss": "training loss",

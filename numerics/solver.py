@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,9 +10,10 @@ from dataclasses import replace
 import numpy as np
 
 from numerics.codegen import EQUATION_NAMES, core_module, equations_module, loss_module
-from numerics.compiled import PointArrays, compile_chain
+from numerics.compiled import PointArrays, compile_chain, structural_loss
+from numerics.directions import TENSOR_STAGES
 from numerics.limits import HardPoint, read_points, solve_limit
-from numerics.models import Chain, Estimator, GaussianMixture, ParameterError
+from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, Stage, check_fit
 from numerics.nodes import Nodes, StagePoint
 from numerics.patterns import WeightMoments
 from numerics.settings import DEFAULT, Settings
@@ -25,6 +27,14 @@ _MESSAGES = {
 }
 
 
+LONG_CHAIN_RTOL = {TENSOR_STAGES: 1e-3, 5: 1e-5}
+"""Default accuracy of chains of more than so many stages, unless all losses are quadratic."""
+
+_LOOSE = 1e-6  # accuracy that allows larger steps
+_LOOSE_STEP = 1.3
+_LOOSE_TAIL = 1e-9
+
+
 class ConvergenceError(RuntimeError):
     """Raised by ``solve(..., throw=True)`` where no converged solution was found."""
 
@@ -35,7 +45,7 @@ class ConvergenceWarning(RuntimeWarning):
 
 def solve(
     data: GaussianMixture,
-    chain: Chain | Estimator | Sequence[Estimator],
+    chain: Chain | Stage | Sequence[Stage],
     *,
     rtol: float | None = None,
     max_iterations: int | None = None,
@@ -51,10 +61,11 @@ def solve(
     Parameters
     ----------
     data : GaussianMixture
-    chain : Estimator or sequence of Estimator
-        Trained one after the other on the same samples.
+    chain : stage or sequence of stages
+        Trained one after the other: :class:`numerics.models.Estimator`, ``Frozen``, ``Hebbian`` or ``BayesOptimal``.
     rtol : float
-        Accuracy asked of the order parameters, relative to their natural size; default 1e-8.
+        Accuracy asked of the order parameters, relative to their natural size; default 1e-8.  Unless all losses are quadratic,
+        1e-5 for six and seven stages, and 1e-3 for more.
     max_iterations : int
         Channel evaluations allowed in one Newton solve.
     start : Solution
@@ -77,17 +88,19 @@ def solve(
     if not isinstance(data, GaussianMixture):
         raise ParameterError(f"data must be a GaussianMixture, got {data!r}")
     chain = Chain.of(chain)
+    check_fit(data, chain)
     if rtol is not None:
         if isinstance(rtol, bool) or not isinstance(rtol, (int, float)) or not 1e-13 <= rtol < 1:
             raise ParameterError(f"rtol must be a number in [1e-13, 1), got {rtol!r}")
-        settings = replace(settings, rtol=float(rtol), newton_tolerance=min(settings.newton_tolerance, float(rtol)))
+        rtol = float(rtol)
+    settings = settings_for(chain, settings, rtol)
     if max_iterations is not None:
         if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
             raise ParameterError(f"max_iterations must be a positive integer, got {max_iterations!r}")
         settings = replace(settings, max_iterations=max_iterations)
     if start is not None and not isinstance(start, Solution):
         raise ParameterError(f"start must be a Solution or None, got {start!r}")
-    if any(stage.ridge == 0 for stage in chain.stages):
+    if has_limit(chain):
         solution = limit_solution(data, chain, settings)
     else:
         arrays = PointArrays([(data, chain)])
@@ -104,6 +117,25 @@ def solve(
             raise ConvergenceError(text)
         warnings.warn(text, ConvergenceWarning, stacklevel=2)
     return solution
+
+
+def settings_for(chain: Chain, settings: Settings, rtol: float | None = None) -> Settings:
+    """Settings for an accuracy, by default the one that is affordable for a chain of this length, if they are not set already."""
+    if rtol is None and settings == DEFAULT:
+        long = not all(structural_loss(stage).is_quadratic for stage in chain.stages)
+        rtol = next((loose for stages, loose in LONG_CHAIN_RTOL.items() if long and len(chain) > stages), None)
+    if rtol is None:
+        return settings
+    settings = replace(settings, rtol=rtol, newton_tolerance=min(settings.newton_tolerance, rtol))
+    if rtol >= _LOOSE:
+        steps = {name: _LOOSE_STEP * getattr(settings, name) for name in ("field_step", "outer_step")}
+        settings = replace(settings, tail=max(settings.tail, _LOOSE_TAIL), **steps)
+    return settings
+
+
+def has_limit(chain: Chain) -> bool:
+    """Whether some stage is a limit ridge -> 0."""
+    return any(getattr(stage, "ridge", None) == 0 for stage in chain.stages)
 
 
 def limit_solution(data: GaussianMixture, chain: Chain, settings: Settings = DEFAULT) -> Solution:
@@ -164,7 +196,9 @@ def plain_iteration(
         ``m, Q_t1.., V_t1..`` that these conjugates give.
     """
     number = len(earlier) + 1
+    nodes = nodes.of(data, stage.sets)
     loss, equations, core = stage.loss, equations_module(number), core_module()
+    bias = math.nan if stage.fixed_bias is None else stage.fixed_bias
     compiled = loss_module(loss)
     functions = core.new_vector_functions()
     for name in EQUATION_NAMES:
@@ -177,6 +211,6 @@ def plain_iteration(
         x.copy(), nodes.weight, nodes.design, nodes.labels, nodes.seen(loss.stages(number)),
         np.array(loss.values, dtype=float), data.delta, np.concatenate(([data.delta], triangle)),
         moments.prior_constants(number - 1, stage.ridge), triangle,
-        np.array([point.response_row[-1] for point in earlier], dtype=float), step, tail, 0.0, 1, conjugates, updated,
+        np.array([point.response_row[-1] for point in earlier], dtype=float), bias, step, tail, 0.0, 1, conjugates, updated,
     )  # fmt: skip
     return conjugates, updated

@@ -15,10 +15,18 @@ from tqdm import tqdm
 
 from numerics import formulas
 from numerics.compiled import PointArrays, compile_chain
-from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, parameter_paths, with_parameter
+from numerics.models import (
+    Chain,
+    GaussianMixture,
+    ParameterError,
+    Stage,
+    check_fit,
+    parameter_paths,
+    with_parameter,
+)
 from numerics.settings import DEFAULT, Settings
 from numerics.solution import OBSERVABLES
-from numerics.solver import limit_solution, read_solution
+from numerics.solver import has_limit, limit_solution, read_solution, settings_for
 
 if TYPE_CHECKING:
     import xarray
@@ -36,6 +44,11 @@ LONG_NAMES = {
     "temperature": "temperature T",
     "smoothing": "label smoothing",
     "gain": "gain",
+    "bias": "bias",
+    "label_noise": "probability of a flipped training label",
+    "mask_overlap": "overlap of masks",
+    "magnetization": "magnetization m",
+    "norm_squared": "squared norm Q",
 }
 
 
@@ -84,7 +97,7 @@ def _solve_block(
     settings: Settings,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
     """Neighbouring points, each started from those before it: observables (stages, n), converged, residual, error (n,)."""
-    if any(stage.ridge == 0 for _, chain in points for stage in chain.stages):
+    if any(has_limit(chain) for _, chain in points):
         return _solve_limits(points, observables, settings)
     arrays = PointArrays(points)
     arrays.solve(compile_chain(points[0][1]), settings, position)
@@ -127,7 +140,7 @@ def _solve_limits(
 
 def sweep(
     data: GaussianMixture,
-    chain: Chain | Estimator | Sequence[Estimator],
+    chain: Chain | Stage | Sequence[Stage],
     over: Mapping[str, ArrayLike],
     observables: Sequence[str] = ("test_error",),
     *,
@@ -162,6 +175,7 @@ def sweep(
     import xarray  # here: it takes as long to import as all the rest
 
     chain = Chain.of(chain)
+    settings = settings_for(chain, settings)
     if not over:
         raise ParameterError("over must name at least one parameter")
     axes = {path: _axis(path, values) for path, values in over.items()}
@@ -173,7 +187,7 @@ def sweep(
     *outer, inner = axes
     for path, values in axes.items():
         for value in (values.min(), values.max()):
-            with_parameter(data, chain, path, float(value))
+            check_fit(*with_parameter(data, chain, path, float(value)))
     # Continuation runs along the last axis in order of its values; results go back to the order given.
     order = np.argsort(axes[inner])
     shape = tuple(values.size for values in axes.values())
@@ -217,7 +231,7 @@ def sweep(
     )
     for path in axes:
         dataset[path].attrs["long_name"] = (
-            LONG_NAMES[path.rpartition(".")[2]] if path in parameter_paths(chain) else path
+            LONG_NAMES[path.rpartition(".")[2]] if path in parameter_paths(chain, data) else path
         )
     dataset.attrs = {
         "data": repr(data),

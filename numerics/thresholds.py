@@ -21,10 +21,9 @@ from functools import cache
 import numpy as np
 from mpmath import mp
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
-from scipy.optimize import brentq
 from sympy import Expr, Function, Symbol, erf, exp, lambdify, pi, sqrt
 
+from numerics.deferred import optimize, special
 from numerics.models import ParameterError, require_number
 from theory import observables
 
@@ -327,7 +326,7 @@ class _SeparationProblem:
                 upper *= 2
             else:
                 raise ArithmeticError(f"no upper bound of the margin at {self._where()}, alpha/eta={alpha:g}")
-            k = brentq(excess, 0.0, upper, xtol=1e-15, rtol=4 * np.finfo(float).eps)
+            k = optimize.brentq(excess, 0.0, upper, xtol=1e-15, rtol=4 * np.finfo(float).eps)
         _, u, beta = solved[k]
         noise, tau = math.sqrt(self.delta), math.sqrt(1 + u * u)
         return noise * k, u / tau, noise * beta / tau
@@ -396,12 +395,9 @@ class _complement(Function):  # noqa: N801 - a mathematical function
         return -2 * exp(-(self.args[0] ** 2)) / sqrt(pi)
 
 
-_COMPLEMENT = {"math": math.erfc, "mpmath": mp.erfc, "scipy": special.erfc}
-"""What ``_complement`` is in each of the modules that expressions are compiled for."""
-
-
 def _compile(symbols: Sequence[Symbol], expressions: Expr | list[Expr], module: str) -> Callable:
-    return lambdify(symbols, expressions, modules=[{"_complement": _COMPLEMENT[module]}, module], cse=True)
+    complement = {"math": math, "mpmath": mp, "scipy": special}[module].erfc
+    return lambdify(symbols, expressions, modules=[{"_complement": complement}, module], cse=True)
 
 
 def _hinge_moment(mean: float, variance: float) -> list[float]:
@@ -418,7 +414,7 @@ def _hinge_moment(mean: float, variance: float) -> list[float]:
 def _compiled_moment(module: str) -> Callable[[float, float], list]:
     """:func:`theory.observables.hinge_moment` and its derivatives, for ``math`` or ``mpmath`` numbers."""
     mean, variance = Symbol("m", real=True), Symbol("Delta", positive=True)
-    value = _with_tails(observables.hinge_moment(mean, 0, variance))
+    value = with_tails(observables.hinge_moment(mean, 0, variance))
     derivatives = [value.diff(mean), value.diff(variance)]
     derivatives += [value.diff(mean, 2), value.diff(mean, variance), value.diff(variance, 2)]
     return _compile((mean, variance), [value, *derivatives], module)
@@ -432,7 +428,7 @@ def _compiled_error(name: str) -> Callable:
         "bayes": (observables.bayes_error, ("alpha", "Delta", "rho")),
     }[name]
     symbols = [Symbol(argument, positive=argument not in "mb", real=True) for argument in arguments]
-    return _compile(symbols, _with_tails(expression(*symbols)), "scipy")
+    return _compile(symbols, with_tails(expression(*symbols)), "scipy")
 
 
 def _test_error(m: Number, b: Number, overlap: Number, delta: float, rho: float) -> Number:
@@ -443,7 +439,7 @@ def _bayes_error(alpha: Number, rho: float, delta: float) -> Number:
     return _compiled_error("bayes")(alpha, delta, rho)
 
 
-def _with_tails(expression: Expr) -> Expr:
+def with_tails(expression: Expr) -> Expr:
     """Rewrite ``1 + erf(x)`` and ``1 - erf(x)`` by ``erfc``, which keeps its digits where the two cancel."""
 
     def rewrite(total: Expr) -> Expr:

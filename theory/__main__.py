@@ -25,7 +25,8 @@ from sympy.core.relational import Equality
 
 from theory.derivation import Step, derivation
 from theory.envelope import envelope_derivatives, proximal_derivatives
-from theory.losses import CrossEntropy, Distillation, Loss, SquareLoss
+from theory.functions import step as unit_step
+from theory.losses import BUILT_IN, CrossEntropy, Loss
 from theory.notation import Notation, force, proximal_field, stage_fraction
 from theory.observables import test_error
 from theory.potential import channel_conditions, conditional_moments, conjugates, prior_equations
@@ -47,12 +48,10 @@ from theory.symbols import (
     sign,
 )
 
-_BUILT_IN = {"distillation": Distillation, "cross-entropy": CrossEntropy, "square": SquareLoss}
-
 
 def chain_losses(choice: str, stages: int, parameters: dict[str, float]) -> list[Loss]:
     """The loss of each stage: the chosen one where the stages it looks at exist, cross-entropy before."""
-    built_in = _BUILT_IN.get(choice)
+    built_in = BUILT_IN.get(choice)
     loss = built_in().with_parameters(**parameters) if built_in else Loss.from_expression(choice, parameters)
     loss.stages(stages)
     return [loss if _usable(loss, t) else CrossEntropy() for t in range(1, stages + 1)]
@@ -74,7 +73,7 @@ def document(losses: Sequence[Loss], notation: Notation) -> list[Step]:
         steps += [Step(f"Stage {t}. {step.title}", step.text, _localise(step.equations, t)) for step in derivation(t)]
     steps.append(_envelope_step())
     for t, loss in enumerate(losses, start=1):
-        steps.append(_loss_step(t, loss))
+        steps.append(_loss_step(t, loss, notation))
         steps.append(_channel_step(t, notation))
         steps += _prior_steps(t, stages)
         steps.append(_error_step(t))
@@ -143,7 +142,7 @@ def _envelope_step() -> Step:
     )
 
 
-def _loss_step(t: int, loss: Loss) -> Step:
+def _loss_step(t: int, loss: Loss, notation: Notation) -> Step:
     names = {h: logit(t)}
     if TEACHER in loss.logits:
         names[TEACHER] = logit(loss.stages(t)[loss.logits.index(TEACHER)])
@@ -158,6 +157,9 @@ def _loss_step(t: int, loss: Loss) -> Step:
     text = "The loss, its force and the proximal point on a training sample."
     if loss.split is not None:
         text += "  The force is c - S(h): one proximal map serves every label and teacher."
+    if loss.expression.has(unit_step):
+        mark = "Theta" if notation.latex else "step"
+        text += f"  {mark} is 0 below 0 and 1 above; the average slope of a force that jumps includes the jump."
     return Step(f"Stage {t}: proximal point", text, tuple(equations))
 
 
@@ -295,8 +297,7 @@ def _latex_equation(equation: Expr) -> str:
 @click.option(
     "--loss",
     default=None,
-    help="distillation (default for two stages and more), cross-entropy (default for one), square, or a "
-    "formula in h, y, s, h_teacher, h_1, ... such as "
+    help=f"One of {', '.join(BUILT_IN)}, or a formula in h, y, s, h_teacher, h_1, ... such as "
     "'log(1+exp(-s*h))'.  Stages without a teacher use cross-entropy when the loss needs one.",
 )
 @click.option("--parameter", "-p", multiple=True, metavar="NAME=VALUE", help="Parameter of the loss; repeatable.")

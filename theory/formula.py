@@ -11,12 +11,13 @@ from sympy import Expr, Integer, Symbol
 from sympy.core.function import AppliedUndef
 from sympy.parsing.sympy_parser import convert_xor, parse_expr, rationalize, standard_transformations
 
-from theory.functions import sigmoid, softplus, stabilise
+from theory.functions import sigmoid, softplus, stabilise, step
 from theory.symbols import TEACHER, h, logit, sign, y
 
 _FUNCTIONS = {
     "sigmoid": sigmoid,
     "softplus": softplus,
+    "step": step,
     "exp": sympy.exp,
     "log": sympy.log,
     "sqrt": sympy.sqrt,
@@ -86,7 +87,7 @@ def read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Ex
         )
     if not formula.has(h):
         raise ValueError(f"the loss {expression!s} does not depend on h")
-    if formula.has(*_ROUGH):
+    if formula.has(*_ROUGH) or any(jump.has(h) for jump in formula.atoms(step)):
         raise ValueError(f"the loss {expression!s} is not twice differentiable")
     return stabilise(formula)
 

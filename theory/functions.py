@@ -1,8 +1,9 @@
-"""Logistic functions that stay symbolic, and rewriting of user formulas in terms of them.
+"""Functions that stay symbolic, and rewriting of user formulas in terms of them.
 
 SymPy has no sigmoid: written with exponentials, the derivatives of a logistic loss grow with each
 differentiation and overflow when evaluated.  ``sigmoid`` and ``softplus`` are closed under differentiation
-and a code generator can map each to one safe numerical routine.
+and a code generator can map each to one safe numerical routine.  ``step`` is the sigmoid's limit at infinite
+gain; unlike SymPy's Heaviside function it differentiates to 0.
 """
 
 from __future__ import annotations
@@ -100,6 +101,49 @@ class softplus(Function):  # noqa: N801
         return rf"\operatorname{{softplus}}{power}\left({printer._print(self.args[0])}\right)"
 
 
+class step(Function):  # noqa: N801
+    """0 below 0, 1 above, 1/2 at 0: the limit of sigmoid(beta x) for beta -> oo, x by x.
+
+    Its derivative is 0, which is right away from the jump.  A loss may hold a step in the logits of earlier
+    stages, never in its own; the response of such a target to its teacher is an average over a Gaussian field,
+    so it goes through Stein's lemma, and the delta function at the jump is not needed.
+    """
+
+    nargs = 1
+
+    @classmethod
+    def eval(cls, x: Expr) -> Expr | None:
+        if x is S.NaN:
+            return S.NaN
+        if x.is_zero:
+            return Rational(1, 2)
+        if x.is_extended_positive:
+            return S.One
+        if x.is_extended_negative:
+            return S.Zero
+        # Positive factors make no difference.
+        factors = Mul.make_args(x)
+        rest = [factor for factor in factors if not factor.is_positive]
+        return None if len(rest) == len(factors) else cls(Mul(*rest))
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return S.Zero
+
+    def _eval_evalf(self, prec: int) -> Expr | None:
+        x = self.args[0]._eval_evalf(prec)
+        return None if x is None or not x.is_number else step(x)
+
+    def _eval_is_real(self) -> bool | None:
+        return True if self.args[0].is_extended_real else None
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if self.args[0].is_extended_real else None
+
+    def _latex(self, printer, exp=None) -> str:
+        power = "" if exp is None else f"^{{{exp}}}"
+        return rf"\Theta{power}\left({printer._print(self.args[0])}\right)"
+
+
 def _mp_softplus(x):
     return mp.log1p(mp.exp(x)) if x < 0 else x + mp.log1p(mp.exp(-x))
 
@@ -115,10 +159,19 @@ def _math_softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-MATH: dict[str, Callable] = {"sigmoid": _math_sigmoid, "softplus": _math_softplus}
+def _step(x):
+    """0, 1/2 or 1; NaN for NaN."""
+    return x if x != x else 0.5 * ((x > 0) + (x >= 0))
+
+
+MATH: dict[str, Callable] = {"sigmoid": _math_sigmoid, "softplus": _math_softplus, "step": _step}
 """Float versions, for ``sympy.lambdify(..., modules=[MATH, "math"])``."""
 
-MPMATH: dict[str, Callable] = {"sigmoid": lambda x: 1 / (1 + mp.exp(-x)), "softplus": _mp_softplus}
+MPMATH: dict[str, Callable] = {
+    "sigmoid": lambda x: 1 / (1 + mp.exp(-x)),
+    "softplus": _mp_softplus,
+    "step": lambda x: mp.mpf(_step(x)),
+}
 """Arbitrary-precision versions, for ``sympy.lambdify(..., modules=[MPMATH, "mpmath"])``."""
 
 
@@ -136,14 +189,14 @@ def stabilise(expression: Expr) -> Expr:
 
 
 def canonical_signs(expression: Expr) -> Expr:
-    """Replace sigmoid(-x) by 1 - sigmoid(x) and softplus(-x) by softplus(x) - x."""
+    """Replace sigmoid(-x) by 1 - sigmoid(x), step(-x) by 1 - step(x) and softplus(-x) by softplus(x) - x."""
 
     def flips(e: Expr) -> bool:
-        return isinstance(e, (sigmoid, softplus)) and e.args[0].could_extract_minus_sign()
+        return isinstance(e, (sigmoid, softplus, step)) and e.args[0].could_extract_minus_sign()
 
     def flip(e: Expr) -> Expr:
         x = -e.args[0]
-        return 1 - sigmoid(x) if isinstance(e, sigmoid) else softplus(x) - x
+        return softplus(x) - x if isinstance(e, softplus) else 1 - e.func(x)
 
     return expression.replace(flips, flip)
 

@@ -4,6 +4,7 @@ A stage minimises sum_mu l(h_mu; y_mu, earlier logits) + (ridge/2)|w|^2.  A ``Lo
 in the logit ``h``, the label ``y`` in {0, 1}, the logits of earlier stages (``h_1``, ``h_2``, ..., or
 ``h_teacher`` for "the stage before") and named parameters.  Parameter values are kept beside the formula,
 not inside it: two losses that differ only in values share one expression, and so one compiled kernel.
+A target may jump where an earlier logit changes sign: that is ``step`` (hard pseudo-labels).
 
     >>> SquareLoss().split
     (h, 2*y - 1)
@@ -15,21 +16,27 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
 import sympy
 from mpmath import mp
-from sympy import Abs, Add, Expr, Integer, Pow, Symbol, collect, diff, expand, factor
+from sympy import Abs, Add, Expr, Integer, Pow, Rational, Symbol, collect, diff, expand, factor
 
 from theory.formula import earlier_logits, parameter_symbol, read_formula
-from theory.functions import MPMATH, sigmoid, softplus, stabilise
-from theory.symbols import TEACHER, h, y
+from theory.functions import MPMATH, sigmoid, softplus, stabilise, step
+from theory.symbols import TEACHER, h, logit, y
 
 Feature = tuple[Expr, Expr, Expr]
 """(centre, scale, strength) of one bend of the gradient."""
+
+Teacher = int | tuple[int, ...] | None
+"""Stage (from 1) that a target is taken from, several of them, or None: the stage before."""
+
+JUMP_WIDTH = Rational(1, 10**10)
+"""Scale given to the jump of a ``step``: far below any width that matters, far above rounding."""
 
 _CURVED = (
     sigmoid,
@@ -86,7 +93,8 @@ class Loss:
     limits
         Allowed range of each parameter.
     teacher
-        Stage (from 1) that ``h_teacher`` stands for; None means the stage before.
+        Stage (from 1) that ``h_teacher`` stands for; None means the stage before.  With several stages the
+        formula holds their logits h_1, h_2, ... themselves.
     options
         Structural flags, shown by ``repr`` only (they are already in the formula).
     """
@@ -97,7 +105,7 @@ class Loss:
     symbols: tuple[Symbol, ...] = ()
     values: tuple[float, ...] = ()
     limits: tuple[Range, ...] = ()
-    teacher: int | None = None
+    teacher: Teacher = None
     options: tuple[tuple[str, object], ...] = ()
 
     def __post_init__(self) -> None:
@@ -105,9 +113,11 @@ class Loss:
             limit.check(key, value) for key, value, limit in zip(self.keys, self.values, self.limits, strict=True)
         )
         object.__setattr__(self, "values", tuple(checked))
-        teacher = self.teacher
-        if teacher is not None and (isinstance(teacher, bool) or not isinstance(teacher, int) or teacher < 1):
-            raise ValueError(f"teacher must be a stage number 1, 2, ... or None, got {teacher!r}")
+        _check_teacher(self.teacher)
+        if isinstance(self.teacher, tuple) and TEACHER in self.logits:
+            raise ValueError(
+                f"h_teacher is one stage, got teacher={self.teacher!r}: write h_1, h_2, ... in the formula"
+            )
 
     @classmethod
     def from_expression(
@@ -124,7 +134,8 @@ class Loss:
         expression
             Formula in ``h``, ``y`` (0 or 1), ``s`` (= 2y-1), ``h_teacher``, ``h_1``, ``h_2``, ... and
             parameters.
-            Functions: sigmoid, softplus, exp, log, sqrt, tanh, sinh, cosh, atan, asinh, erf, erfc.
+            Functions: sigmoid, softplus, exp, log, sqrt, tanh, sinh, cosh, atan, asinh, erf, erfc, and of
+            earlier logits ``step`` (0 below 0, 1 above, 1/2 at 0).
         parameters
             Value of each named parameter.
         name
@@ -220,6 +231,11 @@ class Loss:
         return _split(self.expression)
 
     @property
+    def is_quadratic(self) -> bool:
+        """Whether the loss is a polynomial of second degree in all logits: forces then are linear in the fields."""
+        return _is_quadratic(self.expression)
+
+    @property
     def saturation(self) -> tuple[Expr, Expr]:
         """Limits of the S of ``split`` as h -> -oo and +oo; 0 where S does not saturate.
 
@@ -233,12 +249,16 @@ class Loss:
 
         A function of slope*h + offset bends at centre -offset/slope over the scale 1/|slope|; strength is the
         derivative of the term there.  A root of a quadratic bends at its minimum.  Equal bends are merged.
+        The own logit is in no ``step``.
         """
         return _features(self.gradient, h)
 
     @property
     def target_features(self) -> tuple[tuple[tuple[Expr, Expr], ...], ...]:
-        """For each of ``logits``, the (centre, scale) of the bends of -dl/dh as a function of that logit."""
+        """For each of ``logits``, the (centre, scale) of the bends of -dl/dh as a function of that logit.
+
+        The jump of a ``step`` has the scale ``JUMP_WIDTH``.
+        """
         return tuple(
             tuple((centre, scale) for centre, scale, _ in _features(self.gradient, symbol)) for symbol in self.logits
         )
@@ -310,7 +330,8 @@ class Distillation(Loss):
     temperature_squared
         Multiply the soft term by T^2 (Hinton's convention; not the paper's).
     teacher
-        Stage (from 1) that teaches; None means the stage before.
+        Stage (from 1) that teaches; None means the stage before.  With several, the soft target is the mean of
+        sigmoid(h_k/T) over them.
     """
 
     def __init__(
@@ -319,10 +340,10 @@ class Distillation(Loss):
         temperature: float = 1.0,
         smoothing: float = 0.0,
         temperature_squared: bool = False,
-        teacher: int | None = None,
+        teacher: Teacher = None,
     ) -> None:
         label = softplus(h) - _smoothed(_EPSILON) * h
-        soft = softplus(h / _T) - sigmoid(TEACHER / _T) * h / _T
+        soft = softplus(h / _T) - _mean_over(teacher, lambda taught: sigmoid(taught / _T)) * h / _T
         factor_t = _T**2 if temperature_squared else Integer(1)
         super().__init__(
             "Distillation",
@@ -348,13 +369,13 @@ class SquareDistillation(Loss):
     smoothing
         Label smoothing eps in [0, 1/2].
     teacher
-        Stage (from 1) that teaches; None means the stage before.
+        Stage (from 1) that teaches; None means the stage before.  With several, h_teacher is the mean of their
+        logits.
     """
 
-    def __init__(
-        self, mixing: float = 1.0, gain: float = 1.0, smoothing: float = 0.0, teacher: int | None = None
-    ) -> None:
-        target = (1 - _CHI) * _smoothed(_EPSILON) + _CHI * (_BETA * TEACHER + 1) / 2
+    def __init__(self, mixing: float = 1.0, gain: float = 1.0, smoothing: float = 0.0, teacher: Teacher = None) -> None:
+        taught = _mean_over(teacher, lambda taught: taught)
+        target = (1 - _CHI) * _smoothed(_EPSILON) + _CHI * (_BETA * taught + 1) / 2
         super().__init__(
             "SquareDistillation",
             ((h + 1) / 2 - target) ** 2,
@@ -366,7 +387,51 @@ class SquareDistillation(Loss):
         )
 
 
+class PseudoLabels(Loss):
+    """Hard pseudo-labels: (1-chi) H(y_eps, sigmoid(h)) + chi H(step(h_teacher), sigmoid(h)), or its square twin.
+
+    The limit of infinite gain on the teacher's logit, exactly: step is 0 below 0, 1 above, 1/2 at 0.
+
+    Parameters
+    ----------
+    mixing
+        chi in [0, 1]: 0 is training on labels, 1 is training on the teacher's decisions.
+    smoothing
+        Smoothing eps in [0, 1/2] of the labels (not of the pseudo-labels).
+    teacher
+        Stage (from 1) that teaches; None means the stage before.  With several, the target is the fraction of
+        them that decide for y = 1.
+    square
+        ((h+1)/2 - target)^2 with target (1-chi) y_eps + chi step(h_teacher), instead of the cross-entropy.
+    """
+
+    def __init__(
+        self, mixing: float = 1.0, smoothing: float = 0.0, teacher: Teacher = None, square: bool = False
+    ) -> None:
+        target = (1 - _CHI) * _smoothed(_EPSILON) + _CHI * _mean_over(teacher, step)
+        super().__init__(
+            "PseudoLabels",
+            ((h + 1) / 2 - target) ** 2 if square else softplus(h) - target * h,
+            ("mixing", "smoothing"),
+            (_CHI, _EPSILON),
+            (mixing, smoothing),
+            (_MIXING, _SMOOTHING),
+            teacher,
+            (("square", True),) if square else (),
+        )
+
+
 UserLoss = Loss.from_expression
+
+BUILT_IN: dict[str, type[Loss]] = {
+    "cross-entropy": CrossEntropy,
+    "square": SquareLoss,
+    "linear": LinearLoss,
+    "distillation": Distillation,
+    "square-distillation": SquareDistillation,
+    "pseudo-labels": PseudoLabels,
+}
+"""Losses by the names that command lines and files use."""
 
 _CHI = Symbol("chi", nonnegative=True)
 _T = Symbol("T", positive=True)
@@ -379,6 +444,24 @@ _SMOOTHING = Range(0.0, 0.5)
 
 def _smoothed(epsilon: Symbol) -> Expr:
     return y * (1 - epsilon) + (1 - y) * epsilon
+
+
+def _check_teacher(teacher: Teacher) -> None:
+    """ValueError unless ``teacher`` is None, a stage number, or a tuple of different ones."""
+    stages = teacher if isinstance(teacher, tuple) else (1 if teacher is None else teacher,)
+    numbers = all(isinstance(stage, int) and not isinstance(stage, bool) and stage >= 1 for stage in stages)
+    if not numbers or not stages or len(set(stages)) < len(stages):
+        raise ValueError(
+            f"teacher must be a stage number 1, 2, ..., a tuple of different ones, or None, got {teacher!r}"
+        )
+
+
+def _mean_over(teacher: Teacher, function: Callable[[Expr], Expr]) -> Expr:
+    """``function`` of the teacher's logit, averaged over the teachers if there are several."""
+    _check_teacher(teacher)
+    if not isinstance(teacher, tuple):
+        return function(TEACHER)
+    return Add(*(function(logit(stage)) for stage in teacher)) / len(teacher)
 
 
 # What is derived from a formula depends on the formula alone, so it is cached by formula.
@@ -397,6 +480,16 @@ def _split(expression: Expr) -> tuple[Expr, Expr] | None:
     if varying.free_symbols & targets:
         return None
     return _tidy(varying), _tidy(varying - slope)
+
+
+@lru_cache(maxsize=256)
+def _is_quadratic(expression: Expr) -> bool:
+    logits = (h, *earlier_logits(expression))
+    for label in (0, 1):
+        at_label = expression.subs(y, label)
+        if not at_label.is_polynomial(*logits) or sympy.Poly(at_label, *logits).total_degree() > 2:
+            return False
+    return True
 
 
 @lru_cache(maxsize=256)
@@ -443,7 +536,7 @@ def _expand(expression: Expr, deep: bool = True) -> Expr:
 
 def _tidy(expression: Expr) -> Expr:
     """Collect the terms by the curved functions in them, with factored coefficients."""
-    functions = sorted(expression.atoms(*_CURVED), key=sympy.default_sort_key)
+    functions = sorted(expression.atoms(*_CURVED, step), key=sympy.default_sort_key)
     return collect(_expand(expression), [*functions, h], func=factor)
 
 
@@ -466,14 +559,17 @@ def _features(slope: Expr, variable: Symbol) -> tuple[Feature, ...]:
 
 
 def _bends(term: Expr, variable: Symbol) -> Iterable[tuple[Expr, Expr]]:
-    found = [*term.atoms(*_CURVED), *(p for p in term.atoms(Pow) if not p.exp.is_nonnegative)]
+    found = [*term.atoms(*_CURVED, step), *(p for p in term.atoms(Pow) if not p.exp.is_nonnegative)]
     found += [p for p in term.atoms(Pow) if p.exp.is_nonnegative and not p.exp.is_integer]
     for function in sorted(found, key=sympy.default_sort_key):
         argument = function.args[0]
         if not argument.has(variable) or not argument.is_polynomial(variable):
             continue
         coefficients = sympy.Poly(argument, variable).all_coeffs()
-        if len(coefficients) == 2 and isinstance(function, _CURVED):
+        if len(coefficients) == 2 and isinstance(function, step):
+            slope, offset = coefficients
+            yield -offset / slope, JUMP_WIDTH
+        elif len(coefficients) == 2 and isinstance(function, _CURVED):
             slope, offset = coefficients
             yield -offset / slope, 1 / Abs(slope)
         elif len(coefficients) == 3:

@@ -22,8 +22,26 @@ from numerics.kernels.elementary import (
     VectorFunctions,
     address,
 )
-from numerics.kernels.nodes import extend_nodes, select_columns
-from numerics.kernels.stage import CONVERGED, MOMENTS, N_EQUATIONS, NOT_TRIED, TOO_MANY_ITERATIONS, solve_stage, unpack
+from numerics.kernels.nodes import (
+    extend_nodes,
+    follow_nodes,
+    label_nodes,
+    members,
+    select_columns,
+    take,
+    take_integers,
+    take_rows,
+)
+from numerics.kernels.stage import (
+    _SMALLEST_SHARE,
+    CONVERGED,
+    MOMENTS,
+    N_EQUATIONS,
+    NOT_TRIED,
+    TOO_MANY_ITERATIONS,
+    solve_stage,
+    unpack,
+)
 
 N_POINT_FUNCTIONS = 3
 SLOPES, TARGETS, FEATURES = range(N_POINT_FUNCTIONS)
@@ -39,14 +57,21 @@ N_SETTINGS = 13
 STATUS, ITERATIONS, RESIDUAL, LAST_STEP, DEFECT = range(5)
 """Columns of the statistics of a stage."""
 
+FIXED_BIAS, FROZEN, FROZEN_M, FROZEN_Q = range(4)
+"""Columns of what is special about a stage: bias (NaN: learned); 1 for given weights, and their m and Q."""
+
 _Cube = types.float64[:, :, ::1]
 _Hypercube = types.float64[:, :, :, ::1]
 _SMALLEST_STRIDE = 1e-3
+_SMALL_RESPONSE = 1e-3  # of a stage to another, relative to itself: errors below are not looked at
 _EASY_RIDGE = 1e-3  # times the loss's curvature
+_NO_RESPONSE = -690.0  # ln V of given weights
 _SAMPLED_NODES = 8  # at which the loss's units are read off
 _COARSE_TAIL = 1e-8
+_COARSE_ROWS = 256  # fixed directions of a rough solution
 _CHECK_TAIL = 100.0  # times the tail of the level that is checked
 _SAFETY = 2.0
+_SEQUENCE_SAFETY = 4.0  # error of a sequence of directions over its change at the last doubling
 _LEAST_GAIN = 0.01  # of a level over the coarser one that checks it
 _TAIL_REFINEMENT = 0.1  # from one level to the next, so that the error estimate sees what is cut off
 _FIRST_STRIDE = 1.5
@@ -72,10 +97,12 @@ def norm_squared(x, k):
 
 
 @njit(
-    types.UniTuple(types.float64, 2)(POINT_FUNCTION, POINT_FUNCTION, FloatArray, Matrix, FloatArray),
+    types.UniTuple(types.float64, 2)(
+        POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, FloatArray, Matrix, FloatArray
+    ),
     cache=True, nogil=True,
 )  # fmt: skip
-def loss_units(slopes, targets, labels, logits, parameters):
+def loss_units(slopes, targets, features, n_features, labels, logits, parameters):
     """Units of logits and of curvature in which the loss is like the cross-entropy, whose force at 0 is 1/2, curvature 1/4."""
     slope = np.empty(4)
     pair = np.empty(2)
@@ -92,9 +119,21 @@ def loss_units(slopes, targets, labels, logits, parameters):
     count = (labels.size + stride - 1) // stride
     force = math.sqrt(force / count)
     curvature /= count
-    if not (0.0 < force < np.inf and 0.0 < curvature < np.inf):
+    if not (0.0 < force < np.inf and 0.0 <= curvature < np.inf):
         return 1.0, 1.0
-    return force / (2.0 * curvature), 4.0 * curvature
+    # A loss that is flat at 0 bends elsewhere: logits will be where it does.
+    unit = force / (2.0 * curvature) if curvature > 0.0 else np.inf
+    found = np.empty(3 * n_features + 1)
+    if n_features > 0:
+        features(0.0, labels[0], address(logits, 0), values, address(found, 0))
+        furthest = 0.0
+        for k in range(n_features):
+            furthest = max(furthest, abs(found[k]) + found[n_features + k])
+        if 0.0 < furthest < unit:
+            unit = furthest
+    if not unit < np.inf:
+        return 1.0, 1.0
+    return unit, 2.0 * force / unit
 
 
 @njit(
@@ -132,36 +171,63 @@ def first_guess(data, k, ridge, eta, mixing, teacher, unit, curvature, earlier, 
 
 
 @njit(
+    types.void(FloatArray, types.int64, Matrix, FloatArray, FloatArray), cache=True, nogil=True
+)  # fmt: skip
+def place_frozen(special, k, earlier, x, updated):
+    """Order parameters of given weights ``w = m v + noise``: their overlaps with earlier stages are those of m v."""
+    m, q = special[FROZEN_M], special[FROZEN_Q]
+    rest = q
+    x[0] = m
+    x[1] = special[FIXED_BIAS]
+    updated[0] = m
+    for s in range(k):
+        overlap = m * earlier[s, 0]
+        updated[1 + s] = overlap
+        for r in range(s):
+            overlap -= x[2 + r] * earlier[s, 2 + r]
+        x[2 + s] = overlap / math.exp(0.5 * earlier[s, 2 + s])
+        rest -= x[2 + s] ** 2
+        x[3 + k + s] = 0.0
+        updated[2 + k + s] = 0.0
+    updated[1 + k] = q
+    updated[2 + 2 * k] = 0.0
+    x[2 + k] = math.log(max(rest, _SMALLEST_SHARE * q))
+    x[2 * k + 3] = _NO_RESPONSE
+
+
+@njit(
     types.int64(
-        PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, FloatArray, FloatArray, FloatArray, Matrix,
-        Matrix, FloatArray, _Cube, IntArray, FloatArray, types.float64, types.float64, types.float64, types.boolean, Matrix,
-        IntArray, Matrix, Matrix, Matrix,
+        PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, IntMatrix, Matrix, FloatArray, Matrix,
+        Matrix, FloatArray, FloatArray, Matrix, Matrix, FloatArray, _Cube, IntArray, FloatArray, types.int64, types.float64,
+        types.float64, types.float64, types.boolean, Matrix, IntArray, Matrix, Matrix, Matrix,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
 def solve_level(
-    point_functions, functions, shareable, n_features, seen, n_parameters, data, ridges, pattern_share, pattern_active,
-    parameters, mixing, extra, n_extra, settings, factor, tail, tolerance, check, x, started, conjugates, updates, stats,
+    point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, data, sets, special, ridges,
+    pattern_share, pattern_active, parameters, mixing, extra, n_extra, settings, rows, factor, tail, tolerance, check, x,
+    started, conjugates, updates, stats,
 ):  # fmt: skip
     """All stages at one quadrature level; returns how many converged (it stops at the first that does not).
 
     ``x`` holds starting points where ``started`` is 1, and the solution afterwards.  With ``check`` it holds the solution of
     another level, and one step of Newton's method takes it near this level's: all that an error estimate needs.
+
+    With ``rows`` > 0 the nodes are that many fixed ``directions`` of (g_1, g_2, ...), else a tensor product that grows with each
+    stage.
     """
     n_stages = ridges.size
     n_patterns = pattern_share.size
-    alpha, rho, delta = data[0], data[1], data[2]
+    rho, delta = data[1], data[2]
+    n_sets = sets.shape[0]
     max_iterations = 1 if check else int(settings[MAX_ITERATIONS])
     root_delta = math.sqrt(delta)
-    weight = np.empty(2)
-    design = np.empty((2, 2))
-    labels = np.empty(2)
-    logits = np.empty((2, 0))
-    for i in range(2):
-        labels[i] = 1.0 - i
-        weight[i] = alpha * (rho if i == 0 else 1.0 - rho)
-        design[i, 0] = 1.0 - 2.0 * i
-        design[i, 1] = 1.0
+    weight, design, labels, member, row = label_nodes(rho, sets, max(rows, 1))
+    logits = np.empty((labels.size, 0))
+    everywhere = True
+    for t in range(n_stages):
+        for d in range(n_sets):
+            everywhere = everywhere and trained[t, d] == 1
     mu = np.zeros((n_patterns, n_stages))
     covariance = np.zeros((n_patterns, n_stages, n_stages))
     propagator = np.zeros((n_patterns, n_stages, n_stages))
@@ -199,14 +265,24 @@ def solve_level(
                     prior_constants[position + k * (k + 1) // 2] += share * propagator[a, s, r]
                     position += 1
         earlier_responses = head(responses, k)
+        alpha = 0.0
+        for d in range(n_sets):
+            alpha += trained[t, d] * sets[d, 0]
         visible = select_columns(logits, seen[t])
+        its_weight, its_design, its_labels, its_visible = weight, design, labels, visible
+        if not everywhere and special[t, FROZEN] == 0.0:
+            chosen = members(member, trained[t], 1)
+            its_weight, its_design = take(weight, chosen), take_rows(design, chosen)
+            its_labels, its_visible = take(labels, chosen), take_rows(visible, chosen)
         teacher = 0
         for r in range(seen.shape[1]):
             if seen[t, r] > 0:
                 teacher = seen[t, r]
         unit, curvature = 1.0, 1.0
         if not check:
-            unit, curvature = loss_units(slopes, targets, labels, visible, loss_parameters)
+            unit, curvature = loss_units(
+                slopes, targets, features, n_features[t], its_labels, its_visible, loss_parameters
+            )
         size = 2 * k + 4
         unknowns = np.empty(size)
         conjugate = np.empty(size)
@@ -215,7 +291,16 @@ def solve_level(
         status = NOT_TRIED
         iterations = 0
         residual = last_step = defect = np.inf
+        frozen = special[t, FROZEN] == 1.0
+        fixed_bias = special[t, FIXED_BIAS]
+        if frozen:
+            place_frozen(special[t], k, x, unknowns, updated)
+            for r in range(size):
+                conjugate[r] = 0.0
+            status, residual, last_step, defect = CONVERGED, 0.0, 0.0, 0.0
         for attempt in range(2):
+            if frozen:
+                break
             if attempt == 0:
                 if started[t] == 0:
                     continue
@@ -223,10 +308,12 @@ def solve_level(
                     unknowns[r] = x[t, r]
             else:
                 first_guess(data, k, ridges[t], eta, mixing[t], teacher, unit, curvature, x, unknowns)
+                if not math.isnan(fixed_bias):
+                    unknowns[1] = fixed_bias
             status, used, residual, last_step, defect = solve_stage(
-                slopes, targets, features, n_features[t], shareable[t], functions, first, unknowns, weight, design, labels,
-                visible, loss_parameters, delta, channel_constants, prior_constants, cholesky_constants, earlier_responses,
-                step, tail, tolerance, max_iterations, conjugate, updated,
+                slopes, targets, features, n_features[t], shareable[t], functions, first, unknowns, its_weight, its_design,
+                its_labels, its_visible, loss_parameters, delta, channel_constants, prior_constants, cholesky_constants,
+                earlier_responses, fixed_bias, step, tail, tolerance, max_iterations, conjugate, updated,
             )  # fmt: skip
             iterations += used
             if check and status == TOO_MANY_ITERATIONS:
@@ -262,9 +349,10 @@ def solve_level(
                         if math.isfinite(previous_at) and here != previous_at:
                             trial[r] += (current[r] - previous[r]) * (there - here) / (here - previous_at)
                     path_status, used, path_residual, path_step, path_defect = solve_stage(
-                        slopes, targets, features, n_features[t], shareable[t], functions, first, trial, weight, design, labels,
-                        visible, loss_parameters, delta, channel_constants, path_constants, cholesky_constants,
-                        earlier_responses, step, tail, tolerance, max_iterations, conjugate, updated,
+                        slopes, targets, features, n_features[t], shareable[t], functions, first, trial, its_weight, its_design,
+                        its_labels, its_visible, loss_parameters, delta, channel_constants, path_constants,
+                        cholesky_constants, earlier_responses, fixed_bias, step, tail, tolerance, max_iterations, conjugate,
+                        updated,
                     )  # fmt: skip
                     iterations += used
                     if path_status == CONVERGED:
@@ -307,6 +395,12 @@ def solve_level(
         for a in range(n_patterns):
             if pattern_active[a, t] == 0.0:
                 continue
+            if frozen:
+                mu[a, t] = special[t, FROZEN_M]
+                for s in range(k):
+                    covariance[a, t, s] = covariance[a, s, t] = special[t, FROZEN_M] * mu[a, s]
+                covariance[a, t, t] = special[t, FROZEN_Q]
+                continue
             pattern_constants[0] = ridges[t]
             position = 1
             for s in range(k):
@@ -334,15 +428,70 @@ def solve_level(
         for s in range(k):
             coefficients[s] = root_delta * theta[2 + s]
             shifts[s] = delta * theta[3 + k + s]
-        wanted = np.empty((n_extra[t], 2))
+        wanted_bends = np.empty((n_extra[t], 2))
         for r in range(n_extra[t]):
-            wanted[r, 0] = extra[t, r, 0]
-            wanted[r, 1] = extra[t, r, 1]
-        weight, design, labels, logits, _ = extend_nodes(
-            slopes, targets, features, n_features[t], shareable[t], weight, design, labels, logits, visible, loss_parameters,
-            theta[0], theta[1], coefficients, root_delta * theta[2 + k], shifts, delta * theta[size - 1],
-            settings[OUTER_STEP] * factor, tail, wanted,
-        )  # fmt: skip
+            wanted_bends[r, 0] = extra[t, r, 0]
+            wanted_bends[r, 1] = extra[t, r, 1]
+        mean_bias, sigma, gamma = theta[1], root_delta * theta[2 + k], delta * theta[size - 1]
+        # Only samples that a later stage is trained on are needed any more; given directions keep all of them.
+        needed = np.ones(n_sets, np.int64)
+        if rows == 0:
+            for d in range(n_sets):
+                needed[d] = 0
+                for later in range(t + 1, n_stages):
+                    needed[d] = max(needed[d], trained[later, d])
+        parts = 0
+        new_weight, new_design, new_labels, new_logits = weight, design, labels, logits
+        new_member, new_row = member, row
+        for side in range(1, -1, -1):
+            wanted = np.empty(n_sets, np.int64)
+            count = 0
+            for d in range(n_sets):
+                on = trained[t, d] == side and needed[d] == 1
+                wanted[d] = 1 if on else 0
+                count += wanted[d]
+            if count == 0:
+                continue
+            part_weight, part_design, part_labels, part_logits, part_visible = weight, design, labels, logits, visible
+            part_member, part_row = member, row
+            if count < n_sets:
+                chosen = members(member, wanted, 1)
+                part_weight, part_design, part_labels = (
+                    take(weight, chosen),
+                    take_rows(design, chosen),
+                    take(labels, chosen),
+                )
+                part_logits, part_visible = take_rows(logits, chosen), take_rows(visible, chosen)
+                part_member, part_row = take_integers(member, chosen), take_integers(row, chosen)
+            reaction = gamma if side == 1 else 0.0
+            if rows == 0:
+                part_weight, part_design, part_labels, part_logits, origin, _ = extend_nodes(
+                    slopes, targets, features, n_features[t], shareable[t], part_weight, part_design, part_labels, part_logits,
+                    part_visible, loss_parameters, theta[0], mean_bias, coefficients, sigma, shifts, reaction, side == 1,
+                    settings[OUTER_STEP] * factor, tail, wanted_bends,
+                )  # fmt: skip
+                part_member, part_row = take_integers(part_member, origin), take_integers(part_row, origin)
+            else:
+                along = np.empty(part_row.size)
+                for r in range(part_row.size):
+                    along[r] = directions[part_row[r], t]
+                part_design, part_logits = follow_nodes(
+                    slopes, targets, part_design, part_labels, part_logits, part_visible, loss_parameters, along, theta[0],
+                    mean_bias, coefficients, sigma, shifts, reaction, side == 1,
+                )  # fmt: skip
+            if parts == 0:
+                new_weight, new_design, new_labels, new_logits = part_weight, part_design, part_labels, part_logits
+                new_member, new_row = part_member, part_row
+            else:
+                new_weight = np.concatenate((new_weight, part_weight))
+                new_design = np.concatenate((new_design, part_design))
+                new_labels = np.concatenate((new_labels, part_labels))
+                new_logits = np.concatenate((new_logits, part_logits))
+                new_member = np.concatenate((new_member, part_member))
+                new_row = np.concatenate((new_row, part_row))
+            parts += 1
+        weight, design, labels, logits = new_weight, new_design, new_labels, new_logits
+        member, row = new_member, new_row
     return n_stages
 
 
@@ -357,7 +506,7 @@ def largest_change(before, after, n_stages):
         worst = max(worst, abs(before[t, 1] - after[t, 1]) / (1.0 + root))
         for s in range(t):
             worst = max(worst, abs(before[t, 2 + s] - after[t, 2 + s]) / root)
-            mean = math.sqrt(v * math.exp(after[s, 2 * s + 3]))
+            mean = math.sqrt(v * math.exp(after[s, 2 * s + 3])) + _SMALL_RESPONSE * v
             worst = max(worst, abs(before[t, 3 + t + s] - after[t, 3 + t + s]) / mean)
         worst = max(worst, abs(math.exp(before[t, 2 + t]) - math.exp(after[t, 2 + t])) / root**2)
         worst = max(worst, abs(math.exp(before[t, 2 * t + 3]) - v) / v)
@@ -366,21 +515,32 @@ def largest_change(before, after, n_stages):
 
 @njit(
     types.void(
-        PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, Matrix, Matrix, Matrix, _Cube, _Cube,
-        Matrix, _Hypercube, IntMatrix, FloatArray, FloatArray, types.boolean, _Cube, IntMatrix, _Cube, _Cube, _Cube, Matrix,
+        PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, IntMatrix, Matrix, Matrix, _Cube, _Cube,
+        Matrix, Matrix, _Cube, _Cube, Matrix, _Hypercube, IntMatrix, FloatArray, types.int64, FloatArray, types.boolean, _Cube,
+        IntMatrix, _Cube, _Cube, _Cube, Matrix,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
 def solve_points(
-    point_functions, functions, shareable, n_features, seen, n_parameters, data, ridges, pattern_share, pattern_active,
-    parameters, mixing, extra, n_extra, settings, position, continued, x, started, conjugates, updates, stats, summary,
+    point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, data, sets, special, ridges,
+    pattern_share, pattern_active, parameters, mixing, extra, n_extra, settings, first_rows, position, continued, x, started,
+    conjugates, updates, stats, summary,
 ):  # fmt: skip
     """Solve all points in order.
 
     Parameters
     ----------
+    trained : array, shape (T, d)
+        1 where a stage is trained on a data set.
+    directions : array, shape (r, T), and first_rows : int
+        Fixed points of (g_1, g_2, ...), used from the first on: ``first_rows`` of them, then twice as many at each level.  If
+        all are, or none (then nodes are a tensor product), the averages are exact, or refined by their steps.
     data : array, shape (points, 3)
         alpha, rho, Delta.
+    sets : array, shape (points, d, 2)
+        alpha and label noise of each data set.
+    special : array, shape (points, T, 4)
+        See ``FIXED_BIAS``.
     position : array, shape (points,), and continued : bool
         If ``continued``, a point starts from the extrapolation of the two before it in ``position``, if they converged.
     summary : array, shape (points, 3), output
@@ -415,11 +575,13 @@ def solve_points(
                     if slope != 0.0:
                         x[i, t, r] += slope * (x[i - 1, t, r] - x[i - 2, t, r])
         solved = n_stages
+        rows = first_rows
         if not warm:
             solved = solve_level(
-                point_functions, functions, shareable, n_features, seen, n_parameters, data[i], ridges[i], pattern_share[i],
-                pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i], settings, settings[COARSE_FACTOR],
-                _COARSE_TAIL, settings[COARSE_TOLERANCE], False, x[i], started[i], conjugates[i], updates[i], stats[i],
+                point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, data[i], sets[i],
+                special[i], ridges[i], pattern_share[i], pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i],
+                settings, min(rows, _COARSE_ROWS), settings[COARSE_FACTOR], _COARSE_TAIL, settings[COARSE_TOLERANCE], False,
+                x[i], started[i], conjugates[i], updates[i], stats[i],
             )  # fmt: skip
             for t in range(solved):
                 started[i, t] = 1
@@ -427,42 +589,53 @@ def solve_points(
         level = 0
         factor = 1.0
         tail = settings[TAIL]
+        exact = rows > 0 and rows == directions.shape[0]
         while True:
             for t in range(n_stages):
                 for r in range(2 * t + 4):
                     other[t, r] = x[i, t, r]
             solved = solve_level(
-                point_functions, functions, shareable, n_features, seen, n_parameters, data[i], ridges[i], pattern_share[i],
-                pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i], settings, factor, tail, settings[TOLERANCE],
-                False, x[i], started[i], conjugates[i], updates[i], stats[i],
+                point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, data[i], sets[i],
+                special[i], ridges[i], pattern_share[i], pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i],
+                settings, rows, factor, tail, settings[TOLERANCE], False, x[i], started[i], conjugates[i], updates[i], stats[i],
             )  # fmt: skip
             for t in range(solved):
                 started[i, t] = 1
             if solved < n_stages:
                 break
-            if level == 0:
+            if level == 0 and not exact:
                 for t in range(n_stages):
                     for r in range(2 * t + 4):
                         other[t, r] = x[i, t, r]
+                coarser = factor * settings[CHECK_FACTOR] if rows == 0 else factor
                 solved = solve_level(
-                    point_functions, functions, shareable, n_features, seen, n_parameters, data[i], ridges[i],
-                    pattern_share[i], pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i], settings,
-                    factor * settings[CHECK_FACTOR], tail * _CHECK_TAIL, 0.0, True, other, started[i], scratch_conjugates,
-                    scratch_updates, scratch_stats,
+                    point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, data[i],
+                    sets[i], special[i], ridges[i], pattern_share[i], pattern_active[i], parameters[i], mixing[i], extra[i],
+                    n_extra[i], settings, rows // 2, coarser, tail * _CHECK_TAIL, 0.0, True, other, started[i],
+                    scratch_conjugates, scratch_updates, scratch_stats,
                 )  # fmt: skip
             if solved == n_stages:
-                error = largest_change(other, x[i], n_stages)
-                if level == 0:
+                error = 0.0 if exact else largest_change(other, x[i], n_stages)
+                if level == 0 and rows == 0:
                     # The trapezoid rule's error is geometric in 1/step, so that of the finer step is a power of this one.
                     error = min(error, max(_SAFETY * error ** settings[CHECK_FACTOR], _LEAST_GAIN * error))
+                if rows > 0:
+                    error *= _SEQUENCE_SAFETY
                 for t in range(n_stages):
                     error = max(error, stats[i, t, RESIDUAL])
             solved = n_stages
-            if level >= settings[MAX_LEVELS] or error <= settings[RTOL]:
+            if (
+                level >= settings[MAX_LEVELS]
+                or error <= settings[RTOL]
+                or (rows > 0 and 2 * rows > directions.shape[0])
+            ):
                 break
             level += 1
-            factor *= settings[REFINEMENT]
-            tail *= _TAIL_REFINEMENT
+            if rows > 0:
+                rows *= 2
+            else:
+                factor *= settings[REFINEMENT]
+                tail *= _TAIL_REFINEMENT
         summary[i, 0] = solved
         summary[i, 1] = level
         summary[i, 2] = error

@@ -37,7 +37,11 @@ _TINY = 1e-300
 _SHARING_PAYS = 0.9  # fraction of the separate lengths above which every node gets its own points
 _SHARED_POINTS = 12.0  # shared points per node, likewise
 
-_GAUSS_NODES, _GAUSS_WEIGHTS = np.polynomial.hermite_e.hermegauss(LANES)
+_RULES = (7, 8, 10, 14)
+_RULE_NODES = np.concatenate([np.polynomial.hermite_e.hermegauss(n)[0] for n in _RULES])
+_RULE_WEIGHTS = np.concatenate([np.polynomial.hermite_e.hermegauss(n)[1] for n in _RULES])
+_RULE_STEPS = (0.9, 0.6)  # steps above the first get the first rule, those below the second the last
+_OUTER_RATIO = 0.35  # of a field's width to the scales of what it is integrated with, below which such a rule does
 _GAUSS_STEPS = 8
 _PLACE = 1e-3  # accuracy, in widths, of a point from which others are found
 _ROUNDING = 1e-15
@@ -176,9 +180,10 @@ def points_in_the_field(
 ):  # fmt: skip
     """Store proximal points of a rule in the field itself, from column n on; False if one was not found.
 
-    For maps that are nearly linear over the field's width: a Gauss-Hermite rule of ``LANES`` points if ``reach`` is 0, else the
+    For maps that are nearly linear over the field's width: a Gauss-Hermite rule of ``count`` points if ``reach`` is 0, else the
     trapezoid rule of ``count`` points within ``reach`` widths.
     """
+    first = 0 if count == 7 else (7 if count == 8 else (15 if count == 10 else 25))
     slopes(h_centre, y, logits, parameters, address(slope, 0))
     rate = 1.0 / (1.0 + gamma * slope[2])
     rounding = _ROUNDING * (abs(h_centre) + gamma * abs(slope[branch]) + abs(centre))
@@ -189,7 +194,7 @@ def points_in_the_field(
     linear = sigma * rate < _LINEAR_RATIO * scale or sigma < rounding
     spacing = 2.0 * reach / count
     for k in range(count):
-        x = _GAUSS_NODES[k] if reach == 0.0 else (k + 0.5) * spacing - reach
+        x = _RULE_NODES[first + k] if reach == 0.0 else (k + 0.5) * spacing - reach
         move = (sigma * x + centre - place) * rate
         h = h_centre + move * (1.0 - curvature * move)
         found = False
@@ -219,7 +224,7 @@ def points_in_the_field(
         points[THIRD, n + k] = slope[3]
         # What is summed is dh P'(h) exp(-g^2/2)/sqrt(2 pi)/sigma: dh is such that it comes out as the rule's weight.
         g = (h + gamma * slope[branch] - centre) / sigma
-        weight = _GAUSS_WEIGHTS[k] if reach == 0.0 else spacing * math.exp(-0.5 * x * x)
+        weight = _RULE_WEIGHTS[first + k] if reach == 0.0 else spacing * math.exp(-0.5 * x * x)
         points[WEIGHT, n + k] = weight * math.exp(0.5 * g * g) * sigma / derivative
     return True
 
@@ -439,6 +444,12 @@ def build_grid(
     used = 0
     low = np.empty(n)
     share = shareable == 1
+    bends = np.inf
+    for k in range(extra.shape[0]):
+        bends = min(bends, extra[k, 1])
+    if outer and share and n_features > 0:
+        features(0.0, labels[0], address(logits, 0), values, address(found, 0))
+        share = not sigma < _OUTER_RATIO * min(smallest_scale(found, n_features), bends)
     if share:
         for i in range(n):
             low[i] = centre[i] - reach[i] * sigma + gamma * offset[i]
@@ -468,11 +479,16 @@ def build_grid(
                 h = proximal_point(slopes, centre[i], h, place, y, earlier, values, gamma, branch[i], slope)
                 slopes(h, y, earlier, values, address(slope, 0))
                 # Few points do where the map is nearly linear; but a later stage's integrand has a scale of its own.
+                rule = outer and sigma < _OUTER_RATIO * min(scale, bends)
                 narrow = _POINT_RATIO * min(scale, 1.0) if outer else _GAUSS_RATIO * step * scale
-                if sigma < narrow * (1.0 + gamma * slope[2]):
-                    half = reach[i] if outer else 0.0
+                if rule or sigma < narrow * (1.0 + gamma * slope[2]):
+                    half = reach[i] if outer and not rule else 0.0
                     count = LANES
-                    while outer and count * step < 2.0 * half:
+                    if rule:
+                        count = (
+                            _RULES[0] if step > _RULE_STEPS[0] else (_RULES[3] if step < _RULE_STEPS[1] else _RULES[2])
+                        )
+                    while half > 0.0 and count * step < 2.0 * half:
                         count += LANES
                     while used + count > points.shape[1]:
                         points = enlarged(points)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, IntArray, Matrix
+from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, IntArray, Matrix, address
 from numerics.kernels.grid import (
     CURVATURE,
     LOW,
@@ -18,6 +18,7 @@ from numerics.kernels.grid import (
     build_grid,
     choose_branches,
     half_widths,
+    proximal_point,
 )
 
 _ROOT_TWO_PI = 2.5066282746310002
@@ -38,17 +39,26 @@ def select_columns(logits, seen):
     return out
 
 
+@njit(IntArray(IntArray, types.int64), cache=True, nogil=True)
+def leading(indices, n):
+    """Copy of the first n entries."""
+    out = np.empty(n, np.int64)
+    for i in range(n):
+        out[i] = indices[i]
+    return out
+
+
 @njit(
-    types.Tuple((FloatArray, Matrix, FloatArray, Matrix, types.float64))(
+    types.Tuple((FloatArray, Matrix, FloatArray, Matrix, IntArray, types.float64))(
         POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, FloatArray, Matrix, FloatArray, Matrix,
-        Matrix, FloatArray, types.float64, types.float64, FloatArray, types.float64, FloatArray, types.float64,
+        Matrix, FloatArray, types.float64, types.float64, FloatArray, types.float64, FloatArray, types.float64, types.boolean,
         types.float64, types.float64, Matrix,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
 def extend_nodes(
     slopes, targets, features, n_features, shareable, weight, design, labels, logits, seen, parameters, mean, mean_bias,
-    coefficients, sigma, shifts, gamma, step, tail, extra,
+    coefficients, sigma, shifts, gamma, trained, step, tail, extra,
 ):  # fmt: skip
     """Integrate this stage's field, node by node, and keep what weighs more than ``tail`` of the heaviest node.
 
@@ -61,11 +71,15 @@ def extend_nodes(
     mean, mean_bias, coefficients, sigma
         Field of this stage: ``s mean + mean_bias + sum_k coefficients[k] g_k + sigma g``.
     shifts, gamma
-        Training logit: ``h + gamma S(h) = field + gamma c + sum_k shifts[k] f_k``.  On a test point both are 0.
+        Training logit: ``h + gamma S(h) = field + gamma c + sum_k shifts[k] f_k``.  On a test point both are 0; ``gamma`` is 0
+        on samples that this stage is not trained on.
+    trained : bool
+        Whether this stage is trained on these samples; elsewhere its force is 0.
 
     Returns
     -------
-    weight, design, labels, logits of the extended nodes, and the largest deviation of a node's weight from its sum.
+    weight, design, labels, logits of the extended nodes, the node that each comes from, and the largest deviation of a node's
+    weight from its sum.
     """
     n = weight.size
     k_earlier = logits.shape[1]
@@ -126,6 +140,128 @@ def extend_nodes(
             new_logits[r, k] = logits[i, k]
         slope = points[LOW + branch[i], j]
         new_design[r, 2 + k_earlier] = (points[H, j] + gamma * slope - centre[i]) / sigma
-        new_design[r, 3 + 2 * k_earlier] = target[i] - slope
+        new_design[r, 3 + 2 * k_earlier] = target[i] - slope if trained else 0.0
         new_logits[r, k_earlier] = points[H, j]
-    return new_weight, new_design, new_labels, new_logits, defect
+    return new_weight, new_design, new_labels, new_logits, leading(origin, kept), defect
+
+
+@njit(
+    types.UniTuple(Matrix, 2)(
+        POINT_FUNCTION, POINT_FUNCTION, Matrix, FloatArray, Matrix, Matrix, FloatArray, FloatArray, types.float64,
+        types.float64, FloatArray, types.float64, FloatArray, types.float64, types.boolean,
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
+def follow_nodes(
+    slopes, targets, design, labels, logits, seen, parameters, directions, mean, mean_bias, coefficients, sigma, shifts, gamma,
+    trained,
+):  # fmt: skip
+    """As :func:`extend_nodes` where every node already has its value ``directions[i]`` of this stage's g: design and logits."""
+    n, k_earlier = logits.shape
+    new_design = np.empty((n, 2 * k_earlier + 4))
+    new_logits = np.empty((n, k_earlier + 1))
+    target = np.empty(n)
+    offset = np.empty(n)
+    branch = np.empty(n, np.int64)
+    slope = np.empty(4)
+    values = address(parameters, 0)
+    choose_branches(targets, labels, seen, parameters, target, offset, branch)
+    h = 0.0
+    for i in range(n):
+        earlier = address(seen, i * seen.shape[1])
+        place = mean * design[i, 0] + mean_bias + gamma * target[i] + sigma * directions[i]
+        for k in range(k_earlier):
+            place += coefficients[k] * design[i, 2 + k] + shifts[k] * design[i, 2 + k_earlier + k]
+            new_design[i, 3 + k_earlier + k] = design[i, 2 + k_earlier + k]
+            new_logits[i, k] = logits[i, k]
+        for k in range(2 + k_earlier):
+            new_design[i, k] = design[i, k]
+        h = proximal_point(slopes, place, h, 0.0, labels[i], earlier, values, gamma, branch[i], slope)
+        slopes(h, labels[i], earlier, values, address(slope, 0))
+        new_logits[i, k_earlier] = h
+        new_design[i, 2 + k_earlier] = directions[i]
+        new_design[i, 3 + 2 * k_earlier] = target[i] - slope[branch[i]] if trained else 0.0
+    return new_design, new_logits
+
+
+@njit(FloatArray(FloatArray, IntArray), cache=True, nogil=True)
+def take(values, indices):
+    """Entries at ``indices``."""
+    out = np.empty(indices.size)
+    for r in range(indices.size):
+        out[r] = values[indices[r]]
+    return out
+
+
+@njit(IntArray(IntArray, IntArray), cache=True, nogil=True)
+def take_integers(values, indices):
+    """Entries at ``indices``."""
+    out = np.empty(indices.size, np.int64)
+    for r in range(indices.size):
+        out[r] = values[indices[r]]
+    return out
+
+
+@njit(Matrix(Matrix, IntArray), cache=True, nogil=True)
+def take_rows(values, indices):
+    """Rows at ``indices``."""
+    out = np.empty((indices.size, values.shape[1]))
+    for r in range(indices.size):
+        for k in range(values.shape[1]):
+            out[r, k] = values[indices[r], k]
+    return out
+
+
+@njit(IntArray(IntArray, IntArray, types.int64), cache=True, nogil=True)
+def members(member, wanted, value):
+    """Nodes whose data set has this ``value`` in ``wanted``."""
+    count = 0
+    for i in range(member.size):
+        count += wanted[member[i]] == value
+    out = np.empty(count, np.int64)
+    count = 0
+    for i in range(member.size):
+        if wanted[member[i]] == value:
+            out[count] = i
+            count += 1
+    return out
+
+
+@njit(
+    types.Tuple((FloatArray, Matrix, FloatArray, IntArray, IntArray))(types.float64, Matrix, types.int64),
+    cache=True, nogil=True,
+)  # fmt: skip
+def label_nodes(rho, sets, rows):
+    """Nodes before the first stage: data set, sign, whether the label is flipped, and one of ``rows`` equal parts.
+
+    Parameters
+    ----------
+    sets : array, shape (d, 2)
+        Samples per input and probability of a flipped label of each data set.
+
+    Returns
+    -------
+    weight, design (s, 1), labels (as seen in training), data set and row of each node.
+    """
+    count = 0
+    for d in range(sets.shape[0]):
+        count += 4 if sets[d, 1] > 0.0 else 2
+    count *= rows
+    weight = np.empty(count)
+    design = np.ones((count, 2))
+    labels = np.empty(count)
+    member = np.empty(count, np.int64)
+    row = np.empty(count, np.int64)
+    i = 0
+    for d in range(sets.shape[0]):
+        for positive in range(1, -1, -1):
+            for flipped in range(2 if sets[d, 1] > 0.0 else 1):
+                for r in range(rows):
+                    share = sets[d, 1] if flipped == 1 else 1.0 - sets[d, 1]
+                    weight[i] = sets[d, 0] * (rho if positive == 1 else 1.0 - rho) * share / rows
+                    design[i, 0] = 2.0 * positive - 1.0
+                    labels[i] = float(positive if flipped == 0 else 1 - positive)
+                    member[i] = d
+                    row[i] = r
+                    i += 1
+    return weight, design, labels, member, row

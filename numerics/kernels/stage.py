@@ -228,14 +228,14 @@ def grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, gri
     types.Tuple((types.int64, types.int64, types.float64, types.float64, types.float64))(
         POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, VectorFunctions, types.int64, FloatArray,
         FloatArray, Matrix, FloatArray, Matrix, FloatArray, types.float64, FloatArray, FloatArray, FloatArray, FloatArray,
-        types.float64, types.float64, types.float64, types.int64, FloatArray, FloatArray,
+        types.float64, types.float64, types.float64, types.float64, types.int64, FloatArray, FloatArray,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
 def solve_stage(
     slopes, targets, features, n_features, shareable, functions, first, x, weight, design, labels, logits, parameters,
-    delta, channel_constants, prior_constants, cholesky_constants, earlier_responses, step, tail, tolerance, max_iterations,
-    conjugate, updated,
+    delta, channel_constants, prior_constants, cholesky_constants, earlier_responses, fixed_bias, step, tail, tolerance,
+    max_iterations, conjugate, updated,
 ):  # fmt: skip
     """Newton's method from ``x``, overwritten by the solution.
 
@@ -247,6 +247,8 @@ def solve_stage(
         List of generated equations, and where this stage's begin in it.
     weight, design, labels, logits
         Nodes of the earlier stages, the logits those that the loss looks at.
+    fixed_bias : float
+        Value of the bias, NaN if it is learned.
     conjugate : array, shape (2k + 4,), output
         Conjugates, then alpha E[f].
     updated : array, shape (2k + 3,), output
@@ -349,6 +351,12 @@ def solve_stage(
         )  # fmt: skip
         share = theta[log_q] ** 2 / q
         largest_residual = abs(residual[1]) / ((abs(gradients[1, 1]) + 1e-300) * scale[1])
+        if not math.isnan(fixed_bias):
+            residual[1] = fixed_bias - theta[1]
+            for c in range(size):
+                jacobian[1, c] = 0.0
+            jacobian[1, 1] = -1.0
+            largest_residual = abs(residual[1]) / scale[1]
         for r in range(size):
             if r == log_q:
                 largest_residual = max(largest_residual, abs(residual[r]) * share)

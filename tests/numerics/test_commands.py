@@ -9,27 +9,24 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from click.testing import CliRunner
+from command_line import assert_one_line_error, run
 
-from numerics import OBSERVABLES, GaussianMixture, commands
+from numerics import (
+    OBSERVABLES,
+    BayesOptimal,
+    DataSet,
+    Estimator,
+    Frozen,
+    GaussianMixture,
+    Hebbian,
+    commands,
+    simulate,
+    simulation,
+    solve,
+)
 from numerics.commands import simulate_command, solve_command
-from numerics.simulation import simulate
-from numerics.solver import solve
-
-
-def run(command, *arguments: str):
-    """Run a command in this process."""
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])
-
-
-def assert_one_line_error(result, *words: str) -> None:
-    assert result.exit_code == 2, result.stderr
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    for word in words:
-        assert word in result.stderr
-
+from numerics.problem import read_problem
+from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels
 
 BAD_MODEL_FLAGS = [
     (["--alpha", "0"], "--alpha"),
@@ -48,6 +45,12 @@ BAD_MODEL_FLAGS = [
     (["--student-loss", "log(1+exp(-q*h))"], "--student-loss"),
     (["--student-loss", "square", "--chi", "0.5"], "--chi"),
     (["--student-loss", "square", "--temperature-squared"], "--temperature-squared"),
+    (["--student-loss", "pseudo-labels", "--temperature", "2"], "--temperature"),
+    (["--gain", "2"], "--gain has no effect with --student-loss distillation"),
+    (["--student-loss", "square-distillation", "--gain", "inf"], "--gain"),
+    (["--student-loss", "h*step(h_teacher - h)"], "--student-loss"),
+    (["--label-noise", "0.5"], "--label-noise"),
+    (["--single", "--gain", "2"], "--gain"),
     (["--single", "--eta", "0.4"], "--eta"),
     (["--teacher-loss", "square", "--student-loss", "square", "--smoothing", "0.1"], "--smoothing"),
     (["--tempreature", "2"], "--tempreature"),
@@ -58,6 +61,142 @@ BAD_MODEL_FLAGS = [
 def test_bad_model_flag_is_named_in_one_line(arguments: list[str], flag: str) -> None:
     alpha = [] if "--alpha" in arguments else ["--alpha", "1"]
     assert_one_line_error(run(solve_command, *alpha, *arguments), flag)
+
+
+PROBLEM = {
+    "data": {"alpha": 2, "rho": 0.4, "delta": 0.5, "label_noise": 0.2, "further": [{"name": "fresh", "alpha": 4}]},
+    "chain": [
+        {"loss": "cross-entropy", "ridge": 0.1},
+        {"stage": "hebbian", "name": "sum"},
+        {"loss": {"formula": "(h - a*h_teacher)**2", "parameters": {"a": 2}, "teacher": 1}, "ridge": 1, "eta": 0.5},
+        {
+            "loss": {"name": "pseudo-labels", "teacher": [1, 2], "square": True},
+            "ridge": 0.5,
+            "sets": ["training", "fresh"],
+            "bias": 0,
+            "mask_overlap": 0.25,
+            "eta": 0.4,
+        },
+    ],
+}
+
+
+def test_a_problem_is_read_from_json() -> None:
+    data, chain = read_problem(json.dumps(PROBLEM))
+    assert data == GaussianMixture(2.0, 0.4, 0.5, 0.2, (DataSet("fresh", 4.0),))
+    assert chain.stages == (
+        Estimator(CrossEntropy(), 0.1),
+        Hebbian(name="sum"),
+        Estimator(Loss.from_expression("(h - a*h_teacher)**2", {"a": 2}, teacher=1), 1.0, 0.5),
+        Estimator(
+            PseudoLabels(teacher=(1, 2), square=True), 0.5, 0.4, bias=0.0, sets=("training", "fresh"), mask_overlap=0.25
+        ),
+    )
+    special = [
+        {"stage": "frozen", "magnetization": 0.5, "norm_squared": 1},
+        {"stage": "bayes-optimal"},
+        {"loss": "log(1 + exp(-s*h))", "ridge": 1},
+    ]
+    _, chain = read_problem(json.dumps({"data": {"alpha": 1}, "chain": special}))
+    assert chain.stages[:2] == (Frozen(0.5, 1.0), BayesOptimal())
+
+
+def _changed(path: str, value: object) -> str:
+    """``PROBLEM`` as JSON with one entry set, or removed if the value is None."""
+    problem = json.loads(json.dumps(PROBLEM))
+    *way, last = [int(key) if key.isdigit() else key for key in path.split("/")]
+    target = problem
+    for key in way:
+        target = target[key]
+    if value is None:
+        del target[last]
+    else:
+        target[last] = value
+    return json.dumps(problem)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", ["not JSON"]),
+        ("[" * 100_000, ["not JSON"]),
+        ("[]", ["the problem must be an object"]),
+        (_changed("data", None), ["keys data and chain"]),
+        (_changed("seed", 3), ["keys data and chain"]),
+        (_changed("chain", {}), ["chain must be a list"]),
+        (_changed("chain", []), ["at least one stage"]),
+        (_changed("data/alpha", None), ["data: alpha is missing"]),
+        (_changed("data/alpha", "2"), ["data: alpha"]),
+        (_changed("data/aplha", 2), ["data", "unknown key 'aplha'", "label_noise"]),
+        (_changed("data/further", 2), ["data.further"]),
+        (_changed("data/further/0/alpha", -2), ["data.further[0]: alpha"]),
+        (_changed("chain/0", "square"), ["chain[0] must be an object"]),
+        (_changed("chain/0/ridge", None), ["chain[0]: ridge is missing"]),
+        (_changed("chain/0/ridge", -1), ["chain[0]: ridge"]),
+        (_changed("chain/0/magnetization", 1), ["chain[0]: unknown key 'magnetization'"]),
+        (_changed("chain/1/loss", "square"), ["chain[1]: unknown key 'loss'"]),
+        (_changed("chain/1/stage", "bayes"), ["chain[1].stage", "bayes-optimal"]),
+        (_changed("chain/0/loss", "h**3"), ["chain[0].loss", "not convex"]),
+        (_changed("chain/0/loss", {"name": "hinge"}), ["chain[0].loss", "hinge", "cross-entropy"]),
+        (_changed("chain/0/loss", {}), ["chain[0].loss", "must have a formula or a name"]),
+        (_changed("chain/2/loss/formula", 2), ["chain[2].loss.formula"]),
+        (_changed("chain/2/loss/parameters", [2]), ["chain[2].loss.parameters"]),
+        (_changed("chain/2/loss/parameters/a", "two"), ["chain[2].loss", "two"]),
+        (_changed("chain/2/loss/teacher", [1, 2]), ["chain[2].loss", "h_teacher is one stage"]),
+        (_changed("chain/3/loss/teacher", [1, "2"]), ["chain[3].loss", "teacher"]),
+        (_changed("chain/3/loss/teacher", 4), ["stage 4", "not earlier"]),
+        (_changed("chain/3/loss/mixing", 2), ["chain[3].loss: mixing"]),
+        (_changed("chain/3/loss/square", 1), ["chain[3].loss: square must be true or false"]),
+        (_changed("chain/3/sets", "training"), ["'fresh'"]),
+        (_changed("chain/3/sets", ["test"]), ["'test'"]),
+        (_changed("chain/3/mask_overlap", 2), ["chain[3]: mask_overlap"]),
+        (_changed("chain/0", {"stage": "bayes-optimal"}), ["noise"]),
+    ],
+    ids=lambda value: value[:12] if isinstance(value, str) else " ".join(value),
+)
+def test_bad_problem_is_one_line(text: str, words: list[str]) -> None:
+    assert_one_line_error(run(solve_command, "--problem", "-", text=text), "--problem", *words)
+
+
+def test_flags_beside_a_problem(tmp_path) -> None:
+    path = tmp_path / "chain.json"
+    path.write_text(json.dumps(PROBLEM))
+    for flag in ("--chi", "--teacher-ridge", "--smoothing"):
+        assert_one_line_error(run(solve_command, "--problem", path, flag, 0.1), flag, "no effect")
+    assert_one_line_error(run(solve_command, "--problem", path, "--single"), "--single", "no effect")
+    assert_one_line_error(run(solve_command, "--problem", path, "--label-noise", 0.7), "--label-noise")
+    assert_one_line_error(run(solve_command, "--problem", tmp_path / "none.json"), "--problem", "none.json")
+    path.write_bytes(b"\xff\xfe")
+    assert_one_line_error(run(solve_command, "--problem", path), "--problem", "cannot read")
+
+
+def test_simulation_of_a_problem() -> None:
+    arguments = ("--problem", "-", "--inputs", 40, "--runs", 2, "--no-theory")
+    result = run(simulate_command, *arguments, "--alpha", 3, text=json.dumps(PROBLEM))
+    assert result.exit_code == 0, result.stderr
+    for words in (
+        "alpha = 3, rho = 0.4, Delta = 0.5, label noise 0.2",
+        "data set fresh: alpha = 4, label noise 0",
+        "mask overlap 0.25, on training and fresh",
+        "Hebbian(",
+        "M = 120 (training), 160 (fresh) samples",
+    ):
+        assert words in result.stdout
+
+
+def test_named_losses() -> None:
+    """Two names that are one loss at T = 1 and gain 1, up to the unit of the logit, decide alike."""
+    stages = [
+        json.loads(run(solve_command, "--alpha", 1, *flags, "--json").stdout)["stages"][1]
+        for flags in (
+            ["--student-loss", "square-distillation", "--gain", 0.5],
+            ["--student-loss", "((h+1)/2 - (h_teacher/2+1)/2)**2"],
+            ["--student-loss", "pseudo-labels"],
+            ["--student-loss", "softplus(h) - h*step(h_teacher)"],
+        )
+    ]
+    assert stages[0]["test_error"] == pytest.approx(stages[1]["test_error"], rel=1e-7)
+    assert stages[2]["test_error"] == pytest.approx(stages[3]["test_error"], rel=1e-7)
 
 
 @pytest.mark.parametrize("command", [solve_command, simulate_command])
@@ -113,9 +252,6 @@ def test_json_of_one_point() -> None:
 
 
 def _default_problem(alpha: float):
-    from numerics import Estimator
-    from theory.losses import CrossEntropy, Distillation
-
     stages = [Estimator(CrossEntropy(), ridge=0.1), Estimator(Distillation(), ridge=1e-5, eta=0.5)]
     return GaussianMixture(alpha=alpha, rho=0.2, delta=1.0), stages
 
@@ -148,7 +284,7 @@ def test_output_goes_to_a_file(tmp_path) -> None:
 
 def test_unwritable_output_fails_before_computing(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(commands, "solve", _must_not_run)
-    monkeypatch.setattr(commands, "simulate", _must_not_run)
+    monkeypatch.setattr(simulation, "simulate", _must_not_run)
     (tmp_path / "file").write_text("")
     for target in (tmp_path / "file" / "out.json", tmp_path):
         for command in (solve_command, simulate_command):
@@ -210,11 +346,35 @@ def test_simulation_that_does_not_converge(monkeypatch) -> None:
     def unfinished(*arguments, **options):
         return replace(simulate(*arguments, **options), converged=False, message="run 0, teacher: stopped")
 
-    monkeypatch.setattr(commands, "simulate", unfinished)
+    monkeypatch.setattr(simulation, "simulate", unfinished)
     result = run(simulate_command, "--alpha", 1, "--inputs", 60, "--runs", 2, "--no-theory")
     assert result.exit_code == 1
     assert "run 0, teacher: stopped" in result.stderr
     assert "converged: false" in result.stdout
+
+
+def test_a_first_solution_does_not_wait_for_other_modules() -> None:
+    code = (
+        "import sys\n"
+        "from numerics import Estimator, GaussianMixture, solve\n"
+        "from theory.losses import CrossEntropy\n"
+        "solve(GaussianMixture(1.0), Estimator(CrossEntropy(), 0.1))\n"
+        "slow = ('scipy.optimize', 'scipy.integrate', 'scipy.stats', 'xarray', 'pandas', 'matplotlib', 'tqdm',\n"
+        "        'threadpoolctl', 'numerics.simulation', 'numerics.sweeps')\n"
+        "print([name for name in slow if name in sys.modules])\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout == "[]\n"
+
+
+def test_public_names_are_listed_and_importable() -> None:
+    import numerics
+
+    assert set(numerics.__all__) <= set(dir(numerics))
+    for name in numerics.__all__:
+        assert getattr(numerics, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        numerics.no_such_name  # noqa: B018
 
 
 def test_modules_run_and_do_not_hide_the_functions() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 
+import command_line
 import numpy as np
 import pytest
 import xarray
-from click.testing import CliRunner
+from command_line import assert_one_line_error
 
 from numerics import Estimator, GaussianMixture, figure, phase_diagram, solve
 from numerics.models import Chain
@@ -21,18 +23,7 @@ DATA = GaussianMixture(alpha=2.0, rho=0.2, delta=1.0)
 CHAIN = Chain.of([Estimator(CrossEntropy(), ridge=0.1), Estimator(Distillation(), ridge=1e-5, eta=0.5)])
 
 
-def run(*arguments):
-    """Run the command in this process."""
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def assert_one_line_error(result, *words: str) -> None:
-    assert result.exit_code == 2, result.stderr
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    for word in words:
-        assert word in result.stderr
+run = partial(command_line.run, main)
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def scores(result: SimulationResult, solution: Solution, *, responses: bool) -> 
     for name, found, expected, entries in matrices:
         for i, j in entries:
             if found.standard_error[i, j] == 0.0:
-                assert expected[i, j] == pytest.approx(found.mean[i, j], abs=1e-12)
+                assert expected[i, j] == pytest.approx(found.mean[i, j], abs=1e-10)
             else:
                 z[f"{name}_{i + 1}{j + 1}"] = (found.mean[i, j] - expected[i, j]) / found.standard_error[i, j]
     return z

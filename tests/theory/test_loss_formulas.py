@@ -8,8 +8,9 @@ import pytest
 import sympy
 from sympy import Integer, Rational, Symbol, diff, simplify
 
-from theory import CrossEntropy, Distillation, LinearLoss, Loss, SquareDistillation, SquareLoss
-from theory.functions import MPMATH, sigmoid, softplus
+from theory import CrossEntropy, Distillation, LinearLoss, Loss, PseudoLabels, SquareDistillation, SquareLoss
+from theory.functions import MPMATH, sigmoid, softplus, step
+from theory.losses import JUMP_WIDTH
 from theory.symbols import TEACHER, h, logit, y
 
 CHI, T, EPSILON = Distillation().symbols
@@ -21,12 +22,18 @@ BUILT_IN = [
     Distillation(0.3, 2.5, 0.05),
     Distillation(0.3, 2.5, temperature_squared=True),
     SquareDistillation(0.4, 1.5, 0.1),
+    Distillation(0.3, 2.5, 0.05, teacher=(1, 3)),
+    SquareDistillation(0.4, 1.5, 0.1, teacher=(2, 1)),
+    PseudoLabels(0.4, 0.1),
+    PseudoLabels(0.4, 0.1, square=True),
+    PseudoLabels(0.7, teacher=(1, 2, 3)),
 ]
 USER = [
     Loss.from_expression("log(1 + exp(-s*h))"),
     Loss.from_expression("-y*log(sigmoid(h)) - (1-y)*log(1 - sigmoid(h)) + a*h^2", {"a": 0.1}),
     Loss.from_expression("sqrt(1 + (h - s)**2)"),
     Loss.from_expression("softplus(margin - s*h)", {"margin": 1.5}),
+    Loss.from_expression("softplus(h)*(1 + step(h_1 - 1)) - y*h"),
     Loss.from_expression("exp(-s*h) + (h - h_1)**2/2 + (h - h_teacher)**4"),
 ]
 
@@ -81,6 +88,46 @@ def test_cross_entropy_and_distillation_formulas():
     assert simplify(Distillation().expression.subs(CHI, 0) - CrossEntropy().expression) == 0
 
 
+def test_several_teachers_are_averaged():
+    first, second = logit(1), logit(3)
+    both = (first, second)
+    soft = Distillation(temperature=2.0, smoothing=0.1, teacher=(1, 3))
+    alone = [Distillation(temperature=2.0, smoothing=0.1).expression.subs(TEACHER, taught) for taught in both]
+    assert simplify(soft.expression - (alone[0] + alone[1]) / 2) == 0
+    square = SquareDistillation(0.4, 1.5, 0.1, teacher=(1, 3))
+    mean = SquareDistillation(0.4, 1.5, 0.1).expression.subs(TEACHER, (first + second) / 2)
+    assert simplify(square.expression - mean) == 0
+    votes = PseudoLabels(teacher=(1, 3)).split[1].subs(CHI, 1)
+    assert votes == step(first) / 2 + step(second) / 2
+    for loss in (soft, square, PseudoLabels(teacher=(1, 3))):
+        assert loss.logits == both
+        assert loss.teacher == (1, 3)
+        assert loss.stages(4) == (1, 3)
+        assert repr(loss).endswith("teacher=(1, 3))")
+        assert loss != type(loss)()
+        assert loss.with_parameters(mixing=0.5).stages(5) == (1, 3)
+        with pytest.raises(ValueError, match="looks at stage 3"):
+            loss.stages(3)
+    assert repr(PseudoLabels(square=True, teacher=(2,))) == (
+        "PseudoLabels(mixing=1.0, smoothing=0.0, square=True, teacher=(2,))"
+    )
+
+
+def test_hard_pseudo_labels_are_soft_ones_at_infinite_gain():
+    hard = PseudoLabels(0.4, 0.1).gradient
+    steep = Loss.from_expression(
+        "softplus(h) - ((1-chi)*(y*(1-epsilon) + (1-y)*epsilon) + chi*sigmoid(gain*h_teacher))*h",
+        {"chi": 0.4, "epsilon": 0.1, "gain": 1e9},
+    )
+    names = {**dict(zip(steep.symbols, steep.values, strict=True)), **{CHI: 0.4, EPSILON: 0.1}}
+    for place, label, taught in ((0.3, 0, 1e-3), (0.3, 1, -1e-3), (-2, 1, 4), (-2, 0, 0)):
+        point = {h: place, y: label, TEACHER: taught, **names}
+        assert float((hard - steep.gradient).subs(point)) == pytest.approx(0, abs=1e-14)
+    square = PseudoLabels(0.4, 0.1, square=True).expression
+    assert float(square.subs({h: 0.2, y: 1, TEACHER: 3, **names})) == pytest.approx((0.6 - (0.6 * 0.9 + 0.4)) ** 2)
+    assert float(square.subs({h: 0.2, y: 0, TEACHER: 0, **names})) == pytest.approx((0.6 - (0.6 * 0.1 + 0.2)) ** 2)
+
+
 def test_smoothing_moves_the_target():
     own, target = CrossEntropy(0.1).split
     assert target.subs({EPSILON: Rational(1, 10), y: 1}) == Rational(9, 10)
@@ -94,6 +141,16 @@ def test_features_of_distillation():
     assert simplify(features[0, Integer(1)] - (1 - CHI) / 4) == 0
     assert simplify(features[0, T] - CHI / (4 * T**2)) == 0
     assert Distillation().target_features == (((Integer(0), T),),)
+    assert Distillation(teacher=(1, 2)).target_features == (((Integer(0), T),),) * 2
+
+
+def test_a_step_bends_where_it_jumps():
+    assert PseudoLabels().features == CrossEntropy().features
+    assert PseudoLabels(square=True).target_features == (((Integer(0), JUMP_WIDTH),),)
+    moved = Loss.from_expression("h**2 - h*(step(2*h_1 - 3) + step(-h_2) + sigmoid(h_2))")
+    first, second = moved.target_features
+    assert first == ((Rational(3, 2), JUMP_WIDTH),)
+    assert set(second) == {(Integer(0), JUMP_WIDTH), (Integer(0), Integer(1))}
 
 
 def test_features_are_merged_and_follow_the_argument():
@@ -154,6 +211,13 @@ def test_stages():
         (lambda: Distillation(smoothing=math.nan), "smoothing"),
         (lambda: Distillation(teacher=0), "teacher"),
         (lambda: Distillation(teacher=1.0), "teacher"),
+        (lambda: Distillation(teacher=()), "teacher"),
+        (lambda: Distillation(teacher=(1, 0)), "teacher"),
+        (lambda: Distillation(teacher=(1, 1)), "teacher"),
+        (lambda: PseudoLabels(teacher=(1, True)), "teacher"),
+        (lambda: PseudoLabels(teacher="1"), "teacher"),
+        (lambda: PseudoLabels(mixing=2), "mixing"),
+        (lambda: Loss.from_expression("h**2 - h*h_teacher", teacher=(1, 2)), "h_teacher is one stage"),
         (lambda: SquareDistillation(gain=math.inf), "gain"),
         (lambda: SquareDistillation(mixing=-1), "mixing"),
         (lambda: Distillation().with_parameters(temperature=-1), "temperature"),
@@ -179,6 +243,8 @@ def test_bad_parameters_are_named(build, name):
         ("y + 1", "does not depend on h"),
         ("h**2 + h_0", "counted from 1"),
         ("h.__class__", "cannot read"),
+        ("softplus(h) - h*step(h - h_1)", "not twice differentiable"),
+        ("(1 - 2*step(h_1))*h**2", "not convex.*h_1=0.7"),
     ],
 )
 def test_bad_formulas_are_refused(formula, complaint):
@@ -196,8 +262,9 @@ def test_parameters_are_checked_for_convexity_too():
     assert loss.with_parameters(a=2).parameters == {"a": 2.0}
     with pytest.raises(ValueError, match="not convex"):
         loss.with_parameters(a=-1)
-    with pytest.raises(ValueError, match="cannot name a parameter"):
-        Loss.from_expression("softplus(h)", {"h": 1.0})
+    for taken in ("h", "step"):
+        with pytest.raises(ValueError, match="cannot name a parameter"):
+            Loss.from_expression("softplus(h)", {taken: 1.0})
 
 
 def test_expression_objects_are_understood_by_name():

@@ -6,7 +6,7 @@ import pytest
 import sympy
 from sympy import Rational, Symbol, cosh, diff, exp, log, oo, simplify
 
-from theory.functions import MATH, MPMATH, sigmoid, softplus, stabilise
+from theory.functions import MATH, MPMATH, sigmoid, softplus, stabilise, step
 
 x = Symbol("x", real=True)
 
@@ -57,6 +57,26 @@ def test_rewrite_and_latex():
 )
 def test_stabilise(formula, expected):
     assert simplify(stabilise(formula) - expected) == 0
+
+
+def test_step():
+    positive = Symbol("p", positive=True)
+    assert [step(value) for value in (-oo, -2, -0.5, 0, 0.5, 2, oo)] == [0, 0, 0, Rational(1, 2), 1, 1, 1]
+    assert diff(step(x) * x**2, x) == 2 * x * step(x)
+    assert step(3 * positive * x) == step(x / 2) == step(x)
+    assert (step(positive), step(-positive)) == (1, 0)
+    assert step(x).subs(x, 3) == 1
+    assert stabilise(step(-x)) == 1 - step(x)
+    assert stabilise(step(1 - 2 * x)) == 1 - step(2 * x - 1)
+    assert sympy.latex(step(x) ** 2) == r"\Theta^{2}\left(x\right)"
+
+
+def test_step_is_the_limit_of_a_steep_sigmoid():
+    for value in (-1.0, -1e-3, 0.0, 1e-3, 1.0):
+        steep = float(sigmoid(sympy.Float(value * 1e6)).evalf())
+        for table in (MATH, MPMATH):
+            assert float(table["step"](value)) == pytest.approx(steep, abs=1e-15)
+    assert math.isnan(MATH["step"](math.nan))
 
 
 def test_stabilise_keeps_what_it_does_not_know():

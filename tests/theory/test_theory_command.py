@@ -56,6 +56,16 @@ def test_formula_with_parameters(show):
     assert "2*a*h~" in text
 
 
+def test_hard_pseudo_labels(show):
+    code, text, _ = show("--stages", "3", "--loss", "pseudo-labels", "-p", "smoothing=0.1")
+    assert code == 0
+    assert "f_3 = chi*step(h_2) + (chi - 1)*(2*epsilon*y - epsilon - y) - sigmoid(h_3)" in text
+    assert "step is 0 below 0 and 1 above" in text
+    code, text, _ = show("--stages", "3", "--loss", "softplus(h) - h*(step(h_1) + step(h_2))/2", "--latex")
+    assert code == 0
+    assert r"\Theta\left(h_{1}\right)" in text
+
+
 def test_one_stage_defaults_to_cross_entropy(show):
     code, text, _ = show("--stages", "1")
     assert code == 0
@@ -86,6 +96,7 @@ def test_latex_document(show, stages):
         (["--loss", "h**3"], "convex"),
         (["--loss", "nonsense"], "nonsense"),
         (["--loss", "h**2 + h*h_2"], "not earlier"),
+        (["--loss", "h*step(h)"], "not twice differentiable"),
         (["-p", "mixing"], "NAME=VALUE"),
         (["-p", "mixing=2"], "mixing"),
         (["--colour"], "colour"),
