@@ -29,6 +29,8 @@ H, LOW, HIGH, CURVATURE, THIRD, WEIGHT = range(POINT_ROWS)
 
 _KINK_WIDTH = 3.0
 _KINK_POINTS = 3.0
+_JUMP_POINTS = 2.5
+_JUMP_WIDTH = 1e-8
 _BRACKET_STEPS = 1100
 MAP_TOLERANCE = 1e-5  # in t; the correction that follows leaves its cube in the position, its square in the weight
 LANES = 8
@@ -82,7 +84,9 @@ def find_kinks(features, n_features, y, logits, parameters, gamma, sigma, extra,
             kinks[n, 2] = amount
             n += 1
     for k in range(extra.shape[0]):
-        amount = 2.0 * _KINK_POINTS * min(max((sigma / extra[k, 1] - 0.5) / 3.5, 0.0), 1.0)
+        # A jump (a bend of hardly any width) has nothing to resolve but its place: the points only have to close in on it.
+        amount = _JUMP_POINTS if extra[k, 1] < _JUMP_WIDTH else 2.0 * _KINK_POINTS
+        amount *= min(max((sigma / extra[k, 1] - 0.5) / 3.5, 0.0), 1.0)
         if amount > 0.0:
             kinks[n, 0] = extra[k, 0]
             kinks[n, 1] = _KINK_WIDTH * extra[k, 1]
