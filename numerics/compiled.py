@@ -27,6 +27,8 @@ class CompiledChain:
     ----------
     core : module
         The compiled solver.
+    level_solvers, stage_solvers : numba typed lists
+        The core's own solvers of one level and of one stage.
     point_functions, vector_functions : numba typed lists
         ``slopes, targets, features`` of each loss; equations of each stage.
     shareable, n_features, n_parameters : integer arrays, shape (T,)
@@ -35,6 +37,8 @@ class CompiledChain:
     """
 
     core: ModuleType
+    level_solvers: object
+    stage_solvers: object
     point_functions: object
     vector_functions: object
     shareable: np.ndarray
@@ -46,7 +50,8 @@ class CompiledChain:
     def arguments(self) -> tuple:
         """In the order of ``kernels/chain.py``."""
         return (
-            self.point_functions, self.vector_functions, self.shareable, self.n_features, self.seen, self.n_parameters
+            self.level_solvers, self.stage_solvers, self.point_functions, self.vector_functions, self.shareable, self.n_features,
+            self.seen, self.n_parameters
         )  # fmt: skip
 
 
@@ -91,6 +96,8 @@ def _compile(structure: tuple, box: _Box) -> CompiledChain:
         seen[number - 1, : len(stages)] = stages
     return CompiledChain(
         core,
+        core.list_of_level_solver(core.solve_level),
+        core.list_of_stage_solver(core.solve_stage),
         point_functions,
         vector_functions,
         np.array([loss.split is not None for loss in losses], dtype=np.int64),

@@ -25,6 +25,9 @@ from numerics.kernels.elementary import (
 from numerics.kernels.nodes import (
     extend_nodes,
     follow_nodes,
+    join,
+    join_integers,
+    join_rows,
     label_nodes,
     members,
     select_columns,
@@ -39,7 +42,7 @@ from numerics.kernels.stage import (
     N_EQUATIONS,
     NOT_TRIED,
     TOO_MANY_ITERATIONS,
-    solve_stage,
+    StageSolvers,
     unpack,
 )
 
@@ -195,16 +198,18 @@ def place_frozen(special, k, earlier, x, updated):
     x[2 * k + 3] = _NO_RESPONSE
 
 
-@njit(
-    types.int64(
-        PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, IntMatrix, Matrix, FloatArray, Matrix,
-        Matrix, FloatArray, FloatArray, Matrix, Matrix, FloatArray, _Cube, IntArray, FloatArray, types.int64, types.float64,
-        types.float64, types.float64, types.boolean, Matrix, IntArray, Matrix, Matrix, Matrix,
-    ),
-    cache=True, nogil=True,
-)  # fmt: skip
+SOLVE_LEVEL = types.int64(
+        StageSolvers, PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, IntMatrix, Matrix,
+        FloatArray, Matrix, Matrix, FloatArray, FloatArray, Matrix, Matrix, FloatArray, _Cube, IntArray, FloatArray, types.int64,
+        types.float64, types.float64, types.float64, types.boolean, Matrix, IntArray, Matrix, Matrix, Matrix,
+    )  # fmt: skip
+LevelSolvers = types.ListType(types.FunctionType(SOLVE_LEVEL))
+
+
+@njit(SOLVE_LEVEL, cache=True, nogil=True)
 def solve_level(
-    point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, data, sets, special, ridges,
+    stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, data, sets,
+    special, ridges,
     pattern_share, pattern_active, parameters, mixing, extra, n_extra, settings, rows, factor, tail, tolerance, check, x,
     started, conjugates, updates, stats,
 ):  # fmt: skip
@@ -218,6 +223,7 @@ def solve_level(
     """
     n_stages = ridges.size
     n_patterns = pattern_share.size
+    stage_solver = stage_solvers[0]
     rho, delta = data[1], data[2]
     n_sets = sets.shape[0]
     max_iterations = 1 if check else int(settings[MAX_ITERATIONS])
@@ -310,7 +316,7 @@ def solve_level(
                 first_guess(data, k, ridges[t], eta, mixing[t], teacher, unit, curvature, x, unknowns)
                 if not math.isnan(fixed_bias):
                     unknowns[1] = fixed_bias
-            status, used, residual, last_step, defect = solve_stage(
+            status, used, residual, last_step, defect = stage_solver(
                 slopes, targets, features, n_features[t], shareable[t], functions, first, unknowns, its_weight, its_design,
                 its_labels, its_visible, loss_parameters, delta, channel_constants, prior_constants, cholesky_constants,
                 earlier_responses, fixed_bias, step, tail, tolerance, max_iterations, conjugate, updated,
@@ -348,7 +354,7 @@ def solve_level(
                         trial[r] = current[r]
                         if math.isfinite(previous_at) and here != previous_at:
                             trial[r] += (current[r] - previous[r]) * (there - here) / (here - previous_at)
-                    path_status, used, path_residual, path_step, path_defect = solve_stage(
+                    path_status, used, path_residual, path_step, path_defect = stage_solver(
                         slopes, targets, features, n_features[t], shareable[t], functions, first, trial, its_weight, its_design,
                         its_labels, its_visible, loss_parameters, delta, channel_constants, path_constants,
                         cholesky_constants, earlier_responses, fixed_bias, step, tail, tolerance, max_iterations, conjugate,
@@ -483,12 +489,12 @@ def solve_level(
                 new_weight, new_design, new_labels, new_logits = part_weight, part_design, part_labels, part_logits
                 new_member, new_row = part_member, part_row
             else:
-                new_weight = np.concatenate((new_weight, part_weight))
-                new_design = np.concatenate((new_design, part_design))
-                new_labels = np.concatenate((new_labels, part_labels))
-                new_logits = np.concatenate((new_logits, part_logits))
-                new_member = np.concatenate((new_member, part_member))
-                new_row = np.concatenate((new_row, part_row))
+                new_weight = join(new_weight, part_weight)
+                new_design = join_rows(new_design, part_design)
+                new_labels = join(new_labels, part_labels)
+                new_logits = join_rows(new_logits, part_logits)
+                new_member = join_integers(new_member, part_member)
+                new_row = join_integers(new_row, part_row)
             parts += 1
         weight, design, labels, logits = new_weight, new_design, new_labels, new_logits
         member, row = new_member, new_row
@@ -515,14 +521,16 @@ def largest_change(before, after, n_stages):
 
 @njit(
     types.void(
-        PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, IntMatrix, Matrix, Matrix, _Cube, _Cube,
+        LevelSolvers, StageSolvers, PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, IntMatrix, Matrix,
+        Matrix, _Cube, _Cube,
         Matrix, Matrix, _Cube, _Cube, Matrix, _Hypercube, IntMatrix, FloatArray, types.int64, FloatArray, types.boolean, _Cube,
         IntMatrix, _Cube, _Cube, _Cube, Matrix,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
 def solve_points(
-    point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, data, sets, special, ridges,
+    level_solvers, stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions,
+    data, sets, special, ridges,
     pattern_share, pattern_active, parameters, mixing, extra, n_extra, settings, first_rows, position, continued, x, started,
     conjugates, updates, stats, summary,
 ):  # fmt: skip
@@ -549,6 +557,7 @@ def solve_points(
     Other arguments: see :func:`solve_level`, with a leading point index.
     """
     n_points, n_stages = ridges.shape
+    level_solver = level_solvers[0]
     width = x.shape[2]
     other = np.empty((n_stages, width))
     scratch_conjugates = np.empty((n_stages, width))
@@ -577,8 +586,9 @@ def solve_points(
         solved = n_stages
         rows = first_rows
         if not warm:
-            solved = solve_level(
-                point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, data[i], sets[i],
+            solved = level_solver(
+                stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions,
+                data[i], sets[i],
                 special[i], ridges[i], pattern_share[i], pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i],
                 settings, min(rows, _COARSE_ROWS), settings[COARSE_FACTOR], _COARSE_TAIL, settings[COARSE_TOLERANCE], False,
                 x[i], started[i], conjugates[i], updates[i], stats[i],
@@ -594,8 +604,9 @@ def solve_points(
             for t in range(n_stages):
                 for r in range(2 * t + 4):
                     other[t, r] = x[i, t, r]
-            solved = solve_level(
-                point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, data[i], sets[i],
+            solved = level_solver(
+                stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions,
+                data[i], sets[i],
                 special[i], ridges[i], pattern_share[i], pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i],
                 settings, rows, factor, tail, settings[TOLERANCE], False, x[i], started[i], conjugates[i], updates[i], stats[i],
             )  # fmt: skip
@@ -608,8 +619,9 @@ def solve_points(
                     for r in range(2 * t + 4):
                         other[t, r] = x[i, t, r]
                 coarser = factor * settings[CHECK_FACTOR] if rows == 0 else factor
-                solved = solve_level(
-                    point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, data[i],
+                solved = level_solver(
+                    stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions,
+                    data[i],
                     sets[i], special[i], ridges[i], pattern_share[i], pattern_active[i], parameters[i], mixing[i], extra[i],
                     n_extra[i], settings, rows // 2, coarser, tail * _CHECK_TAIL, 0.0, True, other, started[i],
                     scratch_conjugates, scratch_updates, scratch_stats,

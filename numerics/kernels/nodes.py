@@ -265,3 +265,37 @@ def label_nodes(rho, sets, rows):
                     row[i] = r
                     i += 1
     return weight, design, labels, member, row
+
+
+@njit(FloatArray(FloatArray, FloatArray), cache=True, nogil=True)
+def join(first, second):
+    """One after the other."""
+    out = np.empty(first.size + second.size)
+    for r in range(first.size):
+        out[r] = first[r]
+    for r in range(second.size):
+        out[first.size + r] = second[r]
+    return out
+
+
+@njit(IntArray(IntArray, IntArray), cache=True, nogil=True)
+def join_integers(first, second):
+    """One after the other."""
+    out = np.empty(first.size + second.size, np.int64)
+    for r in range(first.size):
+        out[r] = first[r]
+    for r in range(second.size):
+        out[first.size + r] = second[r]
+    return out
+
+
+@njit(Matrix(Matrix, Matrix), cache=True, nogil=True)
+def join_rows(first, second):
+    """Rows of the one, then of the other."""
+    out = np.empty((first.shape[0] + second.shape[0], first.shape[1]))
+    for k in range(first.shape[1]):
+        for r in range(first.shape[0]):
+            out[r, k] = first[r, k]
+        for r in range(second.shape[0]):
+            out[first.shape[0] + r, k] = second[r, k]
+    return out

@@ -224,14 +224,16 @@ def grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, gri
     return True
 
 
-@njit(
-    types.Tuple((types.int64, types.int64, types.float64, types.float64, types.float64))(
+SOLVE_STAGE = types.Tuple((types.int64, types.int64, types.float64, types.float64, types.float64))(
         POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, VectorFunctions, types.int64, FloatArray,
         FloatArray, Matrix, FloatArray, Matrix, FloatArray, types.float64, FloatArray, FloatArray, FloatArray, FloatArray,
         types.float64, types.float64, types.float64, types.float64, types.int64, FloatArray, FloatArray,
-    ),
-    cache=True, nogil=True,
-)  # fmt: skip
+    )  # fmt: skip
+StageSolvers = types.ListType(types.FunctionType(SOLVE_STAGE))
+"""Functions are called through pointers where copies of them would be compiled into every caller."""
+
+
+@njit(SOLVE_STAGE, cache=True, nogil=True)
 def solve_stage(
     slopes, targets, features, n_features, shareable, functions, first, x, weight, design, labels, logits, parameters,
     delta, channel_constants, prior_constants, cholesky_constants, earlier_responses, fixed_bias, step, tail, tolerance,
