@@ -67,9 +67,12 @@ def tail_along(scores: np.ndarray, tail: Callable[[np.ndarray], np.ndarray]) -> 
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         slope = np.where(np.abs(step) > _SMALL_STEP, np.diff(below) / step, 0.0)
         bend = np.diff(slope, axis=1) / (z[:, 2:] - z[:, :-2])
-    bend = np.where(np.isfinite(bend) & (slope[:, 1:] * slope[:, :-1] > 0.0), bend, 0.0)
-    bend = np.pad(bend, ((0, 0), (1, 1)), mode="edge")
-    bend = 0.5 * (bend[:, :-1] + bend[:, 1:])
+        bend = np.where(np.isfinite(bend) & (slope[:, 1:] * slope[:, :-1] > 0.0), bend, 0.0)
+        bend = np.pad(bend, ((0, 0), (1, 1)), mode="edge")
+        bend = 0.5 * (bend[:, :-1] + bend[:, 1:])
+        # N stays monotone inside a cell, however unlike its neighbours the cell is.
+        most = np.where(step != 0.0, np.abs(slope / step), 0.0)
+    bend = np.clip(bend, -most, most)
     linear = np.where(slope == 0.0, 0.5 * mass * np.diff(below), slope * (moment - first * mass))
     curved = bend * (square - (first + last) * moment + first * last * mass)
     inner = np.sum(below[:-1] * mass + linear + np.where(np.isfinite(curved), curved, 0.0), axis=1)

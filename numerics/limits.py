@@ -609,7 +609,7 @@ def solve_limit(data: GaussianMixture, chain: Chain, settings: Settings) -> Limi
     ParameterError
         Where a limit does not exist (:func:`classify`).
     """
-    _require_plain(data, chain)
+    require_plain(data, chain)
     limits = classify(data, chain)
     hard = [number for number, limit in enumerate(limits, start=1) if limit in (MINIMUM_NORM, MAX_MARGIN)]
     if not hard:
@@ -617,7 +617,7 @@ def solve_limit(data: GaussianMixture, chain: Chain, settings: Settings) -> Limi
     return _Assembly(data, chain, limits, settings).solve()
 
 
-def _require_plain(data: GaussianMixture, chain: Chain) -> None:
+def require_plain(data: GaussianMixture, chain: Chain) -> None:
     """Raise ParameterError for what limits are not derived for."""
     plain = all(
         isinstance(stage, Estimator) and stage.bias is None and stage.mask_overlap is None for stage in chain.stages
@@ -867,7 +867,7 @@ def extend_any(
     wanted = sorted({*map(tuple, target_features(chain, number)), *bends})
     extra = np.array(wanted, dtype=float).reshape(-1, 2)
     extended, _ = extend(
-        nodes, data, chain[number - 1], point, step, settings.tail, training=training, extra=extra
+        nodes, data, chain.resolved(data)[number - 1], point, step, settings.tail, training=training, extra=extra
     )  # fmt: skip
     return extended
 

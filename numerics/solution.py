@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -37,6 +37,7 @@ from numerics.models import (
 from numerics.nodes import Nodes, StagePoint, extend, label_nodes, stage_loss
 from numerics.patterns import WeightMoments, mask_patterns
 from numerics.settings import Settings
+from theory.functions import step
 from theory.losses import CrossEntropy
 
 _TAIL_WIDTHS = 8.5
@@ -45,6 +46,8 @@ _OUTPUT_BEND = (0.0, 1.0)  # of sigmoid(h) and of cross-entropies
 _ZERO = 1e-14  # order parameters of a max-margin stage below this vanish by symmetry
 _SEARCHES = 30  # for the place where a training sample changes sides
 _TENSOR_STAGES = 5  # up to which averages over samples are on a tensor product
+_SHORT = 3  # stages of a chain whose averages are as accurate as its order parameters
+_LONG_STEP, _LONG_TAIL = 0.95, 1e-9
 _ROWS = 2**13  # fixed directions beyond
 _FINEST = 64.0  # refinement of the last integration, at most, where that place depends on more than one logit
 
@@ -182,13 +185,24 @@ class Solution:
         if key not in self._cache:
             self._cache[key] = extend_any(
                 self.nodes(number - 1, training=training), self.data, self.chain, number, self.points[number - 1],
-                self.settings, self.level, training=training, refinement=refinement, bends=(_OUTPUT_BEND, *bends),
+                self._settings_of_averages, self.level, training=training, refinement=refinement, bends=(_OUTPUT_BEND, *bends),
             )  # fmt: skip
         return self._cache[key]
 
     @cached_property
     def _cache(self) -> dict:
         return {}
+
+    @cached_property
+    def _settings_of_averages(self) -> Settings:
+        """Those of the solution; for long chains larger steps, which leave 1e-6 of an average."""
+        if len(self) <= _SHORT:
+            return self.settings
+        return replace(
+            self.settings,
+            outer_step=max(self.settings.outer_step, _LONG_STEP),
+            tail=max(self.settings.tail, _LONG_TAIL),
+        )
 
     @cached_property
     def resolved(self) -> tuple[Estimator | Frozen, ...]:
@@ -409,7 +423,7 @@ class StageSolution:
             if jump > 1.0 and hard:
                 nodes = self._nodes(self._earlier, refinement=min(np.ceil(jump), _FINEST))
                 errors = self._sign_probabilities(nodes, levels, clean)[1]
-            elif jump > 1.0:
+            elif jump > 1.0 and not self._has_jump:
                 return self._wrong_side_along(nodes, scores, levels, clean)
             return nodes.mean(errors)
         bends: tuple[tuple[float, float], ...] = ()
@@ -420,6 +434,11 @@ class StageSolution:
             if not bends:
                 break
         return nodes.mean(errors)
+
+    @property
+    def _has_jump(self) -> bool:
+        """Whether the target jumps with an earlier logit: nodes close in on the jump, and it decides the sign."""
+        return isinstance(self.estimator, Estimator) and self.estimator.loss.expression.has(step)
 
     def _wrong_side_along(
         self, nodes: Nodes, scores: np.ndarray, levels: tuple[float, float], clean: bool

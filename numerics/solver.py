@@ -27,7 +27,7 @@ _MESSAGES = {
 }
 
 
-LONG_CHAIN_RTOL = {TENSOR_STAGES: 1e-3, 5: 1e-5}
+LONG_CHAIN_RTOL = {TENSOR_STAGES: 1e-3, 4: 1e-5}
 """Default accuracy of chains of more than so many stages, unless all losses are quadratic."""
 
 _LOOSE = 1e-6  # accuracy that allows larger steps
@@ -65,7 +65,7 @@ def solve(
         Trained one after the other: :class:`numerics.models.Estimator`, ``Frozen``, ``Hebbian`` or ``BayesOptimal``.
     rtol : float
         Accuracy asked of the order parameters, relative to their natural size; default 1e-8.  Unless all losses are quadratic,
-        1e-5 for six and seven stages, and 1e-3 for more.
+        1e-5 for five to seven stages, and 1e-3 for more.
     max_iterations : int
         Channel evaluations allowed in one Newton solve.
     start : Solution

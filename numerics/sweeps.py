@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from numerics import formulas
 from numerics.compiled import PointArrays, compile_chain
+from numerics.limits import require_plain
 from numerics.models import (
     Chain,
     GaussianMixture,
@@ -95,10 +96,11 @@ def _solve_block(
     position: np.ndarray,
     observables: Sequence[str],
     settings: Settings,
+    refused: list[ParameterError],
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
     """Neighbouring points, each started from those before it: observables (stages, n), converged, residual, error (n,)."""
     if any(has_limit(chain) for _, chain in points):
-        return _solve_limits(points, observables, settings)
+        return _solve_limits(points, observables, settings, refused)
     arrays = PointArrays(points)
     arrays.solve(compile_chain(points[0][1]), settings, position)
     converged = arrays.converged(settings)
@@ -119,7 +121,10 @@ def _solve_block(
 
 
 def _solve_limits(
-    points: Sequence[tuple[GaussianMixture, Chain]], observables: Sequence[str], settings: Settings
+    points: Sequence[tuple[GaussianMixture, Chain]],
+    observables: Sequence[str],
+    settings: Settings,
+    refused: list[ParameterError],
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
     """As :func:`_solve_block`, point by point, where some ridges are 0; where there is no limit a point is masked."""
     n, size = len(points), len(points[0][1])
@@ -127,9 +132,11 @@ def _solve_limits(
     converged = np.zeros(n, dtype=bool)
     residual, error = np.full(n, np.inf), np.full(n, np.inf)
     for i, (data, chain) in enumerate(points):
+        require_plain(data, chain)
         try:
             solution = limit_solution(data, chain, settings)
-        except ParameterError:
+        except ParameterError as error:
+            refused.append(error)
             continue
         converged[i], residual[i], error[i] = solution.converged, solution.residual, solution.quadrature_error
         if solution.converged:
@@ -204,12 +211,13 @@ def sweep(
         along = axes[inner][block]
         points = [with_parameter(*here, inner, float(value)) for value in along]
         position = np.log(along) if along.min() > 0 else along
-        found, *quality = _solve_block(points, position, observables, settings)
+        found, *quality = _solve_block(points, position, observables, settings, refused)
         for name, array in found.items():
             values[name][(slice(None), *index, block)] = array
         for target, array in zip((converged, residual, quadrature_error), quality, strict=True):
             target[(*index, block)] = array
 
+    refused: list[ParameterError] = []
     blocks = np.array_split(order, -(-order.size // BLOCK))
     tasks = [(index, block) for index in np.ndindex(shape[:-1]) for block in blocks]
     compile_chain(chain)  # once, before threads ask for it
@@ -220,6 +228,8 @@ def sweep(
         for (_, block), _ in zip(tasks, executor.map(run_block, tasks), strict=True):
             bar.update(block.size)
 
+    if len(refused) == converged.size:  # no limit anywhere: a mistake rather than a region
+        raise refused[0]
     dataset = xarray.Dataset(
         {
             **{name: (("stage", *axes), array, {"long_name": OBSERVABLES[name]}) for name, array in values.items()},
