@@ -181,7 +181,13 @@ def optimal_schedule(
         raise ParameterError("data of a self-distillation schedule must have no further data sets")
     ranges = {"ridge": ridges, "gain": scales, "temperature": scales, "mixing": (0.0, 1.0)}
     square = loss == "square"
-    taught = PseudoLabels(square=square) if hard else SquareDistillation() if square else Distillation(temperature_squared=True)
+    taught = (
+        PseudoLabels(square=square)
+        if hard
+        else SquareDistillation()
+        if square
+        else Distillation(temperature_squared=True)
+    )
     first = Estimator(SQUARE if square else CrossEntropy(), math.sqrt(math.prod(ridges)), name="step0", bias=bias)
     varied = ["ridge"]
     if not hard and (mixing or not square):

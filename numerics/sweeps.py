@@ -126,7 +126,10 @@ def _solve_limits(
     settings: Settings,
     refused: list[ParameterError],
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
-    """As :func:`_solve_block`, point by point, where some ridges are 0; where there is no limit a point is masked."""
+    """As :func:`_solve_block`, point by point, where some ridges are 0; where there is no limit a point is masked.
+
+    Why is added to ``refused``.
+    """
     n, size = len(points), len(points[0][1])
     values = {name: np.full((size, n), np.nan) for name in observables}
     converged = np.zeros(n, dtype=bool)
@@ -135,8 +138,8 @@ def _solve_limits(
         require_plain(data, chain)
         try:
             solution = limit_solution(data, chain, settings)
-        except ParameterError as error:
-            refused.append(error)
+        except ParameterError as reason:
+            refused.append(reason)
             continue
         converged[i], residual[i], error[i] = solution.converged, solution.residual, solution.quadrature_error
         if solution.converged:
@@ -177,7 +180,7 @@ def sweep(
     Raises
     ------
     ParameterError
-        For an unknown parameter or observable, or a value outside its range.
+        For an unknown parameter or observable, or a value outside its range; or if ridges are 0 and no point has a limit.
     """
     import xarray  # here: it takes as long to import as all the rest
 
