@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 import figures.mignacco
-import figures.saglietti  # noqa: F401  (figures register themselves)
+import figures.saglietti
+import figures.self_distillation  # noqa: F401  (figures register themselves)
 from figures.build import FIGURES, Effort, build
 from numerics.commands import Command
 

@@ -334,10 +334,14 @@ def code_version(simulation: bool) -> str:
 
 def fingerprint(work: Work) -> str:
     """Hash of parameters and code version."""
-    module = sys.modules[type(work).__module__]
     # Parts defined next to their figures depend on that file too; for those of this file there is VERSION.
-    own = Path(module.__file__).read_text(encoding="utf-8") if module.__name__.startswith("figures.") else ""
-    own = "" if module.__name__ == __name__ else own
+    kinds = (type(work), type(getattr(work, "simulation", None)))
+    modules = (sys.modules[kind.__module__] for kind in kinds)
+    own = "".join(
+        Path(module.__file__).read_text(encoding="utf-8")
+        for module in modules
+        if module.__name__.startswith("figures.") and module.__name__ != __name__
+    )
     text = json.dumps([VERSION, own, _plain(work), code_version(isinstance(work, Simulation))], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures import teachers
 from figures.build import (
     Effort,
     Plan,
@@ -27,8 +26,9 @@ from figures.build import (
     single,
 )
 from figures.drawing import Data, Look, Panel, looks, one_panel, panels, shared_legend, size_of
+from figures.teachers import FrozenTeacher, FrozenTeacherCurve, optimal_teacher
 from numerics import style
-from numerics.models import Chain, Estimator, GaussianMixture
+from numerics.models import BayesOptimal, Chain, Estimator, GaussianMixture
 from numerics.phase_diagram import Grid
 from numerics.style import BLACK, BLUE, GREY, LINES, RED, YELLOW
 from numerics.thresholds import bayes_error, interpolation_threshold, separability_threshold
@@ -253,20 +253,18 @@ def optimal_and_hebbian_teacher(effort: Effort) -> Plan:
         shared_legend(figure, [panel], 2, size_of(data))
         return figure
 
-    work = {kind: teachers.StudentCurve(kind, DATA, student, {"alpha": alpha}) for kind in teachers.KINDS}
-    simulated = {}
-    if effort.n_runs:
-        for kind in teachers.KINDS:
-            simulated[f"simulated_{kind}"] = teachers.SimulatedStudents(kind, DATA, student, points, effort)
-            simulated[f"predicted_simulated_{kind}"] = teachers.StudentCurve(kind, DATA, student, points)
+    frozen = Chain.of([optimal_teacher(DATA), student])
+    hebbian = Chain.of([BayesOptimal(name="teacher"), student])
     return Plan(
         {
-            **work,
+            "frozen": FrozenTeacherCurve(DATA, frozen, {"alpha": alpha}, effort=Effort(0, 0)),
+            "hebbian": Grid(DATA, hebbian, {"alpha": alpha}, ("test_error",)),
             "direct": Grid(DATA, DIRECT, {"alpha": alpha}, ("test_error",)),
             "best": Tuned(DATA, DIRECT, {"alpha": alpha}, tuning),
-            **simulated,
             **simulations(
                 effort,
+                simulated_frozen=FrozenTeacher(DATA, frozen, points, effort),
+                simulated_hebbian=Simulation(DATA, hebbian, points, effort),
                 simulated_direct=Simulation(DATA, DIRECT, points, effort),
                 simulated_best=Simulation(DATA, DIRECT, points, effort, tuning=tuning),
             ),
