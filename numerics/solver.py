@@ -28,7 +28,10 @@ _MESSAGES = {
 
 
 LONG_CHAIN_RTOL = {TENSOR_STAGES: 1e-3, 4: 1e-5}
-"""Default accuracy of chains of more than so many stages, unless all losses are quadratic."""
+"""Default accuracy of chains of more than so many stages."""
+
+LONG_QUADRATIC_RTOL = {5: 1e-6}
+"""The same where all losses are quadratic: rounding errors, which every stage amplifies, are all there is."""
 
 _LOOSE = 1e-6  # accuracy that allows larger steps
 _LOOSE_STEP = 1.3
@@ -64,8 +67,8 @@ def solve(
     chain : stage or sequence of stages
         Trained one after the other: :class:`numerics.models.Estimator`, ``Frozen``, ``Hebbian`` or ``BayesOptimal``.
     rtol : float
-        Accuracy asked of the order parameters, relative to their natural size; default 1e-8.  Unless all losses are quadratic,
-        1e-5 for five to seven stages, and 1e-3 for more.
+        Accuracy asked of the order parameters, relative to their natural size; default 1e-8.  For five to seven stages it is
+        1e-5, for more 1e-3; if all losses are quadratic, 1e-6 for more than five.
     max_iterations : int
         Channel evaluations allowed in one Newton solve.
     start : Solution
@@ -122,8 +125,9 @@ def solve(
 def settings_for(chain: Chain, settings: Settings, rtol: float | None = None) -> Settings:
     """Settings for an accuracy, by default the one that is affordable for a chain of this length, if they are not set already."""
     if rtol is None and settings == DEFAULT:
-        long = not all(structural_loss(stage).is_quadratic for stage in chain.stages)
-        rtol = next((loose for stages, loose in LONG_CHAIN_RTOL.items() if long and len(chain) > stages), None)
+        quadratic = all(structural_loss(stage).is_quadratic for stage in chain.stages)
+        table = LONG_QUADRATIC_RTOL if quadratic else LONG_CHAIN_RTOL
+        rtol = next((loose for stages, loose in table.items() if len(chain) > stages), None)
     if rtol is None:
         return settings
     settings = replace(settings, rtol=rtol, newton_tolerance=min(settings.newton_tolerance, rtol))

@@ -614,7 +614,7 @@ def solve_points(
                 started[i, t] = 1
             if solved < n_stages:
                 break
-            if level == 0 and not exact:
+            if level == 0:
                 for t in range(n_stages):
                     for r in range(2 * t + 4):
                         other[t, r] = x[i, t, r]
@@ -627,11 +627,12 @@ def solve_points(
                     scratch_conjugates, scratch_updates, scratch_stats,
                 )  # fmt: skip
             if solved == n_stages:
-                error = 0.0 if exact else largest_change(other, x[i], n_stages)
+                error = largest_change(other, x[i], n_stages)
                 if level == 0 and rows == 0:
                     # The trapezoid rule's error is geometric in 1/step, so that of the finer step is a power of this one.
                     error = min(error, max(_SAFETY * error ** settings[CHECK_FACTOR], _LEAST_GAIN * error))
-                if rows > 0:
+                # Half of the exact directions are exact too: what differs is rounding, as the chain amplifies it.
+                if rows > 0 and not exact:
                     error *= _SEQUENCE_SAFETY
                 for t in range(n_stages):
                     error = max(error, stats[i, t, RESIDUAL])

@@ -22,7 +22,7 @@ from numerics import (
     sweep,
     with_parameter,
 )
-from theory.losses import CrossEntropy, Distillation, Loss, SquareLoss
+from theory.losses import CrossEntropy, Distillation, Loss, SquareDistillation, SquareLoss
 
 
 def random_point(rng: np.random.Generator) -> tuple[GaussianMixture, list[Estimator]]:
@@ -162,3 +162,26 @@ def test_sweep_masks_what_does_not_converge(distilled: list[Estimator]) -> None:
         )  # fmt: skip
     assert not grid["converged"].any()
     assert np.isnan(grid["test_error"]).all()
+
+
+def test_rounding_amplified_along_a_chain_is_not_hidden() -> None:
+    """Each student multiplies its teacher's bias by 600: at the sixth stage rounding errors of the first have taken over."""
+    data = GaussianMixture(2.0, 0.5, 0.5, label_noise=0.3)
+    first = Estimator(Loss.from_expression("((h+1)/2 - y)**2"), 1000.0)
+    students = [Estimator(SquareDistillation(1.0, 1 + 2 * 1000.0 / 3), 1000.0) for _ in range(5)]
+    short = solve(data, [first, *students[:2]])
+    assert short.converged
+    with pytest.warns(ConvergenceWarning, match="quadrature error estimate"):
+        solution = solve(data, [first, *students])
+    assert solution.quadrature_error > 1e-4
+
+
+def test_five_logistic_stages_at_two_accuracies() -> None:
+    data = GaussianMixture(3.0, 0.4, 0.5, label_noise=0.2)
+    chain = [Estimator(CrossEntropy(), 0.5)]
+    chain += [Estimator(Distillation(0.8, 1.0 + 0.5 * k), 0.07, eta=1.0 - 0.1 * k) for k in range(4)]
+    loose, tight = solve(data, chain), solve(data, chain, rtol=1e-8)
+    assert loose.converged
+    assert tight.converged
+    np.testing.assert_allclose(loose.overlap, tight.overlap, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose([s.test_error for s in loose], [s.test_error for s in tight], rtol=1e-6)
