@@ -854,12 +854,12 @@ def _triangle(points: Sequence[StagePoint]) -> np.ndarray:
 
 def extend_any(
     nodes: Nodes, data: GaussianMixture, chain: Chain, number: int, point: StagePoint, settings: Settings, level: int, *,
-    training: bool, refinement: float = 1.0, bends: Sequence[tuple[float, float]] = (),
+    training: bool, refinement: float = 1.0, bends: Sequence[tuple[float, float]] = (), sharpness: float = 0.0,
 ) -> Nodes:  # fmt: skip
     """``nodes`` of the stages before ``number``, extended by that stage, constrained or not.
 
     ``refinement`` divides the step of this integration; ``bends`` are (position, scale) of what is going to be averaged as a
-    function of this stage's logit, beyond what later targets do.
+    function of this stage's logit, beyond what later targets do; ``sharpness`` as in :func:`extend`.
     """
     step = settings.outer_step * settings.refinement**level / refinement
     if training and isinstance(point, HardPoint):
@@ -867,7 +867,8 @@ def extend_any(
     wanted = sorted({*map(tuple, target_features(chain, number)), *bends})
     extra = np.array(wanted, dtype=float).reshape(-1, 2)
     extended, _ = extend(
-        nodes, data, chain.resolved(data)[number - 1], point, step, settings.tail, training=training, extra=extra
+        nodes, data, chain.resolved(data)[number - 1], point, step, settings.tail, training=training, extra=extra,
+        sharpness=sharpness,
     )  # fmt: skip
     return extended
 

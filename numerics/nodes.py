@@ -146,12 +146,13 @@ def label_nodes(data: GaussianMixture, *, training: bool = True, rows: int = 1) 
 
 def extend(
     nodes: Nodes, data: GaussianMixture, stage: Estimator | Frozen, point: StagePoint, step: float, tail: float, *,
-    training: bool, extra: np.ndarray = _NO_FEATURES, directions: np.ndarray | None = None,
+    training: bool, extra: np.ndarray = _NO_FEATURES, directions: np.ndarray | None = None, sharpness: float = 0.0,
 ) -> tuple[Nodes, float]:  # fmt: skip
     """Nodes that include this stage too, on training samples or on fresh ones, and their normalisation defect.
 
     ``extra``, shape (e, 2), holds (position, scale) of what a later integrand does as a function of this stage's logit.
     ``directions``, shape (r,), has a value of this stage's g for each row; without it g is integrated over.
+    ``sharpness`` says how steeply later fields depend on it; see :func:`numerics.nodes.sharpness_along`.
     """
     number = point.earlier + 1
     loss = stage_loss(stage)
@@ -178,7 +179,7 @@ def extend(
         if directions is None:
             *arrays, origin, part_defect = core_module().extend_nodes(
                 compiled.slopes, compiled.targets, compiled.features, len(loss.features), int(loss.split is not None),
-                part.weight, part.design, part.labels, part.logits, seen, values, *place, gamma, on, step, tail, extra,
+                part.weight, part.design, part.labels, part.logits, seen, values, *place, gamma, on, step, tail, sharpness, extra,
             )  # fmt: skip
             parts.append(Nodes(*arrays, part.member[origin], part.row[origin]))
             defect = max(defect, part_defect)
@@ -196,6 +197,14 @@ def extend(
             for name in ("weight", "design", "labels", "logits", "member", "row")
         )
     ), defect
+
+
+def sharpness_along(points: Sequence[StagePoint], number: int) -> float:
+    """How much of stage ``number``'s g moves the fields of the stages after it by the width that g's after it give them."""
+    ratios = [
+        abs(row[number - 1]) / float(np.linalg.norm(row[number:])) for row in (p.cholesky_row for p in points[number:])
+    ]
+    return max(ratios, default=0.0)
 
 
 def stage_loss(stage: Estimator | Frozen) -> Loss:

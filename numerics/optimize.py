@@ -30,7 +30,7 @@ from numerics.models import (
     parameter_value,
     with_parameter,
 )
-from numerics.nodes import StagePoint, extend, label_nodes
+from numerics.nodes import StagePoint, extend, label_nodes, sharpness_along
 from numerics.patterns import WeightMoments, mask_patterns
 from numerics.settings import DEFAULT, Settings
 from numerics.solution import OBSERVABLES, Solution
@@ -334,8 +334,8 @@ class _Walk:
         )  # fmt: skip
         return moved - x, conjugates
 
-    def advance(self, x: np.ndarray) -> None:
-        """Put the next stage at ``x`` and go on to the one after it."""
+    def advance(self, x: np.ndarray, sharpness: float) -> None:
+        """Put the next stage at ``x`` and go on to the one after it; ``sharpness`` as in :func:`extend`."""
         number = len(self.points) + 1
         stage = self.stages[number - 1]
         conjugates = self.newton(x)[1][:-1].copy()
@@ -346,7 +346,7 @@ class _Walk:
             self.nodes, _ = extend(
                 self.nodes, self.data, stage, point, self.settings.outer_step * self.factor, self.settings.tail,
                 training=True, extra=target_features(self.chain, number),
-                directions=None if self.directions is None else self.directions[number - 1],
+                directions=None if self.directions is None else self.directions[number - 1], sharpness=sharpness,
             )  # fmt: skip
 
 
@@ -360,11 +360,12 @@ def _moved_solutions(solution: Solution, axis: _Axis) -> tuple[dict[int, Solutio
             solution.data, solution.chain
         )  # fmt: skip
         walks[offset] = _Walk(data, chain, solution.settings, solution.level)
-    for point in solution.points:
+    for number, point in enumerate(solution.points, 1):
         x = point.unknowns
+        sharpness = sharpness_along(solution.points, number)
         step = sum(weight * walks[offset].newton(x)[0] for offset, weight in axis.stencil.items())
         for offset, walk in walks.items():
-            walk.advance(x + offset * step)
+            walk.advance(x + offset * step, sharpness)
     moved = {
         offset: replace(solution, data=walk.data, chain=walk.chain, points=tuple(walk.points), level=solution.level + 1)
         for offset, walk in walks.items()

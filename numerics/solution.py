@@ -34,7 +34,7 @@ from numerics.models import (
     parameter_value,
     total_alpha,
 )
-from numerics.nodes import Nodes, StagePoint, extend, label_nodes, stage_loss
+from numerics.nodes import Nodes, StagePoint, extend, label_nodes, sharpness_along, stage_loss
 from numerics.patterns import WeightMoments, mask_patterns
 from numerics.settings import Settings
 from theory.functions import step
@@ -186,6 +186,7 @@ class Solution:
             self._cache[key] = extend_any(
                 self.nodes(number - 1, training=training), self.data, self.chain, number, self.points[number - 1],
                 self._settings_of_averages, self.level, training=training, refinement=refinement, bends=(_OUTPUT_BEND, *bends),
+                sharpness=sharpness_along(self.points, number),
             )  # fmt: skip
         return self._cache[key]
 

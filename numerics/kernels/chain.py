@@ -173,6 +173,19 @@ def first_guess(data, k, ridge, eta, mixing, teacher, unit, curvature, earlier, 
     x[2 * k + 3] = math.log(v)
 
 
+@njit(types.float64(Matrix, IntArray, types.int64), cache=True, nogil=True)
+def sharpness_along(x, started, t):
+    """How much of stage t's g moves the fields of later stages by the width that g's after it give them; see ``build_grid``."""
+    sharpest = 0.0
+    for later in range(t + 1, x.shape[0]):
+        if started[later] == 1:
+            width = math.exp(x[later, 2 + later])
+            for r in range(t + 1, later):
+                width += x[later, 2 + r] ** 2
+            sharpest = max(sharpest, abs(x[later, 2 + t]) / math.sqrt(width))
+    return sharpest
+
+
 @njit(
     types.void(FloatArray, types.int64, Matrix, FloatArray, FloatArray), cache=True, nogil=True
 )  # fmt: skip
@@ -474,7 +487,7 @@ def solve_level(
                 part_weight, part_design, part_labels, part_logits, origin, _ = extend_nodes(
                     slopes, targets, features, n_features[t], shareable[t], part_weight, part_design, part_labels, part_logits,
                     part_visible, loss_parameters, theta[0], mean_bias, coefficients, sigma, shifts, reaction, side == 1,
-                    settings[OUTER_STEP] * factor, tail, wanted_bends,
+                    settings[OUTER_STEP] * factor, tail, sharpness_along(x, started, t), wanted_bends,
                 )  # fmt: skip
                 part_member, part_row = take_integers(part_member, origin), take_integers(part_row, origin)
             else:

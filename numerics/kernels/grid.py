@@ -39,10 +39,14 @@ _TINY = 1e-300
 _SHARING_PAYS = 0.9  # fraction of the separate lengths above which every node gets its own points
 _SHARED_POINTS = 12.0  # shared points per node, likewise
 
-_RULES = (7, 8, 10, 14)
+_RULES = (7, 8, 10, 14, 18)
+_RULE_STARTS = np.concatenate([[0], np.cumsum(_RULES)])
+_OUTER_RULES = (7, 10, 14, 18)
 _RULE_NODES = np.concatenate([np.polynomial.hermite_e.hermegauss(n)[0] for n in _RULES])
 _RULE_WEIGHTS = np.concatenate([np.polynomial.hermite_e.hermegauss(n)[1] for n in _RULES])
-_RULE_STEPS = (0.9, 0.6)  # steps above the first get the first rule, those below the second the last
+_RULE_STEPS = (0.9, 0.6)  # steps above the first get the first of the outer rules, those below the second the third
+_LAST_RULE_STEP = 0.5  # below it the trapezoid rule takes over: levels that shared a rule would find no difference between them
+_SHARPNESS = (0.35, 0.7)  # of later stages, above which the next rule is taken, and above which none will do
 _OUTER_RATIO = 0.35  # of a field's width to the scales of what it is integrated with, below which such a rule does
 _GAUSS_STEPS = 8
 _PLACE = 1e-3  # accuracy, in widths, of a point from which others are found
@@ -187,7 +191,10 @@ def points_in_the_field(
     For maps that are nearly linear over the field's width: a Gauss-Hermite rule of ``count`` points if ``reach`` is 0, else the
     trapezoid rule of ``count`` points within ``reach`` widths.
     """
-    first = 0 if count == 7 else (7 if count == 8 else (15 if count == 10 else 25))
+    first = 0
+    for k in range(len(_RULES)):
+        if _RULES[k] == count:
+            first = _RULE_STARTS[k]
     slopes(h_centre, y, logits, parameters, address(slope, 0))
     rate = 1.0 / (1.0 + gamma * slope[2])
     rounding = _ROUNDING * (abs(h_centre) + gamma * abs(slope[branch]) + abs(centre))
@@ -402,14 +409,14 @@ def locate(
 @njit(
     _PointCount(
         POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, FloatArray, FloatArray, IntArray, FloatArray, FloatArray,
-        Matrix, FloatArray, types.float64, types.float64, types.float64, types.float64, FloatArray, types.boolean, Matrix,
-        Matrix, IntArray, IntArray, IntArray,
+        Matrix, FloatArray, types.float64, types.float64, types.float64, types.float64, FloatArray, types.boolean,
+        types.float64, Matrix, Matrix, IntArray, IntArray, IntArray,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
 def build_grid(
     slopes, features, n_features, shareable, weight, centre, branch, offset, labels, logits, parameters, gamma, sigma, step,
-    tolerance, reach, outer, extra, points, start, stop, order,
+    tolerance, reach, outer, sharpness, extra, points, start, stop, order,
 ):  # fmt: skip
     """Points that cover every node's Gaussian.
 
@@ -427,6 +434,8 @@ def build_grid(
         Step in t, and how well a point must be placed there before its last correction (``MAP_TOLERANCE``, or a rough one).
     outer : bool
         Whether a later stage integrates over this grid: its integrand has a scale of its own, so that a Gauss rule will not do.
+    sharpness : float
+        Of the later stages' dependence on this stage's g, if ``outer``: how much of it moves their fields by one width.
     extra : array, shape (e, 2)
         Further (position, scale) features in h to resolve.
     points : array, shape (6, p)
@@ -451,7 +460,8 @@ def build_grid(
     bends = np.inf
     for k in range(extra.shape[0]):
         bends = min(bends, extra[k, 1])
-    if outer and share and n_features > 0:
+    may_rule = outer and step > _LAST_RULE_STEP and sharpness < _SHARPNESS[1]
+    if may_rule and share and n_features > 0:
         features(0.0, labels[0], address(logits, 0), values, address(found, 0))
         share = not sigma < _OUTER_RATIO * min(smallest_scale(found, n_features), bends)
     if share:
@@ -483,15 +493,14 @@ def build_grid(
                 h = proximal_point(slopes, centre[i], h, place, y, earlier, values, gamma, branch[i], slope)
                 slopes(h, y, earlier, values, address(slope, 0))
                 # Few points do where the map is nearly linear; but a later stage's integrand has a scale of its own.
-                rule = outer and sigma < _OUTER_RATIO * min(scale, bends)
+                rule = may_rule and sigma < _OUTER_RATIO * min(scale, bends)
                 narrow = _POINT_RATIO * min(scale, 1.0) if outer else _GAUSS_RATIO * step * scale
                 if rule or sigma < narrow * (1.0 + gamma * slope[2]):
                     half = reach[i] if outer and not rule else 0.0
                     count = LANES
                     if rule:
-                        count = (
-                            _RULES[0] if step > _RULE_STEPS[0] else (_RULES[3] if step < _RULE_STEPS[1] else _RULES[2])
-                        )
+                        finer = (step < _RULE_STEPS[0]) + (step < _RULE_STEPS[1]) + (sharpness > _SHARPNESS[0])
+                        count = _OUTER_RULES[finer]
                     while half > 0.0 and count * step < 2.0 * half:
                         count += LANES
                     while used + count > points.shape[1]:

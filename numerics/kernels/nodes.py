@@ -52,13 +52,13 @@ def leading(indices, n):
     types.Tuple((FloatArray, Matrix, FloatArray, Matrix, IntArray, types.float64))(
         POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, FloatArray, Matrix, FloatArray, Matrix,
         Matrix, FloatArray, types.float64, types.float64, FloatArray, types.float64, FloatArray, types.float64, types.boolean,
-        types.float64, types.float64, Matrix,
+        types.float64, types.float64, types.float64, Matrix,
     ),
     cache=True, nogil=True,
 )  # fmt: skip
 def extend_nodes(
     slopes, targets, features, n_features, shareable, weight, design, labels, logits, seen, parameters, mean, mean_bias,
-    coefficients, sigma, shifts, gamma, trained, step, tail, extra,
+    coefficients, sigma, shifts, gamma, trained, step, tail, sharpness, extra,
 ):  # fmt: skip
     """Integrate this stage's field, node by node, and keep what weighs more than ``tail`` of the heaviest node.
 
@@ -75,6 +75,8 @@ def extend_nodes(
         on samples that this stage is not trained on.
     trained : bool
         Whether this stage is trained on these samples; elsewhere its force is 0.
+    sharpness : float
+        See :func:`build_grid`.
 
     Returns
     -------
@@ -99,7 +101,7 @@ def extend_nodes(
     half_widths(weight, tail, MARGIN, reach)
     points, _ = build_grid(
         slopes, features, n_features, shareable, weight, centre, branch, offset, labels, seen, parameters, gamma, sigma,
-        step, MAP_TOLERANCE, reach, True, extra, np.empty((POINT_ROWS, 256)), start, stop, np.arange(n),
+        step, MAP_TOLERANCE, reach, True, sharpness, extra, np.empty((POINT_ROWS, 256)), start, stop, np.arange(n),
     )  # fmt: skip
     capacity = 0
     largest = 0.0

@@ -336,7 +336,7 @@ def solve_stage(
                 grid_centre[i] = centre[i]
             points, used = build_grid(
                 slopes, features, n_features, shareable, weight, centre, branch, offset, labels, logits, parameters, gamma,
-                sigma, step, map_tolerance, reach, False, no_extra, points, start, stop, order,
+                sigma, step, map_tolerance, reach, False, 0.0, no_extra, points, start, stop, order,
             )  # fmt: skip
             if tables.shape[1] < used:
                 tables = np.empty((TABLE_ROWS, points.shape[1]))
