@@ -45,7 +45,9 @@ _OUTER_RULES = (7, 10, 14, 18)
 _RULE_NODES = np.concatenate([np.polynomial.hermite_e.hermegauss(n)[0] for n in _RULES])
 _RULE_WEIGHTS = np.concatenate([np.polynomial.hermite_e.hermegauss(n)[1] for n in _RULES])
 _RULE_STEPS = (0.9, 0.6)  # steps above the first get the first of the outer rules, those below the second the third
-_LAST_RULE_STEP = 0.5  # below it the trapezoid rule takes over: levels that shared a rule would find no difference between them
+_LAST_RULE_STEP = (
+    0.5  # below it the trapezoid rule takes over: levels that shared a rule would find no difference between them
+)
 _SHARPNESS = (0.35, 0.7)  # of later stages, above which the next rule is taken, and above which none will do
 _OUTER_RATIO = 0.35  # of a field's width to the scales of what it is integrated with, below which such a rule does
 _GAUSS_STEPS = 8
