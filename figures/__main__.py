@@ -12,7 +12,7 @@ import figures.mignacco
 import figures.saglietti
 import figures.self_distillation  # noqa: F401  (figures register themselves)
 from figures.build import FIGURES, Effort, build
-from numerics.commands import Command
+from numerics.commands import Command, require_writable
 
 DEFAULT = Effort()
 PAPER = Effort(n_inputs=4000, n_runs=10)
@@ -56,6 +56,7 @@ def main(
     if n_runs and n_inputs < 2:
         raise click.UsageError(f"--simulate wants N >= 2 inputs, got {n_inputs}")
     effort = Effort(n_inputs, n_runs, seed) if n_runs else Effort(0, 0, seed)
+    require_writable(output / f"{chosen[0]}.nc")
     for name in chosen:
         made = build(name, output, effort, force=force, jobs=jobs or os.cpu_count() or 1)
         origin = f"{len(made.computed)} parts computed, {len(made.reused)} read back"

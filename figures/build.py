@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -24,31 +23,18 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-import numerics
-import theory
 from numerics.commands import replacing, simulated
 from numerics.models import Chain, Estimator, GaussianMixture, with_parameter
 from numerics.optimize import optimize
-from numerics.phase_diagram import Grid, evaluate
+from numerics.provenance import code_version, package_versions
 from numerics.simulation import simulate
 from numerics.solution import OBSERVABLES
 from numerics.solver import ConvergenceWarning, solve
 from numerics.style import journal_style
-from numerics.sweeps import LONG_NAMES, package_versions
-
-ERROR_SUFFIX = "_standard_error"
+from numerics.sweeps import ERROR_SUFFIX, LONG_NAMES, Grid, evaluate
 
 VERSION = 1
 """To be raised when a part of this file computes something else than before; data files are then made anew."""
-
-SIMULATION_CODE = (
-    "theory/losses.py", "theory/formula.py", "theory/functions.py", "theory/symbols.py", "theory/observables.py",
-    "numerics/codegen.py", "numerics/formulas.py", "numerics/models.py", "numerics/optimisers.py", "numerics/simulation.py",
-)  # fmt: skip
-"""Files that a simulation depends on; everything else depends on all of ``theory`` and ``numerics``."""
-
-DRAWING_CODE = ("numerics/figure.py", "numerics/style.py", "numerics/commands.py", "numerics/phase_diagram.py")
-"""Files that no number depends on."""
 
 FIGURES: dict[str, Published] = {}
 """All figures, by name, in the order they are listed."""
@@ -284,6 +270,20 @@ def simulations(effort: Effort, **parts: Simulation) -> dict[str, Work]:
     }
 
 
+def curves(
+    effort: Effort, data: GaussianMixture, chain: Chain, over: Mapping[str, np.ndarray], points: np.ndarray, part: str = "",
+    observables: Sequence[str] = ("test_error",),
+) -> dict[str, Work]:  # fmt: skip
+    """Theory along the last parameter of ``over`` for all values of the others, and simulations at ``points`` of the last.
+
+    They are called ``curves`` and ``simulated``, or ``part`` and ``simulated_<part>``; no simulations if the effort is none.
+    """
+    *_, along = over
+    measured = Simulation(data, chain, {**over, along: points}, effort, observables)
+    name = f"simulated_{part}" if part else "simulated"
+    return {part or "curves": Grid(data, chain, over, observables), **simulations(effort, **{name: measured})}
+
+
 def single(estimator: Estimator, name: str) -> Chain:
     """A chain of one named estimator."""
     return Chain.of(replace(estimator, name=name))
@@ -318,18 +318,6 @@ def _plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     return value if isinstance(value, str | int | float | bool | None) else repr(value)
-
-
-@lru_cache(maxsize=2)
-def code_version(simulation: bool) -> str:
-    """Hash of the source that results depend on."""
-    roots = [Path(module.__file__).parent for module in (theory, numerics)]
-    names = {f"{root.name}/{path.relative_to(root).as_posix()}": path for root in roots for path in root.rglob("*.py")}
-    kept = SIMULATION_CODE if simulation else sorted(set(names) - set(DRAWING_CODE))
-    digest = hashlib.sha256()
-    for name in kept:
-        digest.update(name.encode() + names[name].read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def fingerprint(work: Work) -> str:

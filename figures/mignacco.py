@@ -14,11 +14,10 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from figures.build import Effort, Plan, Simulation, Tuned, Tuning, denser_near, published, simulations, single
+from figures.build import Effort, Plan, Tuned, Tuning, Work, curves, denser_near, published, single
 from figures.drawing import Data, Look, looks, panels, shared_legend, size_of
 from numerics import style
 from numerics.models import Chain, Estimator, GaussianMixture
-from numerics.phase_diagram import Grid
 from numerics.style import BLACK, GREY, LINES
 from numerics.thresholds import bayes_error, interpolation_threshold, separability_threshold
 from theory.losses import CrossEntropy, Loss, SquareLoss
@@ -45,14 +44,13 @@ def error_curves(effort: Effort) -> Plan:
     ridges = np.array([1e-4, 0.1, 1.0, 10.0])
     fractions = {"balanced": 0.5, "unbalanced": 0.2}
     points = np.array([1.0, 2.0, 3.5, 5.5])
-    work, simulated = {}, {}
+    work: dict[str, Work] = {}
     for words, rho in fractions.items():
         for name in LOSSES:
             data = GaussianMixture(1.0, rho, DELTA)
             peak = interpolation_threshold() if name == "square" else separability_threshold(rho, DELTA)
             over = {f"{name}.ridge": ridges, "alpha": denser_near(0.05, 6, 60, peak)}
-            work[f"{words}_{name}"] = Grid(data, _chain(name), over, ("test_error",))
-            simulated[f"simulated_{words}_{name}"] = Simulation(data, _chain(name), {**over, "alpha": points}, effort)
+            work |= curves(effort, data, _chain(name), over, points, f"{words}_{name}")
 
     def draw(data: Data) -> Figure:
         figure, found = panels(data, 2, 3, 5.0, sharex=True, sharey="row")
@@ -80,7 +78,7 @@ def error_curves(effort: Effort) -> Plan:
         return figure
 
     return Plan(
-        {**work, **simulations(effort, **simulated)},
+        work,
         draw,
         f"{NO_PRINT} The square loss peaks at alpha = 1, where it can just interpolate; logistic and hinge loss have a cusp at "
         "separability; with balanced classes the error falls with the ridge down to the Bayes error, with unbalanced ones "

@@ -20,6 +20,8 @@ from figures.build import (
     Simulation,
     Tuned,
     Tuning,
+    Work,
+    curves,
     denser_near,
     published,
     simulations,
@@ -29,8 +31,8 @@ from figures.drawing import Data, Look, Panel, looks, one_panel, panels, shared_
 from figures.teachers import FrozenTeacher, FrozenTeacherCurve, optimal_teacher
 from numerics import style
 from numerics.models import BayesOptimal, Chain, Estimator, GaussianMixture
-from numerics.phase_diagram import Grid
 from numerics.style import BLACK, BLUE, GREY, LINES, RED, YELLOW
+from numerics.sweeps import Grid
 from numerics.thresholds import bayes_error, interpolation_threshold, separability_threshold
 from theory.losses import CrossEntropy, Distillation
 
@@ -146,13 +148,8 @@ def pure_distillation(effort: Effort) -> Plan:
     over = {"teacher.ridge": ridges, "alpha": alpha}
     return Plan(
         {
-            "curves": Grid(DATA, DISTILLED, over, ("test_error",)),
-            "direct": Grid(DATA, DIRECT, {"alpha": alpha}, ("test_error",)),
-            **simulations(
-                effort,
-                simulated=Simulation(DATA, DISTILLED, {**over, "alpha": points}, effort),
-                simulated_direct=Simulation(DATA, DIRECT, {"alpha": points}, effort),
-            ),
+            **curves(effort, DATA, DISTILLED, over, points),
+            **curves(effort, DATA, DIRECT, {"alpha": alpha}, points, "direct"),
         },
         draw,
         "The better regularised the teacher, the better its unregularised student. The printed loss has a factor 1/2 "
@@ -171,18 +168,15 @@ def ridge_and_mixing(effort: Effort) -> Plan:
     mixed = Chain.of([replace(DISTILLED[0], ridge=0.15), replace(DISTILLED[1], loss=Distillation(1.0, 2.0), ridge=0.1)])
     cold = Chain.of([mixed[0], replace(mixed[1], loss=Distillation(1.0, 1.0))])
     at = [replace(DATA, alpha=value) for value in alphas]
-    work, simulated = {}, {}
+    work: dict[str, Work] = {}
     for data, letter in zip(at, "ab", strict=True):
-        work[f"distilled_{letter}"] = Grid(data, DISTILLED, {"teacher.ridge": ridges}, ("test_error",))
-        work[f"direct_{letter}"] = Grid(data, DIRECT, {"direct.ridge": ridges}, ("test_error",))
-        simulated[f"simulated_distilled_{letter}"] = Simulation(data, DISTILLED, {"teacher.ridge": few}, effort)
-        simulated[f"simulated_direct_{letter}"] = Simulation(data, DIRECT, {"direct.ridge": few}, effort)
+        work |= curves(effort, data, DISTILLED, {"teacher.ridge": ridges}, few, f"distilled_{letter}")
+        work |= curves(effort, data, DIRECT, {"direct.ridge": ridges}, few, f"direct_{letter}")
     tuning = Tuning({"direct.ridge": RIDGES}, "direct.test_error")
     work["best"] = Tuned(DATA, DIRECT, {"alpha": np.array(alphas)}, tuning)
     over = {"student.ridge": student_ridges, "student.mixing": mixing}
-    work["mixed"] = Grid(at[1], mixed, over, ("test_error",))
+    work |= curves(effort, at[1], mixed, over, some, "mixed")
     work["mixed_cold"] = Grid(at[1], cold, over, ("test_error",))
-    simulated["simulated_mixed"] = Simulation(at[1], mixed, {**over, "student.mixing": some}, effort)
 
     def draw(data: Data) -> Figure:
         figure, found = panels(data, 1, 3, 2.9)
@@ -220,7 +214,7 @@ def ridge_and_mixing(effort: Effort) -> Plan:
         return figure
 
     return Plan(
-        {**work, **simulations(effort, **simulated)},
+        work,
         draw,
         f"Panels a, b: settings of the print. {UNREAD} "
         "Panel c: the settings of the printed caption do not give the printed curves; a teacher ridge "
@@ -233,10 +227,10 @@ def ridge_and_mixing(effort: Effort) -> Plan:
 def optimal_and_hebbian_teacher(effort: Effort) -> Plan:
     """Figure 4: unregularised, optimal direct ridge, distilled from the optimal (frozen) and from the Hebbian teacher."""
     alpha = np.linspace(2, 10, 81)
-    points = {"alpha": np.array([2.3, 3.2, 4.2, 5.2, 6.5, 8.0, 9.6])}
+    points = np.array([2.3, 3.2, 4.2, 5.2, 6.5, 8.0, 9.6])
     student = DISTILLED[1]
     tuning = Tuning({"direct.ridge": RIDGES}, "direct.test_error")
-    curves = {
+    drawn = {
         "frozen": ("distilled, optimal teacher", Look(BLUE, LINES[0], "o")),
         "hebbian": ("distilled, Hebbian teacher", Look(RED, LINES[1], "s")),
         "direct": ("on labels, unregularised", Look(BLACK, LINES[3], "^")),
@@ -245,7 +239,7 @@ def optimal_and_hebbian_teacher(effort: Effort) -> Plan:
 
     def draw(data: Data) -> Figure:
         figure, panel = one_panel(data, 3.6)
-        for part, (words, look) in curves.items():
+        for part, (words, look) in drawn.items():
             panel.curve(part, "alpha", look, words, simulated=f"simulated_{part}")
         panel.function(alpha, bayes_error(alpha, RHO, DELTA, ETA), BAYES_STUDENT, "Bayes, student's inputs")
         panel.axes.set_ylabel("test error of the student")
@@ -258,15 +252,13 @@ def optimal_and_hebbian_teacher(effort: Effort) -> Plan:
     return Plan(
         {
             "frozen": FrozenTeacherCurve(DATA, frozen, {"alpha": alpha}, effort=Effort(0, 0)),
-            "hebbian": Grid(DATA, hebbian, {"alpha": alpha}, ("test_error",)),
-            "direct": Grid(DATA, DIRECT, {"alpha": alpha}, ("test_error",)),
+            **curves(effort, DATA, hebbian, {"alpha": alpha}, points, "hebbian"),
+            **curves(effort, DATA, DIRECT, {"alpha": alpha}, points, "direct"),
             "best": Tuned(DATA, DIRECT, {"alpha": alpha}, tuning),
             **simulations(
                 effort,
-                simulated_frozen=FrozenTeacher(DATA, frozen, points, effort),
-                simulated_hebbian=Simulation(DATA, hebbian, points, effort),
-                simulated_direct=Simulation(DATA, DIRECT, points, effort),
-                simulated_best=Simulation(DATA, DIRECT, points, effort, tuning=tuning),
+                simulated_frozen=FrozenTeacher(DATA, frozen, {"alpha": points}, effort),
+                simulated_best=Simulation(DATA, DIRECT, {"alpha": points}, effort, tuning=tuning),
             ),
         },
         draw,
@@ -301,10 +293,7 @@ def double_descent(effort: Effort) -> Plan:
     over = {"teacher.ridge": ridges, "alpha": alpha}
     read = ((0.3, 0.2268, 8e-4), (0.5, 0.3840, 1.5e-3), (0.8, 0.2567, 5e-4), (1.5, 0.2143, 3e-4), (5, 0.1776, 3e-4))
     return Plan(
-        {
-            "curves": Grid(DATA, DISTILLED, over, ("test_error",)),
-            **simulations(effort, simulated=Simulation(DATA, DISTILLED, {**over, "alpha": points}, effort)),
-        },
+        curves(effort, DATA, DISTILLED, over, points),
         draw,
         "The values read off the print are met. The printed thresholds 1.75 and 4.75 are 1.804 and 4.849 by the formula.",
         [_student_point("Fig. 5", a, 0.1, e, tolerance) for a, e, tolerance in read],
@@ -340,10 +329,7 @@ def teacher_ridges(effort: Effort) -> Plan:
         (5, 1e-3, 0.18254),
     )
     return Plan(
-        {
-            "curves": Grid(DATA, TEACHER, over, ("test_error",)),
-            **simulations(effort, simulated=Simulation(DATA, TEACHER, {**over, "alpha": points}, effort)),
-        },
+        curves(effort, DATA, TEACHER, over, points),
         draw,
         "The values read off the print are met.",
         [_teacher_point("Fig. 6", *point) for point in read],
@@ -379,18 +365,11 @@ def inherited_and_direct(effort: Effort) -> Plan:
         shared_legend(figure, [panel], 2, size_of(data))
         return figure
 
-    inherited = {"teacher.ridge": ridges, "alpha": alpha}
-    direct = {"direct.ridge": ridges, "alpha": alpha}
     read = ((0.5, 0.3840, 1.5e-3), (1.5, 0.2143, 3e-4), (5, 0.1776, 3e-4))
     return Plan(
         {
-            "inherited": Grid(DATA, DISTILLED, inherited, ("test_error",)),
-            "direct": Grid(DATA, DIRECT, direct, ("test_error",)),
-            **simulations(
-                effort,
-                simulated_inherited=Simulation(DATA, DISTILLED, {**inherited, "alpha": points}, effort),
-                simulated_direct=Simulation(DATA, DIRECT, {**direct, "alpha": points}, effort),
-            ),
+            **curves(effort, DATA, DISTILLED, {"teacher.ridge": ridges, "alpha": alpha}, points, "inherited"),
+            **curves(effort, DATA, DIRECT, {"direct.ridge": ridges, "alpha": alpha}, points, "direct"),
         },
         draw,
         "The student's curve at teacher ridge 0.1 is that of Figure 5, whose values are met. Away from the peak at alpha = eta "
@@ -420,10 +399,7 @@ def mixing(effort: Effort) -> Plan:
 
     over = {"student.mixing": values, "alpha": alpha}
     return Plan(
-        {
-            "curves": Grid(DATA, chain, over, ("test_error",)),
-            **simulations(effort, simulated=Simulation(DATA, chain, {**over, "alpha": points}, effort)),
-        },
+        curves(effort, DATA, chain, over, points),
         draw,
         "Drawn with the stated settings, T on the soft term alone and without a factor T^2, which is the "
         f"convention that reproduces the paper's curves. {UNREAD}",
@@ -458,17 +434,10 @@ def label_smoothing(effort: Effort) -> Plan:
         shared_legend(figure, found, 3, size_of(data))
         return figure
 
-    direct = {"alpha": alphas, "direct.smoothing": smoothing}
-    inherited = {"alpha": alphas, "teacher.smoothing": smoothing}
     return Plan(
         {
-            "direct": Grid(DATA, DIRECT, direct, ("test_error",)),
-            "inherited": Grid(DATA, DISTILLED, inherited, ("test_error",)),
-            **simulations(
-                effort,
-                simulated_direct=Simulation(DATA, DIRECT, {**direct, "direct.smoothing": few}, effort),
-                simulated_inherited=Simulation(DATA, DISTILLED, {**inherited, "teacher.smoothing": few}, effort),
-            ),
+            **curves(effort, DATA, DIRECT, {"alpha": alphas, "direct.smoothing": smoothing}, few, "direct"),
+            **curves(effort, DATA, DISTILLED, {"alpha": alphas, "teacher.smoothing": smoothing}, few, "inherited"),
         },
         draw,
         "Smoothing acts as regularisation and is fully inherited: without a ridge the teacher's stationarity makes its outputs "
@@ -498,10 +467,7 @@ def temperature(effort: Effort) -> Plan:
 
     over = {"student.temperature": values, "alpha": alpha}
     return Plan(
-        {
-            "curves": Grid(DATA, chain, over, ("test_error",)),
-            **simulations(effort, simulated=Simulation(DATA, chain, {**over, "alpha": points}, effort)),
-        },
+        curves(effort, DATA, chain, over, points),
         draw,
         "The values read off the print are met. Without a factor T^2 a high temperature lets even a ridge of 1e-5 count, which "
         "lowers the peak.",
@@ -540,10 +506,7 @@ def behind_double_descent(effort: Effort) -> Plan:
 
     over = {"teacher.ridge": ridges, "alpha": alpha}
     return Plan(
-        {
-            "curves": Grid(DATA, DISTILLED, over, names),
-            **simulations(effort, simulated=Simulation(DATA, DISTILLED, {**over, "alpha": points}, effort, names)),
-        },
+        curves(effort, DATA, DISTILLED, over, points, observables=names),
         draw,
         "Settings of the print. Below alpha = eta the student reproduces its teacher's outputs on the training set, and its norm "
         "peaks where it just can. The cross-entropy is the student's training loss, between the teacher's outputs and its "
@@ -578,10 +541,7 @@ def balanced(effort: Effort) -> Plan:
 
     over = {"teacher.ridge": ridges, "alpha": alpha}
     return Plan(
-        {
-            "curves": Grid(balanced_data, DISTILLED, over, ("test_error",)),
-            **simulations(effort, simulated=Simulation(balanced_data, DISTILLED, {**over, "alpha": points}, effort)),
-        },
+        curves(effort, balanced_data, DISTILLED, over, points),
         draw,
         "Settings of the print. With balanced classes a larger ridge is always better for the teacher, and reaches the Bayes "
         f"error in the limit. {UNREAD} At small alpha and large ridge the bias follows the imbalance of a finite sample, and "

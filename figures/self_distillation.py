@@ -14,11 +14,10 @@ import numpy as np
 import xarray
 from matplotlib.figure import Figure
 
-from figures.build import Effort, Plan, PrintedValue, Simulation, published, simulations
+from figures.build import Effort, Plan, PrintedValue, Simulation, Work, curves, published, simulations
 from figures.drawing import Data, Look, Panel, panels, shared_legend, size_of
 from numerics import style
 from numerics.models import Chain, DataSet, Estimator, GaussianMixture
-from numerics.phase_diagram import Grid
 from numerics.schedules import SQUARE, Schedule, optimal_schedule
 from numerics.style import BLACK, BLUE, GREY, LINES, RED, YELLOW
 from numerics.thresholds import bayes_error
@@ -132,7 +131,7 @@ def steps(effort: Effort) -> Plan:
     lengths = (1, 2, 3, 6)
     letters = {"balanced": BALANCED, "unbalanced": UNBALANCED}
     # A balanced problem wants no bias; a learned one would multiply the imbalance of a finite sample by every stage's gain.
-    curves = {
+    lines = {
         name: ScheduledCurve(
             GaussianMixture(1.0, rho, DELTA, NOISE), lengths, {"alpha": alpha}, bias=0.0 if rho == BALANCED else None
         )
@@ -140,7 +139,7 @@ def steps(effort: Effort) -> Plan:
     }
     simulated = {
         f"simulated_{name}_{length}": ScheduledSimulation.of(curve, length, points, effort)
-        for name, curve in curves.items()
+        for name, curve in lines.items()
         for length in lengths
     }
 
@@ -159,7 +158,7 @@ def steps(effort: Effort) -> Plan:
         return figure
 
     return Plan(
-        {**curves, **simulations(effort, **simulated)},
+        {**lines, **simulations(effort, **simulated)},
         draw,
         "The values of the published plot are met with balanced classes, rho = 0.5: 0.110, 0.089 and 0.086 at alpha = 10 for 0, "
         "1 and 5 steps, read to 0.002.  Ridges were searched up to 100; without that limit most would be infinite for balanced "
@@ -179,12 +178,12 @@ def labels(effort: Effort) -> Plan:
     alpha, points = _alphas(low, high, 9, 3)
     data = GaussianMixture(1.0, UNBALANCED, DELTA, NOISE)
     losses = {"square": "square loss", "cross-entropy": "cross-entropy"}
-    curves, simulated = {}, {}
+    lines, simulated = {}, {}
     for loss in losses:
         for kind, hard in (("soft", False), ("hard", True)):
             part = f"{loss.replace('-', '_')}_{kind}"
-            curves[part] = ScheduledCurve(data, (1, 2), {"alpha": alpha}, loss, hard)
-            simulated[f"simulated_{part}"] = ScheduledSimulation.of(curves[part], 2, points, effort)
+            lines[part] = ScheduledCurve(data, (1, 2), {"alpha": alpha}, loss, hard)
+            simulated[f"simulated_{part}"] = ScheduledSimulation.of(lines[part], 2, points, effort)
 
     def draw(parts: Data) -> Figure:
         figure, found = panels(parts, 1, 2, 3.0, sharey=True)
@@ -201,7 +200,7 @@ def labels(effort: Effort) -> Plan:
         return figure
 
     return Plan(
-        {**curves, **simulations(effort, **simulated)},
+        {**lines, **simulations(effort, **simulated)},
         draw,
         "Nothing of these settings was at hand in print (rho = 0.4).  Hard pseudo-labels denoise: with the square loss they are "
         "better than soft targets beyond alpha = 2.5, worse below.  With cross-entropy they are the limit T = 0 of soft targets, "
@@ -222,13 +221,12 @@ def transfer(effort: Effort) -> Plan:
         "hard": (Estimator(PseudoLabels(), 0.3, sets="fresh"), r"hard pseudo-labels, $\lambda=0.3$"),
     }
     teacher = Estimator(CrossEntropy(), 1.0)
-    work, simulated = {}, {}
+    work: dict[str, Work] = {}
     for name, noise in noises.items():
         data = GaussianMixture(3.0, UNBALANCED, DELTA, noise, (DataSet("fresh", 1.0),))
         for kind, (student, _) in students.items():
             chain = Chain.of([teacher, student])
-            work[f"{name}_{kind}"] = Grid(data, chain, {"fresh.alpha": sizes}, ("test_error",))
-            simulated[f"simulated_{name}_{kind}"] = Simulation(data, chain, {"fresh.alpha": points}, effort)
+            work |= curves(effort, data, chain, {"fresh.alpha": sizes}, points, f"{name}_{kind}")
 
     def draw(parts: Data) -> Figure:
         figure, found = panels(parts, 1, 2, 3.0)
@@ -249,7 +247,7 @@ def transfer(effort: Effort) -> Plan:
         return figure
 
     return Plan(
-        {**work, **simulations(effort, **simulated)},
+        work,
         draw,
         "Settings of our choice (rho = 0.4, Delta = 0.5, teacher at alpha = 3); nothing was printed.  A student with a small "
         "ridge has copied its teacher from alpha_2 = 1 on, where targets determine the weights.  A larger ridge makes it worse "
@@ -278,11 +276,10 @@ def ensemble(effort: Effort) -> Plan:
         taught = SquareDistillation(teacher=tuple(range(1, count + 1)))
         return Chain.of([*teachers, Estimator(taught, 0.1, name="student")])
 
-    work, simulated = {}, {}
+    work: dict[str, Work] = {}
     for kind, masks in (("masks", True), ("ridges", False)):
         for count in counts:
-            work[f"{kind}_{count}"] = Grid(data, chain(count, masks), {"alpha": alpha}, ("test_error",))
-            simulated[f"simulated_{kind}_{count}"] = Simulation(data, chain(count, masks), {"alpha": points}, effort)
+            work |= curves(effort, data, chain(count, masks), {"alpha": alpha}, points, f"{kind}_{count}")
 
     def draw(parts: Data) -> Figure:
         figure, found = panels(parts, 1, 2, 3.0)
@@ -303,7 +300,7 @@ def ensemble(effort: Effort) -> Plan:
         return figure
 
     return Plan(
-        {**work, **simulations(effort, **simulated)},
+        work,
         draw,
         "Settings of our choice (rho = 0.4, Delta = 0.5, label noise 0.1, square loss, student's ridge 0.1); nothing was printed. "
         "Every teacher's mask is independent of the one before.",

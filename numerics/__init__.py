@@ -29,7 +29,7 @@ _HOMES = {
         "parameter_paths",
         "with_parameter",
     ),
-    "simulation": ("simulate",),
+    "simulation": ("Simulation", "simulate"),
     "solution": ("OBSERVABLES", "Solution"),
     "solver": ("ConvergenceError", "ConvergenceWarning", "solve"),
     "sweeps": ("sweep",),

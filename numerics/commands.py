@@ -1,6 +1,7 @@
 """What the command lines share: flags, how flags become a model, errors in one line; and two of the commands.
 
-Exit codes: 0 done, 1 something did not converge, 2 bad input (one line on standard error), 130 interrupted.
+Exit codes: 0 done, 1 something did not converge or could not be finished, 2 bad input (one line on standard error), 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ import inspect
 import json
 import os
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,8 @@ import click
 import numpy as np
 from click.core import ParameterSource
 
+from numerics.executors import EXECUTORS, THREADS, WorkersLostError, cluster
+from numerics.journal import Journal, require_room
 from numerics.models import TRAINING, Chain, Estimator, GaussianMixture, ParameterError, Stage, check_fit
 from numerics.problem import read_problem
 from numerics.solution import OBSERVABLES, Solution
@@ -30,9 +32,16 @@ from theory.losses import BUILT_IN, Loss
 
 if TYPE_CHECKING:
     from numerics.simulation import Estimate, SimulationResult
+    from numerics.sweeps import Experiment, Grid
 
 PATIENCE = 2.0
 """Seconds after which a command says what it is waiting for."""
+
+LONGEST_MESSAGE = 2000
+"""Characters of an error that are shown."""
+
+SHOWN_FAILURES = 5
+"""Points without a result that a command names."""
 
 MODEL = """\b
 Model: M = alpha N samples x = s v/sqrt(N) + sqrt(Delta) z in N dimensions,
@@ -143,13 +152,25 @@ class Command(click.Command):
         except click.Abort:
             code = 130
         except click.ClickException as error:
-            click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+            click.echo(f"error: {_one_line(error.format_message())}", err=True)
             code = error.exit_code if error.exit_code != 1 else 2
         except BrokenPipeError:
             # The reader left early (``| head``): nothing to report; keep the interpreter from flushing into it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 1
+        except (OSError, WorkersLostError) as error:
+            click.echo(f"error: {_one_line(str(error))}", err=True)
+            code = 1
+        except MemoryError as error:
+            click.echo(f"error: not enough memory: {_one_line(str(error)) or 'an allocation failed'}", err=True)
+            code = 1
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(message: str) -> str:
+    """Without line breaks, and cut where somebody's input makes it very long."""
+    line = " ".join(message.split())
+    return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]} ..."
 
 
 def model_options(alpha: float | None = None) -> Callable[[Callable], Callable]:
@@ -182,8 +203,38 @@ def report_options(function: Callable) -> Callable:
 def jobs_option(function: Callable) -> Callable:
     """``--jobs``."""
     return click.option(
-        "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="one per core", help="Threads."
+        "--jobs",
+        type=click.IntRange(min=1),
+        default=os.cpu_count() or 1,
+        show_default="one per core",
+        help="Threads or processes.",
     )(function)
+
+
+def executor_options(function: Callable) -> Callable:
+    """``--executor`` and ``--scheduler``; see :func:`opened_executor`."""
+    for decorator in (
+        click.option("--scheduler", metavar="ADDRESS", help="Compute on the Dask cluster whose scheduler is at ADDRESS, such as "
+                     "tcp://host:8786, or on a local one: local.  Needs the extra 'cluster'."),
+        click.option("--executor", type=click.Choice(EXECUTORS), default=THREADS, show_default=True,
+                     help="Where points are computed."),
+    ):  # fmt: skip
+        function = decorator(function)
+    return function
+
+
+@contextmanager
+def opened_executor(executor: str, scheduler: str | None, jobs: int) -> Iterator[object]:
+    """What ``run_tasks`` takes as an executor; a cluster is left again at the end."""
+    if scheduler is None:
+        yield executor
+        return
+    if _given("executor"):
+        raise click.UsageError("--executor has no effect with --scheduler")
+    with ExitStack() as stack:
+        with blaming({}, "--scheduler", ParameterError):
+            client = stack.enter_context(cluster(scheduler, jobs))
+        yield client
 
 
 @contextmanager
@@ -303,20 +354,17 @@ def _in_words(stage: Stage) -> str:
 
 
 def require_writable(path: Path, flag: str = "--output") -> None:
-    """Make the folder of ``path`` and check that a file can be written there; click.UsageError if not."""
+    """Check that ``path`` can be written, in a folder that may not exist yet; click.UsageError if not.  Nothing is left there."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder")
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=path.suffix):
-            pass
-    except OSError as error:
-        raise click.UsageError(f"{flag}: cannot write {path}: {error.strerror or error}") from None
+        require_room(path, name=flag)
+    except ParameterError as error:
+        raise click.UsageError(str(error)) from None
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give the name of a temporary file that becomes ``path`` on success, and is removed otherwise."""
+    """Give the name of a temporary file that becomes ``path`` on success, and is removed otherwise; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
@@ -345,6 +393,33 @@ def patience(message: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def kept_points(path: Path, work: Mapping[str, Grid | Experiment]) -> Iterator[Journal]:
+    """The journal of ``path``, which says on Ctrl-C that the command can go on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with blaming({"output:": "--output"}, "--output", ParameterError):
+        journal = Journal(path, {name: part.description() for name, part in work.items()})
+    with journal:
+        try:
+            yield journal
+        except KeyboardInterrupt:
+            tell_of_journal(journal.path)
+            raise
+
+
+def tell_of_journal(path: Path) -> None:
+    """Say after an interruption where the points are that are done."""
+    if path.exists():
+        click.echo(f"interrupted: finished points are kept in {path}; the same command goes on from there", err=True)
+
+
+def warn_of_failures(count: int, lines: Sequence[str]) -> None:
+    """Name the first of ``count`` points without a result on standard error."""
+    if count:
+        shown = "; ".join(lines[:SHOWN_FAILURES]) + ("; ..." if count > SHOWN_FAILURES else "")
+        click.echo(f"warning: {count} points without a result are left out: {shown}", err=True)
 
 
 # Tables.

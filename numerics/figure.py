@@ -20,9 +20,7 @@ from matplotlib.patches import Patch
 
 from numerics import style
 from numerics.solution import OBSERVABLES
-
-ERROR_SUFFIX = "_standard_error"
-"""A simulated dataset holds the mean over runs under the observable's name, and its standard error with this suffix."""
+from numerics.sweeps import ERROR_SUFFIX
 
 THRESHOLDS = {
     "interpolation": r"\alpha_I",

@@ -9,14 +9,7 @@
 - *max margin*: logistic labels and ``alpha < alpha*``.  The weights become infinite; their direction is that of the shortest
   weights with ``s h >= 1`` on every sample.
 
-The last two minimise ``|w|^2`` under a hard constraint.  That is a stage with ``ridge = 1`` whose loss is 0 where the
-constraint holds and infinite elsewhere, so its saddle point is finite and its proximal point piecewise linear:
-
-    h = h*,  f = (h* - u)/(Delta V)            and            h = s max(1, s u),  f = s (1 - s u)_+/(Delta V).
-
-All averages over the stage's own Gaussian are then in closed form.  The true forces are ``ridge`` times these, so that a later
-stage, whose equations contain only products of ``f_s`` with the response ``V_ts`` to it, is solved exactly with the
-rescaled ones.
+The last two minimise ``|w|^2`` under a hard constraint; see :mod:`numerics.hard_stage`.
 """
 
 from __future__ import annotations
@@ -28,25 +21,32 @@ from functools import lru_cache
 
 import numpy as np
 import sympy
-from numba import njit, types
 
 from numerics import thresholds
 from numerics.codegen import EQUATION_NAMES, LossFunctions, core_module, equations_module, loss_module
 from numerics.compiled import PointArrays, compile_chain, target_features
-from numerics.deferred import optimize, special
-from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, Matrix, address
+from numerics.hard_stage import (
+    HARD,
+    MAX_MARGIN,
+    MINIMUM_NORM,
+    NOT_FINITE,
+    NOT_TRIED,
+    HardPoint,
+    HardStage,
+    constraint,
+    effective_ridge,
+    extend_hard,
+    with_values,
+)
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError
-from numerics.nodes import Nodes, StagePoint, extend, label_nodes
+from numerics.nodes import Nodes, StagePoint, extend, label_nodes, sharp_crossings
 from numerics.patterns import WeightMoments, nested_patterns
 from numerics.settings import Settings
 from theory.functions import sigmoid
 from theory.losses import Loss
 from theory.symbols import h, y
 
-MAXIMUM_LIKELIHOOD, MINIMUM_NORM, MAX_MARGIN = "maximum likelihood", "minimum norm", "max margin"
-
-CONVERGED, TOO_MANY_ITERATIONS, SINGULAR, NOT_FINITE, NOT_TRIED = range(5)
-"""Status of a stage, as in ``kernels/stage.py``."""
+MAXIMUM_LIKELIHOOD = "maximum likelihood"
 
 RESOLUTION = 1e-7
 """Relative distance of ``alpha`` from a threshold below which the limit, which diverges there, counts as unresolvable."""
@@ -60,9 +60,6 @@ FIRST_RIDGES = (1e-5, 1e-3, 1e-7, 1e-1)
 PATH_STEPS = 40
 """Ridges in the path that maximum likelihood is followed along where a start from the above fails."""
 
-FIELD_STEP, FIRST_FIELD_STEP = 0.7, 0.2
-"""Trapezoid steps in the own Gaussian of a constrained stage, at quadrature level 0 and unit ``outer_step``; of a first stage."""
-
 EDGE_RESOLUTION = 0.5
 """Distance from the margin, in widths of the field, by which neighbouring nodes may differ."""
 
@@ -72,39 +69,8 @@ SEARCHES = 10
 NEWTON_TOLERANCE = 1e-12
 """Scaled size of the last Newton step of a maximum-likelihood stage, whose large responses amplify errors."""
 
-MAX_NEWTON = 60
-"""Newton steps allowed for a constrained stage; about 5 are used."""
-
-MAX_HALVINGS = 30
-"""Times a Newton step is halved to keep the norm of the weights positive."""
-
-SMALLEST_SHARE = 1e-12
-"""Of the part of the weights orthogonal to earlier stages in ``Q``: below, it counts as 0, as in the compiled solver."""
-
 _FAR = 1e9  # logits at which gradients have their limiting signs
 _PROBES = (-3.0, -0.3, 0.0, 0.3, 3.0)  # earlier logits, in units of the scale of the loss's target
-_ROUNDING = 1e-13
-
-
-@dataclass(frozen=True)
-class HardPoint(StagePoint):
-    """Saddle point of a constrained stage, in the units of its problem at ridge 1.
-
-    For a minimum-norm stage ``V_tt`` and the responses of later stages to it are the true ones times the ridge.  For a
-    max-margin stage the weights are those with ``s h >= 1``: the true ones times a factor that vanishes with the ridge.
-
-    Attributes
-    ----------
-    limit : str
-        ``MINIMUM_NORM`` or ``MAX_MARGIN``.
-    """
-
-    limit: str = MINIMUM_NORM
-
-
-def effective_ridge(stage: Estimator, point: StagePoint) -> float:
-    """The ridge in the equations that ``point`` solves: 1 for a constrained stage."""
-    return 1.0 if isinstance(point, HardPoint) else stage.ridge
 
 
 # Which limit
@@ -153,16 +119,8 @@ def _classify_stage(data: GaussianMixture, stage: Estimator, name: str, number: 
 
 def _visible(loss: Loss, number: int) -> tuple[int, ...]:
     """Stages whose logits the gradient depends on at these parameter values (not those behind ``mixing=0``)."""
-    present = _with_values(loss, loss.gradient).free_symbols
+    present = with_values(loss, loss.gradient).free_symbols
     return tuple(stage for symbol, stage in zip(loss.logits, loss.stages(number), strict=True) if symbol in present)
-
-
-def _with_values(loss: Loss, expression: sympy.Expr) -> sympy.Expr:
-    """``expression`` with exact parameter values in place of the loss's symbols."""
-    values = {
-        symbol: sympy.nsimplify(value, rational=True) for symbol, value in zip(loss.symbols, loss.values, strict=True)
-    }
-    return sympy.sympify(expression).xreplace(values)
 
 
 @lru_cache(maxsize=1024)
@@ -202,7 +160,7 @@ def is_logistic(loss: Loss) -> bool:
     """
     if loss.split is None:
         return False
-    slope, target = (_with_values(loss, part) for part in loss.split)
+    slope, target = (with_values(loss, part) for part in loss.split)
     slope = slope.replace(sympy.tanh, lambda x: 2 * sigmoid(2 * x) - 1)
     constant, varying = sympy.expand(slope).as_independent(h, as_Add=True)
     total = sympy.Integer(0)
@@ -220,373 +178,6 @@ def is_logistic(loss: Loss) -> bool:
         and abs(float(target.subs(y, label) - limit)) <= 1e-14 * float(total)
         for label, limit in enumerate(limits)
     )
-
-
-# Where every sample has its minimum
-
-
-@njit(types.void(POINT_FUNCTION, POINT_FUNCTION, FloatArray, Matrix, FloatArray, FloatArray), cache=True, nogil=True)
-def _minimisers(slopes, targets, labels, logits, parameters, out):
-    """Solve ``S(h) = c`` for each node by bracketed Newton steps, for ``log S = log c`` where both have one sign.
-
-    ``S`` and ``c`` are measured from the limit of S that c is closer to, and keep their digits there.
-    """
-    pair = np.empty(2)
-    slope = np.empty(4)
-    position = 0.0
-    for i in range(labels.size):
-        earlier = address(logits, i * logits.shape[1])
-        values = address(parameters, 0)
-        targets(0.0, labels[i], earlier, values, address(pair, 0))
-        branch = 1 if abs(pair[1]) < abs(pair[0]) else 0
-        goal = pair[branch]
-        low, high = -np.inf, np.inf
-        reach = 1.0
-        for _ in range(2000):
-            slopes(position, labels[i], earlier, values, address(slope, 0))
-            value = slope[branch]
-            excess = value - goal
-            if excess < 0.0:
-                low = position
-            else:
-                high = position
-            move = -excess / slope[2] if slope[2] > 0.0 else np.inf
-            if value * goal > 0.0 and slope[2] > 0.0:
-                move = -math.log(value / goal) * value / slope[2]
-            new = position + move
-            if not (low < new < high):
-                if excess == 0.0:
-                    break
-                if low == -np.inf:
-                    new = high - reach
-                    reach *= 2.0
-                elif high == np.inf:
-                    new = low + reach
-                    reach *= 2.0
-                else:
-                    new = 0.5 * (low + high)
-            elif low == -np.inf or high == np.inf:
-                # A step into the unknown is not longer than twice the one before.
-                new = min(max(new, position - reach), position + reach)
-                reach *= 2.0
-            done = abs(new - position) <= 1e-15 * abs(position)
-            position = new
-            if done:
-                break
-        out[i] = position
-
-
-def minimisers(loss: Loss, number: int, nodes: Nodes) -> np.ndarray:
-    """``h*``, where the loss of stage ``number`` is smallest, at each of the earlier stages' ``nodes``; shape (n,)."""
-    seen = loss.stages(number)
-    identity = _copied_logit(loss)
-    if identity is not None:
-        return nodes.logits[:, seen[identity] - 1].copy()
-    compiled = loss_module(loss)
-    out = np.empty(nodes.labels.size)
-    parameters = np.array(loss.values, dtype=float)
-    _minimisers(compiled.slopes, compiled.targets, nodes.labels, nodes.seen(seen), parameters, out)
-    return out
-
-
-@lru_cache(maxsize=1024)
-def _copied_logit(loss: Loss) -> int | None:
-    """Index of the logit that the loss wants copied: its gradient vanishes there whatever the label; None if there is none."""
-    gradient = _with_values(loss, loss.gradient)
-    for k, symbol in enumerate(loss.logits):
-        if sympy.expand(gradient.subs(h, symbol)) == 0:
-            return k
-    return None
-
-
-def label_threshold(loss: Loss, low: float, high: float) -> tuple[float, float] | None:
-    """The earlier logit, in [low, high], above which ``h*`` is positive, for label 0 and label 1.
-
-    For a loss that looks at one earlier logit.  The end of the range where ``h*`` has one sign all over it, None where its
-    sign changes more than once or falls.
-    """
-    functions = LossFunctions(loss)
-    scan = np.linspace(low, high, 401)
-    levels = []
-
-    def slope(place: float | np.ndarray, label: float) -> np.ndarray:
-        logits = np.atleast_1d(np.asarray(place, dtype=float))
-        zero = np.zeros_like(logits)
-        return functions.derivatives(zero, np.full_like(zero, label), logits[:, None])[0]
-
-    for label in (0.0, 1.0):
-        positive = slope(scan, label) < 0
-        changes = np.flatnonzero(positive[1:] != positive[:-1])
-        if changes.size > 1 or (positive[0] and not positive[-1]):
-            return None
-        if changes.size == 0:
-            levels.append(low - 1.0 - abs(low) if positive[0] else high + 1.0 + abs(high))
-        else:
-            k = int(changes[0])
-            levels.append(
-                optimize.brentq(lambda x, label=label: slope(x, label)[0], scan[k], scan[k + 1], xtol=1e-14, rtol=1e-14)
-            )
-    return levels[0], levels[1]
-
-
-# The constrained stage
-
-
-@dataclass(frozen=True)
-class _HardStage:
-    """Saddle-point equations of a constrained stage, given nodes of the earlier ones.
-
-    Attributes
-    ----------
-    number, limit
-        Which stage (1-based), and which constraint.
-    nodes : Nodes
-        Earlier stages on training samples; forces of constrained ones rescaled.
-    goal : array, shape (n,)
-        ``h*``; with a margin, the sign ``s``.
-    data, prior, triangle
-        Noise; constants of the prior with ridge 1; Cholesky factor of the earlier stages, row by row.
-    """
-
-    number: int
-    limit: str
-    nodes: Nodes
-    goal: np.ndarray
-    data: GaussianMixture
-    prior: np.ndarray
-    triangle: np.ndarray
-
-    @property
-    def eta(self) -> float:
-        return float(self.prior[0])
-
-    def field(self, x: np.ndarray) -> tuple[np.ndarray, float]:
-        """Mean of ``u`` at each node and its variance, for unknowns ``x = m, b, C_t1.., q_perp, V_t1.., V``."""
-        k, delta = self.number - 1, self.data.delta
-        design = self.nodes.design
-        mean = design[:, 0] * x[0] + x[1]
-        mean = (
-            mean + math.sqrt(delta) * design[:, 2 : 2 + k] @ x[2 : 2 + k] + delta * design[:, 2 + k :] @ x[3 + k : -1]
-        )
-        return mean, delta * x[2 + k]
-
-    def channel(self, x: np.ndarray) -> np.ndarray:
-        """``alpha E`` of ``f s, f, f g_1.., f f_1.., f^2, df/domega``, the averages of ``theory.potential.average_symbols``."""
-        mean, variance = self.field(x)
-        gamma = self.data.delta * x[-1]
-        if self.limit == MINIMUM_NORM:
-            distance = self.goal - mean
-            force, square, slope = (
-                distance / gamma,
-                (distance**2 + variance) / gamma**2,
-                np.full_like(mean, -1.0 / gamma),
-            )
-        else:
-            sigma = math.sqrt(variance)
-            z = (1.0 - self.goal * mean) / sigma
-            tail, density = special.ndtr(z), np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
-            force = self.goal * sigma * (z * tail + density) / gamma
-            square = variance * ((1.0 + z * z) * tail + z * density) / gamma**2
-            slope = -tail / gamma
-        weight = self.nodes.weight
-        return np.array([*((weight * force) @ self.nodes.design), weight @ square, weight @ slope])
-
-    def evaluate(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Residuals ``updated - x`` (for the bias ``alpha E[f]``), and the conjugates."""
-        k = self.number - 1
-        equations = equations_module(self.number)
-        inputs = np.concatenate((self.channel(x), x[2 : 2 + k]))
-        conjugates, updated, factor = np.empty(2 * k + 4), np.empty(2 * k + 3), np.empty(k + 1)
-        equations.conjugates(inputs, np.concatenate(([self.data.delta], self.triangle)), conjugates)
-        equations.prior(conjugates, self.prior, updated)
-        equations.cholesky(np.ascontiguousarray(updated[1 : 2 + k]), self.triangle, factor)
-        residual = np.concatenate(([updated[0], 0.0], factor, updated[2 + k :])) - x
-        residual[1] = conjugates[-1]
-        return residual, conjugates[:-1]
-
-    def scales(self, x: np.ndarray) -> np.ndarray:
-        """Natural size of each unknown."""
-        k = self.number - 1
-        root = math.sqrt(float(x[2 : 2 + k] @ x[2 : 2 + k] + abs(x[2 + k]))) + 1e-12
-        forces = np.sqrt(self.nodes.weight @ self.nodes.forces**2 / self.nodes.weight.sum()) * self.data.delta
-        return np.array([root, root, *([root] * k), root**2, *(root / (forces + 1e-300)), x[-1]])
-
-    def distance(self, point: StagePoint) -> np.ndarray:
-        """Distance of the field from the margin, in widths, at each node."""
-        k = self.number - 1
-        mean, variance = self.field(
-            np.concatenate((point.unknowns[: 2 + k], [point.cholesky_row[-1] ** 2], point.response_row))
-        )
-        return (1.0 - self.goal * mean) / math.sqrt(variance)
-
-    def start(self) -> np.ndarray:
-        """First guess: no weights; or the separator, which does not depend on earlier stages, orthogonal to them."""
-        k = self.number - 1
-        x = np.zeros(2 * k + 4)
-        x[2 + k], x[-1] = 1.0, self.eta - self.data.alpha
-        if self.limit == MAX_MARGIN:
-            found = thresholds.max_margin(self.data.alpha, self.data.rho, self.data.delta, self.eta)
-            x[0], x[1] = found.magnetization / found.margin, found.bias / found.margin
-            x[2 + k] = found.margin**-2
-            mean = x[0] + self.goal * x[1]
-            z = (1.0 - mean) / math.sqrt(self.data.delta * x[2 + k])
-            x[-1] = self.eta - self.nodes.weight @ special.ndtr(z)
-        return x
-
-    def free(self) -> np.ndarray:
-        """Indices of the unknowns that Newton's method moves; the others are known in closed form."""
-        k = self.number - 1
-        if self.limit == MINIMUM_NORM:
-            return np.arange(2 * k + 3)  # V_tt = eta - alpha
-        return np.array([*range(2, 2 + k), *range(3 + k, 3 + 2 * k)], dtype=int)  # a separator is one without a teacher
-
-    def moved(self, x: np.ndarray, free: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """``x`` after a step of the free unknowns, a separator's norm being kept."""
-        out = x.copy()
-        out[free] += step
-        if self.limit == MAX_MARGIN:
-            k = self.number - 1
-            out[2 + k] += np.sum(x[2 : 2 + k] ** 2) - np.sum(out[2 : 2 + k] ** 2)
-        return out
-
-    def solve(self, x: np.ndarray) -> StagePoint:
-        """Newton's method from ``x``; the equations of a minimum-norm stage are linear in all unknowns but ``q_perp``."""
-        k, free = self.number - 1, self.free()
-        relative = 0.5 if self.limit == MINIMUM_NORM else 1e-4
-        last = previous = math.inf
-        status = TOO_MANY_ITERATIONS
-        iterations = 0
-        residual, conjugates = self.evaluate(x)
-        while iterations < MAX_NEWTON:
-            iterations += 1
-            scale = self.scales(x)
-            jacobian = np.empty((free.size, free.size))
-            for c, width in enumerate(relative * scale[free]):
-                shift = np.zeros(free.size)
-                shift[c] = width
-                difference = (
-                    self.evaluate(self.moved(x, free, shift))[0] - self.evaluate(self.moved(x, free, -shift))[0]
-                )
-                jacobian[:, c] = difference[free] / (2.0 * width)
-            try:
-                step = -np.linalg.solve(jacobian, residual[free])
-            except np.linalg.LinAlgError:
-                status = SINGULAR
-                break
-            trial = self.moved(x, free, step)
-            for _ in range(MAX_HALVINGS):
-                if self.limit == MINIMUM_NORM or trial[2 + k] > 0.0:
-                    break
-                step = 0.5 * step
-                trial = self.moved(x, free, step)
-            x = trial
-            residual, conjugates = self.evaluate(x)
-            previous, last = last, float(np.max(np.abs(step / scale[free]), initial=0.0))
-            if not math.isfinite(last):
-                status = NOT_FINITE
-                break
-            if last < _ROUNDING or (last < 1e-8 and last > 0.3 * previous):
-                status = CONVERGED
-                break
-        units = self.scales(x)
-        units[1] = (units[1] + 1.0) * abs(self.channel(x)[-1])
-        size = float(np.max(np.abs(residual / units)))
-        unknowns = x.copy()
-        q = float(x[2 : 2 + k] @ x[2 : 2 + k] + max(x[2 + k], 0.0))
-        unknowns[2 + k] = math.log(max(x[2 + k], SMALLEST_SHARE * q, 1e-300))
-        unknowns[-1] = math.log(x[-1])
-        return HardPoint(unknowns, conjugates, status, iterations, size, last, 0.0, self.limit)
-
-
-def extend_hard(
-    nodes: Nodes, data: GaussianMixture, chain: Chain, number: int, point: HardPoint, step: float, tail: float
-) -> Nodes:  # fmt: skip
-    """Nodes on training samples that include constrained stage ``number``.
-
-    The force is piecewise linear in the stage's own Gaussian, so that no map has to be inverted: equidistant values of it, on
-    both sides of the place where a margin is just met.  Logits of a max-margin stage are in its own units (``s h >= 1``).
-    """
-    k = number - 1
-    stage = _HardStage(number, point.limit, nodes, constraint(chain, number, point.limit, nodes), data, _NONE, _NONE)
-    x = np.concatenate((point.unknowns[: 2 + k], [point.cholesky_row[-1] ** 2], point.response_row))
-    mean, variance = stage.field(x)
-    sigma = math.sqrt(variance)
-    gamma = data.delta * x[-1]
-    reach = math.sqrt(-2.0 * math.log(tail)) + 0.5
-    n = nodes.weight.size
-    if point.limit == MINIMUM_NORM:
-        count = 2 * math.ceil(reach / ((FIELD_STEP if k else FIRST_FIELD_STEP) * step)) + 1
-        g, width = np.linspace(-reach, reach, count, retstep=True)
-        g, width = np.tile(g, (n, 1)), np.full((n, count), width)
-    else:
-        edge = np.clip((stage.goal - mean) / sigma, -reach, reach)
-        unit, share = np.polynomial.legendre.leggauss(math.ceil((16.0 if k else 48.0) / step))
-        unit, share = 0.5 * (1.0 + unit), 0.5 * share
-        left, right = edge[:, None] + reach, reach - edge[:, None]
-        g = np.hstack((-reach + left * unit, edge[:, None] + right * unit))
-        width = np.hstack((left * share, right * share))
-    field = mean[:, None] + sigma * g
-    if point.limit == MINIMUM_NORM:
-        logit = np.broadcast_to(stage.goal[:, None], g.shape)
-    else:
-        logit = stage.goal[:, None] * np.maximum(1.0, stage.goal[:, None] * field)
-    force = (logit - field) / gamma
-    weight = nodes.weight[:, None] * width * np.exp(-0.5 * g * g) / math.sqrt(2.0 * math.pi)
-    keep = (weight > 0.01 * tail * nodes.weight.max()).ravel()
-    rows = np.repeat(np.arange(n), g.shape[1])[keep]
-    old = nodes.design[rows]
-    design = np.column_stack((old[:, : 2 + k], g.ravel()[keep], old[:, 2 + k :], force.ravel()[keep]))
-    logits = np.column_stack((nodes.logits[rows], logit.ravel()[keep]))
-    return Nodes(
-        weight.ravel()[keep], np.ascontiguousarray(design), nodes.labels[rows], np.ascontiguousarray(logits),
-        nodes.member[rows], nodes.row[rows],
-    )  # fmt: skip
-
-
-_NONE = np.empty(0)
-
-
-def constraint(chain: Chain, number: int, limit: str, nodes: Nodes) -> np.ndarray:
-    """``h*`` of constrained stage ``number`` at each node, or the sign ``s`` for a margin; shape (n,)."""
-    if limit == MAX_MARGIN:
-        return np.ascontiguousarray(nodes.design[:, 0])
-    return minimisers(chain[number - 1].loss, number, nodes)
-
-
-# Where an average over nodes is sharp
-
-
-def unresolved(scores: np.ndarray, nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
-    """Jumps of a normal score between neighbouring nodes, and which of them matter: on one line of nodes, and near 0."""
-    same = nodes.labels[1:] == nodes.labels[:-1]
-    if nodes.stages > 1:
-        same &= np.all(nodes.logits[1:, :-1] == nodes.logits[:-1, :-1], axis=1)
-    near = (np.minimum(np.abs(scores[1:]), np.abs(scores[:-1])) < 6.0) | (scores[1:] * scores[:-1] < 0.0)
-    jumps = np.abs(np.diff(scores))
-    return jumps, same & near
-
-
-def largest_jump(scores: np.ndarray, nodes: Nodes) -> float:
-    """Largest change of a normal score that is about to be averaged, between neighbouring nodes."""
-    jumps, matter = unresolved(scores, nodes)
-    return float(jumps[matter].max(initial=0.0))
-
-
-def sharp_crossings(scores: np.ndarray, nodes: Nodes, limit: float = 1.0) -> tuple[tuple[float, float], ...]:
-    """(position, width) in the last logit, for each label, of the zero of a normal score that its nodes do not resolve: its
-    neighbouring values differ by more than ``limit``.
-    """
-    jumps, matter = unresolved(scores, nodes)
-    found = []
-    for label in (0.0, 1.0):
-        here = np.flatnonzero(matter & (jumps > limit) & (nodes.labels[1:] == label))
-        if here.size:
-            k = here[np.argmin(scores[here] * scores[here + 1])] if here.size > 1 else here[0]
-            h = nodes.logits[k : k + 2, -1]
-            slope = (scores[k + 1] - scores[k]) / (h[1] - h[0])
-            position = min(max(h[0] - scores[k] / slope, h.min()), h.max())
-            found.append((float(position), float(1.0 / abs(slope))))
-    return tuple(found)
 
 
 # Whole chains
@@ -611,7 +202,7 @@ def solve_limit(data: GaussianMixture, chain: Chain, settings: Settings) -> Limi
     """
     require_plain(data, chain)
     limits = classify(data, chain)
-    hard = [number for number, limit in enumerate(limits, start=1) if limit in (MINIMUM_NORM, MAX_MARGIN)]
+    hard = [number for number, limit in enumerate(limits, start=1) if limit in HARD]
     if not hard:
         return _solve_regular(data, chain, settings)
     return _Assembly(data, chain, limits, settings).solve()
@@ -662,6 +253,14 @@ def _solve_regular(data: GaussianMixture, chain: Chain, settings: Settings) -> L
     return best
 
 
+@lru_cache(maxsize=8)
+def _at_small_ridge(
+    data: GaussianMixture, chain: Chain, ridge: float, settings: Settings
+) -> tuple[StagePoint, ...]:  # fmt: skip
+    """What starts the search for a limit; kept, because several stages of a chain ask for the same."""
+    return _solve_regular(data, _small_ridges(chain, ridge), settings).points
+
+
 def read_points(arrays: PointArrays, i: int, n_stages: int) -> tuple[StagePoint, ...]:
     """Saddle points of the stages of point ``i``, up to the first that failed."""
     points: list[StagePoint] = []
@@ -689,19 +288,19 @@ class _Assembly:
     settings: Settings
 
     def solve(self) -> LimitPoints:
-        first = next(k for k, limit in enumerate(self.limits) if limit in (MINIMUM_NORM, MAX_MARGIN))
+        first = next(k for k, limit in enumerate(self.limits) if limit in HARD)
         prefix = LimitPoints((), 0, 0.0)
         if first > 0:
             prefix = _solve_regular(self.data, Chain(self.chain.stages[:first]), self.settings)
             if any(point.status != 0 for point in prefix.points):
                 return prefix
         points, level, error = prefix.points, prefix.level, math.inf
-        starts: list[np.ndarray | None] = [None] * len(self.chain)
+        starts: list[StagePoint | None] = [None] * len(self.chain)
         for level in range(prefix.level, max(prefix.level + 1, self.settings.max_levels) + 1):
             before, points = points, self._solve_level(prefix.points, starts, level)
             if points[-1].status != 0:
                 break
-            starts = [point.unknowns for point in points]
+            starts = [*points, *[None] * (len(self.chain) - len(points))]
             if level > prefix.level:
                 error = max(prefix.error, _largest_change(before, points, self.data.alpha))
                 if error <= self.settings.rtol:
@@ -709,23 +308,21 @@ class _Assembly:
         return LimitPoints(points, level, error)
 
     def _solve_level(
-        self, prefix: Sequence[StagePoint], starts: Sequence[np.ndarray | None], level: int
+        self, prefix: Sequence[StagePoint], starts: Sequence[StagePoint | None], level: int
     ) -> tuple[StagePoint, ...]:
         """All stages at one level; stops at the first that fails."""
         data, chain, settings = self.data, self.chain, self.settings
-        factor = settings.refinement**level
+        step = settings.field_step * settings.refinement**level
         moments = WeightMoments(nested_patterns(tuple(stage.eta for stage in chain.stages)))
         nodes, points = label_nodes(data), []
         for number, stage in enumerate(chain.stages, start=1):
             limit = self.limits[number - 1]
             if number <= len(prefix):
                 point = prefix[number - 1]
-            elif limit in (MINIMUM_NORM, MAX_MARGIN):
+            elif limit in HARD:
                 point = self._solve_hard(number, nodes, moments, points, starts[number - 1], level)
             else:
-                point = self._solve_soft(
-                    number, nodes, moments, points, starts[number - 1], settings.field_step * factor
-                )
+                point = self._solve_soft(number, nodes, moments, points, starts[number - 1], step)
             points.append(point)
             if point.status != 0 or number == len(chain):
                 break
@@ -734,7 +331,7 @@ class _Assembly:
         return tuple(points)
 
     def _solve_hard(
-        self, number: int, nodes: Nodes, moments: WeightMoments, points: Sequence[StagePoint], start: np.ndarray | None,
+        self, number: int, nodes: Nodes, moments: WeightMoments, points: Sequence[StagePoint], start: StagePoint | None,
         level: int,
     ) -> StagePoint:  # fmt: skip
         limit = self.limits[number - 1]
@@ -744,38 +341,29 @@ class _Assembly:
             if not np.all(np.isfinite(goal)):
                 unknown = np.full(2 * number + 2, math.nan)
                 return HardPoint(unknown, unknown[:-1], NOT_FINITE, 0, math.inf, math.inf, 0.0, limit)
-            stage = _HardStage(number, limit, nodes, goal, self.data, prior, triangle)
+            stage = HardStage(number, limit, nodes, goal, self.data, prior, triangle)
             if start is not None:
-                x = start.copy()
-                x[1 + number], x[-1] = math.exp(x[1 + number]), math.exp(x[-1])
+                point = stage.solve(start.variables)
+            elif limit == MAX_MARGIN and number > 1:
+                point = stage.solve(self._overlapping(number, stage.start()))
             else:
-                x = stage.start()
-                if limit == MAX_MARGIN and number > 1:
-                    x = self._overlapping(number, x)
-            point = stage.solve(x)
+                point = stage.solve(stage.start())
             if limit == MINIMUM_NORM or point.status != 0 or number != 2 or isinstance(points[0], HardPoint):
                 return point
             # Whether a sample is on the margin may change more quickly with the teacher's logit than its nodes follow.
-            bends = sharp_crossings(stage.distance(point), nodes, EDGE_RESOLUTION)
+            bends = sharp_crossings(stage.distance(point.variables), nodes, EDGE_RESOLUTION)
             if not bends:
                 return point
-            start = point.unknowns
+            start = point
             nodes = extend_any(
-                label_nodes(self.data),
-                self.data,
-                self.chain,
-                1,
-                points[0],
-                self.settings,
-                level,
-                training=True,
-                bends=bends,
-            )
+                label_nodes(self.data), self.data, self.chain, 1, points[0], self.settings, level, training=True,
+                bends=tuple(bends.values()),
+            )  # fmt: skip
         return point
 
     def _overlapping(self, number: int, x: np.ndarray) -> np.ndarray:
         """The separator's first guess with overlaps read off a solution at small ridge."""
-        small = self._at_small_ridge(FIRST_RIDGES[0])
+        small = _at_small_ridge(self.data, self.chain, FIRST_RIDGES[0], self.settings)
         if len(small) < number or small[number - 1].status != 0:
             return x
         k, near = number - 1, small[number - 1]
@@ -786,21 +374,19 @@ class _Assembly:
         out[2 + k] = (size * row[-1]) ** 2
         return out
 
-    def _at_small_ridge(self, ridge: float) -> tuple[StagePoint, ...]:
-        return _solve_regular(self.data, _small_ridges(self.chain, ridge), self.settings).points
-
     def _solve_soft(
-        self, number: int, nodes: Nodes, moments: WeightMoments, points: Sequence[StagePoint], start: np.ndarray | None,
+        self, number: int, nodes: Nodes, moments: WeightMoments, points: Sequence[StagePoint], start: StagePoint | None,
         step: float,
     ) -> StagePoint:  # fmt: skip
         """An ordinary stage after a constrained one."""
         ridge = self.chain[number - 1].ridge
         constants = moments.prior_constants(number - 1, ridge)
         if start is not None:
-            return solve_stage(self.data, self.chain[number - 1], nodes, constants, points, start, step, self.settings)
+            x = start.unknowns
+            return solve_stage(self.data, self.chain[number - 1], nodes, constants, points, x, step, self.settings)
         point = None
         for small in FIRST_RIDGES:
-            near = self._at_small_ridge(small)
+            near = _at_small_ridge(self.data, self.chain, small, self.settings)
             if len(near) < number or near[number - 1].status != 0:
                 continue
             x = near[number - 1].unknowns.copy()

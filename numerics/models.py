@@ -22,7 +22,30 @@ ROUNDING = 1e-12
 
 
 class ParameterError(ValueError):
-    """A parameter outside its allowed range; the message names the parameter and what is allowed."""
+    """A parameter outside its allowed range; the message names the parameter and what is allowed.
+
+    Examples
+    --------
+    >>> GaussianMixture(alpha=1.0, rho=2.0)
+    Traceback (most recent call last):
+    numerics.models.ParameterError: rho must be a number in the open interval (0, 1), got 2.0
+    """
+
+
+class ConvergenceWarning(RuntimeWarning):
+    """Issued with a result that did not converge.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from numerics import solve
+    >>> from theory.losses import CrossEntropy
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     solution = solve(GaussianMixture(alpha=2.0), Estimator(CrossEntropy(), ridge=0.1), max_iterations=1)
+    >>> caught[0].category.__name__, solution.converged
+    ('ConvergenceWarning', False)
+    """
 
 
 def require_number(
@@ -44,7 +67,10 @@ def require_number(
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ParameterError(f"{name} must be {allowed}, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     inside = above < number < below and at_least <= number <= at_most
     if not (math.isfinite(number) and inside):
         raise ParameterError(f"{name} must be {allowed}, got {value!r}")
@@ -102,6 +128,12 @@ class DataSet:
     ------
     ParameterError
         If a value is not in its range, or the name is not an identifier.
+
+    Examples
+    --------
+    >>> data = GaussianMixture(alpha=1.0, further=[DataSet("fresh", alpha=2.0, label_noise=0.1)])
+    >>> [(found.name, found.alpha) for found in data.sets]
+    [('training', 1.0), ('fresh', 2.0)]
     """
 
     name: str
@@ -137,6 +169,11 @@ class GaussianMixture:
     ------
     ParameterError
         If a value is not a finite number in its range, or two data sets have one name.
+
+    Examples
+    --------
+    >>> GaussianMixture(alpha=3, rho=0.2)
+    GaussianMixture(alpha=3.0, rho=0.2, delta=1.0)
     """
 
     alpha: float
@@ -215,6 +252,16 @@ class Estimator:
     ------
     ParameterError
         If a value is not a finite number in its range, or ``loss`` is not a :class:`theory.losses.Loss`.
+
+    Examples
+    --------
+    >>> from numerics import solve
+    >>> from theory.losses import CrossEntropy, Distillation
+    >>> teacher = Estimator(CrossEntropy(), ridge=0.1)
+    >>> student = Estimator(Distillation(mixing=1.0, temperature=1.0), ridge=1e-5, eta=0.5)
+    >>> solution = solve(GaussianMixture(alpha=2.0, rho=0.2), [teacher, student])
+    >>> round(solution[1].test_error, 6)
+    0.201505
     """
 
     loss: Loss
@@ -263,6 +310,14 @@ class Frozen:
     ------
     ParameterError
         If a value is not in its range.
+
+    Examples
+    --------
+    >>> from numerics import solve
+    >>> from theory.losses import Distillation
+    >>> chain = [Frozen(magnetization=1.0, norm_squared=1.5), Estimator(Distillation(), ridge=0.1)]
+    >>> [round(stage.test_error, 6) for stage in solve(GaussianMixture(alpha=2.0, rho=0.2), chain)]
+    [0.207108, 0.182226]
     """
 
     magnetization: float
@@ -277,9 +332,10 @@ class Frozen:
     def __post_init__(self) -> None:
         for name in ("magnetization", "norm_squared", "bias"):
             object.__setattr__(self, name, _require_finite(name, getattr(self, name)))
-        if not self.norm_squared > 0 or self.norm_squared < self.magnetization**2 * (1 - ROUNDING):
+        least = self.magnetization * self.magnetization  # infinite where it is too large, while ** would raise
+        if not self.norm_squared > 0 or self.norm_squared < least * (1 - ROUNDING):
             raise ParameterError(
-                f"norm_squared must be > 0 and at least magnetization^2={self.magnetization**2:g}, got {self.norm_squared:g}"
+                f"norm_squared must be > 0 and at least magnetization^2={least:g}, got {self.norm_squared:g}"
             )
         _require_name(self.name)
 
@@ -301,6 +357,13 @@ class Hebbian:
     ------
     ParameterError
         If a value is not in its range.
+
+    Examples
+    --------
+    >>> from numerics import solve
+    >>> stage = solve(GaussianMixture(alpha=2.0, rho=0.2), Hebbian())[0]
+    >>> round(stage.magnetization, 9), round(stage.norm_squared, 9)
+    (1.0, 1.5)
     """
 
     ridge: float | None = None
@@ -338,6 +401,13 @@ class BayesOptimal:
     ----------
     name, sets
         As for an :class:`Estimator`.  The labels of its data sets must be free of noise.
+
+    Examples
+    --------
+    >>> from numerics import bayes_error, solve
+    >>> solution = solve(GaussianMixture(alpha=2.0, rho=0.2, delta=1.0), BayesOptimal())
+    >>> round(solution[0].test_error, 9) == round(bayes_error(2.0, 0.2, 1.0), 9)
+    True
     """
 
     name: str | None = None
@@ -368,11 +438,22 @@ def total_alpha(data: GaussianMixture, sets: Sequence[str]) -> float:
 
 @dataclass(frozen=True)
 class Chain:
-    """Stages one after the other, each of which may look at those before, checked to fit together."""
+    """Stages one after the other, each of which may look at those before, checked to fit together.
+
+    Examples
+    --------
+    >>> from theory.losses import CrossEntropy, Distillation
+    >>> chain = Chain.of([Estimator(CrossEntropy(), ridge=0.1), Estimator(Distillation(), ridge=0.01, name="pupil")])
+    >>> chain.names, len(chain)
+    (('teacher', 'pupil'), 2)
+    """
 
     stages: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.stages, Sequence):
+            raise ParameterError(f"stages must be a sequence of stages, got {self.stages!r}")
+        object.__setattr__(self, "stages", tuple(self.stages))
         if not self.stages:
             raise ParameterError("a chain needs at least one stage")
         for number, stage in enumerate(self.stages, start=1):
@@ -478,6 +559,13 @@ def with_parameter(data: GaussianMixture, chain: Chain, path: str, value: float)
     ------
     ParameterError
         If there is no such parameter (the message lists those that exist), or the value is not allowed.
+
+    Examples
+    --------
+    >>> from theory.losses import CrossEntropy
+    >>> data, chain = with_parameter(GaussianMixture(1.0), Chain.of(Estimator(CrossEntropy(), ridge=0.1)), "teacher.ridge", 0.5)
+    >>> chain[0].ridge
+    0.5
     """
     owner, dot, parameter = path.rpartition(".")
     if not dot and parameter in _DATA_PARAMETERS:
@@ -515,7 +603,14 @@ def parameter_value(data: GaussianMixture, chain: Chain, path: str) -> float:
 
 
 def parameter_paths(chain: Chain, data: GaussianMixture | None = None) -> tuple[str, ...]:
-    """Names that :func:`with_parameter` accepts for this chain; with the data, those of label noise and data sets too."""
+    """Names that :func:`with_parameter` accepts for this chain; with the data, those of label noise and data sets too.
+
+    Examples
+    --------
+    >>> from theory.losses import CrossEntropy
+    >>> parameter_paths(Chain.of(Estimator(CrossEntropy(), ridge=0.1)), GaussianMixture(alpha=1.0))
+    ('alpha', 'rho', 'delta', 'label_noise', 'teacher.ridge', 'teacher.eta', 'teacher.smoothing')
+    """
     paths = ["alpha", "rho", "delta"]
     if data is not None:
         paths.append("label_noise")

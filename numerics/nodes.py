@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -127,9 +127,23 @@ class Nodes:
         wanted = np.isin(self.member, [names.index(name) for name in sets])
         if wanted.all() or not wanted.any():
             return self
-        return Nodes(
-            *(getattr(self, name)[wanted] for name in ("weight", "design", "labels", "logits", "member", "row"))
-        )
+        return self.rows(wanted)
+
+    def rows(self, indices: np.ndarray) -> Nodes:
+        """The nodes at ``indices``, integer or boolean."""
+        return Nodes(*(values[indices] for values in self._arrays))
+
+    @staticmethod
+    def joined(parts: Sequence[Nodes]) -> Nodes:
+        """One after the other; the only one itself."""
+        if len(parts) == 1:
+            return parts[0]
+        return Nodes(*map(np.concatenate, zip(*(part._arrays for part in parts), strict=True)))
+
+    @property
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        """In the order of the constructor."""
+        return tuple(getattr(self, entry.name) for entry in fields(self))
 
 
 def set_table(data: GaussianMixture) -> np.ndarray:
@@ -169,9 +183,7 @@ def extend(
         chosen = np.flatnonzero(trained == on)
         if chosen.size == 0:
             continue
-        part = nodes if chosen.size == trained.size else Nodes(
-            *(getattr(nodes, name)[chosen] for name in ("weight", "design", "labels", "logits", "member", "row"))
-        )  # fmt: skip
+        part = nodes if chosen.size == trained.size else nodes.rows(chosen)
         seen = part.seen(loss.stages(number))
         values = np.array(loss.values, dtype=float)
         place = (point.magnetization, point.bias, root * row[:-1], root * row[-1], reaction * responses[:-1])
@@ -188,15 +200,41 @@ def extend(
                 compiled.slopes, compiled.targets, part.design, part.labels, part.logits, seen, values, directions[part.row],
                 *place, gamma, on,
             )  # fmt: skip
-            parts.append(Nodes(part.weight, design, part.labels, logits, part.member, part.row))
-    if len(parts) == 1:
-        return parts[0], defect
-    return Nodes(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("weight", "design", "labels", "logits", "member", "row")
-        )
-    ), defect
+            parts.append(replace(part, design=design, logits=logits))
+    return Nodes.joined(parts), defect
+
+
+def unresolved(scores: np.ndarray, nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
+    """Jumps of a normal score between neighbouring nodes, and which of them matter: on one line of nodes, and near 0."""
+    same = nodes.labels[1:] == nodes.labels[:-1]
+    if nodes.stages > 1:
+        same &= np.all(nodes.logits[1:, :-1] == nodes.logits[:-1, :-1], axis=1)
+    near = (np.minimum(np.abs(scores[1:]), np.abs(scores[:-1])) < 6.0) | (scores[1:] * scores[:-1] < 0.0)
+    jumps = np.abs(np.diff(scores))
+    return jumps, same & near
+
+
+def largest_jump(scores: np.ndarray, nodes: Nodes) -> float:
+    """Largest change of a normal score that is about to be averaged, between neighbouring nodes."""
+    jumps, matter = unresolved(scores, nodes)
+    return float(jumps[matter].max(initial=0.0))
+
+
+def sharp_crossings(scores: np.ndarray, nodes: Nodes, limit: float = 1.0) -> dict[float, tuple[float, float]]:
+    """(position, width) in the last logit, by label, of the zero of a normal score that its nodes do not resolve: its
+    neighbouring values differ by more than ``limit``.
+    """
+    jumps, matter = unresolved(scores, nodes)
+    found = {}
+    for label in (0.0, 1.0):
+        here = np.flatnonzero(matter & (jumps > limit) & (nodes.labels[1:] == label))
+        if here.size:
+            k = here[np.argmin(scores[here] * scores[here + 1])] if here.size > 1 else here[0]
+            h = nodes.logits[k : k + 2, -1]
+            slope = (scores[k + 1] - scores[k]) / (h[1] - h[0])
+            position = min(max(h[0] - scores[k] / slope, h.min()), h.max())
+            found[label] = float(position), float(1.0 / abs(slope))
+    return found
 
 
 def sharpness_along(points: Sequence[StagePoint], number: int) -> float:

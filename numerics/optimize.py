@@ -144,6 +144,15 @@ def optimize(
         For an unknown parameter or observable, or bounds that are not allowed.
     ArithmeticError
         If no saddle point converged anywhere in the range.
+
+    Examples
+    --------
+    >>> from numerics import Estimator
+    >>> from theory.losses import CrossEntropy
+    >>> data = GaussianMixture(alpha=2.0, rho=0.2, delta=1.0)
+    >>> best = optimize(data, Estimator(CrossEntropy(), ridge=1.0), {"teacher.ridge": (1e-3, 10)}, "teacher.test_error")
+    >>> round(best.parameters["teacher.ridge"], 5), round(best.value, 6), best.location
+    (0.17537, 0.159718, {'teacher.ridge': 'interior'})
     """
     chain = Chain.of(chain)
     settings = settings_for(chain, settings)
@@ -179,6 +188,15 @@ def derivatives(
     ------
     ParameterError
         For an unknown name, a solution that did not converge, or a ridge of 0.
+
+    Examples
+    --------
+    >>> from numerics import Estimator
+    >>> from theory.losses import CrossEntropy
+    >>> solution = solve(GaussianMixture(alpha=2.0, rho=0.2, delta=1.0), Estimator(CrossEntropy(), ridge=0.1))
+    >>> found = derivatives(solution, ["alpha", "teacher.ridge"], ["teacher.test_error"])
+    >>> {path: round(slope["teacher.test_error"], 6) for path, slope in found.items()}
+    {'alpha': -0.00939, 'teacher.ridge': -0.074867}
     """
     readers = {name: _reader(solution.chain, name) for name in observables}
     result = {}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,28 +11,28 @@ import click
 import numpy as np
 import xarray
 from click.core import ParameterSource
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from numerics import figure, style, thresholds
 from numerics.commands import (
     MODEL,
-    PATIENCE,
     SIMULATION_FLAGS,
     Command,
     blaming,
     build_model,
+    executor_options,
     jobs_option,
+    kept_points,
     model_options,
+    opened_executor,
     replacing,
     require_writable,
-    simulated,
+    warn_of_failures,
 )
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, parameter_paths, with_parameter
-from numerics.simulation import TEACHER_QUANTITIES, simulate
+from numerics.provenance import package_versions
+from numerics.simulation import MEASURED, TEACHER_QUANTITIES, Simulation
 from numerics.solution import OBSERVABLES
-from numerics.solver import ConvergenceWarning
-from numerics.sweeps import package_versions, sweep
+from numerics.sweeps import Experiment, Grid, evaluate, spaced
 from theory.losses import Distillation
 
 UNREGULARISED = 1e-5
@@ -52,11 +50,6 @@ SIMULATION = (500, 10)
 SIMULATED_POINTS = 9
 """Points of a simulation along an axis given by the user, its ends left out."""
 
-BLOCK = 45
-"""Points solved one after the other, each started from the one before; an interruption waits for the end of a block."""
-
-SHOWN_FAILURES = 5
-
 
 @dataclass(frozen=True)
 class Axis:
@@ -70,136 +63,19 @@ class Axis:
     def parse(cls, text: str, flag: str) -> Axis:
         """Read ``name=low:high:count[:log|:lin]``; click.UsageError naming the flag."""
         path, equals, numbers = text.partition("=")
-        parts = numbers.split(":")
-        scale = parts.pop() if len(parts) == 4 else "lin"
-        try:
-            low, high, count = float(parts[0]), float(parts[1]), int(parts[2])
-        except (ValueError, IndexError):
-            count = 0
-        if not equals or len(parts) != 3 or scale not in ("lin", "log") or count < 2:
-            raise click.UsageError(f"{flag} wants NAME=LOW:HIGH:COUNT[:log|:lin] with COUNT >= 2, got {text!r}")
-        if not (np.isfinite(low) and np.isfinite(high) and low < high):
-            raise click.UsageError(f"{flag} wants LOW < HIGH, got {text!r}")
-        if scale == "log" and low <= 0:
-            raise click.UsageError(f"{flag} wants LOW > 0 on a logarithmic axis, got {text!r}")
-        values = np.geomspace(low, high, count) if scale == "log" else np.linspace(low, high, count)
-        values[0], values[-1] = low, high
-        return cls(path.strip(), values, scale)
+        if not equals:
+            raise click.UsageError(f"{flag} wants NAME=LOW:HIGH:COUNT[:log|:lin], got {text!r}")
+        with blaming({}, f"{flag} {path.strip()}"):
+            return cls(path.strip(), *spaced(numbers))
 
     def check(self, data: GaussianMixture, chain: Chain, flag: str) -> None:
         """Raise click.UsageError if the model has no such parameter, or the range is not allowed."""
-        if self.path not in parameter_paths(chain):
-            allowed = ", ".join(parameter_paths(chain))
+        if self.path not in parameter_paths(chain, data):
+            allowed = ", ".join(parameter_paths(chain, data))
             raise click.UsageError(f"{flag}: unknown parameter {self.path!r}; allowed are {allowed}")
         with blaming({}, f"{flag} {self.path}"):
             for value in self.values[[0, -1]]:
                 with_parameter(data, chain, self.path, float(value))
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Observables wanted on a grid of parameters, one or two of them; the last one is followed by continuation."""
-
-    data: GaussianMixture
-    chain: Chain
-    over: Mapping[str, np.ndarray]
-    observables: Sequence[str]
-
-    def tasks(self) -> list[Callable[[], xarray.Dataset]]:
-        """Pieces of the grid, in the order :meth:`join` expects them."""
-        *outer, inner = self.over
-        pieces = []
-        for first in np.split(self.over[outer[0]], len(self.over[outer[0]])) if outer else [None]:
-            for block in np.array_split(self.over[inner], -(-len(self.over[inner]) // BLOCK)):
-                over = {inner: block} if first is None else {outer[0]: first, inner: block}
-                pieces.append(lambda over=over: sweep(self.data, self.chain, over, self.observables, jobs=1))
-        return pieces
-
-    def join(self, pieces: Sequence[xarray.Dataset]) -> xarray.Dataset:
-        """The dataset of the whole grid."""
-        *outer, inner = self.over
-        per_line = -(-len(self.over[inner]) // BLOCK)
-        lines = [_concat(pieces[k : k + per_line], inner) for k in range(0, len(pieces), per_line)]
-        return _concat(lines, outer[0]) if outer else lines[0]
-
-
-def _concat(datasets: Sequence[xarray.Dataset], dim: str) -> xarray.Dataset:
-    return xarray.concat(datasets, dim, data_vars="minimal", join="exact", combine_attrs="override")
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Observables simulated at some values of one or two parameters.
-
-    Every value of the last one has its own seed, shared by all values of the first: curves see the same samples.
-    """
-
-    data: GaussianMixture
-    chain: Chain
-    over: Mapping[str, np.ndarray]
-    observables: Sequence[str]
-    n_inputs: int
-    n_runs: int
-    seed: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(len(values) for values in self.over.values())
-
-    def tasks(self) -> list[Callable[[], np.ndarray | str]]:
-        """One task a point; its result has shape (observables, 2, stages), or says why there is none."""
-        return [lambda index=index: self._point(index) for index in np.ndindex(self.shape)]
-
-    def _point(self, index: tuple[int, ...]) -> np.ndarray | str:
-        data, chain = self.data, self.chain
-        for (path, values), position in zip(self.over.items(), index, strict=True):
-            data, chain = with_parameter(data, chain, path, float(values[position]))
-        seed = int(np.random.SeedSequence([self.seed, index[-1]]).generate_state(1)[0])
-        try:
-            runs = simulate(data, chain, self.n_inputs, self.n_runs, seed)
-        except ParameterError as error:
-            return str(error)
-        if not runs.converged:
-            return runs.message
-        found = [[simulated(runs, k, name) for k in range(len(chain))] for name in self.observables]
-        nothing = (np.nan, np.nan)
-        rows = [[nothing if e is None else (e.mean, e.standard_error) for e in row] for row in found]
-        return np.moveaxis(np.array(rows), 2, 1)
-
-    def join(self, points: Sequence[np.ndarray | str]) -> xarray.Dataset:
-        """Means and standard errors; NaN where a point failed."""
-        blank = np.full((len(self.observables), 2, len(self.chain)), np.nan)
-        values = np.array([blank if isinstance(point, str) else point for point in points])
-        values = np.moveaxis(values.reshape(*self.shape, *blank.shape), (-3, -2, -1), (0, 1, 2))
-        dims = ("stage", *self.over)
-        variables = {}
-        for name, (mean, error) in zip(self.observables, values, strict=True):
-            variables[name] = (dims, mean, {"long_name": f"{OBSERVABLES[name]}, mean over runs"})
-            variables[name + figure.ERROR_SUFFIX] = (dims, error, {"long_name": "standard error of the mean"})
-        failures = [point for point in points if isinstance(point, str)]
-        attributes = {"n_inputs": self.n_inputs, "n_runs": self.n_runs, "seed": self.seed, "failures": failures}
-        return xarray.Dataset(variables, {"stage": list(self.chain.names), **self.over}, attributes)
-
-
-def evaluate(work: Mapping[str, Grid | Experiment], jobs: int) -> dict[str, xarray.Dataset]:
-    """Compute everything on ``jobs`` threads, with a progress bar on standard error if it takes over two seconds."""
-    tasks = {name: part.tasks() for name, part in work.items()}
-    # BLAS threads of several simulations at once would fight for the cores; filters of warnings are not per thread.
-    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings(), ThreadPoolExecutor(jobs) as executor:
-        warnings.simplefilter("ignore", ConvergenceWarning)  # masked, counted and reported at the end
-        futures = {name: [executor.submit(task) for task in parts] for name, parts in tasks.items()}
-        pending = {future for parts in futures.values() for future in parts}
-        try:
-            with tqdm(total=len(pending), unit="task", delay=PATIENCE) as bar:
-                while pending:
-                    done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        future.result()
-                    bar.update(len(done))
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
-    return {name: part.join([future.result() for future in futures[name]]) for name, part in work.items()}
 
 
 def refined_grid(low: float, high: float, count: int, peaks: Mapping[float, tuple[float, float]]) -> np.ndarray:
@@ -263,7 +139,7 @@ def plan_double_descent(
     if n_runs:
         points = np.unique([*SIMULATED_ALPHAS, round(chain[1].eta, 6)])
         points = points[(points > ALPHA_RANGE[0]) & (points < ALPHA_RANGE[1])]
-        how = (PANELS, n_inputs, n_runs, seed)
+        how = (PANELS, Simulation(n_inputs, n_runs, seed))
         work["simulated_curves"] = Experiment(data, chain, {"teacher.ridge": ridges, "alpha": points}, *how)
         work["simulated_labels"] = Experiment(data, labels, {"alpha": points}, *how)
     bounds = xarray.Dataset(
@@ -313,7 +189,9 @@ def plan_axes(
     if simulation[1]:
         ends = np.linspace(0, len(x.values) - 1, SIMULATED_POINTS + 2)
         places = np.unique(ends[1:-1].round().astype(int))
-        work["simulated_grid"] = Experiment(data, chain, {x.path: x.values[places]}, (quantity,), *simulation, seed)
+        work["simulated_grid"] = Experiment(
+            data, chain, {x.path: x.values[places]}, (quantity,), Simulation(*simulation, seed)
+        )
     moving = {axis.path.rpartition(".")[2] for axis in rest} & {"rho", "delta", "eta"}
     limits = thresholds_in_alpha(data, chain) if x.path == "alpha" and not moving else {}
     return work, limits
@@ -322,19 +200,15 @@ def plan_axes(
 # Results.
 
 
-def failures(datasets: Mapping[str, xarray.Dataset]) -> tuple[list[str], bool]:
-    """Points without a result, in words, and whether there is no point with one."""
-    lines = []
-    solved = False
+def failures(datasets: Mapping[str, xarray.Dataset]) -> tuple[int, list[str], bool]:
+    """How many points have no result, the first of them in words, and whether there is none with one."""
+    count, lines, solved = 0, [], False
     for name, dataset in datasets.items():
-        if "converged" in dataset:
-            converged = dataset.converged
-            solved |= bool(converged.any())
-            for index in np.argwhere(~converged.values):
-                place = zip(converged.dims, index, strict=True)
-                lines.append(f"{name}: " + ", ".join(f"{path}={dataset[path].values[k]:.6g}" for path, k in place))
-        lines += [f"{name}: {reason}" for reason in dataset.attrs.get("failures", [])]
-    return lines, not solved
+        solved |= "converged" in dataset and bool(dataset.converged.any())
+        if dataset.attrs.get("failed_points"):
+            count += dataset.attrs["failed_points"]
+            lines += [f"{name}: {reason}" for reason in dataset.attrs["failures"].split("\n")]
+    return count, lines, not solved
 
 
 def write_data(path: Path, datasets: Mapping[str, xarray.Dataset], attributes: Mapping[str, object]) -> None:
@@ -394,9 +268,10 @@ def write_figure(stem: Path, draw: Callable[[], figure.Figure]) -> list[Path]:
 @click.option("--output", metavar="STEM", type=click.Path(path_type=Path), help="Files to write, without suffix.  "
               "[default: figures/double_descent]")  # fmt: skip
 @jobs_option
+@executor_options
 def main(
     x: str | None, y: str | None, quantity: str, stage: str | None, simulation: tuple[int, int] | None, seed: int,
-    output: Path | None, jobs: int, **flags,
+    output: Path | None, jobs: int, executor: str, scheduler: str | None, **flags,
 ) -> int:  # fmt: skip
     """``python -m numerics.phase_diagram``."""
     data, chain = build_model(flags)
@@ -414,15 +289,23 @@ def main(
     with blaming(SIMULATION_FLAGS, "--simulate", ParameterError):
         if axes:
             work, limits = plan_axes(data, chain, axes, quantity, simulation, seed)
-            datasets = evaluate(work, jobs)
+            others = {}
         else:
             work, bounds, limits = plan_double_descent(data, chain, simulation, seed)
-            datasets = {**evaluate(work, jobs), "bounds": bounds}
+            others = {"bounds": bounds}
+    data_path = stem.with_name(stem.name + ".nc")
+    with (
+        opened_executor(executor, scheduler, jobs) as pool,
+        kept_points(data_path, work) as journal,
+        blaming(SIMULATION_FLAGS, "--simulate", ParameterError),
+    ):
+        datasets = {**evaluate(work, jobs, executor=pool, journal=journal), **others}
     attributes |= {f"alpha_{name}": value for name, value in limits.items()}
     attributes |= {f"version_{name}": text for name, text in package_versions().items()}
 
-    failed, nothing = failures(datasets)
+    count, failed, nothing = failures(datasets)
     if nothing:
+        journal.discard()
         click.echo(f"error: none of the points converged; nothing was written ({failed[0]})", err=True)
         return 1
 
@@ -435,13 +318,11 @@ def main(
         wanted = [stage] if stage else [name for name in chain.names if _has_values(datasets["grid"], quantity, name)]
         return figure.curves(datasets["grid"], datasets.get("simulated_grid"), quantity, wanted, scales, limits)
 
-    data_path = stem.with_name(stem.name + ".nc")
     write_data(data_path, datasets, attributes)
     for path in (*write_figure(stem, draw), data_path):
         click.echo(path)
-    if failed:
-        shown = "; ".join(failed[:SHOWN_FAILURES]) + ("; ..." if len(failed) > SHOWN_FAILURES else "")
-        click.echo(f"warning: {len(failed)} points without a result are left out: {shown}", err=True)
+    journal.discard()
+    warn_of_failures(count, failed)
     return 0
 
 
@@ -482,7 +363,7 @@ def _checked_simulation(simulation: tuple[int, int] | None, axes: Sequence[Axis]
         raise click.UsageError(f"--simulate wants N >= 2 inputs, got {n_inputs}")
     if len(axes) == 2:
         raise click.UsageError("--simulate draws points on curves; leave out --y")
-    if axes and quantity in ("response", "calibration_error", "bayes_error"):
+    if axes and quantity not in MEASURED:
         raise click.UsageError(f"--simulate does not measure {quantity}")
     return n_inputs, n_runs
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 
 from numerics.models import (
     BayesOptimal,
@@ -51,10 +52,22 @@ def read_problem(text: str) -> tuple[GaussianMixture, Chain]:
     ------
     ParameterError
         If the text is not JSON or not a description; the message says where.
+
+    Examples
+    --------
+    >>> text = '{"data": {"alpha": 2}, "chain": [{"loss": "cross-entropy", "ridge": 0.1}, {"loss": "distillation", "ridge": 0.01}]}'
+    >>> data, chain = read_problem(text)
+    >>> data, chain.names
+    (GaussianMixture(alpha=2.0, rho=0.5, delta=1.0), ('teacher', 'student'))
+    >>> read_problem('{"data": {"alpha": -2}, "chain": []}')
+    Traceback (most recent call last):
+    numerics.models.ParameterError: data: alpha must be a finite number > 0, got -2
     """
     try:
-        described = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        described = json.loads(text, object_pairs_hook=_without_repetition)
+    except ParameterError:
+        raise
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits are a ValueError
         raise ParameterError(f"not JSON: {error}") from None
     described = _object(described, "the problem")
     unknown = described.keys() - {"data", "chain"}
@@ -66,6 +79,52 @@ def read_problem(text: str) -> tuple[GaussianMixture, Chain]:
     chain = Chain.of([_stage(stage, f"chain[{k}]") for k, stage in enumerate(described["chain"])])
     check_fit(data, chain)
     return data, chain
+
+
+def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ParameterError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    return found
+
+
+def write_problem(data: GaussianMixture, chain: Chain) -> str:
+    """JSON that :func:`read_problem` reads back as the same data and chain; values that are defaults are left out.
+
+    Examples
+    --------
+    >>> from theory.losses import SquareLoss
+    >>> write_problem(GaussianMixture(2.0, 0.4, 0.5), Chain.of(Estimator(SquareLoss(), ridge=0.1)))
+    '{"data": {"alpha": 2.0, "rho": 0.4, "delta": 0.5}, "chain": [{"loss": {"name": "square"}, "ridge": 0.1}]}'
+    """
+    kinds = {kind: name for name, kind in STAGES.items()}
+    described = _given(data)
+    if "further" in described:
+        described["further"] = [_given(found) for found in data.further]
+    stages = []
+    for stage in chain.stages:
+        given = _given(stage)
+        if isinstance(stage, Estimator):
+            given["loss"] = _written_loss(stage.loss)
+        else:
+            given = {"stage": kinds[type(stage)], **given}
+        stages.append(given)
+    return json.dumps({"data": described, "chain": stages})
+
+
+def _given(value: DataSet | GaussianMixture | Stage) -> dict[str, object]:
+    """Fields of a dataclass that differ from their defaults."""
+    return {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default}
+
+
+def _written_loss(loss: Loss) -> dict[str, object]:
+    names = {kind: name for name, kind in BUILT_IN.items()}
+    teacher = {} if loss.teacher is None else {"teacher": loss.teacher}
+    if type(loss) not in names:
+        parameters = {"parameters": loss.parameters} if loss.parameters else {}
+        return {"formula": str(loss.expression), **parameters, **teacher}
+    return {"name": names[type(loss)], **loss.parameters, **dict(loss.options), **teacher}
 
 
 def _data(described: object) -> GaussianMixture:

@@ -1,8 +1,17 @@
-"""What ``solve`` returns: order parameters, how well they were found, and everything that is read off them."""
+"""What ``solve`` returns: order parameters, how well they were found, and everything that is read off them.
+
+Examples
+--------
+>>> OBSERVABLES["train_error"]
+'training error'
+>>> all(hasattr(StageSolution, name) for name in OBSERVABLES)
+True
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -12,18 +21,8 @@ from numerics import crossings, formulas, thresholds
 from numerics.codegen import LossFunctions, equations_module
 from numerics.deferred import special
 from numerics.directions import sobol_directions
-from numerics.limits import (
-    MAX_MARGIN,
-    MAXIMUM_LIKELIHOOD,
-    MINIMUM_NORM,
-    HardPoint,
-    constraint,
-    effective_ridge,
-    extend_any,
-    label_threshold,
-    largest_jump,
-    sharp_crossings,
-)
+from numerics.hard_stage import MAX_MARGIN, MINIMUM_NORM, HardPoint, constraint, effective_ridge, label_threshold
+from numerics.limits import MAXIMUM_LIKELIHOOD, extend_any
 from numerics.models import (
     TRAINING,
     Chain,
@@ -34,13 +33,24 @@ from numerics.models import (
     parameter_value,
     total_alpha,
 )
-from numerics.nodes import Nodes, StagePoint, extend, label_nodes, sharpness_along, stage_loss
+from numerics.nodes import (
+    Nodes,
+    StagePoint,
+    extend,
+    label_nodes,
+    largest_jump,
+    sharp_crossings,
+    sharpness_along,
+    stage_loss,
+)
 from numerics.patterns import WeightMoments, mask_patterns
+from numerics.population import Population
 from numerics.settings import Settings
 from theory.functions import step
 from theory.losses import CrossEntropy
 
 _TAIL_WIDTHS = 8.5
+_SETTLED = 0.01  # of its width, by which a crossing may move
 _CALIBRATION_POINTS = 8001
 _OUTPUT_BEND = (0.0, 1.0)  # of sigmoid(h) and of cross-entropies
 _ZERO = 1e-14  # order parameters of a max-margin stage below this vanish by symmetry
@@ -76,6 +86,19 @@ class Solution:
 
     In the limit ridge -> 0 some entries are infinite: ``V_tt`` of a minimum-norm interpolator and the responses to it; all order
     parameters of a max-margin stage.  Ratios stay finite, see :class:`StageSolution`.
+
+    Examples
+    --------
+    >>> from numerics import solve
+    >>> from theory.losses import Distillation
+    >>> chain = [Estimator(CrossEntropy(), ridge=0.1), Estimator(Distillation(), ridge=1e-5, eta=0.5)]
+    >>> solution = solve(GaussianMixture(alpha=2.0, rho=0.2, delta=1.0), chain)
+    >>> solution.overlap.round(6)
+    array([[2.935967, 1.85676 ],
+           [1.85676 , 3.11561 ]])
+    >>> student = solution[1]
+    >>> round(student.generalization_gap, 6), round(student.teacher_agreement, 6)
+    (0.104194, 0.873219)
     """
 
     data: GaussianMixture
@@ -273,6 +296,11 @@ def _times(finite: np.ndarray, growth: np.ndarray) -> np.ndarray:
         return np.where(np.abs(finite) < _ZERO, np.where(np.isinf(growth), 0.0, finite), finite * growth)
 
 
+def _is_close(before: tuple[float, float], found: tuple[float, float]) -> bool:
+    """Whether a crossing (position, width) is where it was, up to a small part of its width."""
+    return abs(found[0] - before[0]) <= _SETTLED * found[1]
+
+
 class StageSolution:
     """One stage of a solution.  A stage that did not converge has NaN observables.
 
@@ -427,13 +455,16 @@ class StageSolution:
             elif jump > 1.0 and not self._has_jump:
                 return self._wrong_side_along(nodes, scores, levels, clean)
             return nodes.mean(errors)
-        bends: tuple[tuple[float, float], ...] = ()
+        bends: dict[float, tuple[float, float]] = {}
         for _ in range(_SEARCHES):
-            nodes = self._nodes(self._earlier, bends=bends) if self._earlier else self._nodes(0)
+            nodes = self._nodes(self._earlier, bends=tuple(bends.values())) if self._earlier else self._nodes(0)
             scores, errors = self._sign_probabilities(nodes, levels, clean)
-            bends = sharp_crossings(scores, nodes) if self._earlier else ()
-            if not bends:
+            found = sharp_crossings(scores, nodes) if self._earlier else {}
+            if not found:
                 break
+            if all(label in bends and _is_close(bends[label], place) for label, place in found.items()):
+                break
+            bends |= found
         return nodes.mean(errors)
 
     @property
@@ -501,17 +532,27 @@ class StageSolution:
         """Test error minus training error."""
         return self.test_error - self.train_error
 
-    def _average(self, function, *, training: bool) -> float:
-        """Mean over samples of ``function(h of this stage, nodes)``."""
+    def _on_fresh_samples(self, average: Callable[[Population, int], tuple[float, float]]) -> float:
+        """An average over fresh samples, where logits are jointly Gaussian given the class: a function of m, b and Q."""
         if not self._known:
             return math.nan
-        if training and self.limit == MINIMUM_NORM:
+        solution, k = self.solution, self.number
+        population = Population(
+            self._data, solution.finite_magnetization[:k], solution.finite_bias[:k], solution.finite_overlap[:k, :k]
+        )
+        return average(population, k - 1)[0]
+
+    def _average(self, function) -> float:
+        """Mean over training samples of ``function(h of this stage, nodes)``."""
+        if not self._known:
+            return math.nan
+        if self.limit == MINIMUM_NORM:
             # The logit is a function of the earlier ones: nothing is left to integrate.
             nodes = self.solution.nodes(self._earlier, training=True)
             goal = constraint(self.solution.chain, self.number, MINIMUM_NORM, nodes)
             nodes = Nodes(nodes.weight, nodes.design, nodes.labels, np.column_stack((nodes.logits, goal)))
         else:
-            nodes = self._nodes(self.number) if training else self.solution.nodes(self.number, training=False)
+            nodes = self._nodes(self.number)
         return nodes.mean(function(np.ascontiguousarray(nodes.logits[:, -1]), nodes))
 
     def _loss(self, h: np.ndarray, nodes: Nodes) -> np.ndarray:
@@ -529,7 +570,7 @@ class StageSolution:
             return math.nan
         if self.limit == MAX_MARGIN:
             return math.inf
-        return self._average(self._loss, training=False)
+        return self._on_fresh_samples(lambda population, t: population.test_loss(self.estimator.loss, t))
 
     @property
     def train_loss(self) -> float:
@@ -538,7 +579,7 @@ class StageSolution:
             return math.nan
         if self.limit == MAX_MARGIN:
             return 0.0
-        return self._average(self._loss, training=True)
+        return self._average(self._loss)
 
     @property
     def loss_gap(self) -> float:
@@ -550,14 +591,14 @@ class StageSolution:
         """Mean of H(y, sigmoid(h)) on a fresh sample."""
         if self.limit == MAX_MARGIN:
             return math.inf
-        return self._average(self._cross_entropy, training=False)
+        return self._on_fresh_samples(lambda population, t: population.test_loss(CrossEntropy(), t))
 
     @property
     def train_cross_entropy(self) -> float:
         """Mean of H(y, sigmoid(h)) on a training sample."""
         if self.limit == MAX_MARGIN:
             return 0.0
-        return self._average(self._cross_entropy, training=True)
+        return self._average(self._cross_entropy)
 
     @property
     def free_energy(self) -> float:
@@ -660,35 +701,40 @@ class StageSolution:
             _has_limit(p, MAX_MARGIN) for p in self.solution.points[self.number - 2 : self.number]
         )
 
-    def _distance_to_teacher(self, output, *, training: bool) -> float:
+    def _distance_to_teacher(self, output) -> float:
+        """On training samples."""
         if not self._earlier:
             return math.nan
 
         def squared(h: np.ndarray, nodes: Nodes) -> np.ndarray:
             return (output(h) - output(nodes.logits[:, -2])) ** 2
 
-        return self._average(squared, training=training)
+        return self._average(squared)
 
     @property
     def train_logit_distance(self) -> float:
         """Mean of (h - h_teacher)^2 on a training sample; NaN for the first stage."""
         if self._earlier and self._margin_at_hand:
             return math.inf
-        return self._distance_to_teacher(lambda h: h, training=True)
+        return self._distance_to_teacher(lambda h: h)
 
     @property
     def test_output_distance(self) -> float:
         """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a fresh sample; NaN for the first stage."""
         if self._earlier and self._margin_at_hand:
             return self._distance_of_signs(training=False)
-        return self._distance_to_teacher(special.expit, training=False)
+        return (
+            self._on_fresh_samples(lambda population, t: population.output_distance(t, t - 1))
+            if self._earlier
+            else math.nan
+        )
 
     @property
     def train_output_distance(self) -> float:
         """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a training sample; NaN for the first stage."""
         if self._earlier and self._margin_at_hand:
             return self._distance_of_signs(training=True)
-        return self._distance_to_teacher(special.expit, training=True)
+        return self._distance_to_teacher(special.expit)
 
     def _distance_of_signs(self, *, training: bool) -> float:
         """Squared distance of outputs of which at least one is 0 or 1; on training samples that one is the label."""
@@ -698,7 +744,7 @@ class StageSolution:
             return 0.0 if training else 1.0 - self.teacher_agreement
         if training:
             other = self.solution[self._earlier - 1] if step[1] else self
-            return other._average(lambda h, nodes: (nodes.labels - special.expit(h)) ** 2, training=True)
+            return other._average(lambda h, nodes: (nodes.labels - special.expit(h)) ** 2)
         if step[0]:
             return math.nan
         point, k = pair[1], self._earlier

@@ -12,8 +12,9 @@ import numpy as np
 from numerics.codegen import EQUATION_NAMES, core_module, equations_module, loss_module
 from numerics.compiled import PointArrays, compile_chain, structural_loss
 from numerics.directions import TENSOR_STAGES
-from numerics.limits import HardPoint, read_points, solve_limit
-from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, Stage, check_fit
+from numerics.hard_stage import HardPoint
+from numerics.limits import read_points, solve_limit
+from numerics.models import Chain, ConvergenceWarning, Estimator, GaussianMixture, ParameterError, Stage, check_fit
 from numerics.nodes import Nodes, StagePoint
 from numerics.patterns import WeightMoments
 from numerics.settings import DEFAULT, Settings
@@ -39,11 +40,16 @@ _LOOSE_TAIL = 1e-9
 
 
 class ConvergenceError(RuntimeError):
-    """Raised by ``solve(..., throw=True)`` where no converged solution was found."""
+    """Raised by ``solve(..., throw=True)`` where no converged solution was found.
 
-
-class ConvergenceWarning(RuntimeWarning):
-    """Issued by ``solve(..., throw=False)`` with a solution that did not converge."""
+    Examples
+    --------
+    >>> from theory.losses import CrossEntropy
+    >>> solve(GaussianMixture(alpha=2.0, rho=0.2), Estimator(CrossEntropy(), ridge=0.1), max_iterations=1, throw=True)
+    ... # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    numerics.solver.ConvergenceError: no converged solution at GaussianMixture(alpha=2.0, rho=0.2, delta=1.0): ...
+    """
 
 
 def solve(
@@ -87,15 +93,28 @@ def solve(
         For arguments outside their range, and for a ridge of 0 where there is no limit ridge -> 0.
     ConvergenceError
         If ``throw`` and some stage did not converge.
+
+    Examples
+    --------
+    >>> from theory.losses import CrossEntropy, Distillation
+    >>> data = GaussianMixture(alpha=2.0, rho=0.2, delta=1.0)
+    >>> chain = [Estimator(CrossEntropy(), ridge=0.1), Estimator(Distillation(), ridge=1e-5, eta=0.5)]
+    >>> solution = solve(data, chain)
+    >>> [round(stage.test_error, 6) for stage in solution.stages]
+    [0.162072, 0.201505]
+    >>> solution.converged, solution.quadrature_error < 1e-8
+    (True, True)
+
+    A ridge of 0 is a limit:
+
+    >>> hard = solve(GaussianMixture(alpha=1.0, rho=0.2), Estimator(CrossEntropy(), ridge=0))[0]
+    >>> hard.limit, round(hard.margin, 6), round(hard.test_error, 6)
+    ('max margin', 0.984012, 0.21046)
     """
     if not isinstance(data, GaussianMixture):
         raise ParameterError(f"data must be a GaussianMixture, got {data!r}")
     chain = Chain.of(chain)
     check_fit(data, chain)
-    if rtol is not None:
-        if isinstance(rtol, bool) or not isinstance(rtol, (int, float)) or not 1e-13 <= rtol < 1:
-            raise ParameterError(f"rtol must be a number in [1e-13, 1), got {rtol!r}")
-        rtol = float(rtol)
     settings = settings_for(chain, settings, rtol)
     if max_iterations is not None:
         if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
@@ -123,7 +142,19 @@ def solve(
 
 
 def settings_for(chain: Chain, settings: Settings, rtol: float | None = None) -> Settings:
-    """Settings for an accuracy, by default the one that is affordable for a chain of this length, if they are not set already."""
+    """Settings for an accuracy, by default the one that is affordable for a chain of this length, if they are not set already.
+
+    Raises
+    ------
+    numerics.models.ParameterError
+        If ``rtol`` is not in [1e-13, 1).
+    """
+    if not isinstance(settings, Settings):
+        raise ParameterError(f"settings must be a numerics.settings.Settings, got {settings!r}")
+    if rtol is not None:
+        if isinstance(rtol, bool) or not isinstance(rtol, (int, float)) or not 1e-13 <= rtol < 1:
+            raise ParameterError(f"rtol must be a number in [1e-13, 1), got {rtol!r}")
+        rtol = float(rtol)
     if rtol is None and settings == DEFAULT:
         quadratic = all(structural_loss(stage).is_quadratic for stage in chain.stages)
         table = LONG_QUADRATIC_RTOL if quadratic else LONG_CHAIN_RTOL

@@ -1,20 +1,32 @@
-"""Solutions over grids of parameters, as labelled arrays."""
+"""Observables over grids of parameters, from theory or from simulations, as labelled arrays.
+
+A grid is cut into tasks, each a few neighbouring points: what a task computes depends on nothing but itself, so that every
+executor gives the same numbers, and a journal of finished tasks lets a killed sweep go on (see ``executors.py``, ``journal.py``).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
-import platform
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from numerics import formulas
 from numerics.compiled import PointArrays, compile_chain
+from numerics.executors import SERIAL, check_executor, noticing_interrupts, run_tasks
+from numerics.journal import Journal, Piece, differences, require_room
 from numerics.limits import require_plain
 from numerics.models import (
     Chain,
@@ -25,15 +37,24 @@ from numerics.models import (
     parameter_paths,
     with_parameter,
 )
+from numerics.problem import write_problem
+from numerics.provenance import code_version, package_versions
 from numerics.settings import DEFAULT, Settings
+from numerics.simulation import MEASURED, Simulation, simulate
 from numerics.solution import OBSERVABLES
-from numerics.solver import has_limit, limit_solution, read_solution, settings_for
+from numerics.solver import ConvergenceWarning, has_limit, limit_solution, read_solution, settings_for
 
 if TYPE_CHECKING:
     import xarray
 
-BLOCK = 50
-"""Points along the last axis that one thread solves in a row; within a block each point continues from those before."""
+POINTS_PER_TASK = {1: 50, 2: 50, 3: 20, 4: 5}
+"""Points that a task solves, each continued from those before it, by the length of the chain; one for longer chains."""
+
+ERROR_SUFFIX = "_standard_error"
+"""A simulated dataset holds the mean over runs under the observable's name, and its standard error with this suffix."""
+
+SHOWN_FAILURES = 100
+"""Points without a result that the attributes of a dataset list; how many there are is always said."""
 
 LONG_NAMES = {
     "alpha": "samples per input, alpha = M/N",
@@ -51,26 +72,68 @@ LONG_NAMES = {
     "magnetization": "magnetization m",
     "norm_squared": "squared norm Q",
 }
+_UNITS = {"units": "1"}  # everything here is a pure number
+_QUALITY = {
+    "converged": "converged",
+    "residual": "undamped, scaled residual",
+    "quadrature_error": "quadrature error estimate",
+}
+_DELAY = 2.0  # seconds before a progress bar appears
+
+Over = Mapping[str, np.ndarray]
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    versions = {"python": platform.python_version()}
-    for package in ("replica-distillation", "numpy", "scipy", "sympy", "numba"):
+# Axes.
+
+
+def spaced(text: str) -> tuple[np.ndarray, str]:
+    """Values and spacing (``"lin"`` or ``"log"``) of an axis written as ``LOW:HIGH:COUNT[:log|:lin]``.
+
+    Raises
+    ------
+    ParameterError
+        If it is written otherwise, has no two values, or has a lower end <= 0 on a logarithmic axis.
+
+    Examples
+    --------
+    >>> spaced("0.1:10:3:log")
+    (array([ 0.1,  1. , 10. ]), 'log')
+    """
+    parts = text.split(":")
+    scale = parts.pop() if len(parts) == 4 else "lin"
+    try:
+        low, high, count = float(parts[0]), float(parts[1]), int(parts[2])
+    except (ValueError, IndexError):
+        count = 0
+    if len(parts) != 3 or scale not in ("lin", "log") or count < 2:
+        raise ParameterError(f"wants LOW:HIGH:COUNT[:log|:lin] with COUNT >= 2, got {text!r}")
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ParameterError(f"wants LOW < HIGH, got {text!r}")
+    if scale == "log" and low <= 0:
+        raise ParameterError(f"wants LOW > 0 on a logarithmic axis, got {text!r}")
+    values = np.geomspace(low, high, count) if scale == "log" else np.linspace(low, high, count)
+    values[0], values[-1] = low, high
+    return values, scale
+
+
+def _axis(path: str, values: ArrayLike | str) -> np.ndarray:
+    if isinstance(values, str):
         try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
-
-
-def _axis(path: str, values: ArrayLike) -> np.ndarray:
-    array = np.atleast_1d(np.asarray(values, dtype=float))
+            return spaced(values)[0]
+        except ParameterError as error:
+            raise ParameterError(f"over[{path!r}] {error}") from None
+    try:
+        array = np.atleast_1d(np.asarray(values, dtype=float))
+    except (TypeError, ValueError):
+        array = np.empty(0)
     if array.ndim != 1 or array.size == 0 or not np.all(np.isfinite(array)):
-        raise ParameterError(f"over[{path!r}] must be a non-empty list of finite numbers")
+        raise ParameterError(f"over[{path!r}] must be a non-empty list of finite numbers, or LOW:HIGH:COUNT[:log|:lin]")
     if np.unique(array).size != array.size:
         raise ParameterError(f"over[{path!r}] must not repeat a value")
     return array
+
+
+# Tasks.
 
 
 def _algebraic(arrays: PointArrays) -> dict[str, Callable[[], np.ndarray]]:
@@ -91,71 +154,508 @@ def _algebraic(arrays: PointArrays) -> dict[str, Callable[[], np.ndarray]]:
     }
 
 
-def _solve_block(
-    points: Sequence[tuple[GaussianMixture, Chain]],
-    position: np.ndarray,
-    observables: Sequence[str],
-    settings: Settings,
-    refused: list[ParameterError],
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
-    """Neighbouring points, each started from those before it: observables (stages, n), converged, residual, error (n,)."""
-    if any(has_limit(chain) for _, chain in points):
-        return _solve_limits(points, observables, settings, refused)
-    arrays = PointArrays(points)
-    arrays.solve(compile_chain(points[0][1]), settings, position)
-    converged = arrays.converged(settings)
-    algebraic = _algebraic(arrays)
-    values = {}
-    for name in observables:
-        if name in algebraic:
-            values[name] = np.where(converged, algebraic[name](), np.nan)
-    rest = [name for name in observables if name not in algebraic]
-    if rest:
-        values |= {name: np.full((arrays.x.shape[1], len(points)), np.nan) for name in rest}
-        for i in np.flatnonzero(converged):
-            solution = read_solution(arrays, i, *points[i], settings)
-            for name in rest:
-                values[name][:, i] = [getattr(stage, name) for stage in solution.stages]
-    residual = np.where(np.isfinite(arrays.stats[:, :, 2]), arrays.stats[:, :, 2], np.inf).max(axis=1)
-    return values, converged, residual, arrays.summary[:, 2].copy()
+@dataclass(frozen=True)
+class _Points:
+    """Some neighbouring points of a grid, without the rest of it.
 
-
-def _solve_limits(
-    points: Sequence[tuple[GaussianMixture, Chain]],
-    observables: Sequence[str],
-    settings: Settings,
-    refused: list[ParameterError],
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
-    """As :func:`_solve_block`, point by point, where some ridges are 0; where there is no limit a point is masked.
-
-    Why is added to ``refused``.
+    Attributes
+    ----------
+    paths : tuple of str
+        Names of the parameters.
+    values : array, shape (n, parameters)
+        Their values at each point.
     """
-    n, size = len(points), len(points[0][1])
-    values = {name: np.full((size, n), np.nan) for name in observables}
-    converged = np.zeros(n, dtype=bool)
-    residual, error = np.full(n, np.inf), np.full(n, np.inf)
-    for i, (data, chain) in enumerate(points):
-        require_plain(data, chain)
-        try:
-            solution = limit_solution(data, chain, settings)
-        except ParameterError as reason:
-            refused.append(reason)
-            continue
-        converged[i], residual[i], error[i] = solution.converged, solution.residual, solution.quadrature_error
-        if solution.converged:
-            for name in observables:
-                values[name][:, i] = [getattr(stage, name) for stage in solution.stages]
-    return values, converged, residual, error
+
+    data: GaussianMixture
+    chain: Chain
+    paths: tuple[str, ...]
+    values: np.ndarray
+    observables: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+    def at(self, i: int) -> tuple[GaussianMixture, Chain]:
+        """Data and chain of point ``i``."""
+        here = self.data, self.chain
+        for path, value in zip(self.paths, self.values[i], strict=True):
+            here = with_parameter(*here, path, float(value))
+        return here
+
+
+@dataclass(frozen=True)
+class _Solve(_Points):
+    """Theory at some points: rows are observables by stage, then converged, residual, quadrature error.
+
+    Points that differ in the last parameter alone are continued from one another.  The residual of a point that has no limit
+    ridge -> 0 is NaN.
+    """
+
+    settings: Settings
+
+    def __call__(self) -> Piece:
+        starts = np.flatnonzero(np.any(np.diff(self.values[:, :-1], axis=0) != 0.0, axis=1)) + 1
+        ends = [0, *starts.tolist(), self.size]
+        pieces = [self._line(first, last) for first, last in pairwise(ends)]
+        notes = {begin + k: note for begin, piece in zip(ends, pieces, strict=False) for k, note in piece.notes.items()}
+        return Piece(np.concatenate([piece.values for piece in pieces], axis=1), notes)
+
+    def _line(self, first: int, last: int) -> Piece:
+        base = _Points(self.data, self.chain, self.paths[:-1], self.values[:, :-1], ()).at(first)
+        along = self.values[first:last, -1]
+        points = [with_parameter(*base, self.paths[-1], float(value)) for value in along]
+        if any(has_limit(chain) for _, chain in points):
+            return self._limits(points)
+        settings = self.settings
+        compiled = compile_chain(points[0][1])
+        position = np.log(along) if along.min() > 0 else along
+        arrays = PointArrays(points)
+        arrays.solve(compiled, settings, position)
+        self._from_behind(arrays, points, position)
+        converged = arrays.converged(settings)
+        algebraic = _algebraic(arrays)
+        values = np.full((len(self.observables), len(self.chain), len(points)), np.nan)
+        notes = {}
+        rest = [k for k, name in enumerate(self.observables) if name not in algebraic]
+        for k, name in enumerate(self.observables):
+            if name in algebraic:
+                values[k] = np.where(converged, algebraic[name](), np.nan)
+        for i in range(len(points)):
+            if converged[i] and not rest:
+                continue
+            solution = read_solution(arrays, i, *points[i], settings)
+            if not converged[i]:
+                notes[i] = solution.message
+                continue
+            for k in rest:
+                values[k, :, i] = [getattr(stage, self.observables[k]) for stage in solution.stages]
+        residual = np.where(np.isfinite(arrays.stats[:, :, 2]), arrays.stats[:, :, 2], np.inf).max(axis=1)
+        quality = np.array([converged, residual, arrays.summary[:, 2]], dtype=float)
+        return Piece(np.concatenate([values.reshape(-1, len(points)), quality]), notes)
+
+    def _from_behind(self, arrays: PointArrays, points: Sequence, position: np.ndarray) -> None:
+        """Try points that were not reached from before once more, from the next one behind them that was."""
+        converged = arrays.converged(self.settings)
+        i = len(points) - 2
+        while i >= 0:
+            if converged[i] or not converged[i + 1]:
+                i -= 1
+                continue
+            first = i
+            while first > 0 and not converged[first - 1]:
+                first -= 1
+            back = np.arange(i + 1, first - 1, -1)
+            again = PointArrays([points[k] for k in back])
+            again.x[0], again.started[0] = arrays.x[i + 1], 1
+            again.solve(compile_chain(points[0][1]), self.settings, position[back])
+            better = again.converged(self.settings)
+            better[0] = False
+            for name in ("x", "conjugates", "updates", "stats", "summary"):
+                getattr(arrays, name)[back[better]] = getattr(again, name)[better]
+            i = first - 1
+
+    def _limits(self, points: Sequence[tuple[GaussianMixture, Chain]]) -> Piece:
+        """Point by point, where some ridges are 0."""
+        values = np.full((len(self.observables), len(self.chain), len(points)), np.nan)
+        quality = np.array([np.zeros(len(points)), np.full(len(points), np.nan), np.full(len(points), np.inf)])
+        notes = {}
+        for i, (data, chain) in enumerate(points):
+            require_plain(data, chain)
+            try:
+                solution = limit_solution(data, chain, self.settings)
+            except ParameterError as reason:
+                notes[i] = str(reason)
+                continue
+            quality[:, i] = solution.converged, solution.residual, solution.quadrature_error
+            if not solution.converged:
+                notes[i] = solution.message
+                continue
+            for k, name in enumerate(self.observables):
+                values[k, :, i] = [getattr(stage, name) for stage in solution.stages]
+        return Piece(np.concatenate([values.reshape(-1, len(points)), quality]), notes)
+
+
+@dataclass(frozen=True)
+class _Simulate(_Points):
+    """Simulation of one point: rows are means, then standard errors, of observables by stage."""
+
+    simulation: Simulation
+
+    def __call__(self) -> Piece:
+        how, shape = self.simulation, (2, len(self.observables), len(self.chain))
+        values = np.full((*shape, self.size), np.nan)
+        notes = {}
+        for i in range(self.size):
+            try:
+                runs = simulate(*self.at(i), how.n_inputs, how.n_runs, how.seed)
+            except ParameterError as error:
+                notes[i] = str(error)
+                continue
+            if not runs.converged:
+                notes[i] = runs.message
+                continue
+            for k, name in enumerate(self.observables):
+                for t, stage in enumerate(runs):
+                    found = getattr(stage, name)
+                    values[:, k, t, i] = found.mean, found.standard_error
+        return Piece(values.reshape(-1, self.size), notes)
+
+
+# Grids.
+
+
+class Work(Protocol):
+    """Independent tasks, and what their results make together."""
+
+    def tasks(self) -> Sequence[Callable[[], Any]]: ...
+
+    def join(self, pieces: Iterable[Any]) -> xarray.Dataset: ...
+
+
+class _Tasks(Sequence):
+    """Tasks of a grid, made when they are asked for."""
+
+    def __init__(self, count: int, make: Callable[[int], _Points]) -> None:
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, k: int) -> _Points:
+        if not 0 <= k < self._count:
+            raise IndexError(k)
+        return self._make(k)
+
+
+@dataclass(frozen=True)
+class _AnyGrid:
+    """What grids of theory and of simulations share.  Subclasses say what a task is and what its rows are.
+
+    Points are numbered along the axes, the last one fastest and in the order of its values; a task is a range of numbers.
+    """
+
+    data: GaussianMixture
+    chain: Chain
+    over: Over
+    observables: Sequence[str]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(values) for values in self.over.values())
+
+    @property
+    def size(self) -> int:
+        """Number of points."""
+        return math.prod(self.shape)
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """Places along the last axis in the order in which they are computed."""
+        return np.argsort(list(self.over.values())[-1])
+
+    def _places(self, first: int, last: int) -> np.ndarray:
+        """Positions on all axes of the points with numbers first <= k < last, shape (n, axes)."""
+        places = np.stack(np.unravel_index(np.arange(first, last), self.shape), axis=1)
+        places[:, -1] = self._order[places[:, -1]]
+        return places
+
+    def _values(self, places: np.ndarray) -> np.ndarray:
+        return np.stack([values[k] for values, k in zip(self.over.values(), places.T, strict=True)], axis=1)
+
+    @property
+    def per_task(self) -> int:
+        """Points of a task."""
+        raise NotImplementedError
+
+    def task(self, first: int, last: int) -> _Points:
+        """The task of points first <= k < last."""
+        raise NotImplementedError
+
+    def rows(self) -> dict[str, tuple[bool, str]]:
+        """Variables in the order of a piece's rows: whether there is one row for each stage, and the long name."""
+        raise NotImplementedError
+
+    def attributes(self) -> dict[str, object]:
+        """What is needed to run it again."""
+        return {
+            "problem": write_problem(self.data, self.chain), "data": repr(self.data), "chain": repr(self.chain),
+            **{f"version_{name}": number for name, number in package_versions().items()},
+        }  # fmt: skip
+
+    def description(self) -> dict[str, object]:
+        """All that the numbers depend on, short enough to be kept with them."""
+        over = {
+            path: [len(v), float(v[0]), float(v[-1]), hashlib.sha256(v.tobytes()).hexdigest()[:16]]
+            for path, v in self.over.items()
+        }
+        return {
+            "kind": type(self).__name__, "data": repr(self.data), "chain": [repr(stage) for stage in self.chain.stages],
+            "over": over, "axes": list(over), "observables": list(self.observables), "versions": package_versions(),
+        }  # fmt: skip
+
+    def tasks(self) -> _Tasks:
+        """Pieces of the grid, in the order :meth:`join` expects them."""
+        step = self.per_task
+        return _Tasks(-(-self.size // step), lambda k: self.task(k * step, min((k + 1) * step, self.size)))
+
+    @property
+    def height(self) -> int:
+        """Rows of a piece."""
+        return sum(len(self.chain) if by_stage else 1 for by_stage, _ in self.rows().values())
+
+    def lines(self, pieces: Iterable[Piece]) -> Iterator[tuple[int, np.ndarray]]:
+        """Results line by line along the last axis, in its given order: number of the line, array (rows, n)."""
+        length = self.shape[-1]
+        line, filled, number = np.empty((self.height, length)), 0, 0
+        for piece in pieces:
+            used = 0
+            while used < piece.values.shape[1]:
+                here = min(length - filled, piece.values.shape[1] - used)
+                line[:, self._order[filled : filled + here]] = piece.values[:, used : used + here]
+                filled, used = filled + here, used + here
+                if filled == length:
+                    yield number, line
+                    filled, number = 0, number + 1
+
+    def failures(self, pieces: Iterable[Piece]) -> tuple[int, list[str]]:
+        """How many points have a note, and the first of them in words."""
+        step, count, shown = self.per_task, 0, []
+        for number, piece in enumerate(pieces):
+            for k, note in sorted(piece.notes.items()):
+                count += 1
+                if len(shown) < SHOWN_FAILURES:
+                    point = self._values(self._places(number * step + k, number * step + k + 1))[0]
+                    where = ", ".join(f"{path}={value:.6g}" for path, value in zip(self.over, point, strict=True))
+                    shown.append(f"{where}: {note}")
+        return count, shown
+
+    def variables(self) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]:
+        """Dimensions and attributes of all variables, axes included."""
+        names = {path: self._axis_attributes(path) for path in self.over}
+        found = {path: ((path,), names[path]) for path in self.over}
+        for name, (by_stage, long_name) in self.rows().items():
+            dims = ("stage", *self.over) if by_stage else tuple(self.over)
+            found[name] = dims, {"long_name": long_name, **({} if name == "converged" else _UNITS)}
+        return found
+
+    def _axis_attributes(self, path: str) -> dict[str, str]:
+        known = path in parameter_paths(self.chain, self.data)
+        return {"long_name": LONG_NAMES.get(path.rpartition(".")[2], path) if known else path, **_UNITS}
+
+    def join(self, pieces: Iterable[Piece]) -> xarray.Dataset:
+        """The dataset of the whole grid, in memory."""
+        import xarray  # here: it takes as long to import as all the rest
+
+        pieces = list(pieces)
+        values = np.empty((self.height, self.size // self.shape[-1], self.shape[-1]))
+        for number, line in self.lines(pieces):
+            values[:, number] = line
+        values = values.reshape(self.height, *self.shape)
+        variables, row = {}, 0
+        described = self.variables()
+        for name, (by_stage, _) in self.rows().items():
+            count = len(self.chain) if by_stage else 1
+            found = values[row : row + count] if by_stage else values[row]
+            row += count
+            dims, attributes = described[name]
+            variables[name] = (dims, found.astype(bool) if name == "converged" else found, attributes)
+        coords = {"stage": list(self.chain.names), **self.over}
+        dataset = xarray.Dataset(variables, coords, {**self.attributes(), **self._failure_attributes(pieces)})
+        for path in self.over:
+            dataset[path].attrs.update(described[path][1])
+        return dataset
+
+    def _failure_attributes(self, pieces: Iterable[Piece]) -> dict[str, object]:
+        count, shown = self.failures(pieces)
+        return {"failed_points": count, "failures": "\n".join(shown)}
+
+    def write(self, path: Path, pieces: Callable[[], Iterable[Piece]], attributes: Mapping[str, object]) -> None:
+        """Write the dataset to a NetCDF file, line by line: memory does not grow with the grid."""
+        import netCDF4
+
+        with netCDF4.Dataset(path, "w") as file:
+            file.set_fill_off()
+            file.createDimension("stage", len(self.chain))
+            stage = file.createVariable("stage", str, ("stage",))
+            for k, name in enumerate(self.chain.names):
+                stage[k] = name
+            for axis, values in self.over.items():
+                file.createDimension(axis, len(values))
+            targets = {}
+            for name, (dims, described) in self.variables().items():
+                flag = name == "converged"
+                fill = False if flag or name in self.over else np.nan
+                variable = file.createVariable(name, "i1" if flag else "f8", dims, fill_value=fill)
+                variable.setncatts({**described, **({"dtype": "bool"} if flag else {})})
+                if name in self.over:
+                    variable[:] = self.over[name]
+                else:
+                    targets[name] = variable
+            for number, line in self.lines(pieces()):
+                place = np.unravel_index(number, self.shape[:-1]) if len(self.shape) > 1 else ()
+                row = 0
+                for name, (by_stage, _) in self.rows().items():
+                    for t in range(len(self.chain) if by_stage else 1):
+                        targets[name][(*((t,) if by_stage else ()), *(int(k) for k in place))] = line[row]
+                        row += 1
+            file.setncatts({**self.attributes(), **self._failure_attributes(pieces()), **attributes})
+
+
+@dataclass(frozen=True)
+class Grid(_AnyGrid):
+    """Theory on a grid of parameters; the last one is followed by continuation.
+
+    Attributes
+    ----------
+    over : mapping of parameter name to array
+        Axes; names as in :func:`numerics.models.parameter_paths`.
+    observables : sequence of str
+        Keys of :data:`numerics.solution.OBSERVABLES`.
+    """
+
+    settings: Settings = DEFAULT
+    rtol: float | None = None
+
+    @property
+    def per_task(self) -> int:
+        ridges_vanish = has_limit(self.chain) or any(
+            path.endswith("ridge") and np.any(values == 0) for path, values in self.over.items()
+        )
+        return 1 if ridges_vanish else POINTS_PER_TASK.get(len(self.chain), 1)
+
+    def task(self, first: int, last: int) -> _Solve:
+        return _Solve(
+            self.data, self.chain, tuple(self.over), self._values(self._places(first, last)), tuple(self.observables),
+            settings_for(self.chain, self.settings, self.rtol),
+        )  # fmt: skip
+
+    def rows(self) -> dict[str, tuple[bool, str]]:
+        observables = {name: (True, OBSERVABLES[name]) for name in self.observables}
+        return observables | {name: (False, text) for name, text in _QUALITY.items()}
+
+    def attributes(self) -> dict[str, object]:
+        return super().attributes() | {"settings": repr(settings_for(self.chain, self.settings, self.rtol))}
+
+    def description(self) -> dict[str, object]:
+        return super().description() | {
+            "settings": repr(settings_for(self.chain, self.settings, self.rtol)), "code": code_version(False),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Experiment(_AnyGrid):
+    """Simulations on a grid of parameters.
+
+    Every value of the last parameter has its own seed, shared by all values of the others: curves see the same samples.
+    Where a simulation is not possible, or a fit did not converge, there is NaN and a note why.
+    """
+
+    simulation: Simulation = field(default_factory=Simulation)
+
+    @property
+    def per_task(self) -> int:
+        return 1
+
+    def task(self, first: int, last: int) -> _Simulate:
+        places = self._places(first, last)
+        seed = int(np.random.SeedSequence([self.simulation.seed, int(places[0, -1])]).generate_state(1)[0])
+        how = Simulation(self.simulation.n_inputs, self.simulation.n_runs, seed)
+        return _Simulate(
+            self.data, self.chain, tuple(self.over), self._values(places), tuple(self.observables), how
+        )  # fmt: skip
+
+    def rows(self) -> dict[str, tuple[bool, str]]:
+        means = {name: (True, f"{OBSERVABLES[name]}, mean over runs") for name in self.observables}
+        errors = {
+            name + ERROR_SUFFIX: (True, f"{OBSERVABLES[name]}, standard error of the mean") for name in self.observables
+        }
+        return means | errors
+
+    def attributes(self) -> dict[str, object]:
+        how = self.simulation
+        return super().attributes() | {"n_inputs": how.n_inputs, "n_runs": how.n_runs, "seed": how.seed}
+
+    def description(self) -> dict[str, object]:
+        return super().description() | {"simulation": repr(self.simulation), "code": code_version(True)}
+
+
+# Running.
+
+
+def compute(
+    work: Mapping[str, Work], *, executor: Any = None, jobs: int | None = None, journal: Journal | None = None,
+    progress: bool = True,
+) -> dict[str, Callable[[], Iterable[Any]]]:  # fmt: skip
+    """Run all tasks of all parts; for each part, a function that gives its results in order.
+
+    Results are kept in the journal if there is one (only :class:`Grid` and :class:`Experiment` can be), else in memory; tasks that
+    the journal has are not run again.
+    """
+    parts = {name: part.tasks() for name, part in work.items()}
+    kept: dict[str, dict[int, Any]] = {name: {} for name in parts}
+    done = {name: journal.done(name) if journal else set() for name in parts}
+
+    def points(name: str, k: int) -> int:
+        part = work[name]
+        return min(part.per_task, part.size - k * part.per_task) if isinstance(part, _AnyGrid) else 1
+
+    total = sum(p.size if isinstance(p, _AnyGrid) else len(parts[name]) for name, p in work.items())
+    before = sum(points(name, k) for name, found in done.items() for k in found)
+    left = ((((name, k), tasks[k])) for name, tasks in parts.items() for k in range(len(tasks)) if k not in done[name])
+    # BLAS threads of several simulations at once would fight for the cores; filters of warnings are not per thread.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        warnings.catch_warnings(),
+        noticing_interrupts(executor != SERIAL) as check_interrupt,
+        tqdm(
+            total=total,
+            initial=before,
+            unit="point",
+            delay=0 if before else _DELAY,
+            smoothing=0.05,
+            disable=not progress,
+        ) as bar,
+    ):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # masked, counted and reported at the end
+        for (name, k), result in run_tasks(left, executor, jobs):
+            if journal is None:
+                kept[name][k] = result
+            else:
+                journal.add(name, k, result)
+            bar.update(points(name, k))
+            check_interrupt()
+
+    def results(name: str) -> Iterable[Any]:
+        if journal is not None:
+            return journal.pieces(name)
+        return [kept[name][k] for k in range(len(parts[name]))]
+
+    return {name: lambda name=name: results(name) for name in parts}
+
+
+def evaluate(
+    work: Mapping[str, Work], jobs: int | None = None, *, executor: Any = None, journal: Journal | None = None,
+    progress: bool = True,
+) -> dict[str, xarray.Dataset]:  # fmt: skip
+    """Datasets of all parts; see :func:`compute`."""
+    results = compute(work, executor=executor, jobs=jobs, journal=journal, progress=progress)
+    return {name: part.join(results[name]()) for name, part in work.items()}
 
 
 def sweep(
     data: GaussianMixture,
     chain: Chain | Stage | Sequence[Stage],
-    over: Mapping[str, ArrayLike],
+    over: Mapping[str, ArrayLike | str],
     observables: Sequence[str] = ("test_error",),
     *,
+    simulation: Simulation | None = None,
+    output: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    executor: Any = None,
     jobs: int | None = None,
     progress: bool = False,
+    rtol: float | None = None,
     settings: Settings = DEFAULT,
 ) -> xarray.Dataset:
     """Observables of every stage on a grid of parameters.
@@ -163,93 +663,157 @@ def sweep(
     Parameters
     ----------
     over : mapping of parameter name to values
-        Names as in :func:`numerics.models.parameter_paths` (``alpha``, ``teacher.ridge``, ...); any number of axes.
+        Names as in :func:`numerics.models.parameter_paths` (``alpha``, ``teacher.ridge``, ...); any number of axes.  Values are
+        numbers, or ``"LOW:HIGH:COUNT"`` with ``":log"`` for logarithmic spacing.
     observables : sequence of str
         Keys of :data:`numerics.solution.OBSERVABLES`.
+    simulation : Simulation or None
+        Simulate instead of solving: means over runs, and ``<observable>_standard_error``.
+    output : path or None
+        NetCDF file to make.  Results go to a journal beside it (``<output>.partial``) as they come; the same call after an
+        interruption, of whatever kind, goes on where it was.  Memory does not grow with the grid.
+    overwrite : bool
+        Begin again if there is a file or a journal already.  Otherwise a complete file of the same sweep is read, and anything
+        else refused.
+    executor
+        ``"threads"`` (default; the compiled solver releases the GIL), ``"serial"``, ``"processes"`` (in a script, behind
+        ``if __name__ == "__main__":``), any ``concurrent.futures.Executor``, or a ``dask.distributed.Client``.  All give the
+        same numbers; with processes and clusters, the points of a worker that dies are computed again.
     jobs : int or None
-        Threads (the compiled solver releases the GIL); default: one for each core.
+        Threads or processes; default: one for each core.
     progress : bool
-        Show a progress bar on standard error if it takes over two seconds.
+        Show on standard error how far it is, the rate and the time left, if it takes over two seconds.
+    rtol : float or None
+        Accuracy, as in :func:`numerics.solve`.
 
     Returns
     -------
     xarray.Dataset
-        Observables with dimensions ``(stage, *axes)``; ``converged``, ``residual`` and ``quadrature_error`` with ``axes``.
-        Points that did not converge are NaN and False.  Attributes hold what is needed to run it again.
+        Observables with dimensions ``(stage, *axes)``; for theory, ``converged``, ``residual`` and ``quadrature_error`` with
+        ``axes``.  Points without a result are NaN and False; ``failed_points`` and ``failures`` among the attributes say how
+        many and why.  Other attributes hold what is needed to run it again.  With ``output``, arrays are read when used.
 
     Raises
     ------
     ParameterError
-        For an unknown parameter or observable, or a value outside its range; or if ridges are 0 and no point has a limit.
-    """
-    import xarray  # here: it takes as long to import as all the rest
+        For an unknown parameter or observable, or a value outside its range; if ridges are 0 and no point has a limit; if
+        ``output`` cannot be written or is something else.
+    OSError
+        If results cannot be kept any more (a full disk); those before are safe.
+    numerics.executors.WorkersLostError
+        If the workers of an executor die for good.
 
+    Examples
+    --------
+    >>> from numerics import Estimator, GaussianMixture, sweep
+    >>> from theory.losses import CrossEntropy
+    >>> model = GaussianMixture(alpha=1.0, rho=0.2, delta=1.0), Estimator(CrossEntropy(), ridge=0.1)
+    >>> grid = sweep(*model, {"alpha": [1.0, 2.0], "teacher.ridge": "0.01:1:3:log"})
+    >>> grid.test_error.dims, grid.test_error.shape
+    (('stage', 'alpha', 'teacher.ridge'), (1, 2, 3))
+    """
     chain = Chain.of(chain)
-    settings = settings_for(chain, settings)
-    if not over:
-        raise ParameterError("over must name at least one parameter")
-    axes = {path: _axis(path, values) for path, values in over.items()}
-    for name in observables:
-        if name not in OBSERVABLES:
-            raise ParameterError(f"unknown observable {name!r}; allowed are {', '.join(OBSERVABLES)}")
-    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
-        raise ParameterError(f"jobs must be a positive integer or None, got {jobs!r}")
-    *outer, inner = axes
+    axes = {path: _axis(path, values) for path, values in _require_axes(over).items()}
+    observables = _checked_observables(observables, simulation)
+    check_executor(executor, jobs)
     for path, values in axes.items():
         for value in (values.min(), values.max()):
             check_fit(*with_parameter(data, chain, path, float(value)))
-    # Continuation runs along the last axis in order of its values; results go back to the order given.
-    order = np.argsort(axes[inner])
-    shape = tuple(values.size for values in axes.values())
-    values = {name: np.full((len(chain), *shape), np.nan) for name in observables}
-    converged = np.zeros(shape, dtype=bool)
-    residual = np.full(shape, np.nan)
-    quadrature_error = np.full(shape, np.nan)
+    grid: Grid | Experiment
+    if simulation is None:
+        grid = Grid(data, chain, axes, observables, settings, rtol)
+        settings_for(chain, settings, rtol)
+        compile_chain(chain)  # once, before threads ask for it
+    else:
+        grid = Experiment(data, chain, axes, observables, simulation)
+    how = {"executor": executor, "jobs": jobs, "progress": progress}
+    if output is None:
+        dataset = evaluate({"sweep": grid}, **how)["sweep"]
+        _require_a_limit(grid, dataset)
+        return dataset
+    return _sweep_to_file(grid, Path(output), overwrite, how)
 
-    def run_block(task: tuple[tuple[int, ...], np.ndarray]) -> None:
-        index, block = task
-        here = data, chain
-        for path, place in zip(outer, index, strict=True):
-            here = with_parameter(*here, path, float(axes[path][place]))
-        along = axes[inner][block]
-        points = [with_parameter(*here, inner, float(value)) for value in along]
-        position = np.log(along) if along.min() > 0 else along
-        found, *quality = _solve_block(points, position, observables, settings, refused)
-        for name, array in found.items():
-            values[name][(slice(None), *index, block)] = array
-        for target, array in zip((converged, residual, quadrature_error), quality, strict=True):
-            target[(*index, block)] = array
 
-    refused: list[ParameterError] = []
-    blocks = np.array_split(order, -(-order.size // BLOCK))
-    tasks = [(index, block) for index in np.ndindex(shape[:-1]) for block in blocks]
-    compile_chain(chain)  # once, before threads ask for it
-    with (
-        ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as executor,
-        tqdm(total=order.size * len(tasks) // len(blocks), unit="point", delay=2, disable=not progress) as bar,
-    ):
-        for (_, block), _ in zip(tasks, executor.map(run_block, tasks), strict=True):
-            bar.update(block.size)
+def _require_axes(over: object) -> Mapping[str, ArrayLike | str]:
+    if not isinstance(over, Mapping) or not over:
+        raise ParameterError(f"over must be a mapping that names at least one parameter, got {over!r}")
+    return over
 
-    if len(refused) == converged.size:  # no limit anywhere: a mistake rather than a region
-        raise refused[0]
-    dataset = xarray.Dataset(
-        {
-            **{name: (("stage", *axes), array, {"long_name": OBSERVABLES[name]}) for name, array in values.items()},
-            "converged": (tuple(axes), converged, {"long_name": "converged"}),
-            "residual": (tuple(axes), residual, {"long_name": "undamped, scaled residual"}),
-            "quadrature_error": (tuple(axes), quadrature_error, {"long_name": "quadrature error estimate"}),
-        },
-        coords={"stage": list(chain.names), **axes},
+
+def _checked_observables(observables: object, simulation: Simulation | None) -> tuple[str, ...]:
+    if isinstance(observables, str):
+        observables = (observables,)
+    allowed = (
+        OBSERVABLES if simulation is None else {name: text for name, text in OBSERVABLES.items() if name in MEASURED}
     )
-    for path in axes:
-        dataset[path].attrs["long_name"] = (
-            LONG_NAMES[path.rpartition(".")[2]] if path in parameter_paths(chain, data) else path
+    names = tuple(observables) if isinstance(observables, Iterable) else ()
+    if not names:
+        raise ParameterError(f"observables must name at least one of {', '.join(allowed)}")
+    if simulation is not None and not isinstance(simulation, Simulation):
+        raise ParameterError(f"simulation must be a numerics.Simulation or None, got {simulation!r}")
+    for name in names:
+        if name not in OBSERVABLES:
+            raise ParameterError(f"unknown observable {name!r}; allowed are {', '.join(allowed)}")
+        if name not in allowed:
+            raise ParameterError(f"a simulation does not measure {name!r}; allowed are {', '.join(allowed)}")
+    return names
+
+
+def _require_a_limit(grid: Grid | Experiment, dataset: xarray.Dataset) -> None:
+    """No limit ridge -> 0 anywhere on the grid is a mistake rather than a region."""
+    if isinstance(grid, Grid) and dataset.attrs["failed_points"] == grid.size and bool(dataset.residual.isnull().all()):
+        raise ParameterError(dataset.attrs["failures"].partition("\n")[0].partition(": ")[2])
+
+
+def _sweep_to_file(grid: Grid | Experiment, path: Path, overwrite: bool, how: Mapping[str, Any]) -> xarray.Dataset:
+    import json
+
+    import xarray
+
+    description = {"sweep": grid.description()}
+    text = json.dumps(description, sort_keys=True)
+    if overwrite:
+        for old in (path, path.with_name(path.name + ".partial")):
+            with suppress(FileNotFoundError, IsADirectoryError):
+                old.unlink()
+    if path.is_file():
+        _require_same(path, description)
+        return xarray.open_dataset(path)
+    require_room(path, 2 * 8 * grid.height * grid.size)
+    with Journal(path, description) as journal:
+        results = compute({"sweep": grid}, journal=journal, **how)
+        temporary = path.with_name(f".{path.name}.unfinished")
+        try:
+            grid.write(temporary, results["sweep"], {"description": text})
+            dataset = xarray.open_dataset(temporary)
+            try:
+                _require_a_limit(grid, dataset)
+            finally:
+                dataset.close()
+            os.replace(temporary, path)
+        except OSError as error:
+            raise OSError(f"cannot write {path} ({error}); what was computed is in {journal.path}") from None
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+        journal.discard()
+    return xarray.open_dataset(path)
+
+
+def _require_same(path: Path, description: Mapping[str, Any]) -> None:
+    """ParameterError unless the file holds the sweep that is asked for."""
+    import json
+
+    import netCDF4
+
+    try:
+        with netCDF4.Dataset(path) as file:
+            before = json.loads(file.getncattr("description"))
+    except (OSError, AttributeError, ValueError):
+        raise ParameterError(f"output: {path} exists and is not a sweep; remove it or choose another name") from None
+    different = differences(before, json.loads(json.dumps(description)), "")
+    if different:
+        names = ", ".join(name.removeprefix("sweep.") for name in different[:6])
+        raise ParameterError(
+            f"output: {path} holds a sweep with other parameters or code (different: {names}); remove it, or choose another name"
         )
-    dataset.attrs = {
-        "data": repr(data),
-        "chain": repr(chain),
-        "settings": repr(settings),
-        **{f"version_{name}": number for name, number in package_versions().items()},
-    }
-    return dataset

@@ -117,6 +117,13 @@ def bayes_error(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) ->
     ------
     ParameterError
         If a parameter is not a finite number in its range.
+
+    Examples
+    --------
+    >>> round(bayes_error(2.0, rho=0.2, delta=1.0), 6)
+    0.140918
+    >>> bayes_error([1.0, 2.0], rho=0.2, delta=1.0, eta=0.5).round(6)
+    array([0.186156, 0.176853])
     """
     values = _require_alpha(alpha)
     rho, delta, eta = _require_mixture(rho, delta, eta)
@@ -142,6 +149,11 @@ def interpolation_threshold(eta: float = 1.0) -> float:
     ------
     ParameterError
         If ``eta`` is not in (0, 1].
+
+    Examples
+    --------
+    >>> interpolation_threshold(eta=0.5)
+    0.5
     """
     return float(observables.interpolation_threshold(_require_eta(eta)))
 
@@ -177,6 +189,13 @@ def separability_threshold(rho: float, delta: float, eta: float = 1.0) -> float:
         If a parameter is not a number in its range.
     ArithmeticError
         If the minimisation does not converge.
+
+    Examples
+    --------
+    >>> round(separability_threshold(rho=0.2, delta=1.0), 6)
+    4.849038
+    >>> round(separability_threshold(rho=0.5, delta=math.inf), 6)
+    2.0
     """
     rho = _require_rho(rho)
     if delta != math.inf:
@@ -216,6 +235,12 @@ def max_margin(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> 
         If a parameter is not a finite number in its range, or ``alpha`` is not below separability.
     ArithmeticError
         If a minimisation does not converge.
+
+    Examples
+    --------
+    >>> found = max_margin(1.0, rho=0.2, delta=1.0)
+    >>> round(found.margin, 6), round(found.magnetization, 6), round(found.test_error, 6)
+    (0.984012, 0.493926, 0.21046)
     """
     values = _require_alpha(alpha)
     rho, delta, eta = _require_mixture(rho, delta, eta)
@@ -264,6 +289,12 @@ def minimum_norm_interpolator(alpha: ArrayLike, rho: float, delta: float, eta: f
     ------
     ParameterError
         If a parameter is not a finite number in its range, or ``alpha`` equals ``eta``.
+
+    Examples
+    --------
+    >>> found = minimum_norm_interpolator(0.5, rho=0.5, delta=1.0)
+    >>> round(found.magnetization, 6), round(found.overlap, 6), round(found.test_error, 6)
+    (0.333333, 0.666667, 0.341546)
     """
     values = _require_alpha(alpha)
     rho, delta, eta = _require_mixture(rho, delta, eta)

@@ -30,6 +30,7 @@ _FUNCTIONS = {
     "erfc": sympy.erfc,
     "pi": sympy.pi,
 }
+_KEYWORDS = re.compile(r"\b(and|else|for|if|in|is|lambda|not|or)\b")  # Python, but not formulas
 _ROUGH = (sympy.DiracDelta, sympy.Heaviside, sympy.sign, sympy.Abs, sympy.Max, sympy.Min, sympy.Piecewise)
 
 
@@ -57,7 +58,7 @@ def read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Ex
     """
     names = {"h": h, "y": y, "s": sign, "h_teacher": TEACHER, **parameters}
     if isinstance(expression, str):
-        if "__" in expression or any(mark in expression for mark in "\"'\\;"):
+        if "__" in expression or any(mark in expression for mark in "\"'\\;") or _KEYWORDS.search(expression):
             raise ValueError(f"cannot read the loss formula {expression!r}")
         for found in re.findall(r"\bh_([0-9]+)\b", expression):
             names[f"h_{found}"] = logit(int(found))
@@ -85,6 +86,8 @@ def read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Ex
             f"unknown symbols in the loss {expression!s}: {', '.join(sorted(unknown))}; "
             "known: h, y, s, h_teacher, h_1, h_2, ..., and the parameters given"
         )
+    if formula.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
+        raise ValueError(f"the loss {expression!s} is not finite")
     if not formula.has(h):
         raise ValueError(f"the loss {expression!s} does not depend on h")
     if formula.has(*_ROUGH) or any(jump.has(h) for jump in formula.atoms(step)):

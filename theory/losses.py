@@ -55,7 +55,15 @@ _CURVED = (
 
 @dataclass(frozen=True)
 class Range:
-    """Allowed values of a parameter: lower <= value <= upper, the lower end excluded if ``open_below``."""
+    """Allowed values of a parameter: lower <= value <= upper, the lower end excluded if ``open_below``.
+
+    Examples
+    --------
+    >>> Range(0.0, 1.0).check("mixing", 1)
+    1.0
+    >>> print(Range(lower=0.0, open_below=True))
+    in (0, inf)
+    """
 
     lower: float = -math.inf
     upper: float = math.inf
@@ -64,7 +72,9 @@ class Range:
     def check(self, name: str, value: float) -> float:
         """Return ``value`` as a float; ValueError naming the parameter and the range if it is not allowed."""
         try:
-            number = float(value)
+            number = math.nan if isinstance(value, bool | str) else float(value)
+        except OverflowError:
+            number = math.inf
         except (TypeError, ValueError):
             raise ValueError(f"{name} must be a number, {self}, got {value!r}") from None
         above = number > self.lower if self.open_below else number >= self.lower
@@ -97,6 +107,14 @@ class Loss:
         formula holds their logits h_1, h_2, ... themselves.
     options
         Structural flags, shown by ``repr`` only (they are already in the formula).
+
+    Examples
+    --------
+    >>> loss = Loss.from_expression("a*log(1 + exp((1 - s*h)/a))", {"a": 0.4}, name="smoothed hinge")
+    >>> loss.gradient
+    (1 - 2*y)*sigmoid((-h*(2*y - 1) + 1)/a)
+    >>> loss.with_parameters(a=0.1)
+    Loss('smoothed hinge', a=0.1)
     """
 
     name: str
@@ -142,6 +160,15 @@ class Loss:
             Name used in messages; the formula itself if not given.
         teacher
             Stage (from 1) that ``h_teacher`` stands for; None means the stage before.
+
+        Examples
+        --------
+        >>> matched = Loss.from_expression("c*(h - h_teacher)**2/2 + (1 - c)*softplus(-s*h)", {"c": 0.5})
+        >>> matched.logits, matched.parameters
+        ((h_teacher,), {'c': 0.5})
+        >>> Loss.from_expression("-h**2")
+        Traceback (most recent call last):
+        ValueError: loss '-h**2' is not convex: its second derivative is -2 at h=-50, y=0
         """
         parameters = dict(parameters or {})
         symbols = {key: parameter_symbol(key) for key in parameters}
@@ -289,6 +316,11 @@ class CrossEntropy(Loss):
     """Cross-entropy H(y_eps, sigmoid(h)) with label smoothing, y_eps = y(1-eps) + (1-y)eps.
 
     ``smoothing`` in [0, 1/2].
+
+    Examples
+    --------
+    >>> CrossEntropy().split  # the gradient is the first minus the second
+    (sigmoid(h), -2*epsilon*y + epsilon + y)
     """
 
     def __init__(self, smoothing: float = 0.0) -> None:
@@ -303,14 +335,26 @@ class CrossEntropy(Loss):
 
 
 class SquareLoss(Loss):
-    """(h - s)^2/2 with s = 2y - 1."""
+    """(h - s)^2/2 with s = 2y - 1.
+
+    Examples
+    --------
+    >>> SquareLoss().gradient
+    h - 2*y + 1
+    """
 
     def __init__(self) -> None:
         super().__init__("SquareLoss", (h - (2 * y - 1)) ** 2 / 2)
 
 
 class LinearLoss(Loss):
-    """-s h: with any ridge, the fitted weights are the Hebbian sum of s x."""
+    """-s h: with any ridge, the fitted weights are the Hebbian sum of s x.
+
+    Examples
+    --------
+    >>> LinearLoss().gradient, LinearLoss().curvature
+    (1 - 2*y, 0)
+    """
 
     def __init__(self) -> None:
         super().__init__("LinearLoss", -(2 * y - 1) * h)
@@ -332,6 +376,17 @@ class Distillation(Loss):
     teacher
         Stage (from 1) that teaches; None means the stage before.  With several, the soft target is the mean of
         sigmoid(h_k/T) over them.
+
+    Examples
+    --------
+    >>> loss = Distillation(mixing=0.3, temperature=2.0)
+    >>> loss
+    Distillation(mixing=0.3, temperature=2.0, smoothing=0.0)
+    >>> loss.logits, Distillation(teacher=(1, 2)).logits
+    ((h_teacher,), (h_1, h_2))
+    >>> Distillation(mixing=2.0)
+    Traceback (most recent call last):
+    ValueError: mixing must be finite and in [0, 1], got 2.0
     """
 
     def __init__(
@@ -371,6 +426,12 @@ class SquareDistillation(Loss):
     teacher
         Stage (from 1) that teaches; None means the stage before.  With several, h_teacher is the mean of their
         logits.
+
+    Examples
+    --------
+    >>> loss = SquareDistillation(mixing=0.5, gain=2.0)
+    >>> loss.parameters, loss.is_quadratic
+    ({'mixing': 0.5, 'gain': 2.0, 'smoothing': 0.0}, True)
     """
 
     def __init__(self, mixing: float = 1.0, gain: float = 1.0, smoothing: float = 0.0, teacher: Teacher = None) -> None:
@@ -403,6 +464,11 @@ class PseudoLabels(Loss):
         them that decide for y = 1.
     square
         ((h+1)/2 - target)^2 with target (1-chi) y_eps + chi step(h_teacher), instead of the cross-entropy.
+
+    Examples
+    --------
+    >>> PseudoLabels(mixing=0.5).split  # step(h_teacher) is the teacher's decision
+    (sigmoid(h), chi*step(h_teacher) + (chi - 1)*(2*epsilon*y - epsilon - y))
     """
 
     def __init__(

@@ -44,6 +44,16 @@ class Equations:
     """A vector function: ``outputs`` (name -> expression) of ``inputs``, at given ``constants``.
 
     ``jacobian`` has one row an output and one column an input.
+
+    Examples
+    --------
+    >>> equations = prior_equations(1)
+    >>> equations.inputs, equations.constants
+    ((mh_1, Qh_11, Vh_11), (eta, lambda))
+    >>> equations.outputs["m_1"]
+    eta*mh_1/(Vh_11 + lambda)
+    >>> equations.jacobian[0, 0]
+    eta/(Vh_11 + lambda)
     """
 
     inputs: tuple[Symbol, ...]
@@ -75,6 +85,12 @@ class QuadraticPrior:
         Function (w_t, [w_1, ..., w_{t-1}]) -> Expr.
     constants
         Parameter symbols of the energy.
+
+    Examples
+    --------
+    >>> lazy = QuadraticPrior(lambda weight, earlier: ridge * (weight - earlier[0]) ** 2 / 2)  # pulled to the first stage
+    >>> prior_equations(2, lazy).outputs["V_22"]
+    eta/(Vh_22 + lambda)
     """
 
     energy: Callable[[Symbol, tuple[Symbol, ...]], Expr]
@@ -249,6 +265,14 @@ def prior_equations(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Equat
     Q_t1..Q_tt, V_t1..V_tt.
     With several patterns of masks, sum the outputs over the patterns in which stage t is active, eta being
     the fraction of coordinates with that pattern.
+
+    Examples
+    --------
+    >>> for name, expression in prior_equations(1).outputs.items():
+    ...     print(name, "=", expression)
+    m_1 = eta*mh_1/(Vh_11 + lambda)
+    Q_11 = eta*(Qh_11 + mh_1**2)/(Vh_11 + lambda)**2
+    V_11 = eta/(Vh_11 + lambda)
     """
     _check_stage(t)
     phi = coupling(t) + entropic_potential(t, prior)
@@ -266,6 +290,11 @@ def conditional_moments(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> E
     The minimiser of the effective energy is linear in v, xi_t and the earlier weights; its moments with
     them follow.  Inputs as in ``prior_equations``; constants the same without eta; outputs mu_t,
     B_t1..B_tt, G_t1..G_tt.
+
+    Examples
+    --------
+    >>> conditional_moments(1).outputs["G_11"]
+    1/(Vh_11 + lambda)
     """
     _check_stage(t)
     effective = _effective_weight(t, prior)
@@ -349,6 +378,11 @@ def channel_equations(t: int) -> Equations:
     Inputs: the alpha-weighted averages of ``average_symbols``, then C_t1..C_t,t-1; constants Delta and the
     Cholesky factor of the earlier stages, row by row; outputs mh_t, Qh_t1..Qh_tt, Vh_t1..Vh_tt and
     ``bias``, which must vanish.
+
+    Examples
+    --------
+    >>> channel_equations(1).outputs
+    {'mh_1': E_sf, 'Qh_11': Delta*E_ff, 'Vh_11': -Delta*E_df, 'bias': E_f}
     """
     _check_stage(t)
     symbols = average_symbols(t)
@@ -365,6 +399,11 @@ def cholesky_update(t: int) -> Equations:
     """New row of the Cholesky factor by forward substitution.
 
     Inputs Q_t1..Q_tt; constants the earlier rows; outputs C_t1..C_t,t-1 and q_perp = C_tt^2.
+
+    Examples
+    --------
+    >>> cholesky_update(2).outputs
+    {'C_21': Q_21/C_11, 'q_perp': Q_22 - Q_21**2/C_11**2}
     """
     _check_stage(t)
     row: list[Expr] = []
@@ -388,6 +427,11 @@ def free_energy(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Equations
     Constants as in ``prior_equations``.  Outputs ``value`` = Phi_t and its parts ``coupling`` and
     ``entropic``: with several patterns of masks add the coupling once and the entropic part for each
     pattern.  At the saddle -Phi_t = alpha E[l_t] + (ridge/2) Q_tt.
+
+    Examples
+    --------
+    >>> free_energy(1).outputs["entropic"]
+    eta*(Qh_11 + mh_1**2)/(2*(Vh_11 + lambda))
     """
     _check_stage(t)
     energetic = energetic_potential(t)

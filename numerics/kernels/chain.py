@@ -14,6 +14,7 @@ from numba import njit, types
 
 from numerics.kernels.elementary import (
     POINT_FUNCTION,
+    VECTOR_FUNCTION,
     FloatArray,
     IntArray,
     IntMatrix,
@@ -41,6 +42,7 @@ from numerics.kernels.stage import (
     MOMENTS,
     N_EQUATIONS,
     NOT_TRIED,
+    SOLVE_STAGE,
     TOO_MANY_ITERATIONS,
     StageSolvers,
     unpack,
@@ -211,9 +213,238 @@ def place_frozen(special, k, earlier, x, updated):
     x[2 * k + 3] = _NO_RESPONSE
 
 
+@njit(
+    types.void(types.float64, FloatArray, Matrix, Matrix, types.int64, types.int64, FloatArray), cache=True, nogil=True
+)  # fmt: skip
+def add_moments(share, mu, covariance, propagator, k, first, out):
+    """Add ``share`` times the moments of the first k stages' weights from ``out[first]`` on: mu, then two lower triangles."""
+    for s in range(k):
+        out[first + s] += share * mu[s]
+        row = first + k + s * (s + 1) // 2
+        for r in range(s + 1):
+            out[row + r] += share * covariance[s, r]
+            out[row + r + k * (k + 1) // 2] += share * propagator[s, r]
+
+
+@njit(
+    FloatArray(types.int64, types.float64, FloatArray, Matrix, Matrix, _Cube, _Cube), cache=True, nogil=True
+)  # fmt: skip
+def average_moments(k, ridge, pattern_share, pattern_active, mu, covariance, propagator):
+    """Constants of the prior: eta, ridge, moments of the k earlier stages' weights given that the stage after them is active."""
+    out = np.zeros(2 + k + k * (k + 1))
+    for a in range(pattern_share.size):
+        out[0] += pattern_share[a] * pattern_active[a, k]
+    out[1] = ridge
+    for a in range(pattern_share.size):
+        share = pattern_share[a] * pattern_active[a, k] / out[0]
+        add_moments(share, mu[a], covariance[a], propagator[a], k, 2, out)
+    return out
+
+
+@njit(
+    types.void(
+        VECTOR_FUNCTION, types.int64, types.float64, FloatArray, Matrix, FloatArray, Matrix, _Cube, _Cube
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
+def append_moments(moments_of, t, ridge, special, pattern_active, conjugate, mu, covariance, propagator):
+    """Moments of stage t's weights and their products with earlier ones, for every pattern in which the stage is active."""
+    moments = np.empty(3 + 2 * t)
+    for a in range(mu.shape[0]):
+        if pattern_active[a, t] == 0.0:
+            continue
+        if special[FROZEN] == 1.0:
+            mu[a, t] = special[FROZEN_M]
+            for s in range(t):
+                covariance[a, t, s] = covariance[a, s, t] = special[FROZEN_M] * mu[a, s]
+            covariance[a, t, t] = special[FROZEN_Q]
+            continue
+        constants = np.zeros(1 + t + t * (t + 1))
+        constants[0] = ridge
+        add_moments(1.0, mu[a], covariance[a], propagator[a], t, 1, constants)
+        moments_of(conjugate, constants, moments)
+        mu[a, t] = moments[0]
+        for s in range(t + 1):
+            covariance[a, t, s] = covariance[a, s, t] = moments[1 + s]
+            propagator[a, t, s] = moments[2 + t + s]
+
+
+_Problem = types.Tuple(SOLVE_STAGE.args[8:])
+"""What a stage is solved with: the arguments of :func:`solve_stage` after ``x``."""
+
+_PRIOR_CONSTANTS = 7
+"""Where the constants of the prior are among them."""
+
+
+@njit(
+    SOLVE_STAGE.return_type(
+        StageSolvers, PointFunctions, VectorFunctions, types.int64, types.int64, types.int64, FloatArray, _Problem
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
+def attempt(stage_solvers, point_functions, functions, t, n_features, shareable, x, problem):
+    """Stage t (from 0) by Newton's method from ``x``; see :func:`solve_stage`."""
+    (
+        weight, design, labels, logits, parameters, delta, channel_constants, prior_constants, cholesky_constants,
+        earlier_responses, fixed_bias, step, tail, tolerance, max_iterations, conjugate, updated,
+    ) = problem  # fmt: skip
+    stage_solver = stage_solvers[0]
+    at = N_POINT_FUNCTIONS * t
+    return stage_solver(
+        point_functions[at + SLOPES], point_functions[at + TARGETS], point_functions[at + FEATURES], n_features, shareable,
+        functions, N_EQUATIONS * t, x, weight, design, labels, logits, parameters, delta, channel_constants, prior_constants,
+        cholesky_constants, earlier_responses, fixed_bias, step, tail, tolerance, max_iterations, conjugate, updated,
+    )  # fmt: skip
+
+
+@njit(
+    SOLVE_STAGE.return_type(
+        StageSolvers, PointFunctions, VectorFunctions, types.int64, types.int64, types.int64, FloatArray, _Problem,
+        types.float64, types.int64,
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
+def follow_ridges(
+    stage_solvers, point_functions, functions, t, n_features, shareable, x, problem, log_ridge, steps
+):  # fmt: skip
+    """Stage t at falling ridges, from ``exp(log_ridge)``, where ``x`` is nearly a solution, to the one of ``problem``.
+
+    Returns what the last :func:`attempt` returned, with the sum of all iterations; ``x`` is the last solution found.  Not
+    converged if the path ends before the last ridge.
+    """
+    constants = problem[_PRIOR_CONSTANTS]
+    ridge = constants[1]
+    here, goal = log_ridge, math.log(ridge)
+    trial = np.empty(x.size)
+    previous = np.empty(x.size)
+    previous_at = np.nan
+    stride = 0.0
+    iterations = 0
+    status = NOT_TRIED
+    residual = last_step = defect = np.inf
+    for _ in range(steps):
+        there = max(here - stride, goal)
+        for r in range(x.size):
+            trial[r] = x[r]
+            if math.isfinite(previous_at) and here != previous_at:
+                trial[r] += (x[r] - previous[r]) * (there - here) / (here - previous_at)
+        constants[1] = math.exp(there)
+        status, used, residual, last_step, defect = attempt(
+            stage_solvers, point_functions, functions, t, n_features, shareable, trial, problem
+        )
+        constants[1] = ridge
+        iterations += used
+        if status == CONVERGED:
+            for r in range(x.size):
+                previous[r] = x[r]
+                x[r] = trial[r]
+            previous_at = here if stride > 0.0 else np.nan
+            here = there
+            stride = min(1.6 * stride, _LARGEST_STRIDE) if stride > 0.0 else _FIRST_STRIDE
+            if here == goal:
+                return status, iterations, residual, last_step, defect
+        else:
+            stride *= 0.4
+            previous_at = np.nan
+            if stride < _SMALLEST_STRIDE:
+                break
+    if status == CONVERGED:
+        status = TOO_MANY_ITERATIONS
+    return status, iterations, residual, last_step, defect
+
+
+_Nodes = types.Tuple((FloatArray, Matrix, FloatArray, Matrix, IntArray, IntArray))
+"""Weight, design, labels, logits, data set and row of fixed directions of every node."""
+
+
+@njit(_Nodes(_Nodes, IntArray), cache=True, nogil=True)
+def take_nodes(nodes, indices):
+    """The nodes at ``indices``."""
+    weight, design, labels, logits, member, row = nodes
+    return (
+        take(weight, indices), take_rows(design, indices), take(labels, indices), take_rows(logits, indices),
+        take_integers(member, indices), take_integers(row, indices),
+    )  # fmt: skip
+
+
+@njit(_Nodes(_Nodes, _Nodes), cache=True, nogil=True)
+def join_nodes(first, second):
+    """The ones after the others."""
+    return (
+        join(first[0], second[0]), join_rows(first[1], second[1]), join(first[2], second[2]), join_rows(first[3], second[3]),
+        join_integers(first[4], second[4]), join_integers(first[5], second[5]),
+    )  # fmt: skip
+
+
+@njit(
+    _Nodes(
+        POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, FloatArray, _Nodes, IntArray, IntArray,
+        IntArray, types.float64, FloatArray, Matrix, types.int64, types.float64, types.float64, types.float64, Matrix,
+    ),
+    cache=True, nogil=True,
+)  # fmt: skip
+def nodes_after(
+    slopes, targets, features, n_features, shareable, parameters, nodes, seen, trained, needed, delta, theta, directions, rows,
+    step, tail, sharpness, extra,
+):  # fmt: skip
+    """Nodes that include the stage with order parameters ``theta``, in the data sets (1 in ``needed``, d) that are needed.
+
+    Parameters
+    ----------
+    nodes, seen, trained
+        Nodes of the earlier stages; which of these the stage looks at; which data sets it is trained on (1 there).
+    directions, rows
+        See :func:`solve_level`.
+    n_features, shareable, step, tail, sharpness, extra
+        See :func:`extend_nodes`.
+    """
+    k = nodes[3].shape[1]
+    root = math.sqrt(delta)
+    coefficients = np.empty(k)
+    shifts = np.empty(k)
+    for s in range(k):
+        coefficients[s] = root * theta[2 + s]
+        shifts[s] = delta * theta[3 + k + s]
+    mean, mean_bias, sigma, gamma = theta[0], theta[1], root * theta[2 + k], delta * theta[theta.size - 1]
+    extended = nodes
+    parts = 0
+    for side in range(1, -1, -1):
+        wanted = np.empty(trained.size, np.int64)
+        count = 0
+        for d in range(trained.size):
+            wanted[d] = 1 if trained[d] == side and needed[d] == 1 else 0
+            count += wanted[d]
+        if count == 0:
+            continue
+        part = nodes
+        if count < trained.size:
+            part = take_nodes(nodes, members(nodes[4], wanted, 1))
+        weight, design, labels, logits, member, row = part
+        visible = select_columns(logits, seen)
+        reaction = gamma if side == 1 else 0.0
+        if rows == 0:
+            weight, design, labels, logits, origin, _ = extend_nodes(
+                slopes, targets, features, n_features, shareable, weight, design, labels, logits, visible, parameters, mean,
+                mean_bias, coefficients, sigma, shifts, reaction, side == 1, step, tail, sharpness, extra,
+            )  # fmt: skip
+            member, row = take_integers(member, origin), take_integers(row, origin)
+        else:
+            along = np.empty(row.size)
+            for r in range(row.size):
+                along[r] = directions[row[r], k]
+            design, logits = follow_nodes(
+                slopes, targets, design, labels, logits, visible, parameters, along, mean, mean_bias, coefficients, sigma,
+                shifts, reaction, side == 1,
+            )  # fmt: skip
+        part = weight, design, labels, logits, member, row
+        extended = join_nodes(extended, part) if parts > 0 else part
+        parts += 1
+    return extended
+
+
 SOLVE_LEVEL = types.int64(
-        StageSolvers, PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, IntMatrix, Matrix,
-        FloatArray, Matrix, Matrix, FloatArray, FloatArray, Matrix, Matrix, FloatArray, _Cube, IntArray, FloatArray, types.int64,
+        StageSolvers, PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, IntMatrix, Matrix, FloatArray,
+        FloatArray, Matrix, Matrix, FloatArray, FloatArray, Matrix, Matrix, FloatArray, _Cube, IntArray, types.int64,
         types.float64, types.float64, types.float64, types.boolean, Matrix, IntArray, Matrix, Matrix, Matrix,
     )  # fmt: skip
 LevelSolvers = types.ListType(types.FunctionType(SOLVE_LEVEL))
@@ -221,10 +452,9 @@ LevelSolvers = types.ListType(types.FunctionType(SOLVE_LEVEL))
 
 @njit(SOLVE_LEVEL, cache=True, nogil=True)
 def solve_level(
-    stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, data, sets,
-    special, ridges,
-    pattern_share, pattern_active, parameters, mixing, extra, n_extra, settings, rows, factor, tail, tolerance, check, x,
-    started, conjugates, updates, stats,
+    stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, settings, data,
+    sets, special, ridges, pattern_share, pattern_active, parameters, mixing, extra, n_extra, rows, factor, tail, tolerance,
+    check, x, started, conjugates, updates, stats,
 ):  # fmt: skip
     """All stages at one quadrature level; returns how many converged (it stops at the first that does not).
 
@@ -236,17 +466,11 @@ def solve_level(
     """
     n_stages = ridges.size
     n_patterns = pattern_share.size
-    stage_solver = stage_solvers[0]
-    rho, delta = data[1], data[2]
     n_sets = sets.shape[0]
+    rho, delta = data[1], data[2]
     max_iterations = 1 if check else int(settings[MAX_ITERATIONS])
-    root_delta = math.sqrt(delta)
     weight, design, labels, member, row = label_nodes(rho, sets, max(rows, 1))
-    logits = np.empty((labels.size, 0))
-    everywhere = True
-    for t in range(n_stages):
-        for d in range(n_sets):
-            everywhere = everywhere and trained[t, d] == 1
+    nodes = weight, design, labels, np.empty((labels.size, 0)), member, row
     mu = np.zeros((n_patterns, n_stages))
     covariance = np.zeros((n_patterns, n_stages, n_stages))
     propagator = np.zeros((n_patterns, n_stages, n_stages))
@@ -255,7 +479,7 @@ def solve_level(
     responses = np.empty(n_stages)
     for t in range(n_stages):
         k = t
-        first = N_EQUATIONS * t
+        size = 2 * k + 4
         slopes = point_functions[N_POINT_FUNCTIONS * t + SLOPES]
         targets = point_functions[N_POINT_FUNCTIONS * t + TARGETS]
         features = point_functions[N_POINT_FUNCTIONS * t + FEATURES]
@@ -265,62 +489,48 @@ def solve_level(
         channel_constants[0] = delta
         for r in range(n_triangle):
             channel_constants[1 + r] = triangle[r]
-        # Moments of the earlier weights, averaged given that this stage is active.
-        eta = 0.0
-        for a in range(n_patterns):
-            eta += pattern_share[a] * pattern_active[a, t]
-        prior_constants = np.zeros(2 + k + k * (k + 1))
-        prior_constants[0] = eta
-        prior_constants[1] = ridges[t]
-        for a in range(n_patterns):
-            share = pattern_share[a] * pattern_active[a, t] / eta
-            position = 2
-            for s in range(k):
-                prior_constants[position] += share * mu[a, s]
-                position += 1
-            for s in range(k):
-                for r in range(s + 1):
-                    prior_constants[position] += share * covariance[a, s, r]
-                    prior_constants[position + k * (k + 1) // 2] += share * propagator[a, s, r]
-                    position += 1
-        earlier_responses = head(responses, k)
+        prior_constants = average_moments(k, ridges[t], pattern_share, pattern_active, mu, covariance, propagator)
+        eta = prior_constants[0]
         alpha = 0.0
+        everywhere = True
         for d in range(n_sets):
             alpha += trained[t, d] * sets[d, 0]
-        visible = select_columns(logits, seen[t])
-        its_weight, its_design, its_labels, its_visible = weight, design, labels, visible
-        if not everywhere and special[t, FROZEN] == 0.0:
-            chosen = members(member, trained[t], 1)
-            its_weight, its_design = take(weight, chosen), take_rows(design, chosen)
-            its_labels, its_visible = take(labels, chosen), take_rows(visible, chosen)
+            everywhere = everywhere and trained[t, d] == 1
+        frozen = special[t, FROZEN] == 1.0
+        fixed_bias = special[t, FIXED_BIAS]
+        its_nodes = nodes
+        if not everywhere and not frozen:
+            its_nodes = take_nodes(nodes, members(nodes[4], trained[t], 1))
+        its_weight, its_design, its_labels, its_logits, _, _ = its_nodes
+        visible = select_columns(its_logits, seen[t])
         teacher = 0
         for r in range(seen.shape[1]):
             if seen[t, r] > 0:
                 teacher = seen[t, r]
         unit, curvature = 1.0, 1.0
         if not check:
-            unit, curvature = loss_units(
-                slopes, targets, features, n_features[t], its_labels, its_visible, loss_parameters
-            )
-        size = 2 * k + 4
+            unit, curvature = loss_units(slopes, targets, features, n_features[t], its_labels, visible, loss_parameters)
         unknowns = np.empty(size)
         conjugate = np.empty(size)
         updated = np.empty(size - 1)
-        step = settings[FIELD_STEP] * factor
         status = NOT_TRIED
         iterations = 0
         residual = last_step = defect = np.inf
-        frozen = special[t, FROZEN] == 1.0
-        fixed_bias = special[t, FIXED_BIAS]
         if frozen:
             place_frozen(special[t], k, x, unknowns, updated)
             for r in range(size):
                 conjugate[r] = 0.0
             status, residual, last_step, defect = CONVERGED, 0.0, 0.0, 0.0
-        for attempt in range(2):
+        solver = stage_solvers, point_functions, functions, t, n_features[t], shareable[t]
+        problem = (
+            its_weight, its_design, its_labels, visible, loss_parameters, delta, channel_constants, prior_constants,
+            cholesky_constants, head(responses, k), fixed_bias, settings[FIELD_STEP] * factor, tail, tolerance, max_iterations,
+            conjugate, updated,
+        )  # fmt: skip
+        for trial in range(2):
             if frozen:
                 break
-            if attempt == 0:
+            if trial == 0:
                 if started[t] == 0:
                     continue
                 for r in range(size):
@@ -329,11 +539,7 @@ def solve_level(
                 first_guess(data, k, ridges[t], eta, mixing[t], teacher, unit, curvature, x, unknowns)
                 if not math.isnan(fixed_bias):
                     unknowns[1] = fixed_bias
-            status, used, residual, last_step, defect = stage_solver(
-                slopes, targets, features, n_features[t], shareable[t], functions, first, unknowns, its_weight, its_design,
-                its_labels, its_visible, loss_parameters, delta, channel_constants, prior_constants, cholesky_constants,
-                earlier_responses, fixed_bias, step, tail, tolerance, max_iterations, conjugate, updated,
-            )  # fmt: skip
+            status, used, residual, last_step, defect = attempt(*solver, unknowns, problem)
             iterations += used
             if check and status == TOO_MANY_ITERATIONS:
                 status = CONVERGED
@@ -342,58 +548,28 @@ def solve_level(
         # Failing that, along a path of falling ridges: from one so large that the weights hardly react, or, for a student of
         # earlier stages, from the guess at a ridge where it is good.
         for route in range(2 if teacher > 0 else 1):
-            if status != CONVERGED and not check:
-                goal = math.log(ridges[t])
-                here = max(math.log(settings[FIRST_RIDGE] * curvature * (1.0 + alpha)), goal + 1.0)
-                path_constants = head(prior_constants, prior_constants.size)
-                trial = np.empty(size)
-                previous = np.empty(size)
-                previous_at = np.nan
-                current = np.zeros(size)
-                reaction = eta * alpha * unit * curvature / (math.exp(here) + 0.25 * curvature * alpha)
-                current[0] = 0.5 * reaction
-                current[1] = 0.5 * unit * math.log(rho / (1.0 - rho))
-                current[2 + k] = 2.0 * math.log(reaction) + math.log1p(1.0 / alpha) - 1.0
-                current[size - 1] = math.log(eta) - here
-                if route == 1:
-                    here = max(math.log(_EASY_RIDGE * curvature), goal + 1.0)
-                    first_guess(data, k, math.exp(here), eta, mixing[t], teacher, unit, curvature, x, current)
-                stride = 0.0
-                path_status = CONVERGED
-                for _ in range(int(settings[RIDGE_STEPS])):
-                    there = max(here - stride, goal)
-                    path_constants[1] = math.exp(there)
-                    for r in range(size):
-                        trial[r] = current[r]
-                        if math.isfinite(previous_at) and here != previous_at:
-                            trial[r] += (current[r] - previous[r]) * (there - here) / (here - previous_at)
-                    path_status, used, path_residual, path_step, path_defect = stage_solver(
-                        slopes, targets, features, n_features[t], shareable[t], functions, first, trial, its_weight, its_design,
-                        its_labels, its_visible, loss_parameters, delta, channel_constants, path_constants,
-                        cholesky_constants, earlier_responses, fixed_bias, step, tail, tolerance, max_iterations, conjugate,
-                        updated,
-                    )  # fmt: skip
-                    iterations += used
-                    if path_status == CONVERGED:
-                        for r in range(size):
-                            previous[r] = current[r]
-                            current[r] = trial[r]
-                        previous_at = here if stride > 0.0 else np.nan
-                        here = there
-                        stride = min(1.6 * stride, _LARGEST_STRIDE) if stride > 0.0 else _FIRST_STRIDE
-                        if here == goal:
-                            break
-                    else:
-                        if stride == 0.0:
-                            break
-                        stride *= 0.4
-                        previous_at = np.nan
-                        if stride < _SMALLEST_STRIDE:
-                            break
-                if path_status == CONVERGED and here == goal:
-                    status, residual, last_step, defect = CONVERGED, path_residual, path_step, path_defect
-                    for r in range(size):
-                        unknowns[r] = current[r]
+            if status == CONVERGED or check:
+                break
+            lowest = math.log(ridges[t]) + 1.0
+            guess = np.zeros(size)
+            if route == 0:
+                log_ridge = max(math.log(settings[FIRST_RIDGE] * curvature * (1.0 + alpha)), lowest)
+                reaction = eta * alpha * unit * curvature / (math.exp(log_ridge) + 0.25 * curvature * alpha)
+                guess[0] = 0.5 * reaction
+                guess[1] = 0.5 * unit * math.log(rho / (1.0 - rho))
+                guess[2 + k] = 2.0 * math.log(reaction) + math.log1p(1.0 / alpha) - 1.0
+                guess[size - 1] = math.log(eta) - log_ridge
+            else:
+                log_ridge = max(math.log(_EASY_RIDGE * curvature), lowest)
+                first_guess(data, k, math.exp(log_ridge), eta, mixing[t], teacher, unit, curvature, x, guess)
+            path_status, used, path_residual, path_step, path_defect = follow_ridges(
+                *solver, guess, problem, log_ridge, int(settings[RIDGE_STEPS])
+            )
+            iterations += used
+            if path_status == CONVERGED:
+                status, residual, last_step, defect = CONVERGED, path_residual, path_step, path_defect
+                for r in range(size):
+                    unknowns[r] = guess[r]
         for r in range(size):
             x[t, r] = unknowns[r]
             conjugates[t, r] = conjugate[r]
@@ -408,50 +584,18 @@ def solve_level(
             return t
         if t + 1 == n_stages:
             break
-        moments_of = functions[first + MOMENTS]
-        pattern_constants = np.empty(1 + k + k * (k + 1))
-        moments = np.empty(1 + 2 * (k + 1))
-        for a in range(n_patterns):
-            if pattern_active[a, t] == 0.0:
-                continue
-            if frozen:
-                mu[a, t] = special[t, FROZEN_M]
-                for s in range(k):
-                    covariance[a, t, s] = covariance[a, s, t] = special[t, FROZEN_M] * mu[a, s]
-                covariance[a, t, t] = special[t, FROZEN_Q]
-                continue
-            pattern_constants[0] = ridges[t]
-            position = 1
-            for s in range(k):
-                pattern_constants[position] = mu[a, s]
-                position += 1
-            for s in range(k):
-                for r in range(s + 1):
-                    pattern_constants[position] = covariance[a, s, r]
-                    pattern_constants[position + k * (k + 1) // 2] = propagator[a, s, r]
-                    position += 1
-            moments_of(conjugate, pattern_constants, moments)
-            mu[a, t] = moments[0]
-            for s in range(k + 1):
-                covariance[a, t, s] = moments[1 + s]
-                covariance[a, s, t] = moments[1 + s]
-                propagator[a, t, s] = moments[2 + k + s]
+        moments_of = functions[N_EQUATIONS * t + MOMENTS]
+        append_moments(moments_of, t, ridges[t], special[t], pattern_active, conjugate, mu, covariance, propagator)
         theta = np.empty(size)
         unpack(unknowns, theta)
         for s in range(k + 1):
             triangle[n_triangle] = theta[2 + s]
             n_triangle += 1
         responses[t] = theta[size - 1]
-        coefficients = np.empty(k)
-        shifts = np.empty(k)
-        for s in range(k):
-            coefficients[s] = root_delta * theta[2 + s]
-            shifts[s] = delta * theta[3 + k + s]
         wanted_bends = np.empty((n_extra[t], 2))
         for r in range(n_extra[t]):
             wanted_bends[r, 0] = extra[t, r, 0]
             wanted_bends[r, 1] = extra[t, r, 1]
-        mean_bias, sigma, gamma = theta[1], root_delta * theta[2 + k], delta * theta[size - 1]
         # Only samples that a later stage is trained on are needed any more; given directions keep all of them.
         needed = np.ones(n_sets, np.int64)
         if rows == 0:
@@ -459,58 +603,10 @@ def solve_level(
                 needed[d] = 0
                 for later in range(t + 1, n_stages):
                     needed[d] = max(needed[d], trained[later, d])
-        parts = 0
-        new_weight, new_design, new_labels, new_logits = weight, design, labels, logits
-        new_member, new_row = member, row
-        for side in range(1, -1, -1):
-            wanted = np.empty(n_sets, np.int64)
-            count = 0
-            for d in range(n_sets):
-                on = trained[t, d] == side and needed[d] == 1
-                wanted[d] = 1 if on else 0
-                count += wanted[d]
-            if count == 0:
-                continue
-            part_weight, part_design, part_labels, part_logits, part_visible = weight, design, labels, logits, visible
-            part_member, part_row = member, row
-            if count < n_sets:
-                chosen = members(member, wanted, 1)
-                part_weight, part_design, part_labels = (
-                    take(weight, chosen),
-                    take_rows(design, chosen),
-                    take(labels, chosen),
-                )
-                part_logits, part_visible = take_rows(logits, chosen), take_rows(visible, chosen)
-                part_member, part_row = take_integers(member, chosen), take_integers(row, chosen)
-            reaction = gamma if side == 1 else 0.0
-            if rows == 0:
-                part_weight, part_design, part_labels, part_logits, origin, _ = extend_nodes(
-                    slopes, targets, features, n_features[t], shareable[t], part_weight, part_design, part_labels, part_logits,
-                    part_visible, loss_parameters, theta[0], mean_bias, coefficients, sigma, shifts, reaction, side == 1,
-                    settings[OUTER_STEP] * factor, tail, sharpness_along(x, started, t), wanted_bends,
-                )  # fmt: skip
-                part_member, part_row = take_integers(part_member, origin), take_integers(part_row, origin)
-            else:
-                along = np.empty(part_row.size)
-                for r in range(part_row.size):
-                    along[r] = directions[part_row[r], t]
-                part_design, part_logits = follow_nodes(
-                    slopes, targets, part_design, part_labels, part_logits, part_visible, loss_parameters, along, theta[0],
-                    mean_bias, coefficients, sigma, shifts, reaction, side == 1,
-                )  # fmt: skip
-            if parts == 0:
-                new_weight, new_design, new_labels, new_logits = part_weight, part_design, part_labels, part_logits
-                new_member, new_row = part_member, part_row
-            else:
-                new_weight = join(new_weight, part_weight)
-                new_design = join_rows(new_design, part_design)
-                new_labels = join(new_labels, part_labels)
-                new_logits = join_rows(new_logits, part_logits)
-                new_member = join_integers(new_member, part_member)
-                new_row = join_integers(new_row, part_row)
-            parts += 1
-        weight, design, labels, logits = new_weight, new_design, new_labels, new_logits
-        member, row = new_member, new_row
+        nodes = nodes_after(
+            slopes, targets, features, n_features[t], shareable[t], loss_parameters, nodes, seen[t], trained[t], needed, delta,
+            theta, directions, rows, settings[OUTER_STEP] * factor, tail, sharpness_along(x, started, t), wanted_bends,
+        )  # fmt: skip
     return n_stages
 
 
@@ -573,10 +669,14 @@ def solve_points(
     level_solver = level_solvers[0]
     width = x.shape[2]
     other = np.empty((n_stages, width))
-    scratch_conjugates = np.empty((n_stages, width))
-    scratch_updates = np.empty((n_stages, width))
-    scratch_stats = np.zeros((n_stages, 5))
+    scratch = np.empty((n_stages, width)), np.empty((n_stages, width)), np.zeros((n_stages, 5))
     for i in range(n_points):
+        point = (
+            stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, settings,
+            data[i], sets[i], special[i], ridges[i], pattern_share[i], pattern_active[i], parameters[i], mixing[i], extra[i],
+            n_extra[i],
+        )  # fmt: skip
+        solution = x[i], started[i], conjugates[i], updates[i], stats[i]
         warm = False
         for t in range(n_stages):
             warm = warm or started[i, t] == 1
@@ -600,11 +700,8 @@ def solve_points(
         rows = first_rows
         if not warm:
             solved = level_solver(
-                stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions,
-                data[i], sets[i],
-                special[i], ridges[i], pattern_share[i], pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i],
-                settings, min(rows, _COARSE_ROWS), settings[COARSE_FACTOR], _COARSE_TAIL, settings[COARSE_TOLERANCE], False,
-                x[i], started[i], conjugates[i], updates[i], stats[i],
+                *point, min(rows, _COARSE_ROWS), settings[COARSE_FACTOR], _COARSE_TAIL, settings[COARSE_TOLERANCE], False,
+                *solution,
             )  # fmt: skip
             for t in range(solved):
                 started[i, t] = 1
@@ -617,12 +714,7 @@ def solve_points(
             for t in range(n_stages):
                 for r in range(2 * t + 4):
                     other[t, r] = x[i, t, r]
-            solved = level_solver(
-                stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions,
-                data[i], sets[i],
-                special[i], ridges[i], pattern_share[i], pattern_active[i], parameters[i], mixing[i], extra[i], n_extra[i],
-                settings, rows, factor, tail, settings[TOLERANCE], False, x[i], started[i], conjugates[i], updates[i], stats[i],
-            )  # fmt: skip
+            solved = level_solver(*point, rows, factor, tail, settings[TOLERANCE], False, *solution)
             for t in range(solved):
                 started[i, t] = 1
             if solved < n_stages:
@@ -633,12 +725,8 @@ def solve_points(
                         other[t, r] = x[i, t, r]
                 coarser = factor * settings[CHECK_FACTOR] if rows == 0 else factor
                 solved = level_solver(
-                    stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions,
-                    data[i],
-                    sets[i], special[i], ridges[i], pattern_share[i], pattern_active[i], parameters[i], mixing[i], extra[i],
-                    n_extra[i], settings, rows // 2, coarser, tail * _CHECK_TAIL, 0.0, True, other, started[i],
-                    scratch_conjugates, scratch_updates, scratch_stats,
-                )  # fmt: skip
+                    *point, rows // 2, coarser, tail * _CHECK_TAIL, 0.0, True, other, started[i], *scratch
+                )
             if solved == n_stages:
                 error = largest_change(other, x[i], n_stages)
                 if level == 0 and rows == 0:

@@ -18,7 +18,7 @@ from figures.build import FIGURES, Effort, Simulation, fingerprint, z_scores
 from figures.teachers import FrozenTeacher, FrozenTeacherCurve, optimal_teacher
 from numerics import Estimator, GaussianMixture, simulate, solve
 from numerics.models import BayesOptimal, Chain
-from numerics.phase_diagram import Grid, evaluate
+from numerics.sweeps import Grid, evaluate
 from numerics.thresholds import bayes_error
 from theory.losses import CrossEntropy, Distillation
 

@@ -11,8 +11,8 @@ import figures.self_distillation  # noqa: F401  (figures register themselves)
 from figures.build import FIGURES, Effort, Prediction, build, fingerprint
 from figures.self_distillation import ScheduledCurve, ScheduledSimulation
 from numerics import GaussianMixture, solve
-from numerics.phase_diagram import Grid, evaluate
 from numerics.schedules import optimal_schedule
+from numerics.sweeps import Grid, evaluate
 
 NAMES = ("steps", "labels", "transfer", "ensemble")
 DATA = GaussianMixture(1.0, 0.4, 0.5, 0.3)

@@ -454,7 +454,7 @@ def test_a_teacher_that_saw_other_samples_is_as_good_as_frozen() -> None:
     frozen = solve(GaussianMixture(1.5, 0.3, 0.6), [given, *(replace(stage, sets=("training",)) for stage in student)])
     for name in ("magnetization", "bias", "overlap"):
         np.testing.assert_allclose(getattr(trained, name), getattr(frozen, name), rtol=1e-8)
-    np.testing.assert_allclose(trained.response[1:, 1:], frozen.response[1:, 1:], rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(trained.response[1:, 1:], frozen.response[1:, 1:], rtol=1e-8, atol=1e-9)
     for one, other in zip(trained.stages[1:], frozen.stages[1:], strict=True):
         for name in ("test_error", "test_loss", "train_error", "train_loss", "train_logit_distance"):
             assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-7)

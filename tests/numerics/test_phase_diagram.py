@@ -13,10 +13,11 @@ import pytest
 import xarray
 from command_line import assert_one_line_error
 
-from numerics import Estimator, GaussianMixture, figure, phase_diagram, solve
+from numerics import Estimator, GaussianMixture, executors, figure, phase_diagram, solve, sweeps
 from numerics.models import Chain
-from numerics.phase_diagram import Axis, Experiment, Grid, evaluate, main, refined_grid, thresholds_in_alpha
-from numerics.simulation import simulate
+from numerics.phase_diagram import Axis, main, refined_grid, thresholds_in_alpha
+from numerics.simulation import Simulation, simulate
+from numerics.sweeps import Experiment, Grid
 from theory.losses import CrossEntropy, Distillation
 
 DATA = GaussianMixture(alpha=2.0, rho=0.2, delta=1.0)
@@ -115,9 +116,9 @@ def test_thresholds() -> None:
 
 
 def test_grid_in_pieces_equals_single_points(monkeypatch) -> None:
-    monkeypatch.setattr(phase_diagram, "BLOCK", 2)
+    monkeypatch.setattr(sweeps, "POINTS_PER_TASK", {2: 2})
     over = {"teacher.ridge": np.array([0.01, 1.0]), "alpha": np.array([0.4, 1.0, 3.0, 3.5, 4.0])}
-    found = evaluate({"grid": Grid(DATA, CHAIN, over, ("test_error",))}, 2)["grid"]
+    found = sweeps.evaluate({"grid": Grid(DATA, CHAIN, over, ("test_error",))}, 2)["grid"]
     assert found.test_error.dims == ("stage", "teacher.ridge", "alpha")
     assert found.test_error.shape == (2, 2, 5)
     expected = solve(GaussianMixture(3.5, 0.2, 1.0), [Estimator(CrossEntropy(), ridge=0.01), CHAIN[1]])[1].test_error
@@ -127,17 +128,18 @@ def test_grid_in_pieces_equals_single_points(monkeypatch) -> None:
 
 def test_experiment_holds_means_and_errors() -> None:
     over = {"teacher.ridge": np.array([0.1, 1.0]), "alpha": np.array([0.01, 2.0])}
-    experiment = Experiment(DATA, CHAIN, over, ("test_error", "teacher_cosine"), 60, 4, seed=5)
-    found = evaluate({"runs": experiment}, 2)["runs"]
+    experiment = Experiment(DATA, CHAIN, over, ("test_error", "teacher_cosine"), Simulation(60, 4, seed=5))
+    found = sweeps.evaluate({"runs": experiment}, 2)["runs"]
     # alpha = 0.01 leaves a single sample: no value, and the reason is kept.
     assert np.all(np.isnan(found.test_error.sel(alpha=0.01)))
-    assert len(found.attrs["failures"]) == 2
+    assert found.attrs["failed_points"] == 2
+    assert "at least 2 samples" in found.attrs["failures"].split("\n")[1]
     point = found.sel({"teacher.ridge": 0.1, "alpha": 2.0})
     assert np.isnan(point.teacher_cosine.sel(stage="teacher"))
     seed = int(np.random.SeedSequence([5, 1]).generate_state(1)[0])
     expected = simulate(DATA, CHAIN, 60, 4, seed)[1].teacher_cosine
     assert float(point.teacher_cosine.sel(stage="student")) == pytest.approx(expected.mean)
-    name = "teacher_cosine" + figure.ERROR_SUFFIX
+    name = "teacher_cosine" + sweeps.ERROR_SUFFIX
     assert float(point[name].sel(stage="student")) == pytest.approx(expected.standard_error)
 
 
@@ -211,31 +213,33 @@ def test_single_stage(tmp_path) -> None:
 
 
 def _failing(where):
-    """A ``sweep`` whose points in alpha fail where ``where`` says so."""
-    from numerics.sweeps import sweep
+    """Tasks whose points in alpha fail where ``where`` says so."""
+    solve_points = sweeps._Solve.__call__
 
-    def fail(*arguments, **options):
-        found = sweep(*arguments, **options)
-        good = ~where(found.alpha)
-        found["converged"] = found.converged & good
-        found["test_error"] = found.test_error.where(good)
-        return found
+    def fail(task):
+        piece = solve_points(task)
+        bad = np.flatnonzero(where(task.values[:, task.paths.index("alpha")]))
+        piece.values[:, bad] = np.nan
+        piece.values[-3, bad] = 0.0
+        piece.notes |= {int(k): "the saddle is not there" for k in bad}
+        return piece
 
     return fail
 
 
 def test_failed_points_are_masked_and_listed(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(phase_diagram, "sweep", _failing(lambda alpha: alpha > 1.5))
+    monkeypatch.setattr(sweeps._Solve, "__call__", _failing(lambda alpha: alpha > 1.5))
     for extra in ([], ["--y", "rho=0.2:0.4:3"]):
         result = run("--x", "alpha=1:2:3", *extra, "--output", tmp_path / "f")
         assert result.exit_code == 0
         count = 3 if extra else 1
         assert f"warning: {count} points" in result.stderr
         assert "alpha=2" in result.stderr
+        assert "the saddle is not there" in result.stderr
 
 
 def test_nothing_is_written_if_all_points_fail(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(phase_diagram, "sweep", _failing(lambda alpha: alpha > 0))
+    monkeypatch.setattr(sweeps._Solve, "__call__", _failing(lambda alpha: alpha > 0))
     result = run("--x", "alpha=1:2:3", "--output", tmp_path / "f")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith("error: none of the points converged")
@@ -250,14 +254,17 @@ def test_interrupt_leaves_no_half_written_file(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(figure, "save", interrupted)
     result = run("--x", "alpha=1:2:2", "--output", tmp_path / "i")
     assert result.exit_code == 130
-    assert {path.name for path in tmp_path.iterdir()} <= {"i.nc"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"i.nc", "i.nc.partial"}
+    monkeypatch.undo()
+    assert run("--x", "alpha=1:2:2", "--output", tmp_path / "i").exit_code == 0
+    assert_files(tmp_path / "i")
 
 
 def test_interrupt_while_computing(tmp_path, monkeypatch) -> None:
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(phase_diagram, "wait", interrupted)
+    monkeypatch.setattr(executors, "wait", interrupted)
     result = run("--x", "alpha=1:2:2", "--output", tmp_path / "i")
     assert result.exit_code == 130
     assert list(tmp_path.iterdir()) == []

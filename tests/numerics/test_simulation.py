@@ -26,7 +26,8 @@ from numerics.models import (
     ParameterError,
 )
 from numerics.optimisers import _Packed, minimise_ridge
-from numerics.simulation import Population, draw, draw_frozen, draw_masks, simulate, train
+from numerics.population import Population, gaussian_mean
+from numerics.simulation import draw, draw_frozen, draw_masks, simulate, train
 from numerics.solver import ConvergenceError, ConvergenceWarning
 from theory import observables
 from theory.losses import CrossEntropy, Distillation, LinearLoss, Loss, PseudoLabels, SquareDistillation, SquareLoss
@@ -260,14 +261,14 @@ def test_population_averages_agree_with_monte_carlo():
 
 def test_averages_with_jumps_agree_with_orthants():
     mean, covariance = np.array([0.3, -0.4]), np.array([[2.0, 0.9], [0.9, 0.7]])
-    value, error = simulation.gaussian_mean(
+    value, error = gaussian_mean(
         lambda x: ((x[0] > 0.1) & (x[1] > -1.0)) * 1.0, mean, covariance, [(0, 0.1), (1, -1.0)]
     )
     correlation = 0.9 / math.sqrt(2.0 * 0.7)
     expected = formulas.bivariate_normal_cdf(0.2 / math.sqrt(2.0), 0.6 / math.sqrt(0.7), correlation)
     assert value == pytest.approx(expected, abs=1e-9)
     assert error < 1e-7
-    one, _ = simulation.gaussian_mean(
+    one, _ = gaussian_mean(
         lambda x: np.where(x[0] > 1.0, np.exp(x[0]), np.where(x[0] > -2.0, 3.0, 0.0)),
         mean[:1], covariance[:1, :1], [(0, 1.0), (0, -2.0)],
     )  # fmt: skip

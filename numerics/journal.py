@@ -1,0 +1,206 @@
+"""Finished pieces of a long computation, kept on disk as they come, so that it can be killed and go on.
+
+A journal is one SQLite file beside the file that is being made: a piece is either in it or not, whenever the process is killed.
+It holds a description of what is computed and refuses to go on with anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from numerics.models import ParameterError
+
+SUFFIX = ".partial"
+"""What is added to the name of a file for the name of its journal."""
+
+FORMAT = 1
+_APPLICATION = 0x5244504A  # of SQLite's header: the files are ours
+_ROOM = 4_000_000  # bytes to be free on top of what results need
+_OVERHEAD = 1.3
+
+
+@dataclass
+class Piece:
+    """Results at some points.
+
+    Attributes
+    ----------
+    values : array, shape (rows, n)
+        Numbers at n points.
+    notes : dict of int to str
+        Remarks on some of the points, by position.
+    """
+
+    values: np.ndarray
+    notes: dict[int, str] = field(default_factory=dict)
+
+
+def differences(before: Mapping, now: Mapping, path: str = "") -> list[str]:
+    """Names of the entries in which two descriptions differ, dotted."""
+    found = []
+    for key in dict.fromkeys((*before, *now)):
+        where = f"{path}.{key}" if path else str(key)
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, where)
+        elif old != new:
+            found.append(where)
+    return found
+
+
+def require_room(path: Path, n_bytes: int = 0, name: str = "output") -> None:
+    """ParameterError if no file can be written at ``path``, or none of that size.  Nothing is made, folders neither."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
+        folder = path.parent
+        while not folder.exists():
+            folder = folder.parent
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=path.suffix):
+            pass
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise ParameterError(f"{name}: cannot write {path}: {error.strerror or error}") from None
+    needed = int(_OVERHEAD * n_bytes) + _ROOM
+    if n_bytes and free < needed:
+        raise ParameterError(
+            f"{name}: {path} needs {needed / 1e6:.0f} MB while it is made, but {free / 1e6:.0f} MB are free"
+        )
+
+
+class Journal:
+    """The journal of ``target``: opened, checked against ``description``, or begun.
+
+    Parameters
+    ----------
+    target : Path
+        The file that is being made; the journal is ``target`` with :data:`SUFFIX`.
+    description : mapping
+        What is computed, in types JSON knows.
+
+    Raises
+    ------
+    ParameterError
+        If there is a journal of something else, or a file that is no journal, or one in use by another process.
+    """
+
+    def __init__(self, target: Path, description: Mapping) -> None:
+        self.path = target.with_name(target.name + SUFFIX)
+        self._name = f"output: {self.path}"
+        description = json.loads(json.dumps(description))
+        new = not self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # Without waiting for the disk: a killed process leaves all it has committed, and a damaged file is found when opened.
+            self._base = sqlite3.connect(self.path, timeout=0.2, isolation_level=None, check_same_thread=False)
+            self._base.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._base.execute("PRAGMA synchronous=OFF")
+            self._base.execute("BEGIN EXCLUSIVE")
+            self._open(description)
+            self._base.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._give_up(new)
+            if "locked" in str(error):
+                raise ParameterError(f"{self._name} is being written by another process") from None
+            raise ParameterError(
+                f"{self._name} is not a journal of a sweep ({error}); remove it or choose another name"
+            ) from None
+        except ParameterError:
+            self._give_up(new)
+            raise
+
+    def _open(self, description: Mapping) -> None:
+        application = self._base.execute("PRAGMA application_id").fetchone()[0]
+        tables = self._base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if application == 0 and tables == 0:
+            self._base.execute(f"PRAGMA application_id={_APPLICATION}")
+            self._base.execute("CREATE TABLE description (text TEXT)")
+            self._base.execute(
+                "CREATE TABLE pieces (part TEXT, number INTEGER, data BLOB, rows INTEGER, notes TEXT, PRIMARY KEY (part, number))"
+            )
+            text = json.dumps({"format": FORMAT, **description})
+            self._base.execute("INSERT INTO description VALUES (?)", (text,))
+            return
+        if application != _APPLICATION:
+            raise ParameterError(f"{self._name} is not a journal of a sweep; remove it or choose another name")
+        if self._base.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            raise ParameterError(f"{self._name} is damaged; remove it to begin again")
+        before = json.loads(self._base.execute("SELECT text FROM description").fetchone()[0])
+        different = differences(before, {"format": FORMAT, **description})
+        if different:
+            shown = ", ".join(different[:6]) + (", ..." if len(different) > 6 else "")
+            raise ParameterError(
+                f"{self._name} was begun with other parameters or code (different: {shown}); remove it to begin again, or "
+                "choose another name"
+            )
+
+    def _give_up(self, new: bool) -> None:
+        with suppress(Exception):
+            self._base.close()
+        if new:
+            self._remove()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close; a journal without a piece is removed."""
+        with suppress(sqlite3.Error):
+            empty = self._base.execute("SELECT count(*) FROM pieces").fetchone()[0] == 0
+            self._base.close()
+            if empty:
+                self._remove()
+
+    def discard(self) -> None:
+        """Remove the journal: what it was kept for is done."""
+        self._base.close()
+        self._remove()
+
+    def _remove(self) -> None:
+        for suffix in ("", "-journal"):
+            with suppress(FileNotFoundError):
+                self.path.with_name(self.path.name + suffix).unlink()
+
+    def done(self, part: str) -> set[int]:
+        """Numbers of the pieces of a part that are there."""
+        rows = self._base.execute("SELECT number FROM pieces WHERE part = ?", (part,))
+        return {number for (number,) in rows}
+
+    def add(self, part: str, number: int, piece: Piece) -> None:
+        """Keep a piece.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written, for instance because the disk is full; the pieces before are safe.
+        """
+        data = np.ascontiguousarray(piece.values, dtype=float)
+        row = (part, number, data.tobytes(), data.shape[0], json.dumps(piece.notes) if piece.notes else None)
+        try:
+            self._base.execute("INSERT INTO pieces VALUES (?, ?, ?, ?, ?)", row)
+        except sqlite3.Error as error:
+            raise OSError(
+                f"cannot write {self.path} ({error}); what was computed before is in it: make room and run again to go on"
+            ) from None
+
+    def pieces(self, part: str) -> Iterator[Piece]:
+        """All pieces of a part, in the order of their numbers."""
+        rows = self._base.execute("SELECT data, rows, notes FROM pieces WHERE part = ? ORDER BY number", (part,))
+        for data, height, notes in rows:
+            values = np.frombuffer(data).reshape(height, -1)
+            yield Piece(values, {int(key): text for key, text in json.loads(notes or "{}").items()})

@@ -1,0 +1,64 @@
+"""What numbers depend on: versions of packages, and of this project's own code."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import platform
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import theory
+
+SIMULATION_CODE = (
+    "theory/losses.py", "theory/formula.py", "theory/functions.py", "theory/symbols.py", "theory/observables.py",
+    "numerics/codegen.py", "numerics/formulas.py", "numerics/models.py", "numerics/optimisers.py", "numerics/population.py",
+    "numerics/simulation.py",
+)  # fmt: skip
+"""Files that a simulation depends on; everything else depends on all of ``theory`` and ``numerics``."""
+
+OTHER_CODE = (
+    "numerics/commands.py", "numerics/executors.py", "numerics/explorer.py", "numerics/figure.py", "numerics/journal.py",
+    "numerics/phase_diagram.py", "numerics/provenance.py", "numerics/style.py", "numerics/sweep.py", "theory/__main__.py",
+)  # fmt: skip
+"""Files that no number depends on: they draw, keep, ask and distribute."""
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return dict(_package_versions())
+
+
+@lru_cache(maxsize=1)
+def _package_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("replica-distillation", "numpy", "scipy", "sympy", "numba"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+@lru_cache(maxsize=2)
+def code_version(simulation: bool) -> str:
+    """Hash of the source, without its texts, that the results of theory, or of simulations, depend on."""
+    roots = [Path(theory.__file__).parent, Path(__file__).parent]
+    files = {f"{root.name}/{path.relative_to(root).as_posix()}": path for root in roots for path in root.rglob("*.py")}
+    kept = SIMULATION_CODE if simulation else sorted(set(files) - set(OTHER_CODE))
+    digest = hashlib.sha256()
+    for name in kept:
+        digest.update(name.encode() + _without_texts(files[name].read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()[:16]
+
+
+def _without_texts(source: str) -> str:
+    """What a module does: its syntax tree without comments and docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            # A statement that is a text does nothing.
+            node.body = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+    return ast.dump(tree)
