@@ -126,6 +126,7 @@ def test_cleaning_and_the_fingerprint() -> None:
     assert tools.fingerprint(notebook) != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs(name: str, tmp_path: Path) -> None:
     """In an empty folder, with a fresh kernel, to the end; it shows as many things as the committed one."""

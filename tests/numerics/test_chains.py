@@ -371,6 +371,7 @@ def check_eight_stages(n_inputs: int, runs: int) -> None:
     assert np.abs((traces - solution.response) / scale)[lower].max() < 5 / n_inputs
 
 
+@pytest.mark.slow
 def test_eight_square_losses_agree_with_exact_traces() -> None:
     check_eight_stages(400, 12)
 

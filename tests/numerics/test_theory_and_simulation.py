@@ -57,7 +57,7 @@ SETTINGS = (
 
 def run(setting: Setting, n_inputs: int) -> SimulationResult:
     data = GaussianMixture(setting.alpha, setting.rho, 1.0)
-    return simulate(data, setting.chain(), n_inputs=n_inputs, n_runs=RUNS, seed=3, responses=True)
+    return simulate(data, setting.chain(), n_inputs=n_inputs, n_runs=RUNS, seed=3, responses=True, n_jobs=2)
 
 
 def predict(setting: Setting, result: SimulationResult) -> Solution:
