@@ -34,6 +34,7 @@ LONG_CHAIN_RTOL = {TENSOR_STAGES: 1e-3, 4: 1e-5}
 LONG_QUADRATIC_RTOL = {5: 1e-6}
 """The same where all losses are quadratic: rounding errors, which every stage amplifies, are all there is."""
 
+_VANISHING = 1e-6  # squared norm
 _LOOSE = 1e-6  # accuracy that allows larger steps
 _LOOSE_STEP = 1.3
 _LOOSE_TAIL = 1e-9
@@ -203,6 +204,8 @@ def _assemble(
         message = f"the quadrature error estimate {error:.1e} exceeds rtol={settings.rtol:.1e}"
     elif not residual <= settings.residual_tolerance:
         message = f"the residual {residual:.1e} exceeds {settings.residual_tolerance:.1e}"
+    if message and not isinstance(points[-1], HardPoint) and points[-1].norm_squared < _VANISHING:
+        message += "; the weights are nearly 0: the targets hardly differ between samples"
     return Solution(
         data=data, chain=chain, points=points, converged=message == "", residual=residual, quadrature_error=error,
         iterations=sum(point.iterations for point in points), message=message or "converged", level=level,

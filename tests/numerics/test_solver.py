@@ -185,3 +185,11 @@ def test_five_logistic_stages_at_two_accuracies() -> None:
     assert tight.converged
     np.testing.assert_allclose(loose.overlap, tight.overlap, rtol=1e-5, atol=1e-9)
     np.testing.assert_allclose([s.test_error for s in loose], [s.test_error for s in tight], rtol=1e-6)
+
+
+def test_vanishing_weights_are_named() -> None:
+    """Labels smoothed to 1/2 say nothing: the weights are 0, which relative accuracy cannot reach."""
+    with pytest.warns(ConvergenceWarning, match="the weights are nearly 0"):
+        assert not solve(GaussianMixture(1.0, 0.3, 1.0), Estimator(CrossEntropy(0.5), 0.1)).converged
+    with pytest.raises(ParameterError, match="settings"):
+        solve(GaussianMixture(1.0, 0.3, 1.0), Estimator(CrossEntropy(), 0.1), settings=3)

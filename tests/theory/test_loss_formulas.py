@@ -243,6 +243,8 @@ def test_bad_parameters_are_named(build, name):
         ("y + 1", "does not depend on h"),
         ("h**2 + h_0", "counted from 1"),
         ("h.__class__", "cannot read"),
+        ("h**2 if h else 0", "cannot read"),
+        ("h**2/0", "not finite"),
         ("softplus(h) - h*step(h - h_1)", "not twice differentiable"),
         ("(1 - 2*step(h_1))*h**2", "not convex.*h_1=0.7"),
     ],
