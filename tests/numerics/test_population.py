@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -56,9 +57,7 @@ def test_steep_stage_after_another(ridge: float) -> None:
 
         bend = -mean / width
         ends = sorted({-9.0, 9.0, *(float(np.clip(bend + k / width, -9, 9)) for k in (-30, -5, 0, 5, 30))})
-        exact += probability * sum(
-            quad(integrand, a, b, epsabs=1e-13)[0] for a, b in zip(ends[:-1], ends[1:], strict=True)
-        )
+        exact += probability * sum(quad(integrand, a, b, epsabs=1e-13)[0] for a, b in itertools.pairwise(ends))
     assert stage.test_cross_entropy == pytest.approx(exact, rel=1e-9)
 
 
