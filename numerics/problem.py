@@ -90,7 +90,7 @@ def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def write_problem(data: GaussianMixture, chain: Chain) -> str:
-    """JSON that :func:`read_problem` reads back as the same data and chain; values that are defaults are left out.
+    """JSON that :func:`read_problem` reads back as the same data and chain; what data and stages have by default is left out.
 
     Examples
     --------

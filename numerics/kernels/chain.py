@@ -81,6 +81,9 @@ _LEAST_GAIN = 0.01  # of a level over the coarser one that checks it
 _TAIL_REFINEMENT = 0.1  # from one level to the next, so that the error estimate sees what is cut off
 _FIRST_STRIDE = 1.5
 _LARGEST_STRIDE = 3.0
+_MOST_POINTS = 5  # that a point is extrapolated from
+_LARGEST_WEIGHT = 12.0  # of one of them
+_STILL = 1e-9  # a change that is none
 
 
 @njit(FloatArray(FloatArray, types.int64), cache=True, nogil=True)
@@ -628,6 +631,39 @@ def largest_change(before, after, n_stages):
     return worst
 
 
+@njit(types.float64(_Cube, FloatArray, types.int64, types.int64, Matrix), cache=True, nogil=True)
+def prediction(x, position, i, used, out):
+    """Point i by the polynomial through the ``used`` points before it, into ``out``.
+
+    Fewer are used if they are too close to one another.  Returns the distance from what ``x[i]`` holds, in units of the step
+    from the point before.
+    """
+    weights = np.ones(used)
+    count = used
+    while count > 1:
+        largest = 0.0
+        for k in range(count):
+            weights[k] = 1.0
+            for j in range(count):
+                if j != k:
+                    weights[k] *= (position[i] - position[i - 1 - j]) / (position[i - 1 - k] - position[i - 1 - j])
+            largest = max(largest, abs(weights[k]))
+        if largest <= _LARGEST_WEIGHT:
+            break
+        count -= 1
+    if count == 1:
+        weights[0] = 1.0
+    miss = 0.0
+    for t in range(x.shape[1]):
+        for r in range(2 * t + 4):
+            value = 0.0
+            for k in range(count):
+                value += weights[k] * x[i - 1 - k, t, r]
+            out[t, r] = value
+            miss += abs(value - x[i, t, r]) / (abs(x[i, t, r] - x[i - 1, t, r]) + _STILL)
+    return miss
+
+
 @njit(
     types.void(
         LevelSolvers, StageSolvers, PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, IntMatrix, Matrix,
@@ -659,7 +695,7 @@ def solve_points(
     special : array, shape (points, T, 4)
         See ``FIXED_BIAS``.
     position : array, shape (points,), and continued : bool
-        If ``continued``, a point starts from the extrapolation of the two before it in ``position``, if they converged.
+        If ``continued``, a point starts from the extrapolation of those before it in ``position``, if they converged.
     summary : array, shape (points, 3), output
         Stages that converged, last quadrature level, estimated quadrature error.
 
@@ -685,17 +721,21 @@ def solve_points(
             stats[i, t, STATUS] = NOT_TRIED
         if continued and i > 0 and summary[i - 1, 0] == n_stages:
             warm = True
-            slope = 0.0
-            if i > 1 and summary[i - 2, 0] == n_stages and position[i - 1] != position[i - 2]:
-                slope = (position[i] - position[i - 1]) / (position[i - 1] - position[i - 2])
-                if abs(slope) > 3.0:
-                    slope = 0.0
+            known = 1
+            while known < _MOST_POINTS and known < i and summary[i - 1 - known, 0] == n_stages:
+                known += 1
+            # As many points as would have predicted the last one best.
+            fewest = 2
+            least = np.inf
+            for used in range(1, known):
+                miss = prediction(x, position, i - 1, used, other)
+                if miss < least:
+                    fewest, least = used, miss
+            prediction(x, position, i, min(fewest, known), other)
             for t in range(n_stages):
                 started[i, t] = 1
                 for r in range(2 * t + 4):
-                    x[i, t, r] = x[i - 1, t, r]
-                    if slope != 0.0:
-                        x[i, t, r] += slope * (x[i - 1, t, r] - x[i - 2, t, r])
+                    x[i, t, r] = other[t, r]
         solved = n_stages
         rows = first_rows
         if not warm:
