@@ -19,12 +19,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import llvmlite
 import numba
 import numpy as np
 import platformdirs
 import sympy
+from numba.core import types
 from sympy.printing.pycode import PythonCodePrinter
 
 import theory
@@ -441,14 +443,24 @@ def core_module() -> ModuleType:
     )
 
 
-def loss_module(loss: Loss) -> ModuleType:
-    """Compiled ``slopes``, ``targets`` and ``features`` of a loss, for any parameter values."""
+class CompiledLoss(NamedTuple):
+    """Point functions of a loss, for any parameter values, with their addresses looked up: numba would do so at every call."""
+
+    slopes: types.CompileResultWAP
+    targets: types.CompileResultWAP
+    features: types.CompileResultWAP
+
+
+def loss_module(loss: Loss) -> CompiledLoss:
+    """Compiled ``slopes``, ``targets`` and ``features`` of a loss."""
     return _loss_module(_ByFormula(loss))
 
 
 @lru_cache(maxsize=256)
-def _loss_module(formula: _ByFormula) -> ModuleType:
-    return load("loss", _HEADER_TEXT + formula.source("loss", loss_definitions))
+def _loss_module(formula: _ByFormula) -> CompiledLoss:
+    module = load("loss", _HEADER_TEXT + formula.source("loss", loss_definitions))
+    functions = (getattr(module, name) for name in CompiledLoss._fields)
+    return CompiledLoss(*(types.CompileResultWAP(next(iter(f.overloads.values()))) for f in functions))
 
 
 class LossFunctions:

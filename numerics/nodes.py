@@ -123,6 +123,8 @@ class Nodes:
 
     def of(self, data: GaussianMixture, sets: Sequence[str]) -> Nodes:
         """The nodes of some data sets; these nodes if that is all of them, or if there are no such."""
+        if len(data.sets) == 1:
+            return self
         names = [found.name for found in data.sets]
         wanted = np.isin(self.member, [names.index(name) for name in sets])
         if wanted.all() or not wanted.any():
@@ -175,9 +177,9 @@ def extend(
     root = math.sqrt(data.delta)
     reaction = data.delta if training else 0.0
     places = {found.name: k for k, found in enumerate(data.sets)}
-    trained = (
-        np.isin(nodes.member, [places[name] for name in stage.sets]) if training else np.ones(nodes.labels.size, bool)
-    )
+    trained = np.ones(nodes.labels.size, dtype=bool)
+    if training and len(places) > 1:
+        trained = np.isin(nodes.member, [places[name] for name in stage.sets])
     parts, defect = [], 0.0
     for on in (True, False):
         chosen = np.flatnonzero(trained == on)
