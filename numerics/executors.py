@@ -7,20 +7,23 @@ A task is a callable without arguments.  Tasks for processes and clusters must b
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
+    CancelledError,
     Executor,
     Future,
     ProcessPoolExecutor,
     ThreadPoolExecutor,
     wait,
 )
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from numerics.models import ConvergenceWarning, ParameterError
@@ -98,13 +101,18 @@ def run_tasks(
         yield from _run(((key, _Quiet(task)) for key, task in tasks), executor, WINDOW * workers)
     else:
         # Dask begins the tasks of a dead worker again by itself; "pure" would give equal tasks one result.
-        cores = max(1, sum(executor.ncores().values()))
+        try:
+            cores = max(1, sum(executor.ncores().values()))
+        except Exception as error:
+            raise WorkersLostError(f"the client of the cluster does not answer: {error}") from None
         with _closing(executor.get_executor(pure=False)) as pool:
             yield from _run(((key, _Quiet(task)) for key, task in tasks), pool, WINDOW * cores)
 
 
-def _run(tasks: Iterator[tuple[Key, Task]], executor: Executor, window: int) -> Iterator[tuple[Key, Any]]:
-    """Hand over at most ``window`` tasks at a time; what is left is cancelled when this ends early."""
+def _run(
+    tasks: Iterator[tuple[Key, Task]], executor: Executor, window: int, *, cancel: bool = True
+) -> Iterator[tuple[Key, Any]]:
+    """Hand over at most ``window`` tasks at a time; what is left when this ends early is cancelled, here or by who calls."""
     pending: dict[Future, Key] = {}
     try:
         while True:
@@ -119,7 +127,7 @@ def _run(tasks: Iterator[tuple[Key, Task]], executor: Executor, window: int) -> 
     except BrokenExecutor as error:
         raise WorkersLostError(f"the workers of the executor died: {error}") from None
     finally:
-        for future in pending:
+        for future in pending if cancel else ():
             future.cancel()
 
 
@@ -128,7 +136,8 @@ def _result(future: Future) -> Any:
     try:
         return future.result()
     except Exception as error:
-        if type(error).__module__.startswith("distributed") or type(error).__name__ == "FutureCancelledError":
+        lost = isinstance(error, CancelledError) or type(error).__name__ == "FutureCancelledError"
+        if lost or type(error).__module__.startswith("distributed"):
             raise WorkersLostError(f"the cluster lost a task: {' '.join(str(error).split())}") from None
         raise
 
@@ -198,7 +207,7 @@ def _run_on_processes(tasks: Iterable[tuple[Key, Task]], jobs: int) -> Iterator[
     """On a pool that is replaced when one of its processes dies; the tasks it had are begun again."""
     source = iter(tasks)
     open_tasks: dict[Key, Task] = {}  # handed over, without a result
-    deaths = 0
+    begun: Counter[Key] = Counter()
 
     def fresh() -> Iterator[tuple[Key, Task]]:
         for key, task in source:
@@ -209,15 +218,17 @@ def _run_on_processes(tasks: Iterable[tuple[Key, Task]], jobs: int) -> Iterator[
     while True:
         with _processes(jobs) as pool:
             try:
-                for key, result in _run(_chain(again, fresh()), pool, WINDOW * jobs):
+                for key, result in _run(_chain(again, fresh()), pool, WINDOW * jobs, cancel=False):
                     del open_tasks[key]
-                    deaths = 0
                     yield key, result
                 return
             except WorkersLostError as error:
-                deaths += 1
-                if deaths > ATTEMPTS:
-                    raise WorkersLostError(f"{error} ({deaths} times without a result in between)") from None
+                begun.update(open_tasks.keys())
+                if max(begun.values(), default=ATTEMPTS + 1) > ATTEMPTS:
+                    raise WorkersLostError(
+                        f"{error} ({ATTEMPTS + 1} times with the same tasks; do they need more memory than there is, or does the "
+                        "script lack 'if __name__ == \"__main__\":'?)"
+                    ) from None
                 again = list(open_tasks.items())
 
 
@@ -277,17 +288,23 @@ def cluster(address: str, jobs: int | None = None) -> Iterator[Any]:
         raise ParameterError(
             "Dask is missing: install the extra 'cluster' (pip install 'replica-distillation[cluster]')"
         ) from None
-    local = None
-    try:
-        if address == "local":
-            workers = jobs or os.cpu_count() or 1
-            local = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-        client = distributed.Client(local or address, timeout=_CONNECTION, set_as_default=False)
-    except (OSError, ValueError, TypeError, TimeoutError) as error:
-        raise ParameterError(f"{address!r} cannot be reached: {' '.join(str(error).split())}") from None
-    try:
+    if address != "local" and not re.fullmatch(r"(\w+://)?[^\s/:]+:\d+", address):
+        raise ParameterError(f"{address!r} cannot be reached: an address is local, HOST:PORT or PROTOCOL://HOST:PORT")
+    with ExitStack() as stack:
+        try:
+            where: Any = address
+            if address == "local":
+                workers = jobs or os.cpu_count() or 1
+                where = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+                stack.callback(_quietly, where.close)
+            client = distributed.Client(where, timeout=_CONNECTION, set_as_default=False)
+            stack.callback(_quietly, client.close)
+        except (OSError, ValueError, TypeError, TimeoutError) as error:
+            raise ParameterError(f"{address!r} cannot be reached: {' '.join(str(error).split())}") from None
         yield client
-    finally:
-        client.close()
-        if local is not None:
-            local.close()
+
+
+def _quietly(close: Callable[[], None]) -> None:
+    """Close what may be half closed already: a cluster whose processes got the same Ctrl-C."""
+    with suppress(Exception):
+        close()

@@ -69,13 +69,17 @@ def require_room(path: Path, n_bytes: int = 0, name: str = "output") -> None:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=path.suffix):
             pass
         free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise ParameterError(f"{name}: cannot write {path}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"{name}: cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
     needed = int(_OVERHEAD * n_bytes) + _ROOM
     if n_bytes and free < needed:
         raise ParameterError(
             f"{name}: {path} needs {needed / 1e6:.0f} MB while it is made, but {free / 1e6:.0f} MB are free"
         )
+
+
+class _ForeignError(Exception):
+    """A file that is there already is not the journal that is wanted."""
 
 
 class Journal:
@@ -87,39 +91,57 @@ class Journal:
         The file that is being made; the journal is ``target`` with :data:`SUFFIX`.
     description : mapping
         What is computed, in types JSON knows.
+    overwrite : bool
+        Begin again where there is a journal of something else; never one that is in use.
 
     Raises
     ------
     ParameterError
-        If there is a journal of something else, or a file that is no journal, or one in use by another process.
+        If there is a journal of something else, or a file that is no journal, or one in use by another process, or none can be
+        written.
     """
 
-    def __init__(self, target: Path, description: Mapping) -> None:
+    def __init__(self, target: Path, description: Mapping, *, overwrite: bool = False) -> None:
         self.path = target.with_name(target.name + SUFFIX)
         self._name = f"output: {self.path}"
-        description = json.loads(json.dumps(description))
-        new = not self.path.exists()
+        text = json.dumps({"format": FORMAT, **description})
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(2):
+            try:
+                self._open(text)
+                return
+            except _ForeignError as error:
+                if not overwrite or attempt:
+                    raise ParameterError(str(error)) from None
+                self._remove()
+
+    def _open(self, text: str) -> None:
+        """Connect and lock; ParameterError if that is not possible, _ForeignError if it is something else's."""
+        self._base = sqlite3.connect(self.path, timeout=0.2, isolation_level=None, check_same_thread=False)
         try:
             # Without waiting for the disk: a killed process leaves all it has committed, and a damaged file is found when opened.
-            self._base = sqlite3.connect(self.path, timeout=0.2, isolation_level=None, check_same_thread=False)
             self._base.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._base.execute("PRAGMA synchronous=OFF")
             self._base.execute("BEGIN EXCLUSIVE")
-            self._open(description)
+            self._check(text)
             self._base.execute("COMMIT")
+            if not self.path.exists():  # whoever had it before has just finished with it
+                raise ParameterError(f"{self._name} was in use by another process; try again")
         except sqlite3.Error as error:
-            self._give_up(new)
-            if "locked" in str(error):
+            self._base.close()
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise ParameterError(f"{self._name} is being written by another process") from None
-            raise ParameterError(
-                f"{self._name} is not a journal of a sweep ({error}); remove it or choose another name"
-            ) from None
-        except ParameterError:
-            self._give_up(new)
+            if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+                raise _ForeignError(
+                    f"{self._name} is not a journal of a sweep; remove it or choose another name"
+                ) from None
+            raise ParameterError(f"{self._name} cannot be written ({error})") from None
+        except BaseException:
+            self._base.close()
             raise
 
-    def _open(self, description: Mapping) -> None:
+    def _check(self, text: str) -> None:
         application = self._base.execute("PRAGMA application_id").fetchone()[0]
         tables = self._base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if application == 0 and tables == 0:
@@ -128,27 +150,20 @@ class Journal:
             self._base.execute(
                 "CREATE TABLE pieces (part TEXT, number INTEGER, data BLOB, rows INTEGER, notes TEXT, PRIMARY KEY (part, number))"
             )
-            text = json.dumps({"format": FORMAT, **description})
             self._base.execute("INSERT INTO description VALUES (?)", (text,))
             return
         if application != _APPLICATION:
-            raise ParameterError(f"{self._name} is not a journal of a sweep; remove it or choose another name")
+            raise _ForeignError(f"{self._name} is not a journal of a sweep; remove it or choose another name")
         if self._base.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-            raise ParameterError(f"{self._name} is damaged; remove it to begin again")
+            raise _ForeignError(f"{self._name} is damaged; remove it to begin again")
         before = json.loads(self._base.execute("SELECT text FROM description").fetchone()[0])
-        different = differences(before, {"format": FORMAT, **description})
+        different = differences(before, json.loads(text))
         if different:
             shown = ", ".join(different[:6]) + (", ..." if len(different) > 6 else "")
-            raise ParameterError(
+            raise _ForeignError(
                 f"{self._name} was begun with other parameters or code (different: {shown}); remove it to begin again, or "
                 "choose another name"
             )
-
-    def _give_up(self, new: bool) -> None:
-        with suppress(Exception):
-            self._base.close()
-        if new:
-            self._remove()
 
     def __enter__(self) -> Journal:
         return self
@@ -161,15 +176,14 @@ class Journal:
     def close(self) -> None:
         """Close; a journal without a piece is removed."""
         with suppress(sqlite3.Error):
-            empty = self._base.execute("SELECT count(*) FROM pieces").fetchone()[0] == 0
-            self._base.close()
-            if empty:
+            if self._base.execute("SELECT count(*) FROM pieces").fetchone()[0] == 0:
                 self._remove()
+        self._base.close()
 
     def discard(self) -> None:
         """Remove the journal: what it was kept for is done."""
+        self._remove()  # before others can open it
         self._base.close()
-        self._remove()
 
     def _remove(self) -> None:
         for suffix in ("", "-journal"):

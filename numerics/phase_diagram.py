@@ -370,6 +370,8 @@ def _checked_simulation(simulation: tuple[int, int] | None, axes: Sequence[Axis]
 
 def _stem(output: Path | None, axes: Sequence[Axis], quantity: str) -> Path:
     if output is not None:
+        if not output.name:
+            raise click.UsageError(f"--output wants the name of files, got {str(output)!r}")
         return output.with_suffix("") if output.suffix in (".png", ".pdf", ".nc") else output
     if not axes:
         return Path("figures", "double_descent")

@@ -14,7 +14,7 @@ import theory
 SIMULATION_CODE = (
     "theory/losses.py", "theory/formula.py", "theory/functions.py", "theory/symbols.py", "theory/observables.py",
     "numerics/codegen.py", "numerics/formulas.py", "numerics/models.py", "numerics/optimisers.py", "numerics/population.py",
-    "numerics/simulation.py",
+    "numerics/simulation.py", "numerics/thresholds.py",
 )  # fmt: skip
 """Files that a simulation depends on; everything else depends on all of ``theory`` and ``numerics``."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from click.core import ParameterSource
 
 from numerics.commands import (
     MODEL,
@@ -79,8 +80,12 @@ def sweep_command(
         if path in over:
             raise click.UsageError(f"--over {path} is given twice")
         over[path] = values
+    if size is None and click.get_current_context().get_parameter_source("seed") == ParameterSource.COMMANDLINE:
+        raise click.UsageError("--seed has no effect without --simulate")
     blame = {
         **SIMULATION_FLAGS,
+        "observables:": "--observable",
+        "observables": "--observable",
         "output:": "--output",
         "n_inputs": "--simulate",
         "n_runs": "--simulate",

@@ -7,14 +7,16 @@ executor gives the same numbers, and a journal of finished tasks lets a killed s
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +28,7 @@ from tqdm import tqdm
 from numerics import formulas
 from numerics.compiled import PointArrays, compile_chain
 from numerics.executors import SERIAL, check_executor, noticing_interrupts, run_tasks
-from numerics.journal import Journal, Piece, differences, require_room
+from numerics.journal import SUFFIX, Journal, Piece, differences, require_room
 from numerics.limits import require_plain
 from numerics.models import (
     Chain,
@@ -35,6 +37,7 @@ from numerics.models import (
     Stage,
     check_fit,
     parameter_paths,
+    parameter_value,
     with_parameter,
 )
 from numerics.problem import write_problem
@@ -78,6 +81,11 @@ _QUALITY = {
     "residual": "undamped, scaled residual",
     "quadrature_error": "quadrature error estimate",
 }
+SEEDING = 1
+"""Raised when points of a simulated grid get other seeds than before."""
+
+_FILES = threading.Lock()  # HDF5 does not bear two threads
+_BLOCK = 2**17  # numbers of a variable that are written at a time
 _DELAY = 2.0  # seconds before a progress bar appears
 
 Over = Mapping[str, np.ndarray]
@@ -154,6 +162,25 @@ def _algebraic(arrays: PointArrays) -> dict[str, Callable[[], np.ndarray]]:
     }
 
 
+def problem_at(
+    data: GaussianMixture, chain: Chain, paths: Sequence[str], values: Sequence[float]
+) -> tuple[GaussianMixture, Chain]:
+    """Data and chain with these parameters, checked to fit together; ParameterError if they do not."""
+    pairs = list(zip(paths, values, strict=True))
+    found = data, chain
+    for order in (pairs, pairs[::-1]):  # a parameter may be allowed only after another one has been set
+        try:
+            found = data, chain
+            for path, value in order:
+                found = with_parameter(*found, path, float(value))
+            break
+        except ParameterError:
+            if order is not pairs:
+                raise
+    check_fit(*found)
+    return found
+
+
 @dataclass(frozen=True)
 class _Points:
     """Some neighbouring points of a grid, without the rest of it.
@@ -177,11 +204,18 @@ class _Points:
         return len(self.values)
 
     def at(self, i: int) -> tuple[GaussianMixture, Chain]:
-        """Data and chain of point ``i``."""
-        here = self.data, self.chain
-        for path, value in zip(self.paths, self.values[i], strict=True):
-            here = with_parameter(*here, path, float(value))
-        return here
+        """Data and chain of point ``i``; ParameterError if there is no such problem."""
+        return problem_at(self.data, self.chain, self.paths, self.values[i])
+
+    def allowed(self, first: int, last: int) -> tuple[dict[int, tuple[GaussianMixture, Chain]], dict[int, str]]:
+        """Problems of the points first <= i < last by position, and why there is none at the others."""
+        points, refused = {}, {}
+        for i in range(first, last):
+            try:
+                points[i - first] = self.at(i)
+            except ParameterError as reason:
+                refused[i - first] = str(reason)
+        return points, refused
 
 
 @dataclass(frozen=True)
@@ -202,9 +236,26 @@ class _Solve(_Points):
         return Piece(np.concatenate([piece.values for piece in pieces], axis=1), notes)
 
     def _line(self, first: int, last: int) -> Piece:
-        base = _Points(self.data, self.chain, self.paths[:-1], self.values[:, :-1], ()).at(first)
-        along = self.values[first:last, -1]
-        points = [with_parameter(*base, self.paths[-1], float(value)) for value in along]
+        allowed, refused = self.allowed(first, last)
+        points = list(allowed.values())
+        if not points:
+            return self._blank(last - first, refused)
+        piece = self._solved(points, self.values[first:last, -1][list(allowed)])
+        if not refused:
+            return piece
+        whole = self._blank(last - first, refused)
+        whole.values[:, list(allowed)] = piece.values
+        whole.notes.update({list(allowed)[k]: note for k, note in piece.notes.items()})
+        return whole
+
+    def _blank(self, n: int, notes: dict[int, str]) -> Piece:
+        """No results at n points."""
+        values = np.full((len(self.observables) * len(self.chain) + len(_QUALITY), n), np.nan)
+        values[-3], values[-1] = 0.0, np.inf
+        return Piece(values, dict(notes))
+
+    def _solved(self, points: Sequence[tuple[GaussianMixture, Chain]], along: np.ndarray) -> Piece:
+        """Points that differ in the last parameter, whose values are ``along``."""
         if any(has_limit(chain) for _, chain in points):
             return self._limits(points)
         settings = self.settings
@@ -261,8 +312,8 @@ class _Solve(_Points):
         quality = np.array([np.zeros(len(points)), np.full(len(points), np.nan), np.full(len(points), np.inf)])
         notes = {}
         for i, (data, chain) in enumerate(points):
-            require_plain(data, chain)
             try:
+                require_plain(data, chain)
                 solution = limit_solution(data, chain, self.settings)
             except ParameterError as reason:
                 notes[i] = str(reason)
@@ -418,6 +469,23 @@ class _AnyGrid:
                     yield number, line
                     filled, number = 0, number + 1
 
+    def _blocks(self, pieces: Iterable[Piece]) -> Iterator[tuple[tuple[int | slice, ...], np.ndarray]]:
+        """Lines that follow one another along the last axis but one: where they go, and their results, (rows, lines, n)."""
+        *outer, length = self.shape
+        if not outer:
+            for _, line in self.lines(pieces):
+                yield (slice(None),), line
+            return
+        most = max(1, _BLOCK // length)
+        first, held = 0, []
+        for number, line in self.lines(pieces):
+            held.append(line.copy())
+            end = number + 1
+            if len(held) == most or end % outer[-1] == 0:
+                *above, begin = (int(k) for k in np.unravel_index(first, outer))
+                yield (*above, slice(begin, begin + len(held))), np.stack(held, axis=1)
+                first, held = end, []
+
     def failures(self, pieces: Iterable[Piece]) -> tuple[int, list[str]]:
         """How many points have a note, and the first of them in words."""
         step, count, shown = self.per_task, 0, []
@@ -473,8 +541,10 @@ class _AnyGrid:
     def write(self, path: Path, pieces: Callable[[], Iterable[Piece]], attributes: Mapping[str, object]) -> None:
         """Write the dataset to a NetCDF file, line by line: memory does not grow with the grid."""
         import netCDF4
+        from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
-        with netCDF4.Dataset(path, "w") as file:
+        # Arrays of datasets that are open elsewhere are read under this lock.
+        with NETCDF4_PYTHON_LOCK, netCDF4.Dataset(path, "w") as file:
             file.set_fill_off()
             file.createDimension("stage", len(self.chain))
             stage = file.createVariable("stage", str, ("stage",))
@@ -492,12 +562,11 @@ class _AnyGrid:
                     variable[:] = self.over[name]
                 else:
                     targets[name] = variable
-            for number, line in self.lines(pieces()):
-                place = np.unravel_index(number, self.shape[:-1]) if len(self.shape) > 1 else ()
+            for place, block in self._blocks(pieces()):
                 row = 0
                 for name, (by_stage, _) in self.rows().items():
                     for t in range(len(self.chain) if by_stage else 1):
-                        targets[name][(*((t,) if by_stage else ()), *(int(k) for k in place))] = line[row]
+                        targets[name][(*((t,) if by_stage else ()), *place)] = block[row]
                         row += 1
             file.setncatts({**self.attributes(), **self._failure_attributes(pieces()), **attributes})
 
@@ -574,10 +643,13 @@ class Experiment(_AnyGrid):
 
     def attributes(self) -> dict[str, object]:
         how = self.simulation
-        return super().attributes() | {"n_inputs": how.n_inputs, "n_runs": how.n_runs, "seed": how.seed}
+        seed = how.seed if how.seed < 2**63 else str(how.seed)  # files have no larger integers
+        return super().attributes() | {"n_inputs": how.n_inputs, "n_runs": how.n_runs, "seed": seed}
 
     def description(self) -> dict[str, object]:
-        return super().description() | {"simulation": repr(self.simulation), "code": code_version(True)}
+        return super().description() | {
+            "simulation": repr(self.simulation), "seeding": SEEDING, "code": code_version(True),
+        }  # fmt: skip
 
 
 # Running.
@@ -673,8 +745,8 @@ def sweep(
         NetCDF file to make.  Results go to a journal beside it (``<output>.partial``) as they come; the same call after an
         interruption, of whatever kind, goes on where it was.  Memory does not grow with the grid.
     overwrite : bool
-        Begin again if there is a file or a journal already.  Otherwise a complete file of the same sweep is read, and anything
-        else refused.
+        Replace whatever file or journal there is, when the new file is complete; a journal of the same sweep is gone on with.
+        Otherwise a complete file of the same sweep is read, and anything else refused.
     executor
         ``"threads"`` (default; the compiled solver releases the GIL), ``"serial"``, ``"processes"`` (in a script, behind
         ``if __name__ == "__main__":``), any ``concurrent.futures.Executor``, or a ``dask.distributed.Client``.  All give the
@@ -712,32 +784,54 @@ def sweep(
     >>> grid.test_error.dims, grid.test_error.shape
     (('stage', 'alpha', 'teacher.ridge'), (1, 2, 3))
     """
+    if not isinstance(data, GaussianMixture):
+        raise ParameterError(f"data must be a GaussianMixture, got {data!r}")
     chain = Chain.of(chain)
     axes = {path: _axis(path, values) for path, values in _require_axes(over).items()}
     observables = _checked_observables(observables, simulation)
     check_executor(executor, jobs)
-    for path, values in axes.items():
-        for value in (values.min(), values.max()):
-            check_fit(*with_parameter(data, chain, path, float(value)))
+    _require_some_allowed(data, chain, axes)
     grid: Grid | Experiment
     if simulation is None:
         grid = Grid(data, chain, axes, observables, settings, rtol)
         settings_for(chain, settings, rtol)
         compile_chain(chain)  # once, before threads ask for it
     else:
+        if rtol is not None:
+            raise ParameterError(f"rtol is the accuracy of theory: it has no effect on a simulation, got {rtol!r}")
         grid = Experiment(data, chain, axes, observables, simulation)
     how = {"executor": executor, "jobs": jobs, "progress": progress}
     if output is None:
         dataset = evaluate({"sweep": grid}, **how)["sweep"]
-        _require_a_limit(grid, dataset)
+        _require_a_point(grid, dataset)
         return dataset
-    return _sweep_to_file(grid, Path(output), overwrite, how)
+    return _sweep_to_file(grid, _checked_path(output), overwrite, how)
 
 
 def _require_axes(over: object) -> Mapping[str, ArrayLike | str]:
-    if not isinstance(over, Mapping) or not over:
+    if not isinstance(over, Mapping) or not over or not all(isinstance(path, str) for path in over):
         raise ParameterError(f"over must be a mapping that names at least one parameter, got {over!r}")
     return over
+
+
+def _require_some_allowed(data: GaussianMixture, chain: Chain, axes: Over) -> None:
+    """ParameterError if an end of an axis is refused together with every combination of ends of the others."""
+    for path in axes:
+        parameter_value(data, chain, path)  # an unknown name is that, whatever the values
+    ends = [sorted({float(values.min()), float(values.max())}) for values in axes.values()]
+    allowed: set[tuple[int, float]] = set()
+    refused: dict[tuple[int, float], ParameterError] = {}
+    for corner in product(*ends):
+        try:
+            problem_at(data, chain, tuple(axes), corner)
+        except ParameterError as error:
+            for place in enumerate(corner):
+                refused.setdefault(place, error)
+        else:
+            allowed.update(enumerate(corner))
+    for place, reason in refused.items():
+        if place not in allowed:
+            raise reason
 
 
 def _checked_observables(observables: object, simulation: Simulation | None) -> tuple[str, ...]:
@@ -747,71 +841,94 @@ def _checked_observables(observables: object, simulation: Simulation | None) -> 
         OBSERVABLES if simulation is None else {name: text for name, text in OBSERVABLES.items() if name in MEASURED}
     )
     names = tuple(observables) if isinstance(observables, Iterable) else ()
-    if not names:
-        raise ParameterError(f"observables must name at least one of {', '.join(allowed)}")
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ParameterError(f"observables must name at least one of {', '.join(allowed)}, got {observables!r}")
     if simulation is not None and not isinstance(simulation, Simulation):
         raise ParameterError(f"simulation must be a numerics.Simulation or None, got {simulation!r}")
     for name in names:
         if name not in OBSERVABLES:
-            raise ParameterError(f"unknown observable {name!r}; allowed are {', '.join(allowed)}")
+            raise ParameterError(f"observables: unknown name {name!r}; allowed are {', '.join(allowed)}")
         if name not in allowed:
-            raise ParameterError(f"a simulation does not measure {name!r}; allowed are {', '.join(allowed)}")
+            raise ParameterError(
+                f"observables: a simulation does not measure {name!r}; allowed are {', '.join(allowed)}"
+            )
+    if len(set(names)) < len(names):
+        raise ParameterError(f"observables must not repeat a name, got {', '.join(names)}")
     return names
 
 
-def _require_a_limit(grid: Grid | Experiment, dataset: xarray.Dataset) -> None:
-    """No limit ridge -> 0 anywhere on the grid is a mistake rather than a region."""
+def _checked_path(output: object) -> Path:
+    """Absolute path of the file itself: folders may change, and links stay links."""
+    if not isinstance(output, str | os.PathLike) or not str(output):
+        raise ParameterError(f"output must be a path, got {output!r}")
+    try:
+        path = Path(os.path.realpath(os.path.expanduser(output)))
+    except ValueError as error:
+        raise ParameterError(f"output must be a path, got {output!r}: {error}") from None
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ParameterError(f"output: {path} is not a file")
+    return path
+
+
+def _require_a_point(grid: Grid | Experiment, dataset: xarray.Dataset) -> None:
+    """A problem, or a limit ridge -> 0, nowhere on the grid is a mistake rather than a region."""
     if isinstance(grid, Grid) and dataset.attrs["failed_points"] == grid.size and bool(dataset.residual.isnull().all()):
         raise ParameterError(dataset.attrs["failures"].partition("\n")[0].partition(": ")[2])
 
 
 def _sweep_to_file(grid: Grid | Experiment, path: Path, overwrite: bool, how: Mapping[str, Any]) -> xarray.Dataset:
-    import json
-
     import xarray
 
+    require_room(path, 2 * 8 * grid.height * grid.size)
     description = {"sweep": grid.description()}
     text = json.dumps(description, sort_keys=True)
-    if overwrite:
-        for old in (path, path.with_name(path.name + ".partial")):
-            with suppress(FileNotFoundError, IsADirectoryError):
-                old.unlink()
-    if path.is_file():
-        _require_same(path, description)
-        return xarray.open_dataset(path)
-    require_room(path, 2 * 8 * grid.height * grid.size)
-    with Journal(path, description) as journal:
+    if path.is_file() and not overwrite:
+        with _FILES:
+            _require_same(path, description)
+            _remove_journal(path, description)
+            return xarray.open_dataset(path)
+    with Journal(path, description, overwrite=overwrite) as journal:
         results = compute({"sweep": grid}, journal=journal, **how)
+        # While the journal is ours nobody else makes this file.
         temporary = path.with_name(f".{path.name}.unfinished")
         try:
-            grid.write(temporary, results["sweep"], {"description": text})
-            dataset = xarray.open_dataset(temporary)
-            try:
-                _require_a_limit(grid, dataset)
-            finally:
-                dataset.close()
+            with _FILES:
+                grid.write(temporary, results["sweep"], {"description": text})
+                with xarray.open_dataset(temporary) as dataset:
+                    _require_a_point(grid, dataset)
             os.replace(temporary, path)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # netCDF4 says what HDF5 says
             raise OSError(f"cannot write {path} ({error}); what was computed is in {journal.path}") from None
+        except ParameterError:
+            journal.discard()
+            raise
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
         journal.discard()
-    return xarray.open_dataset(path)
+    with _FILES:
+        return xarray.open_dataset(path)
+
+
+def _remove_journal(path: Path, description: Mapping[str, Any]) -> None:
+    """A journal of the file that is complete: who made it was killed right after that."""
+    if path.with_name(path.name + SUFFIX).exists():
+        with suppress(ParameterError):
+            Journal(path, description).discard()
 
 
 def _require_same(path: Path, description: Mapping[str, Any]) -> None:
     """ParameterError unless the file holds the sweep that is asked for."""
-    import json
-
     import netCDF4
 
     try:
         with netCDF4.Dataset(path) as file:
             before = json.loads(file.getncattr("description"))
-    except (OSError, AttributeError, ValueError):
+        if not isinstance(before, dict):
+            raise ValueError
+    except (OSError, RuntimeError, AttributeError, TypeError, ValueError):
         raise ParameterError(f"output: {path} exists and is not a sweep; remove it or choose another name") from None
-    different = differences(before, json.loads(json.dumps(description)), "")
+    different = differences(before, json.loads(json.dumps(description)))
     if different:
         names = ", ".join(name.removeprefix("sweep.") for name in different[:6])
         raise ParameterError(

@@ -51,6 +51,9 @@ def test_processes_that_always_die_are_reported(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(executors, "ATTEMPTS", 1)
     with pytest.raises(executors.WorkersLostError, match="2 times"):
         list(executors.run_tasks([(0, Always(tmp_path, 0))], "processes", 1))
+    good = [(k, Constant(k)) for k in range(1, 30)]
+    with pytest.raises(executors.WorkersLostError, match="2 times"):  # however many others end in between
+        list(executors.run_tasks([(0, Always(tmp_path, 0)), *good], "processes", 2))
     # A pool of somebody else cannot be replaced.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool, pytest.raises(executors.WorkersLostError):
         list(executors.run_tasks([(0, Always(tmp_path, 0))], pool))

@@ -180,6 +180,16 @@ def test_simulations_are_swept_the_same_way(tmp_path) -> None:
         ({"over": {"alpha": [-1.0, 2.0]}}, "alpha"),
         ({"observables": ("nonsense",)}, "nonsense"),
         ({"observables": ()}, "observables"),
+        ({"observables": [["norm"]]}, "observables"),
+        ({"observables": ("norm", "norm")}, "repeat"),
+        ({"over": {1: [1.0]}}, "over"),
+        ({"over": {"label_noise": [0.7], "rho": [0.2]}}, "label_noise"),
+        ({"rtol": 1e-6, "simulation": Simulation()}, "rtol"),
+        ({"output": b"grid.nc"}, "output"),
+        ({"output": ""}, "output"),
+        ({"output": "a\0b"}, "output"),
+        ({"output": "/"}, "output"),
+        ({"output": "/dev/null", "overwrite": True}, "output"),
         ({"observables": ("response",), "simulation": Simulation()}, "response"),
         ({"simulation": (500, 10)}, "simulation"),
         ({"executor": "cluster"}, "executor"),
@@ -197,7 +207,34 @@ def test_bad_arguments(change: dict, words: str) -> None:
             Simulation(**bad)
 
 
-# Points that are hard to reach.
+# Points that are not there, or hard to reach.
+
+
+def test_impossible_combinations_are_masked() -> None:
+    """Each value is allowed with some of the others; the answer elsewhere is not that of a neighbour."""
+    third = Estimator(CrossEntropy(), 0.1, eta=0.4, mask_overlap=0.5)
+    over = {"student.eta": [0.3, 0.5], "stage3.mask_overlap": [0.5, 0.9]}
+    found = sweep(DATA, [*CHAIN.stages, third], over)
+    assert found.converged.values.tolist() == [[True, False], [True, True]]
+    assert found.attrs["failures"].startswith(
+        "student.eta=0.3, stage3.mask_overlap=0.9: mask_overlap=0.9 of stage3 is impossible"
+    )
+    assert np.isnan(found.test_error.values[:, 0, 1]).all()
+    assert np.ptp(found.test_error.sel(stage="teacher").values[found.converged.values]) < 1e-8
+    for simulation in (None, Simulation(40, 2)):
+        given = [Frozen(1.0, 2.0, name="given"), CHAIN[1]]
+        over = {"given.magnetization": [0.5, 1.4], "given.norm_squared": [1.0, 4.0]}
+        assert sweep(DATA, given, over, simulation=simulation).attrs["failed_points"] == 1
+        # Allowed together, though not one after the other.
+        over = {"given.magnetization": [3.0], "given.norm_squared": [10.0]}
+        assert sweep(DATA, given, over, simulation=simulation).attrs["failed_points"] == 0
+
+
+def test_a_point_without_a_limit_does_not_stop_the_others() -> None:
+    found = sweep(DATA, CHAIN, {"label_noise": [0.0, 0.1], "teacher.ridge": [0.0, 0.1]})
+    assert found.converged.values.tolist() == [[False, True], [False, True]]
+    assert "separable" in found.attrs["failures"]
+    assert "label noise" in found.attrs["failures"]
 
 
 def test_points_are_reached_from_either_side() -> None:
@@ -303,6 +340,80 @@ def test_other_journals_are_refused(tmp_path) -> None:
         sweep(DATA, CHAIN, over, output=path)
     found = sweep(DATA, CHAIN, over, output=path, overwrite=True)
     assert found.test_error.shape == (2, 2)
+
+
+def test_a_journal_in_use_stays(tmp_path) -> None:
+    """Neither refusing nor overwriting takes it away from who writes it."""
+    path, over = tmp_path / "grid.nc", {"alpha": [1.0, 2.0]}
+    description = {"sweep": sweeps.Grid(DATA, CHAIN, {"alpha": np.array([1.0, 2.0])}, ("test_error",)).description()}
+    with journal.Journal(path, description) as kept:
+        for overwrite in (False, True):
+            with pytest.raises(ParameterError, match="being written by another process"):
+                sweep(DATA, CHAIN, over, output=path, overwrite=overwrite)
+        kept.add("sweep", 0, journal.Piece(np.zeros((5, 2))))
+    assert kept.path.exists()
+    # With the same description it is gone on with, overwriting or not: what is in it counts.
+    found = sweep(DATA, CHAIN, over, output=path, overwrite=True)
+    assert float(found.test_error[0, 0]) == 0.0
+    assert [p.name for p in tmp_path.iterdir()] == ["grid.nc"]
+
+
+def test_what_a_kill_leaves_beside_a_complete_file_is_removed(tmp_path) -> None:
+    path, over = tmp_path / "grid.nc", {"alpha": [1.0, 2.0]}
+    sweep(DATA, CHAIN, over, output=path).close()
+    description = {"sweep": sweeps.Grid(DATA, CHAIN, {"alpha": np.array([1.0, 2.0])}, ("test_error",)).description()}
+    with journal.Journal(path, description) as kept:
+        kept.add("sweep", 0, journal.Piece(np.zeros((5, 2))))
+    sweep(DATA, CHAIN, over, output=path, executor=NoExecutor()).close()
+    assert [p.name for p in tmp_path.iterdir()] == ["grid.nc"]
+
+
+def test_outputs_of_all_kinds(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    over = {"alpha": [1.0]}
+    found = sweep(DATA, CHAIN, over, output="~/home.nc")
+    monkeypatch.chdir("/")
+    assert found.test_error.shape == (2, 1)
+    (tmp_path / "link.nc").symlink_to(tmp_path / "target.nc")
+    how = Simulation(40, 2, seed=2**70)
+    assert sweep(DATA, CHAIN, over, simulation=how, output=tmp_path / "link.nc").attrs["seed"] == str(2**70)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["home.nc", "link.nc", "target.nc"]
+    assert (tmp_path / "link.nc").is_symlink()
+    for text in ("5", "[1]", "null", "{"):
+        with netCDF4.Dataset(tmp_path / "other.nc", "w") as file:
+            file.description = text
+        with pytest.raises(ParameterError, match="not a sweep"):
+            sweep(DATA, CHAIN, over, output=tmp_path / "other.nc")
+
+
+def test_a_disk_that_fills_up_at_the_end_loses_nothing(tmp_path, monkeypatch) -> None:
+    def full(*arguments) -> None:
+        raise RuntimeError("NetCDF: HDF error")
+
+    path, over = tmp_path / "grid.nc", {"alpha": [1.0, 2.0]}
+    monkeypatch.setattr(sweeps.Grid, "write", full)
+    with pytest.raises(OSError, match="what was computed is in"):
+        sweep(DATA, CHAIN, over, output=path)
+    monkeypatch.undo()
+    found = sweep(DATA, CHAIN, over, output=path, executor=NoExecutor())
+    assert bool(found.converged.all())
+
+
+def test_sweeps_of_several_threads_can_write_files(tmp_path) -> None:
+    def one(k: int) -> float:
+        with sweep(DATA, CHAIN, {"alpha": [1.0, 2.0]}, output=tmp_path / f"{k}.nc", executor="serial") as found:
+            return float(found.test_error[1, 1])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(one, range(12)))) == 1
+
+
+def test_no_limit_anywhere_leaves_nothing(tmp_path) -> None:
+    data = GaussianMixture(1.0, 0.2, 1.0, label_noise=0.1)
+    with pytest.raises(ParameterError, match="ridge must be > 0"):
+        sweep(data, Estimator(CrossEntropy(), 0.0), {"alpha": [1.0, 2.0]}, output=tmp_path / "grid.nc")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_journal_is_refused(tmp_path) -> None:
@@ -482,6 +593,9 @@ def test_command_says_what_failed(tmp_path) -> None:
         (["--over", "beta=1,2", "--output", "g.nc"], ["--over", "beta"]),
         (["--over", "alpha=1,2", "--observable", "x", "--output", "g.nc"], ["observable", "'x'"]),
         (["--over", "alpha=1,2", "--simulate", "1", "5", "--output", "g.nc"], ["--simulate"]),
+        (["--over", "alpha=1,2", "--seed", "3", "--output", "g.nc"], ["--seed", "--simulate"]),
+        (["--over", "alpha=1,2", "--simulate", "50", "2", "--rtol", "1e-6", "--output", "g.nc"], ["--rtol"]),
+        (["--over", "alpha=1,2", "--scheduler", "nowhere", "--output", "g.nc"], ["--scheduler", "HOST:PORT"]),
         (["--over", "alpha=1,2", "--rtol", "3", "--output", "g.nc"], ["--rtol"]),
         (["--over", "alpha=1,2", "--executor", "gpu", "--output", "g.nc"], ["--executor"]),
         (
