@@ -24,6 +24,7 @@ import xarray
 from matplotlib.figure import Figure
 
 from numerics.commands import replacing, simulated
+from numerics.grids import ERROR_SUFFIX, LONG_NAMES, Grid
 from numerics.models import Chain, Estimator, GaussianMixture, with_parameter
 from numerics.optimize import optimize
 from numerics.provenance import code_version, package_versions
@@ -31,7 +32,7 @@ from numerics.simulation import simulate
 from numerics.solution import OBSERVABLES
 from numerics.solver import ConvergenceWarning, solve
 from numerics.style import journal_style
-from numerics.sweeps import ERROR_SUFFIX, LONG_NAMES, Grid, evaluate
+from numerics.sweeps import evaluate
 
 VERSION = 1
 """To be raised when a part of this file computes something else than before; data files are then made anew."""

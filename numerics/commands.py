@@ -31,8 +31,8 @@ from numerics.solver import ConvergenceWarning, solve
 from theory.losses import BUILT_IN, Loss
 
 if TYPE_CHECKING:
+    from numerics.grids import Experiment, Grid
     from numerics.simulation import Estimate, SimulationResult
-    from numerics.sweeps import Experiment, Grid
 
 PATIENCE = 2.0
 """Seconds after which a command says what it is waiting for."""

@@ -28,11 +28,12 @@ from numerics.commands import (
     require_writable,
     warn_of_failures,
 )
+from numerics.grids import Experiment, Grid, spaced
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, parameter_paths, with_parameter
 from numerics.provenance import package_versions
 from numerics.simulation import MEASURED, TEACHER_QUANTITIES, Simulation
 from numerics.solution import OBSERVABLES
-from numerics.sweeps import Experiment, Grid, evaluate, spaced
+from numerics.sweeps import evaluate
 from theory.losses import Distillation
 
 UNREGULARISED = 1e-5

@@ -21,11 +21,12 @@ from numerics.commands import (
     tell_of_journal,
     warn_of_failures,
 )
+from numerics.grids import spaced
 from numerics.journal import SUFFIX
 from numerics.models import ParameterError
 from numerics.simulation import Simulation
 from numerics.solution import OBSERVABLES
-from numerics.sweeps import spaced, sweep
+from numerics.sweeps import sweep
 
 
 def read_axis(text: str) -> tuple[str, np.ndarray]:

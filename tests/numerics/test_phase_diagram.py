@@ -13,11 +13,11 @@ import pytest
 import xarray
 from command_line import assert_one_line_error
 
-from numerics import Estimator, GaussianMixture, executors, figure, phase_diagram, solve, sweeps
+from numerics import Estimator, GaussianMixture, executors, figure, grids, phase_diagram, solve, sweeps
+from numerics.grids import Experiment, Grid
 from numerics.models import Chain
 from numerics.phase_diagram import Axis, main, refined_grid, thresholds_in_alpha
 from numerics.simulation import Simulation, simulate
-from numerics.sweeps import Experiment, Grid
 from theory.losses import CrossEntropy, Distillation
 
 DATA = GaussianMixture(alpha=2.0, rho=0.2, delta=1.0)
@@ -116,7 +116,7 @@ def test_thresholds() -> None:
 
 
 def test_grid_in_pieces_equals_single_points(monkeypatch) -> None:
-    monkeypatch.setattr(sweeps, "POINTS_PER_TASK", {2: 2})
+    monkeypatch.setattr(grids, "POINTS_PER_TASK", {2: 2})
     over = {"teacher.ridge": np.array([0.01, 1.0]), "alpha": np.array([0.4, 1.0, 3.0, 3.5, 4.0])}
     found = sweeps.evaluate({"grid": Grid(DATA, CHAIN, over, ("test_error",))}, 2)["grid"]
     assert found.test_error.dims == ("stage", "teacher.ridge", "alpha")
@@ -139,7 +139,7 @@ def test_experiment_holds_means_and_errors() -> None:
     seed = int(np.random.SeedSequence([5, 1]).generate_state(1)[0])
     expected = simulate(DATA, CHAIN, 60, 4, seed)[1].teacher_cosine
     assert float(point.teacher_cosine.sel(stage="student")) == pytest.approx(expected.mean)
-    name = "teacher_cosine" + sweeps.ERROR_SUFFIX
+    name = "teacher_cosine" + grids.ERROR_SUFFIX
     assert float(point[name].sel(stage="student")) == pytest.approx(expected.standard_error)
 
 
@@ -214,7 +214,7 @@ def test_single_stage(tmp_path) -> None:
 
 def _failing(where):
     """Tasks whose points in alpha fail where ``where`` says so."""
-    solve_points = sweeps._Solve.__call__
+    solve_points = grids._Solve.__call__
 
     def fail(task):
         piece = solve_points(task)
@@ -228,7 +228,7 @@ def _failing(where):
 
 
 def test_failed_points_are_masked_and_listed(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(sweeps._Solve, "__call__", _failing(lambda alpha: alpha > 1.5))
+    monkeypatch.setattr(grids._Solve, "__call__", _failing(lambda alpha: alpha > 1.5))
     for extra in ([], ["--y", "rho=0.2:0.4:3"]):
         result = run("--x", "alpha=1:2:3", *extra, "--output", tmp_path / "f")
         assert result.exit_code == 0
@@ -239,7 +239,7 @@ def test_failed_points_are_masked_and_listed(tmp_path, monkeypatch) -> None:
 
 
 def test_nothing_is_written_if_all_points_fail(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(sweeps._Solve, "__call__", _failing(lambda alpha: alpha > 0))
+    monkeypatch.setattr(grids._Solve, "__call__", _failing(lambda alpha: alpha > 0))
     result = run("--x", "alpha=1:2:3", "--output", tmp_path / "f")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith("error: none of the points converged")
