@@ -398,7 +398,6 @@ def patience(message: str) -> Iterator[None]:
 @contextmanager
 def kept_points(path: Path, work: Mapping[str, Grid | Experiment]) -> Iterator[Journal]:
     """The journal of ``path``, which says on Ctrl-C that the command can go on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with blaming({"output:": "--output"}, "--output", ParameterError):
         journal = Journal(path, {name: part.description() for name, part in work.items()})
     with journal:

@@ -13,7 +13,7 @@ import numpy as np
 from numerics.codegen import EQUATION_NAMES, core_module, equations_module, loss_module
 from numerics.directions import fixed_directions
 from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Stage
-from numerics.nodes import set_table
+from numerics.nodes import Nodes, StagePoint, set_table
 from numerics.patterns import mask_patterns
 from numerics.settings import Settings
 from theory.losses import LinearLoss, Loss
@@ -126,6 +126,58 @@ def target_features(chain: Chain, number: int) -> np.ndarray:
                 if centre.is_number and scale.is_number:
                     found.add((float(centre), float(scale)))
     return np.array(sorted(found), dtype=float).reshape(-1, 2)
+
+
+def cholesky_triangle(points: Sequence[StagePoint]) -> np.ndarray:
+    """Cholesky factor of the overlaps of some stages, row by row."""
+    return np.concatenate([np.empty(0), *(point.cholesky_row for point in points)])
+
+
+@lru_cache(maxsize=64)
+def _stage_equations(number: int) -> object:
+    """Compiled equations of one stage as the core takes them."""
+    equations, functions = equations_module(number), core_module().new_vector_functions()
+    for name in EQUATION_NAMES:
+        core_module().push_vector_function(functions, getattr(equations, name))
+    return functions
+
+
+def newton(
+    data: GaussianMixture, stage: Estimator, nodes: Nodes, prior: np.ndarray, earlier: Sequence[StagePoint], x: np.ndarray,
+    step: float, tail: float, tolerance: float = 0.0, max_iterations: int = 1, *, shareable: bool = True,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple]:  # fmt: skip
+    """Compiled Newton iteration of one stage on any nodes of the earlier ones; by default a single step, for what it evaluates.
+
+    Parameters
+    ----------
+    nodes, prior, earlier
+        Nodes on the samples that the stage is trained on, constants of the prior (``WeightMoments.prior_constants``), saddle
+        points of the stages before.
+    x : array, shape (2t + 2,)
+        Starting point; unknowns as in ``kernels/stage.py``.
+    shareable : bool
+        Whether nodes may share points where the loss allows it.
+
+    Returns
+    -------
+    unknowns, conjugates : arrays, shape (2t + 2,)
+        After the iteration; the last conjugate is alpha E[f].
+    updated : array, shape (2t + 1,)
+        Order parameters that the conjugates give.
+    outcome : tuple
+        Status, iterations, residual, last step, defect.
+    """
+    number, loss = len(earlier) + 1, stage.loss
+    compiled, triangle = loss_module(loss), cholesky_triangle(earlier)
+    unknowns, conjugates, updated = x.copy(), np.empty(2 * number + 2), np.empty(2 * number + 1)
+    outcome = core_module().solve_stage(
+        compiled.slopes, compiled.targets, compiled.features, len(loss.features), int(shareable and loss.split is not None),
+        _stage_equations(number), 0, unknowns, nodes.weight, nodes.design, nodes.labels, nodes.seen(loss.stages(number)),
+        np.array(loss.values, dtype=float), data.delta, np.concatenate(([data.delta], triangle)), prior, triangle,
+        np.array([point.response_row[-1] for point in earlier], dtype=float),
+        math.nan if stage.fixed_bias is None else stage.fixed_bias, step, tail, tolerance, max_iterations, conjugates, updated,
+    )  # fmt: skip
+    return unknowns, conjugates, updated, outcome
 
 
 def settings_vector(settings: Settings) -> np.ndarray:

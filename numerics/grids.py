@@ -559,6 +559,11 @@ class Grid(_AnyGrid):
     settings: Settings = DEFAULT
     rtol: float | None = None
 
+    @cached_property
+    def accuracy(self) -> Settings:
+        """Settings that points are solved with."""
+        return settings_for(self.chain, self.settings, self.rtol)
+
     @property
     def per_task(self) -> int:
         ridges_vanish = has_limit(self.chain) or any(
@@ -569,7 +574,7 @@ class Grid(_AnyGrid):
     def task(self, first: int, last: int) -> _Solve:
         return _Solve(
             self.data, self.chain, tuple(self.over), self._values(self._places(first, last)), tuple(self.observables),
-            settings_for(self.chain, self.settings, self.rtol),
+            self.accuracy,
         )  # fmt: skip
 
     def rows(self) -> dict[str, tuple[bool, str]]:
@@ -577,11 +582,11 @@ class Grid(_AnyGrid):
         return observables | {name: (False, text) for name, text in _QUALITY.items()}
 
     def attributes(self) -> dict[str, object]:
-        return super().attributes() | {"settings": repr(settings_for(self.chain, self.settings, self.rtol))}
+        return super().attributes() | {"settings": repr(self.accuracy)}
 
     def description(self) -> dict[str, object]:
         return super().description() | {
-            "settings": repr(settings_for(self.chain, self.settings, self.rtol)), "code": code_version(False),
+            "settings": repr(self.accuracy), "code": code_version(False),
         }  # fmt: skip
 
 

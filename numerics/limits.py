@@ -23,8 +23,8 @@ import numpy as np
 import sympy
 
 from numerics import thresholds
-from numerics.codegen import EQUATION_NAMES, LossFunctions, core_module, equations_module, loss_module
-from numerics.compiled import PointArrays, compile_chain, target_features
+from numerics.codegen import LossFunctions, equations_module
+from numerics.compiled import PointArrays, cholesky_triangle, compile_chain, newton, target_features
 from numerics.hard_stage import (
     HARD,
     MAX_MARGIN,
@@ -335,7 +335,7 @@ class _Assembly:
         level: int,
     ) -> StagePoint:  # fmt: skip
         limit = self.limits[number - 1]
-        prior, triangle = moments.prior_constants(number - 1, 1.0), _triangle(points)
+        prior, triangle = moments.prior_constants(number - 1, 1.0), cholesky_triangle(points)
         for _ in range(SEARCHES):
             goal = constraint(self.chain, number, limit, nodes)
             if not np.all(np.isfinite(goal)):
@@ -417,25 +417,11 @@ def solve_stage(
     x : array, shape (2t + 2,)
         Starting point; unknowns as in ``kernels/stage.py``.
     """
-    number = len(earlier) + 1
-    loss, equations, core, compiled = stage.loss, equations_module(number), core_module(), loss_module(stage.loss)
-    functions = core.new_vector_functions()
-    for name in EQUATION_NAMES:
-        core.push_vector_function(functions, getattr(equations, name))
-    triangle = _triangle(earlier)
-    unknowns, conjugates, updated = x.copy(), np.empty(2 * number + 2), np.empty(2 * number + 1)
-    status, iterations, residual, last_step, defect = core.solve_stage(
-        compiled.slopes, compiled.targets, compiled.features, len(loss.features), int(loss.split is not None), functions, 0,
-        unknowns, nodes.weight, nodes.design, nodes.labels, nodes.seen(loss.stages(number)),
-        np.array(loss.values, dtype=float), data.delta, np.concatenate(([data.delta], triangle)), prior, triangle,
-        np.array([point.response_row[-1] for point in earlier], dtype=float), math.nan, step, settings.tail,
-        settings.newton_tolerance, settings.max_iterations, conjugates, updated,
-    )  # fmt: skip
+    unknowns, conjugates, _, outcome = newton(
+        data, stage, nodes, prior, earlier, x, step, settings.tail, settings.newton_tolerance, settings.max_iterations
+    )
+    status, iterations, residual, last_step, defect = outcome
     return StagePoint(unknowns, conjugates[:-1], int(status), int(iterations), residual, last_step, defect)
-
-
-def _triangle(points: Sequence[StagePoint]) -> np.ndarray:
-    return np.concatenate([np.empty(0), *(point.cholesky_row for point in points)])
 
 
 def extend_any(

@@ -17,8 +17,7 @@ import numpy as np
 from scipy import optimize as scipy_optimize
 from scipy.stats import qmc
 
-from numerics.codegen import EQUATION_NAMES, core_module, loss_module
-from numerics.compiled import compile_chain, structural_loss, target_features
+from numerics.compiled import newton, structural_loss, target_features
 from numerics.directions import fixed_directions
 from numerics.models import (
     Chain,
@@ -330,25 +329,12 @@ class _Walk:
 
     def newton(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Newton step of the next stage from ``x``, and its conjugates at ``x``."""
-        number = len(self.points) + 1
-        stage = self.stages[number - 1]
-        conjugates, updated = np.zeros(2 * number + 2), np.empty(2 * number + 1)
+        stage = self.stages[len(self.points)]
         if isinstance(stage, Frozen):
-            return np.zeros_like(x), conjugates
-        nodes = self.nodes.of(self.data, stage.sets)
-        loss, compiled = stage.loss, loss_module(stage.loss)
-        functions = compile_chain(self.chain).vector_functions
-        triangle = np.concatenate([np.empty(0), *(point.cholesky_row for point in self.points)])
-        bias = math.nan if stage.fixed_bias is None else stage.fixed_bias
-        shareable = int(loss.split is not None and not self.exact)
-        moved = x.copy()
-        core_module().solve_stage(
-            compiled.slopes, compiled.targets, compiled.features, len(loss.features), shareable, functions,
-            len(EQUATION_NAMES) * (number - 1), moved, nodes.weight, nodes.design, nodes.labels,
-            nodes.seen(loss.stages(number)), np.array(loss.values, dtype=float), self.data.delta,
-            np.concatenate(([self.data.delta], triangle)), self.moments.prior_constants(number - 1, stage.ridge), triangle,
-            np.array([point.response_row[-1] for point in self.points], dtype=float), bias,
-            self.settings.field_step * self.factor, self.settings.tail, 0.0, 1, conjugates, updated,
+            return np.zeros_like(x), np.zeros_like(x)
+        moved, conjugates, _, _ = newton(
+            self.data, stage, self.nodes.of(self.data, stage.sets), self.moments.prior_constants(len(self.points), stage.ridge),
+            self.points, x, self.settings.field_step * self.factor, self.settings.tail, shareable=not self.exact,
         )  # fmt: skip
         return moved - x, conjugates
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from numerics.codegen import EQUATION_NAMES, core_module, equations_module, loss_module
-from numerics.compiled import PointArrays, compile_chain, structural_loss
+from numerics.compiled import PointArrays, compile_chain, newton, structural_loss
 from numerics.directions import TENSOR_STAGES
 from numerics.hard_stage import HardPoint
 from numerics.limits import read_points, solve_limit
@@ -233,22 +231,6 @@ def plain_iteration(
     updated : array, shape (2t + 1,)
         ``m, Q_t1.., V_t1..`` that these conjugates give.
     """
-    number = len(earlier) + 1
-    nodes = nodes.of(data, stage.sets)
-    loss, equations, core = stage.loss, equations_module(number), core_module()
-    bias = math.nan if stage.fixed_bias is None else stage.fixed_bias
-    compiled = loss_module(loss)
-    functions = core.new_vector_functions()
-    for name in EQUATION_NAMES:
-        core.push_vector_function(functions, getattr(equations, name))
-    triangle = np.concatenate([np.empty(0), *(point.cholesky_row for point in earlier)])
-    conjugates = np.empty(2 * number + 2)
-    updated = np.empty(2 * number + 1)
-    core.solve_stage(
-        compiled.slopes, compiled.targets, compiled.features, len(loss.features), int(loss.split is not None), functions, 0,
-        x.copy(), nodes.weight, nodes.design, nodes.labels, nodes.seen(loss.stages(number)),
-        np.array(loss.values, dtype=float), data.delta, np.concatenate(([data.delta], triangle)),
-        moments.prior_constants(number - 1, stage.ridge), triangle,
-        np.array([point.response_row[-1] for point in earlier], dtype=float), bias, step, tail, 0.0, 1, conjugates, updated,
-    )  # fmt: skip
+    prior = moments.prior_constants(len(earlier), stage.ridge)
+    _, conjugates, updated, _ = newton(data, stage, nodes.of(data, stage.sets), prior, earlier, x, step, tail)
     return conjugates, updated

@@ -24,7 +24,6 @@ from numerics.models import Chain, ConvergenceWarning, GaussianMixture, Paramete
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation import MEASURED, Simulation
 from numerics.solution import OBSERVABLES
-from numerics.solver import settings_for
 
 if TYPE_CHECKING:
     import xarray
@@ -180,7 +179,7 @@ def sweep(
     grid: Grid | Experiment
     if simulation is None:
         grid = Grid(data, chain, axes, observables, settings, rtol)
-        settings_for(chain, settings, rtol)
+        _ = grid.accuracy  # checked before anything is computed
         compile_chain(chain)  # once, before threads ask for it
     else:
         if rtol is not None:
