@@ -31,6 +31,10 @@ STALL_DECREMENT = 1e-12
 """Rounding is taken to be the limit after STALL_STEPS steps that neither halve the gradient nor promise more
 than this fraction of the objective."""
 
+CERTAIN_STEP = 0.1
+"""Size of a last Newton step, in units of the tolerance on the weights, that shows the fit converged where rounding keeps the
+gradient from saying so."""
+
 FORCING = 0.3
 """Largest relative residual of conjugate gradients; falls as the root of the relative gradient norm."""
 
@@ -91,7 +95,9 @@ class RidgeFit:
         Euclidean norm of the gradient over weights and bias together.
     relative_gradient_norm
         The same over ``|X^T l'| + ridge |w|``, the two terms that cancel at the optimum.  By strong convexity
-        the relative error of w is at most about twice this number (for a given bias).
+        the relative error of w is at most about twice this number (for a given bias).  Where the loss bends much more than the
+        penalty, as for data that are not separable at a tiny ridge, rounding keeps it above 1e-8 although w is exact to
+        many more digits; there the size of the Newton step decides.
     iterations, products, factorisations
         Newton steps, products with the Hessian, Cholesky factorisations.
     converged, message
@@ -163,6 +169,8 @@ class _Newton:
     def run(self, starts: Sequence[tuple[Array, float]], max_iterations: int) -> RidgeFit:
         point = self.best_start(starts)
         best, stalled, iteration, message = np.inf, 0, 0, ""
+        step_size = np.inf
+        converged = False
         while True:
             h = self.logits(point)
             slopes, curvatures = self.objective.derivatives(h)
@@ -174,9 +182,14 @@ class _Newton:
             if not np.isfinite(relative):
                 message = "the loss or its derivative is not finite"
             elif relative <= self.tolerance:
-                message = f"converged: relative gradient norm {relative:.1e}"
+                converged, message = True, f"converged: relative gradient norm {relative:.1e}"
             elif iteration >= max_iterations:
                 message = f"relative gradient norm {relative:.1e} after {iteration} Newton steps"
+            elif stalled >= STALL_STEPS and step_size <= CERTAIN_STEP * self.tolerance:
+                converged = True
+                message = (
+                    f"converged: Newton's last steps were {step_size:.1e} of the weights; rounding limits the gradient"
+                )
             elif stalled >= STALL_STEPS:
                 message = f"rounding stops the descent at a relative gradient norm of {relative:.1e}"
             if message:
@@ -186,6 +199,9 @@ class _Newton:
             promising = norm < 0.5 * best or -float(gradient @ step) > STALL_DECREMENT * size
             stalled = 0 if promising else stalled + 1
             best = min(best, norm)
+            length = float(np.linalg.norm(point))
+            relative_step = float(np.linalg.norm(step)) / length if length > 0 else np.inf
+            step_size = max(step_size, relative_step) if stalled > 1 else relative_step
             point = point + self.search(point, h, step, step_logits, gradient) * step
             iteration += 1
         return RidgeFit(
@@ -197,7 +213,7 @@ class _Newton:
             iterations=iteration,
             products=self.products,
             factorisations=self.factorisations,
-            converged=bool(relative <= self.tolerance),
+            converged=converged,
             message=message,
         )
 
