@@ -32,6 +32,7 @@ from sympy.printing.pycode import PythonCodePrinter
 import theory
 from numerics import kernels
 from numerics.deferred import importing
+from numerics.kernels.elementary import SEARCHED, SHARED
 from theory import envelope, potential
 from theory.functions import sigmoid, step
 from theory.losses import Loss
@@ -44,6 +45,9 @@ _KERNEL_IMPORT = re.compile(
     re.MULTILINE,
 )
 _HEADER = re.compile(r'\A(""".*?"""\n)?\s*from __future__ import annotations\n', re.DOTALL)
+_CORE = ("points", "panels", "grid", "moments", "nodes", "stage", "chain", "lists")
+"""Kernel files of the core, each after those it needs."""
+
 _lock = threading.Lock()
 
 
@@ -108,7 +112,7 @@ def _print(expression: sympy.Expr) -> str:
 
 def function(name: str, arguments: Sequence[str], body: str, result: str = "", *, signature: str = "") -> str:
     """Source of one compiled function; with a signature it is compiled when its module is first imported."""
-    decorator = f"@njit({signature + ', ' if signature else ''}cache=True, nogil=True)\n"
+    decorator = f"@njit({signature + ', ' if signature else ''}**OPTIONS)\n"
     text = f"{decorator}def {name}({', '.join(arguments)}):\n{body or '    pass' + chr(10)}"
     return text + (f"    return {result}\n" if result else "") + "\n\n"
 
@@ -410,8 +414,8 @@ def moment_definitions() -> str:
     ]
     loop = function("accumulate_pairs", arguments, body)
     return text + loop.replace(
-        "@njit(cache=True, nogil=True)",
-        '@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp", "nnan", "ninf"})',
+        "@njit(**OPTIONS)",
+        '@njit(fastmath={"reassoc", "contract", "nsz", "arcp", "nnan", "ninf"}, **OPTIONS)',
     )
 
 
@@ -439,8 +443,17 @@ def core_module() -> ModuleType:
     """The solver: the kernel files joined with the generated moments, compiled once for all losses and chain lengths."""
     return load(
         "core",
-        fill(("grid", "moments", "nodes", "stage", "chain", "lists"), derived_source("moments", moment_definitions)),
+        fill(
+            ("points", "panels", "grid", "moments", "nodes", "stage", "chain", "lists"),
+            derived_source("moments", moment_definitions),
+        ),
     )
+
+
+def grid_kind(loss: Loss, may_share: bool = True) -> int:
+    """What ``kernels/grid.py`` is told of a loss: the sum of SHARED and SEARCHED, as they apply."""
+    shared = SHARED if may_share and loss.split is not None else 0
+    return shared + (0 if loss.bends_are_known else SEARCHED)
 
 
 class CompiledLoss(NamedTuple):

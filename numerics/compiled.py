@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 
-from numerics.codegen import EQUATION_NAMES, core_module, equations_module, loss_module
+from numerics.codegen import EQUATION_NAMES, core_module, equations_module, grid_kind, loss_module
 from numerics.directions import fixed_directions
 from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Stage
 from numerics.nodes import Nodes, StagePoint, set_table
@@ -100,7 +100,7 @@ def _compile(structure: tuple, box: _Box) -> CompiledChain:
         core.list_of_stage_solver(core.solve_stage),
         point_functions,
         vector_functions,
-        np.array([loss.split is not None for loss in losses], dtype=np.int64),
+        np.array([grid_kind(loss) for loss in losses], dtype=np.int64),
         np.array([len(loss.features) for loss in losses], dtype=np.int64),
         np.array([len(loss.symbols) for loss in losses], dtype=np.int64),
         seen,
@@ -116,15 +116,10 @@ def target_features(chain: Chain, number: int) -> np.ndarray:
         stages = loss.stages(later)
         if number not in stages:
             continue
-        values = dict(zip(loss.symbols, loss.values, strict=True))
-        for stage, bends in zip(stages, loss.target_features, strict=True):
-            if stage != number:
-                continue
-            for bend in bends:
-                centre, scale = (expression.subs(values) for expression in bend)
-                # A bend that moves with another logit is left to the quadrature's error estimate.
-                if centre.is_number and scale.is_number:
-                    found.add((float(centre), float(scale)))
+        # A bend that moves with another logit is left to the quadrature's error estimate.
+        for stage, bends in zip(stages, loss.target_bends(), strict=True):
+            if stage == number:
+                found.update(bends)
     return np.array(sorted(found), dtype=float).reshape(-1, 2)
 
 
@@ -171,7 +166,7 @@ def newton(
     compiled, triangle = loss_module(loss), cholesky_triangle(earlier)
     unknowns, conjugates, updated = x.copy(), np.empty(2 * number + 2), np.empty(2 * number + 1)
     outcome = core_module().solve_stage(
-        compiled.slopes, compiled.targets, compiled.features, len(loss.features), int(shareable and loss.split is not None),
+        compiled.slopes, compiled.targets, compiled.features, len(loss.features), grid_kind(loss, shareable),
         _stage_equations(number), 0, unknowns, nodes.weight, nodes.design, nodes.labels, nodes.seen(loss.stages(number)),
         np.array(loss.values, dtype=float), data.delta, np.concatenate(([data.delta], triangle)), prior, triangle,
         np.array([point.response_row[-1] for point in earlier], dtype=float),

@@ -28,7 +28,7 @@ from numba import njit, types
 from numerics import thresholds
 from numerics.codegen import LossFunctions, equations_module, loss_module
 from numerics.deferred import optimize, special
-from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, Matrix, address
+from numerics.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address
 from numerics.models import Chain, Estimator, GaussianMixture
 from numerics.nodes import Nodes, StagePoint
 from theory.losses import Loss
@@ -95,7 +95,7 @@ def with_values(loss: Loss, expression: sympy.Expr) -> sympy.Expr:
     return sympy.sympify(expression).xreplace(values)
 
 
-@njit(types.void(POINT_FUNCTION, POINT_FUNCTION, FloatArray, Matrix, FloatArray, FloatArray), cache=True, nogil=True)
+@njit(types.void(POINT_FUNCTION, POINT_FUNCTION, FloatArray, Matrix, FloatArray, FloatArray), **OPTIONS)
 def _minimisers(slopes, targets, labels, logits, parameters, out):
     """Solve ``S(h) = c`` for each node by bracketed Newton steps, for ``log S = log c`` where both have one sign.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from numerics.codegen import core_module, loss_module
+from numerics.codegen import core_module, grid_kind, loss_module
 from numerics.models import Estimator, Frozen, GaussianMixture
 from theory.losses import LinearLoss, Loss
 
@@ -192,7 +192,7 @@ def extend(
         gamma = reaction * responses[-1] if on else 0.0
         if directions is None:
             *arrays, origin, part_defect = core_module().extend_nodes(
-                compiled.slopes, compiled.targets, compiled.features, len(loss.features), int(loss.split is not None),
+                compiled.slopes, compiled.targets, compiled.features, len(loss.features), grid_kind(loss),
                 part.weight, part.design, part.labels, part.logits, seen, values, *place, gamma, on, step, tail, sharpness, extra,
             )  # fmt: skip
             parts.append(Nodes(*arrays, part.member[origin], part.row[origin]))

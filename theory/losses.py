@@ -16,41 +16,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
 import sympy
 from mpmath import mp
-from sympy import Abs, Add, Expr, Integer, Pow, Rational, Symbol, collect, diff, expand, factor
+from sympy import Add, Expr, Integer, Symbol, collect, diff, expand, factor
 
+from theory.bends import CURVED, Feature, are_known, numeric_bends, symbolic_bends
 from theory.formula import earlier_logits, parameter_symbol, read_formula
 from theory.functions import MPMATH, sigmoid, softplus, stabilise, step
 from theory.symbols import TEACHER, h, logit, y
 
-Feature = tuple[Expr, Expr, Expr]
-"""(centre, scale, strength) of one bend of the gradient."""
-
 Teacher = int | tuple[int, ...] | None
 """Stage (from 1) that a target is taken from, several of them, or None: the stage before."""
-
-JUMP_WIDTH = Rational(1, 10**10)
-"""Scale given to the jump of a ``step``: far below any width that matters, far above rounding."""
-
-_CURVED = (
-    sigmoid,
-    softplus,
-    sympy.exp,
-    sympy.log,
-    sympy.tanh,
-    sympy.sinh,
-    sympy.cosh,
-    sympy.atan,
-    sympy.asinh,
-    sympy.erf,
-    sympy.erfc,
-)
 
 
 @dataclass(frozen=True)
@@ -278,7 +259,12 @@ class Loss:
         derivative of the term there.  A root of a quadratic bends at its minimum.  Equal bends are merged.
         The own logit is in no ``step``.
         """
-        return _features(self.gradient, h)
+        return symbolic_bends(self.gradient, h)
+
+    @property
+    def bends_are_known(self) -> bool:
+        """Whether ``features`` are all the bends of the gradient in h; if not, an integration has to search for the others."""
+        return are_known(self.gradient if self.split is None else self.split[0], h)
 
     @property
     def target_features(self) -> tuple[tuple[tuple[Expr, Expr], ...], ...]:
@@ -287,8 +273,18 @@ class Loss:
         The jump of a ``step`` has the scale ``JUMP_WIDTH``.
         """
         return tuple(
-            tuple((centre, scale) for centre, scale, _ in _features(self.gradient, symbol)) for symbol in self.logits
+            tuple((centre, scale) for centre, scale, _ in symbolic_bends(self.gradient, symbol))
+            for symbol in self.logits
         )
+
+    def target_bends(self) -> tuple[tuple[tuple[float, float], ...], ...]:
+        """For each of ``logits``, the (position, scale) of the bends of dl/dh in that logit, at the loss's parameter values.
+
+        Those that move with another logit are left out.
+        """
+        values = dict(zip(self.symbols, map(sympy.Float, self.values), strict=True))
+        slope = self.gradient.subs(values)
+        return tuple(numeric_bends(slope, symbol) for symbol in self.logits)
 
     def check_convex(self) -> None:
         """Raise ValueError, naming the loss and the place, where the curvature is negative or undefined."""
@@ -602,7 +598,7 @@ def _expand(expression: Expr, deep: bool = True) -> Expr:
 
 def _tidy(expression: Expr) -> Expr:
     """Collect the terms by the curved functions in them, with factored coefficients."""
-    functions = sorted(expression.atoms(*_CURVED, step), key=sympy.default_sort_key)
+    functions = sorted(expression.atoms(*CURVED, step), key=sympy.default_sort_key)
     return collect(_expand(expression), [*functions, h], func=factor)
 
 
@@ -610,37 +606,8 @@ def _by_functions(expression: Expr) -> Expr:
     """Factor each group of terms that share the same functions."""
     groups: dict[frozenset, list[Expr]] = {}
     for term in Add.make_args(expression):
-        groups.setdefault(frozenset(term.atoms(*_CURVED)), []).append(term)
+        groups.setdefault(frozenset(term.atoms(*CURVED)), []).append(term)
     return Add(*(factor(Add(*terms)) for terms in groups.values()))
-
-
-@lru_cache(maxsize=256)
-def _features(slope: Expr, variable: Symbol) -> tuple[Feature, ...]:
-    merged: dict[tuple[Expr, Expr], Expr] = {}
-    for term in Add.make_args(_expand(slope, deep=False)):
-        for centre, scale in dict.fromkeys(_bends(term, variable)):
-            strength = diff(term, variable).subs(variable, centre)
-            merged[centre, scale] = merged.get((centre, scale), Integer(0)) + strength
-    return tuple((centre, scale, factor(strength)) for (centre, scale), strength in merged.items())
-
-
-def _bends(term: Expr, variable: Symbol) -> Iterable[tuple[Expr, Expr]]:
-    found = [*term.atoms(*_CURVED, step), *(p for p in term.atoms(Pow) if not p.exp.is_nonnegative)]
-    found += [p for p in term.atoms(Pow) if p.exp.is_nonnegative and not p.exp.is_integer]
-    for function in sorted(found, key=sympy.default_sort_key):
-        argument = function.args[0]
-        if not argument.has(variable) or not argument.is_polynomial(variable):
-            continue
-        coefficients = sympy.Poly(argument, variable).all_coeffs()
-        if len(coefficients) == 2 and isinstance(function, step):
-            slope, offset = coefficients
-            yield -offset / slope, JUMP_WIDTH
-        elif len(coefficients) == 2 and isinstance(function, _CURVED):
-            slope, offset = coefficients
-            yield -offset / slope, 1 / Abs(slope)
-        elif len(coefficients) == 3:
-            a, b, c = coefficients
-            yield -b / (2 * a), sympy.sqrt(Abs(c / a - (b / (2 * a)) ** 2))
 
 
 def _evaluate(function, arguments) -> float | None:

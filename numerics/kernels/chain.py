@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit, types
 
 from numerics.kernels.elementary import (
+    OPTIONS,
     POINT_FUNCTION,
     VECTOR_FUNCTION,
     FloatArray,
@@ -86,7 +87,7 @@ _LARGEST_WEIGHT = 12.0  # of one of them
 _STILL = 1e-9  # a change that is none
 
 
-@njit(FloatArray(FloatArray, types.int64), cache=True, nogil=True)
+@njit(FloatArray(FloatArray, types.int64), **OPTIONS)
 def head(row, n):
     """Copy of the first n entries."""
     out = np.empty(n)
@@ -95,7 +96,7 @@ def head(row, n):
     return out
 
 
-@njit(types.float64(FloatArray, types.int64), cache=True, nogil=True)
+@njit(types.float64(FloatArray, types.int64), **OPTIONS)
 def norm_squared(x, k):
     """Q_tt from the unknowns of a stage with k earlier ones."""
     q = math.exp(x[2 + k])
@@ -108,7 +109,7 @@ def norm_squared(x, k):
     types.UniTuple(types.float64, 2)(
         POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, FloatArray, Matrix, FloatArray
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def loss_units(slopes, targets, features, n_features, labels, logits, parameters):
     """Units of logits and of curvature in which the loss is like the cross-entropy, whose force at 0 is 1/2, curvature 1/4."""
@@ -149,7 +150,7 @@ def loss_units(slopes, targets, features, n_features, labels, logits, parameters
         FloatArray, types.int64, types.float64, types.float64, types.float64, types.int64, types.float64, types.float64, Matrix,
         FloatArray,
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def first_guess(data, k, ridge, eta, mixing, teacher, unit, curvature, earlier, x):
     """Rough order parameters: norms grow with log(1 + eta/ridge), or follow the teacher's (stage number ``teacher``, 0: none).
@@ -178,7 +179,7 @@ def first_guess(data, k, ridge, eta, mixing, teacher, unit, curvature, earlier, 
     x[2 * k + 3] = math.log(v)
 
 
-@njit(types.float64(Matrix, IntArray, types.int64), cache=True, nogil=True)
+@njit(types.float64(Matrix, IntArray, types.int64), **OPTIONS)
 def sharpness_along(x, started, t):
     """How much of stage t's g moves the fields of later stages by the width that g's after it give them; see ``build_grid``."""
     sharpest = 0.0
@@ -192,7 +193,7 @@ def sharpness_along(x, started, t):
 
 
 @njit(
-    types.void(FloatArray, types.int64, Matrix, FloatArray, FloatArray), cache=True, nogil=True
+    types.void(FloatArray, types.int64, Matrix, FloatArray, FloatArray), **OPTIONS
 )  # fmt: skip
 def place_frozen(special, k, earlier, x, updated):
     """Order parameters of given weights ``w = m v + noise``: their overlaps with earlier stages are those of m v."""
@@ -217,7 +218,7 @@ def place_frozen(special, k, earlier, x, updated):
 
 
 @njit(
-    types.void(types.float64, FloatArray, Matrix, Matrix, types.int64, types.int64, FloatArray), cache=True, nogil=True
+    types.void(types.float64, FloatArray, Matrix, Matrix, types.int64, types.int64, FloatArray), **OPTIONS
 )  # fmt: skip
 def add_moments(share, mu, covariance, propagator, k, first, out):
     """Add ``share`` times the moments of the first k stages' weights from ``out[first]`` on: mu, then two lower triangles."""
@@ -230,7 +231,7 @@ def add_moments(share, mu, covariance, propagator, k, first, out):
 
 
 @njit(
-    FloatArray(types.int64, types.float64, FloatArray, Matrix, Matrix, _Cube, _Cube), cache=True, nogil=True
+    FloatArray(types.int64, types.float64, FloatArray, Matrix, Matrix, _Cube, _Cube), **OPTIONS
 )  # fmt: skip
 def average_moments(k, ridge, pattern_share, pattern_active, mu, covariance, propagator):
     """Constants of the prior: eta, ridge, moments of the k earlier stages' weights given that the stage after them is active."""
@@ -248,7 +249,7 @@ def average_moments(k, ridge, pattern_share, pattern_active, mu, covariance, pro
     types.void(
         VECTOR_FUNCTION, types.int64, types.float64, FloatArray, Matrix, FloatArray, Matrix, _Cube, _Cube
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def append_moments(moments_of, t, ridge, special, pattern_active, conjugate, mu, covariance, propagator):
     """Moments of stage t's weights and their products with earlier ones, for every pattern in which the stage is active."""
@@ -283,7 +284,7 @@ _PRIOR_CONSTANTS = 7
     SOLVE_STAGE.return_type(
         StageSolvers, PointFunctions, VectorFunctions, types.int64, types.int64, types.int64, FloatArray, _Problem
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def attempt(stage_solvers, point_functions, functions, t, n_features, shareable, x, problem):
     """Stage t (from 0) by Newton's method from ``x``; see :func:`solve_stage`."""
@@ -305,7 +306,7 @@ def attempt(stage_solvers, point_functions, functions, t, n_features, shareable,
         StageSolvers, PointFunctions, VectorFunctions, types.int64, types.int64, types.int64, FloatArray, _Problem,
         types.float64, types.int64,
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def follow_ridges(
     stage_solvers, point_functions, functions, t, n_features, shareable, x, problem, log_ridge, steps
@@ -360,7 +361,7 @@ _Nodes = types.Tuple((FloatArray, Matrix, FloatArray, Matrix, IntArray, IntArray
 """Weight, design, labels, logits, data set and row of fixed directions of every node."""
 
 
-@njit(_Nodes(_Nodes, IntArray), cache=True, nogil=True)
+@njit(_Nodes(_Nodes, IntArray), **OPTIONS)
 def take_nodes(nodes, indices):
     """The nodes at ``indices``."""
     weight, design, labels, logits, member, row = nodes
@@ -370,7 +371,7 @@ def take_nodes(nodes, indices):
     )  # fmt: skip
 
 
-@njit(_Nodes(_Nodes, _Nodes), cache=True, nogil=True)
+@njit(_Nodes(_Nodes, _Nodes), **OPTIONS)
 def join_nodes(first, second):
     """The ones after the others."""
     return (
@@ -384,7 +385,7 @@ def join_nodes(first, second):
         POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, FloatArray, _Nodes, IntArray, IntArray,
         IntArray, types.float64, FloatArray, Matrix, types.int64, types.float64, types.float64, types.float64, Matrix,
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def nodes_after(
     slopes, targets, features, n_features, shareable, parameters, nodes, seen, trained, needed, delta, theta, directions, rows,
@@ -453,7 +454,7 @@ SOLVE_LEVEL = types.int64(
 LevelSolvers = types.ListType(types.FunctionType(SOLVE_LEVEL))
 
 
-@njit(SOLVE_LEVEL, cache=True, nogil=True)
+@njit(SOLVE_LEVEL, **OPTIONS)
 def solve_level(
     stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, settings, data,
     sets, special, ridges, pattern_share, pattern_active, parameters, mixing, extra, n_extra, rows, factor, tail, tolerance,
@@ -613,7 +614,7 @@ def solve_level(
     return n_stages
 
 
-@njit(types.float64(Matrix, Matrix, types.int64), cache=True, nogil=True)
+@njit(types.float64(Matrix, Matrix, types.int64), **OPTIONS)
 def largest_change(before, after, n_stages):
     """Largest change of an order parameter, relative to the norm, 1 + norm, norm squared, or responses."""
     worst = 0.0
@@ -631,7 +632,7 @@ def largest_change(before, after, n_stages):
     return worst
 
 
-@njit(types.float64(_Cube, FloatArray, types.int64, types.int64, Matrix), cache=True, nogil=True)
+@njit(types.float64(_Cube, FloatArray, types.int64, types.int64, Matrix), **OPTIONS)
 def prediction(x, position, i, used, out):
     """Point i by the polynomial through the ``used`` points before it, into ``out``.
 
@@ -671,7 +672,7 @@ def prediction(x, position, i, used, out):
         Matrix, Matrix, _Cube, _Cube, Matrix, _Hypercube, IntMatrix, FloatArray, types.int64, FloatArray, types.boolean, _Cube,
         IntMatrix, _Cube, _Cube, _Cube, Matrix,
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def solve_points(
     level_solvers, stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions,

@@ -9,6 +9,10 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+"""Of every compiled function.  What is divided by zero is infinite or NaN, and is found by whoever called; an exception could
+not leave a function that is called through a pointer."""
+
 FloatArray = types.float64[::1]
 IntArray = types.int64[::1]
 Matrix = types.float64[:, ::1]
@@ -24,6 +28,9 @@ VECTOR_FUNCTION = types.FunctionType(types.void(FloatArray, FloatArray, FloatArr
 
 PointFunctions = types.ListType(POINT_FUNCTION)
 VectorFunctions = types.ListType(VECTOR_FUNCTION)
+
+SHARED, SEARCHED = 1, 2
+"""What the core is told of a loss: its gradient splits; its bends are not all known."""
 
 _LOG2_E = 1.4426950408889634
 _LN2_HIGH = 6.93145751953125e-1
@@ -71,7 +78,7 @@ def address(typing_context, array, offset):
 # Explicit signatures compile these functions here: compiled for a caller they would inherit its fastmath, which breaks them.
 
 
-@njit(types.float64(types.float64), cache=True, nogil=True, fastmath={"contract"})
+@njit(types.float64(types.float64), fastmath={"contract"}, **OPTIONS)
 def exp_nonpositive(x):
     """``exp(x)`` for ``x <= 0``, relative error below 1e-15, without a library call or a branch."""
     kept = max(x, _LOWEST_EXPONENT)
@@ -90,20 +97,20 @@ def exp_nonpositive(x):
     return value if x >= _LOWEST_EXPONENT else 0.0
 
 
-@njit(types.float64(types.float64), cache=True, nogil=True)
+@njit(types.float64(types.float64), **OPTIONS)
 def sigmoid(x):
     """``1/(1 + exp(-x))`` without overflow."""
     e = exp_nonpositive(-abs(x))
     return (1.0 if x >= 0.0 else e) / (1.0 + e)
 
 
-@njit(types.float64(types.float64), cache=True, nogil=True)
+@njit(types.float64(types.float64), **OPTIONS)
 def softplus(x):
     """``log(1 + exp(x))`` without overflow."""
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-@njit(types.boolean(Matrix, IntArray), cache=True, nogil=True)
+@njit(types.boolean(Matrix, IntArray), **OPTIONS)
 def lu_factor(matrix, pivots):
     """LU factorisation with partial pivoting, in place.  Returns False for a singular or non-finite matrix."""
     n = matrix.shape[0]
@@ -126,7 +133,7 @@ def lu_factor(matrix, pivots):
     return True
 
 
-@njit(types.void(Matrix, IntArray, FloatArray), cache=True, nogil=True)
+@njit(types.void(Matrix, IntArray, FloatArray), **OPTIONS)
 def lu_solve(matrix, pivots, vector):
     """Solve with the result of :func:`lu_factor`; overwrites ``vector``."""
     n = matrix.shape[0]
@@ -142,7 +149,7 @@ def lu_solve(matrix, pivots, vector):
         vector[i] /= matrix[i, i]
 
 
-@njit(types.void(FloatArray, IntArray), cache=True, nogil=True)
+@njit(types.void(FloatArray, IntArray), **OPTIONS)
 def argsort(keys, order):
     """Indices that sort ``keys``.  ``order`` holds a permutation: repairing it is quick if it is nearly right; else heap sort."""
     n = keys.size
@@ -181,7 +188,7 @@ def argsort(keys, order):
                 root = child
 
 
-@njit(types.void(Matrix, Matrix, Matrix), cache=True, nogil=True)
+@njit(types.void(Matrix, Matrix, Matrix), **OPTIONS)
 def multiply(left, right, product):
     """Matrix product of small dense matrices, into ``product``; ``left`` may have more rows than are wanted."""
     for i in range(product.shape[0]):

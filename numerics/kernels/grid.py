@@ -9,9 +9,7 @@ of the proximal map, by a fraction of the loss's own scale ``b_k``.  (Gauss-Herm
 branch points a distance of order ``b_k`` from the real axis.)  Centres ``c_k``, scales ``b_k`` and curvatures ``s_k`` are
 read off the loss by ``theory``.
 
-A loss enters as compiled functions ``(h, y, logits, parameters, out)`` called through pointers, so that this file is compiled
-once for all losses.  ``slopes`` gives S measured from its limits at -oo and at +oo (branch 0 and branch 1), S', S''; ``targets``
-gives c measured likewise; ``features`` gives rows of centres, scales and strengths.  See ``codegen.loss_definitions``.
+Bends that ``theory`` cannot read off (powers, functions of functions) are searched for instead; see ``kernels/panels.py``.
 """
 
 from __future__ import annotations
@@ -21,20 +19,39 @@ import math
 import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, IntArray, Matrix, Pointer, address, argsort
-
-POINT_ROWS = 6
-H, LOW, HIGH, CURVATURE, THIRD, WEIGHT = range(POINT_ROWS)
-"""Rows of a point table: h, S on the two branches, S', S'', trapezoid weight dh."""
+from numerics.kernels.elementary import (
+    OPTIONS,
+    POINT_FUNCTION,
+    SEARCHED,
+    SHARED,
+    FloatArray,
+    IntArray,
+    Matrix,
+    Pointer,
+    address,
+    argsort,
+)
+from numerics.kernels.panels import panels
+from numerics.kernels.points import (
+    BRACKET_STEPS,
+    CURVATURE,
+    HIGH,
+    LANES,
+    LOW,
+    THIRD,
+    WEIGHT,
+    H,
+    PointCount,
+    enlarged,
+    pad,
+    proximal_point,
+)
 
 _KINK_WIDTH = 3.0
 _KINK_POINTS = 3.0
 _JUMP_POINTS = 2.5
 _JUMP_WIDTH = 1e-8
-_BRACKET_STEPS = 1100
 MAP_TOLERANCE = 1e-5  # in t; the correction that follows leaves its cube in the position, its square in the weight
-LANES = 8
-"""Nodes get a multiple of this many points: the loop over them then has no scalar remainder."""
 _TINY = 1e-300
 _SHARING_PAYS = 0.9  # fraction of the separate lengths above which every node gets its own points
 _SHARED_POINTS = 12.0  # shared points per node, likewise
@@ -59,15 +76,13 @@ _GAUSS_TOLERANCE = 1e-10  # in widths: the point is a node of the rule to this a
 _LAST_MOVE = 1e-5  # in widths: the slopes follow a step this small by their Taylor series
 _GAUSS_RATIO = 0.09  # of the field's width to the scale of the proximal map, per unit step, below which few points do
 
-_PointCount = types.Tuple((Matrix, types.int64))
-
 
 @njit(
     types.int64(
         POINT_FUNCTION, types.int64, types.float64, Pointer, Pointer, types.float64, types.float64, Matrix, FloatArray,
         Matrix,
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def find_kinks(features, n_features, y, logits, parameters, gamma, sigma, extra, found, kinks):
     """Fill rows (position, width, strength) of ``kinks``, and ``found`` with the loss's features; returns how many kinks."""
@@ -101,7 +116,7 @@ def find_kinks(features, n_features, y, logits, parameters, gamma, sigma, extra,
     return n
 
 
-@njit(types.float64(FloatArray, types.int64), cache=True, nogil=True)
+@njit(types.float64(FloatArray, types.int64), **OPTIONS)
 def smallest_scale(found, n_features):
     """Smallest scale on which the loss's gradient bends; infinite for a linear gradient."""
     smallest = np.inf
@@ -115,7 +130,7 @@ def smallest_scale(found, n_features):
     types.UniTuple(types.float64, 3)(
         types.float64, types.float64, types.float64, FloatArray, types.int64, Matrix, types.int64
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def mapped(h, gamma, sigma, slope, branch, kinks, n_kinks):
     """Mapped variable t(h), dt/dh and d2t/dh2, from the slopes of the loss at h."""
@@ -142,48 +157,11 @@ def mapped(h, gamma, sigma, slope, branch, kinks, n_kinks):
 
 
 @njit(
-    types.float64(
-        POINT_FUNCTION, types.float64, types.float64, types.float64, types.float64, Pointer, Pointer, types.float64, types.int64,
-        FloatArray,
-    ),
-    cache=True, nogil=True,
-)  # fmt: skip
-def proximal_point(slopes, u, guess, tolerance, y, logits, parameters, gamma, branch, slope):
-    """Solution h of ``h + gamma S(h) = u``, S and u measured on ``branch``, by bracketed Newton; S increasing makes it unique.
-
-    It ends with a step that starts within ``tolerance`` of u, or with one that rounding makes.
-    """
-    low, high = -np.inf, np.inf
-    h = guess
-    for _ in range(_BRACKET_STEPS):
-        slopes(h, y, logits, parameters, address(slope, 0))
-        excess = h + gamma * slope[branch] - u
-        if excess < 0.0:
-            low = h
-        else:
-            high = h
-        new = h - excess / (1.0 + gamma * slope[2])
-        if abs(excess) <= tolerance:
-            return new
-        if not (low < new < high):
-            if low == -np.inf:
-                new = min(new, h - 1.0)
-            elif high == np.inf:
-                new = max(new, h + 1.0)
-            else:
-                new = 0.5 * (low + high)
-        if abs(new - h) <= 1e-15 * abs(h):
-            return new
-        h = new
-    return h
-
-
-@njit(
     types.boolean(
         POINT_FUNCTION, Matrix, types.int64, types.int64, types.float64, types.float64, types.float64, types.float64,
         types.float64, Pointer, Pointer, types.float64, types.float64, types.int64, FloatArray,
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def points_in_the_field(
     slopes, points, n, count, reach, h_centre, centre, scale, y, logits, parameters, gamma, sigma, branch, slope
@@ -242,24 +220,13 @@ def points_in_the_field(
     return True
 
 
-@njit(Matrix(Matrix), cache=True, nogil=True)
-def enlarged(points):
-    """A table with room for twice as many points."""
-    used = points.shape[1]
-    larger = np.empty((POINT_ROWS, 2 * used))
-    for r in range(POINT_ROWS):
-        for j in range(used):
-            larger[r, j] = points[r, j]
-    return larger
-
-
 @njit(
-    _PointCount(
+    PointCount(
         POINT_FUNCTION, Matrix, types.int64, types.float64, types.float64, types.float64, types.float64, types.float64,
         types.float64, Pointer, Pointer, types.float64, types.float64, Matrix, types.int64, types.int64, types.boolean,
         FloatArray,
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def march(
     slopes, points, n, h, direction, limit, step, tolerance, y, logits, parameters, gamma, sigma, kinks, n_kinks, branch,
@@ -297,7 +264,7 @@ def march(
         new = h + stride * (1.0 / dt + stride * (bend / 2.0 + (bend - previous_bend) / 6.0))
         if not (low < new < high):
             new = h + stride / dt
-        for _ in range(_BRACKET_STEPS):
+        for _ in range(BRACKET_STEPS):
             slopes(new, y, logits, parameters, address(slope, 0))
             t_new, dt, ddt = mapped(new, gamma, sigma, slope, branch, kinks, n_kinks)
             rest = goal - t_new
@@ -334,7 +301,10 @@ def march(
 
 
 @njit(
-    types.void(POINT_FUNCTION, FloatArray, Matrix, FloatArray, FloatArray, FloatArray, IntArray), cache=True, nogil=True
+    types.void(POINT_FUNCTION, FloatArray, Matrix, FloatArray, FloatArray, FloatArray, IntArray),
+    cache=True,
+    nogil=True,
+    error_model="numpy",
 )
 def choose_branches(targets, labels, logits, parameters, target, offset, branch):
     """For each node c measured from the nearer limit of S, which limit that is, and the distance of the two limits."""
@@ -346,7 +316,7 @@ def choose_branches(targets, labels, logits, parameters, target, offset, branch)
         offset[i] = (pair[0] - pair[1]) * branch[i]
 
 
-@njit(types.void(FloatArray, types.float64, types.float64, FloatArray), cache=True, nogil=True)
+@njit(types.void(FloatArray, types.float64, types.float64, FloatArray), **OPTIONS)
 def half_widths(weight, tail, margin, reach):
     """Half-width, in units of sigma, of the range each node needs so that nothing above ``tail`` is cut; 0 drops a node."""
     largest = 0.0
@@ -357,25 +327,12 @@ def half_widths(weight, tail, margin, reach):
         reach[i] = math.sqrt(2.0 * math.log(ratio)) + margin if ratio > 1.0 else 0.0
 
 
-@njit(_PointCount(Matrix, types.int64, types.int64), cache=True, nogil=True)
-def pad(points, begun, used):
-    """Repeat the last point, without weight, until there is a multiple of ``LANES`` points since ``begun``."""
-    while (used - begun) % LANES != 0 and used > begun:
-        if used == points.shape[1]:
-            points = enlarged(points)
-        for r in range(POINT_ROWS):
-            points[r, used] = points[r, used - 1]
-        points[WEIGHT, used] = 0.0
-        used += 1
-    return points, used
-
-
 @njit(
     types.void(
         types.float64, types.float64, FloatArray, FloatArray, IntArray, Matrix, types.int64, types.int64, IntArray, types.int64,
         types.int64, IntArray, IntArray,
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def locate(
     gamma, sigma, centre, reach, branch, points, first, last, order, first_rank, last_rank, start, stop
@@ -409,12 +366,12 @@ def locate(
 
 
 @njit(
-    _PointCount(
+    PointCount(
         POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, FloatArray, FloatArray, IntArray, FloatArray, FloatArray,
         Matrix, FloatArray, types.float64, types.float64, types.float64, types.float64, FloatArray, types.boolean,
         types.float64, Matrix, Matrix, IntArray, IntArray, IntArray,
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def build_grid(
     slopes, features, n_features, shareable, weight, centre, branch, offset, labels, logits, parameters, gamma, sigma, step,
@@ -425,7 +382,7 @@ def build_grid(
     Parameters
     ----------
     shareable : int
-        1 if S depends on h alone, so that nodes can share points.
+        SHARED if S depends on h alone, so that nodes can share points; plus SEARCHED if its bends are to be searched for.
     weight, centre, branch, labels, reach : arrays, shape (n,)
         Node weights, Gaussian centres in P and the branch P is measured on, labels y, half-widths in units of sigma (0: drop).
     offset : array, shape (n,)
@@ -458,11 +415,12 @@ def build_grid(
     values = address(parameters, 0)
     used = 0
     low = np.empty(n)
-    share = shareable == 1
+    share = shareable & SHARED != 0
+    searched = shareable & SEARCHED != 0
     bends = np.inf
     for k in range(extra.shape[0]):
         bends = min(bends, extra[k, 1])
-    may_rule = outer and step > _LAST_RULE_STEP and sharpness < _SHARPNESS[1]
+    may_rule = outer and not searched and step > _LAST_RULE_STEP and sharpness < _SHARPNESS[1]
     if may_rule and share and n_features > 0:
         features(0.0, labels[0], address(logits, 0), values, address(found, 0))
         share = not sigma < _OUTER_RATIO * min(smallest_scale(found, n_features), bends)
@@ -488,6 +446,16 @@ def build_grid(
             if reach[i] > 0.0:
                 y = labels[i]
                 earlier = address(logits, i * logits.shape[1])
+                if searched:
+                    half = reach[i] * sigma
+                    points, used = panels(
+                        slopes, points, used, centre[i] - half, centre[i] + half, h, centre[i], step, y, earlier, values, gamma,
+                        sigma, extra, branch[i],
+                    )  # fmt: skip
+                    if used > start[i]:
+                        h = points[H, start[i]]
+                        stop[i] = used
+                        continue
                 n_kinks = find_kinks(features, n_features, y, earlier, values, gamma, sigma, extra, found, kinks)
                 scale = smallest_scale(found, n_features)
                 # Enough for a start, unless the field is so narrow that this is the only point that is solved for.
@@ -497,7 +465,7 @@ def build_grid(
                 # Few points do where the map is nearly linear; but a later stage's integrand has a scale of its own.
                 rule = may_rule and sigma < _OUTER_RATIO * min(scale, bends)
                 narrow = _POINT_RATIO * min(scale, 1.0) if outer else _GAUSS_RATIO * step * scale
-                if rule or sigma < narrow * (1.0 + gamma * slope[2]):
+                if rule or searched or sigma < narrow * (1.0 + gamma * slope[2]):
                     half = reach[i] if outer and not rule else 0.0
                     count = LANES
                     if rule:
@@ -545,6 +513,13 @@ def build_grid(
             slopes, centre[i] - reach[i] * sigma, h, _PLACE * sigma, labels[0], earlier, values, gamma, branch[i], slope
         )
         begun = used
+        if searched:
+            points, used = panels(
+                slopes, points, used, centre[i] - reach[i] * sigma, limit, h, np.nan, step, labels[0], earlier, values, gamma,
+                sigma, extra, branch[i],
+            )  # fmt: skip
+            locate(gamma, sigma, centre, reach, branch, points, begun, used, order, first_rank, rank, start, stop)
+            continue
         points, used = march(
             slopes, points, used, h, 1.0, limit, step, tolerance, labels[0], earlier, values, gamma, sigma, kinks, n_kinks,
             branch[i], True, slope,

@@ -12,15 +12,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import FloatArray, IntArray, Matrix
-from numerics.kernels.grid import CURVATURE, LOW, THIRD, WEIGHT, H
+from numerics.kernels.elementary import OPTIONS, FloatArray, IntArray, Matrix
+from numerics.kernels.points import CURVATURE, LOW, THIRD, WEIGHT, H
 
 from ._generated import DENSITY_ROW, N_MOMENTS, accumulate_pairs, point_coefficients  # generated
 
 _INVERSE_SQRT_2PI = 0.3989422804014327
 
 
-@njit(types.void(types.float64, types.float64, Matrix, types.int64, Matrix), cache=True, nogil=True)
+@njit(types.void(types.float64, types.float64, Matrix, types.int64, Matrix), **OPTIONS)
 def point_tables(gamma, sigma, points, used, tables):
     """Fill ``tables``: P and S of branch 0, P and S of branch 1, Gaussian prefactor, then coefficients of the point alone."""
     for j in range(used):
@@ -33,7 +33,7 @@ def point_tables(gamma, sigma, points, used, tables):
 
 
 @njit(
-    types.float64(FloatArray, FloatArray), cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}
+    types.float64(FloatArray, FloatArray), **OPTIONS, fastmath={"reassoc", "contract", "nsz"}
 )  # fmt: skip
 def dot(first, second):
     """Sum of products."""
@@ -44,7 +44,7 @@ def dot(first, second):
 
 
 @njit(
-    types.float64(FloatArray, FloatArray, FloatArray), cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}
+    types.float64(FloatArray, FloatArray, FloatArray), **OPTIONS, fastmath={"reassoc", "contract", "nsz"}
 )  # fmt: skip
 def dot_three(first, second, third):
     """Sum of products of three factors."""
@@ -59,7 +59,7 @@ def dot_three(first, second, third):
         types.float64, Matrix, Matrix, FloatArray, FloatArray, IntArray, IntArray, IntArray, Matrix, Matrix, FloatArray,
         Matrix,
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def channel_averages(
     sigma, statistics, weighted, centre, target, branch, start, stop, tables, sums, averages, jacobian

@@ -7,26 +7,16 @@ import math
 import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, IntArray, Matrix, address
-from numerics.kernels.grid import (
-    CURVATURE,
-    LOW,
-    MAP_TOLERANCE,
-    POINT_ROWS,
-    WEIGHT,
-    H,
-    build_grid,
-    choose_branches,
-    half_widths,
-    proximal_point,
-)
+from numerics.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, IntArray, Matrix, address
+from numerics.kernels.grid import MAP_TOLERANCE, build_grid, choose_branches, half_widths
+from numerics.kernels.points import CURVATURE, LOW, POINT_ROWS, WEIGHT, H, proximal_point
 
 _ROOT_TWO_PI = 2.5066282746310002
 MARGIN = 0.5  # in widths, so that a grid whose nodes drift a little still covers them
 _NODE_TAIL = 0.01  # relative to the tail of the integration: what a node may weigh and be left out
 
 
-@njit(Matrix(Matrix, IntArray), cache=True, nogil=True)
+@njit(Matrix(Matrix, IntArray), **OPTIONS)
 def select_columns(logits, seen):
     """Columns ``seen`` (1-based stages; 0 ends the list) of ``logits``."""
     count = 0
@@ -39,7 +29,7 @@ def select_columns(logits, seen):
     return out
 
 
-@njit(IntArray(IntArray, types.int64), cache=True, nogil=True)
+@njit(IntArray(IntArray, types.int64), **OPTIONS)
 def leading(indices, n):
     """Copy of the first n entries."""
     out = np.empty(n, np.int64)
@@ -54,7 +44,7 @@ def leading(indices, n):
         Matrix, FloatArray, types.float64, types.float64, FloatArray, types.float64, FloatArray, types.float64, types.boolean,
         types.float64, types.float64, types.float64, Matrix,
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def extend_nodes(
     slopes, targets, features, n_features, shareable, weight, design, labels, logits, seen, parameters, mean, mean_bias,
@@ -152,7 +142,7 @@ def extend_nodes(
         POINT_FUNCTION, POINT_FUNCTION, Matrix, FloatArray, Matrix, Matrix, FloatArray, FloatArray, types.float64,
         types.float64, FloatArray, types.float64, FloatArray, types.float64, types.boolean,
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def follow_nodes(
     slopes, targets, design, labels, logits, seen, parameters, directions, mean, mean_bias, coefficients, sigma, shifts, gamma,
@@ -186,7 +176,7 @@ def follow_nodes(
     return new_design, new_logits
 
 
-@njit(FloatArray(FloatArray, IntArray), cache=True, nogil=True)
+@njit(FloatArray(FloatArray, IntArray), **OPTIONS)
 def take(values, indices):
     """Entries at ``indices``."""
     out = np.empty(indices.size)
@@ -195,7 +185,7 @@ def take(values, indices):
     return out
 
 
-@njit(IntArray(IntArray, IntArray), cache=True, nogil=True)
+@njit(IntArray(IntArray, IntArray), **OPTIONS)
 def take_integers(values, indices):
     """Entries at ``indices``."""
     out = np.empty(indices.size, np.int64)
@@ -204,7 +194,7 @@ def take_integers(values, indices):
     return out
 
 
-@njit(Matrix(Matrix, IntArray), cache=True, nogil=True)
+@njit(Matrix(Matrix, IntArray), **OPTIONS)
 def take_rows(values, indices):
     """Rows at ``indices``."""
     out = np.empty((indices.size, values.shape[1]))
@@ -214,7 +204,7 @@ def take_rows(values, indices):
     return out
 
 
-@njit(IntArray(IntArray, IntArray, types.int64), cache=True, nogil=True)
+@njit(IntArray(IntArray, IntArray, types.int64), **OPTIONS)
 def members(member, wanted, value):
     """Nodes whose data set has this ``value`` in ``wanted``."""
     count = 0
@@ -231,7 +221,7 @@ def members(member, wanted, value):
 
 @njit(
     types.Tuple((FloatArray, Matrix, FloatArray, IntArray, IntArray))(types.float64, Matrix, types.int64),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def label_nodes(rho, sets, rows):
     """Nodes before the first stage: data set, sign, whether the label is flipped, and one of ``rows`` equal parts.
@@ -269,7 +259,7 @@ def label_nodes(rho, sets, rows):
     return weight, design, labels, member, row
 
 
-@njit(FloatArray(FloatArray, FloatArray), cache=True, nogil=True)
+@njit(FloatArray(FloatArray, FloatArray), **OPTIONS)
 def join(first, second):
     """One after the other."""
     out = np.empty(first.size + second.size)
@@ -280,7 +270,7 @@ def join(first, second):
     return out
 
 
-@njit(IntArray(IntArray, IntArray), cache=True, nogil=True)
+@njit(IntArray(IntArray, IntArray), **OPTIONS)
 def join_integers(first, second):
     """One after the other."""
     out = np.empty(first.size + second.size, np.int64)
@@ -291,7 +281,7 @@ def join_integers(first, second):
     return out
 
 
-@njit(Matrix(Matrix, Matrix), cache=True, nogil=True)
+@njit(Matrix(Matrix, Matrix), **OPTIONS)
 def join_rows(first, second):
     """Rows of the one, then of the other."""
     out = np.empty((first.shape[0] + second.shape[0], first.shape[1]))

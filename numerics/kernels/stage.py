@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit, types
 
 from numerics.kernels.elementary import (
+    OPTIONS,
     POINT_FUNCTION,
     FloatArray,
     Matrix,
@@ -21,9 +22,10 @@ from numerics.kernels.elementary import (
     lu_solve,
     multiply,
 )
-from numerics.kernels.grid import MAP_TOLERANCE, POINT_ROWS, build_grid, choose_branches, half_widths
+from numerics.kernels.grid import MAP_TOLERANCE, build_grid, choose_branches, half_widths
 from numerics.kernels.moments import channel_averages, point_tables
 from numerics.kernels.nodes import MARGIN
+from numerics.kernels.points import POINT_ROWS
 
 from ._generated import N_MOMENTS, TABLE_ROWS  # generated
 
@@ -49,7 +51,7 @@ _ROUGH_DRIFT = 10.0
 _ROUGH_MAP_TOLERANCE = 0.03
 
 
-@njit(types.void(FloatArray, FloatArray), cache=True, nogil=True)
+@njit(types.void(FloatArray, FloatArray), **OPTIONS)
 def unpack(x, theta):
     """Order parameters ``m, b, C_1..C_k, C, V_1..V_k, V`` from the unknowns."""
     k = (x.size - 4) // 2
@@ -59,7 +61,7 @@ def unpack(x, theta):
     theta[2 * k + 3] = math.exp(x[2 * k + 3])
 
 
-@njit(types.float64(FloatArray, FloatArray, FloatArray), cache=True, nogil=True)
+@njit(types.float64(FloatArray, FloatArray, FloatArray), **OPTIONS)
 def natural_scales(theta, earlier_responses, scale):
     """Natural size of each unknown, for relative steps and residuals; returns q."""
     k = (theta.size - 4) // 2
@@ -78,7 +80,12 @@ def natural_scales(theta, earlier_responses, scale):
     return q
 
 
-@njit(types.void(FloatArray, types.float64, types.float64, Matrix, FloatArray, FloatArray), cache=True, nogil=True)
+@njit(
+    types.void(FloatArray, types.float64, types.float64, Matrix, FloatArray, FloatArray),
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
 def field_centres(theta, delta, gamma, design, target, centre):
     """Mean of ``P(h)`` given a node: cavity mean, shift by earlier responses, and the target's pull."""
     k = (theta.size - 4) // 2
@@ -90,7 +97,7 @@ def field_centres(theta, delta, gamma, design, target, centre):
         centre[i] = a
 
 
-@njit(types.int64(types.int64), cache=True, nogil=True)
+@njit(types.int64(types.int64), **OPTIONS)
 def work_size(k):
     """Numbers that :func:`equations` needs room for, with k earlier stages."""
     size = 2 * k + 4
@@ -104,7 +111,7 @@ def work_size(k):
         VectorFunctions, types.int64, FloatArray, FloatArray, Matrix, types.float64, FloatArray, FloatArray, FloatArray,
         FloatArray, Matrix, FloatArray, FloatArray, FloatArray,
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def equations(
     functions, first, theta, averages, gradients, delta, channel_constants, prior_constants, cholesky_constants, residual,
@@ -211,7 +218,7 @@ def equations(
     types.boolean(
         FloatArray, FloatArray, types.float64, types.float64, FloatArray, types.float64, types.float64, types.float64
     ),
-    cache=True, nogil=True,
+    **OPTIONS,
 )  # fmt: skip
 def grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma, slack):
     """Whether a grid made at other order parameters can be kept: its points may move, but not leave a node's Gaussian."""
@@ -233,7 +240,7 @@ StageSolvers = types.ListType(types.FunctionType(SOLVE_STAGE))
 """Functions are called through pointers where copies of them would be compiled into every caller."""
 
 
-@njit(SOLVE_STAGE, cache=True, nogil=True)
+@njit(SOLVE_STAGE, **OPTIONS)
 def solve_stage(
     slopes, targets, features, n_features, shareable, functions, first, x, weight, design, labels, logits, parameters,
     delta, channel_constants, prior_constants, cholesky_constants, earlier_responses, fixed_bias, step, tail, tolerance,
