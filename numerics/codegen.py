@@ -229,7 +229,9 @@ def without_cancellation(expression: sympy.Expr) -> sympy.Expr:
 
 def _collected(expression: sympy.Expr) -> sympy.Expr:
     """Terms gathered by factors other than sigmoids and steps, so that ``a sigmoid(x) - a`` shows its ``sigmoid(x) - 1``."""
-    expression = sympy.expand(expression)
+    # An exponential is left whole: exp(-(h - c)^2) in parts is a product of what overflows and what vanishes.
+    whole = {exponential: sympy.Dummy(real=True) for exponential in expression.atoms(sympy.exp)}
+    expression = sympy.expand(expression.xreplace(whole), power_base=False)
     groups: dict[sympy.Expr, list[sympy.Expr]] = {}
     for term in sympy.Add.make_args(expression):
         functions = [f for f in sympy.Mul.make_args(term) if isinstance(f, (sigmoid, step))]
@@ -237,7 +239,8 @@ def _collected(expression: sympy.Expr) -> sympy.Expr:
         number, outside = outside.as_coeff_Mul()
         groups.setdefault(outside, []).append(number * sympy.Mul(*functions))
     # Each group is rewritten by itself: added up first, the groups' constants would merge.
-    return sympy.Add(*(outside * without_cancellation(sympy.Add(*inside)) for outside, inside in groups.items()))
+    collected = sympy.Add(*(outside * without_cancellation(sympy.Add(*inside)) for outside, inside in groups.items()))
+    return collected.xreplace({stand_in: exponential for exponential, stand_in in whole.items()})
 
 
 def _by_label(text: Sequence[tuple[str, sympy.Expr]], names: Mapping[sympy.Symbol, str]) -> str:

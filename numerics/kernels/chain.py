@@ -776,8 +776,9 @@ def solve_points(
                 # Half of the exact directions are exact too: what differs is rounding, as the chain amplifies it.
                 if rows > 0 and not exact:
                     error *= _SEQUENCE_SAFETY
+                # A density that does not integrate to 1 has a bend that neither rule has seen.
                 for t in range(n_stages):
-                    error = max(error, stats[i, t, RESIDUAL])
+                    error = max(error, stats[i, t, RESIDUAL], stats[i, t, DEFECT])
             solved = n_stages
             if (
                 level >= settings[MAX_LEVELS]

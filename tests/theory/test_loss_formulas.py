@@ -9,8 +9,8 @@ import sympy
 from sympy import Integer, Rational, Symbol, diff, simplify
 
 from theory import CrossEntropy, Distillation, LinearLoss, Loss, PseudoLabels, SquareDistillation, SquareLoss
+from theory.bends import JUMP_WIDTH
 from theory.functions import MPMATH, sigmoid, softplus, step
-from theory.losses import JUMP_WIDTH
 from theory.symbols import TEACHER, h, logit, y
 
 CHI, T, EPSILON = Distillation().symbols
