@@ -128,26 +128,30 @@ class Functions:
 
     def proximal(self, field: np.ndarray, gamma: float, label: float, teacher: np.ndarray | float) -> tuple:
         """h with ``h + gamma l'(h) = field``, and l', l'' there, by Newton steps in a bracket that only shrinks."""
-        logit = np.zeros_like(field)
-        low, high = np.full_like(field, -np.inf), np.full_like(field, np.inf)
+        shape = field.shape
+        field, teacher = field.ravel(), np.broadcast_to(teacher, shape).ravel()
+        logit, left = np.zeros(field.size), np.arange(field.size)
+        at, low, high = np.zeros(field.size), np.full(field.size, -np.inf), np.full(field.size, np.inf)
         reach = 1.0
         for _ in range(_PROXIMAL_STEPS):
-            first, second = self(logit, label, teacher)
-            excess = logit + gamma * first - field
+            first, second = self(at, label, teacher[left])
+            excess = at + gamma * first - field[left]
             # Where the formula overflows, the sign is that of the side.
-            excess = np.where(np.isnan(excess), np.copysign(np.inf, logit), excess)
-            low, high = np.where(excess < 0, logit, low), np.where(excess > 0, logit, high)
+            excess = np.where(np.isnan(excess), np.copysign(np.inf, at), excess)
+            low, high = np.where(excess < 0, at, low), np.where(excess > 0, at, high)
             with np.errstate(all="ignore"):
-                new = logit - excess / (1 + gamma * second)
+                new = at - excess / (1 + gamma * second)
                 middle = np.where(
                     np.isinf(low), high - reach, np.where(np.isinf(high), low + reach, 0.5 * (low + high))
                 )
-            new = np.where((new > low) & (new < high), new, np.where(excess == 0, logit, middle))
-            done = np.abs(new - logit) <= 1e-15 * (1e-3 + np.abs(logit))
-            if done.all():
+            new = np.where((new > low) & (new < high), new, np.where(excess == 0, at, middle))
+            logit[left] = new
+            going = np.abs(new - at) > 1e-15 * (1e-3 + np.abs(at))
+            if not going.any():
                 break
+            left, at, low, high = left[going], new[going], low[going], high[going]
             reach *= 1.5
-            logit = np.where(done, logit, new)
+        logit, teacher = logit.reshape(shape), teacher.reshape(shape)
         first, second = self(logit, label, teacher)
         return logit, first, second
 
@@ -158,6 +162,25 @@ def rule(panels: int) -> tuple[np.ndarray, np.ndarray]:
     half = 0.5 * np.diff(edges)[:, None]
     nodes = (0.5 * (edges[1:] + edges[:-1])[:, None] + half * _GAUSS[0]).ravel()
     return nodes, (half * _GAUSS[1]).ravel() * np.exp(-0.5 * nodes**2) / np.sqrt(2 * np.pi)
+
+
+def graded_rule(
+    functions: Functions, mean: float, width: float, gamma: float, label: float, panels: int
+) -> tuple[np.ndarray, ...]:
+    """Nodes for averages over a field ``N(mean, width^2)`` that are dense both in the field and in its proximal point.
+
+    Returns g, weight, proximal point, l' there.
+    """
+    field = mean + width * np.linspace(-_RANGE, _RANGE, 4001)
+    logit, _, _ = functions.proximal(field, gamma, label, 0.0)
+    place = np.linspace(0, 1, field.size) + (logit - logit[0]) / (logit[-1] - logit[0])
+    edges = np.interp(np.linspace(0, place[-1], panels + 1), place, logit)
+    half = 0.5 * np.diff(edges)[:, None]
+    logit = (0.5 * (edges[1:] + edges[:-1])[:, None] + half * _GAUSS[0]).ravel()
+    slope, curvature = functions(logit, label, 0.0)
+    g = (logit + gamma * slope - mean) / width
+    weight = (half * _GAUSS[1]).ravel() * (1 + gamma * curvature) * np.exp(-0.5 * g**2) / (np.sqrt(2 * np.pi) * width)
+    return g, weight, logit, slope
 
 
 def first_stage(functions: Functions, case_ridge: float, eta: float, data: GaussianMixture, x: np.ndarray, panels: int):
@@ -182,14 +205,14 @@ def second_stage(case: Case, functions: Functions, teacher: dict, x: np.ndarray,
     m, b, q, overlap, v, v21 = x
     data = case.data
     m1, b1, q1, v1 = teacher["x"]
-    g1, weight1 = rule(panels)
     g2, weight2 = rule(panels)
     c21, rest = overlap / np.sqrt(q1), q - overlap**2 / q1
     sums = np.zeros(6)
     for sign, share in ((1, data.rho), (-1, 1 - data.rho)):
         label = (1 + sign) / 2
-        field1 = sign * m1 + b1 + np.sqrt(data.delta * q1) * g1
-        logit1, slope1, _ = teacher["functions"].proximal(field1, data.delta * v1, label, 0.0)
+        g1, weight1, logit1, slope1 = graded_rule(
+            teacher["functions"], sign * m1 + b1, np.sqrt(data.delta * q1), data.delta * v1, label, panels
+        )
         force1 = -slope1
         field = (
             sign * m

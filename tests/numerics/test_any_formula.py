@@ -43,16 +43,23 @@ CASES = [
     Case("sqrt(1+(h-s)**4)", HALF, 1e-3, 0.7),
     Case("exp((h-s)**2/4)+softplus(-s*h)", GaussianMixture(0.6, 0.2, 2.0), 0.05, 0.5),
     Case("(h-s)**8/8+(2*h-s)**2/50", GaussianMixture(4.0, 0.4, 0.5), 1e-4, 1.0),
-    Case("(h-s)**4/4+(h-h_teacher**3)**2/2", HALF, 0.1, 1.0, CrossEntropy(), 1.0),
-    Case("softplus(-s*h)*exp(-8*(h_teacher**2-1)**2)+h**2/50", HALF, 0.1, 0.6, CrossEntropy(), 0.1),
-]
+    *(
+        pytest.param(case, marks=pytest.mark.slow)
+        for case in (
+            Case("(h-s)**4/4+(h-h_teacher**3)**2/2", HALF, 0.1, 1.0, CrossEntropy(), 1.0),
+            Case("softplus(-s*h)*exp(-8*(h_teacher**2-1)**2)+h**2/50", HALF, 0.1, 0.6, CrossEntropy(), 0.5),
+            Case("1.15*((h-h_teacher**3/10)*erf(h-h_teacher**3/10)+exp(-(h-h_teacher**3/10)**2)/sqrt(pi))",
+                 GaussianMixture(3.06, 0.23, 2.52), 0.0108, 0.36, CrossEntropy(), 0.355),
+        )
+    ),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.formula for case in CASES])
+@pytest.mark.parametrize("case", CASES)
 def test_formulas_against_brute_force(case: Case) -> None:
     outcome = check(case)
     assert outcome["converged"], outcome["message"]
-    assert outcome["reference"] < 3e-9
+    assert outcome["reference"] < 1e-8
     assert outcome["error"] < 1e-8 + 2 * outcome["reference"]
 
 
