@@ -320,9 +320,11 @@ def main(stages: int, loss: str | None, parameter: tuple[str, ...], as_document:
 def _parameters(items: Sequence[str]) -> dict[str, float]:
     values = {}
     for item in items:
-        name, _, value = item.partition("=")
+        name, _, value = (part.strip() for part in item.partition("="))
+        if name in values:
+            raise ValueError(f"--parameter {name} is given twice")
         try:
-            values[name.strip()] = float(value)
+            values[name] = float(value)
         except ValueError:
             raise ValueError(f"--parameter wants NAME=VALUE, got {item!r}") from None
     return values
