@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-import sympy
 from sympy import Expr, Symbol
 
 from theory.enclosure import Enclosure
@@ -82,40 +81,38 @@ class Search:
 
     Parameters
     ----------
-    expression
-        Whose sign is asked for; real and continuous where the conditions hold.
     forms
-        Enclosures over ``variables`` of expressions of the same sign, the first of the expression itself.
+        Enclosures of the expression whose sign is asked for, and of others of the same sign.
+    slopes
+        Enclosures of its derivatives by each of the variables.
     variables, conditions
-        Its symbols, and where they may be.
+        Variables of the enclosures, and enclosures of what must be positive (True) or negative.
     strictly
         Whether 0 counts as negative.
     """
 
     def __init__(
         self,
-        expression: Expr,
         forms: Sequence[Enclosure],
+        slopes: Sequence[Enclosure],
         variables: Sequence[Symbol],
-        conditions: Sequence[Condition],
+        conditions: Sequence[tuple[Enclosure, bool]],
         strictly: bool,
     ) -> None:
-        self.forms, self.variables, self.strictly = list(forms), list(variables), strictly
-        self.conditions = [(Enclosure(argument, variables), positive) for argument, positive in conditions]
-        self.slopes = [Enclosure(sympy.diff(expression, symbol), variables) for symbol in variables]
+        self.forms, self.slopes, self.conditions = forms, slopes, conditions
+        self.variables, self.strictly = variables, strictly
         self.cost = sum(len(form) for form in (*self.forms, *(c for c, _ in self.conditions)))
         self.slope_cost = sum(len(slope) for slope in self.slopes) + len(self.forms[0])
 
-    def run(self, budget: int) -> Verdict:
-        """Breadth first: what is left after a round is where bounds are still negative."""
+    def run(self, budget: int, *, refute: bool = True) -> Verdict:
+        """Breadth first: what is left after a round is where bounds are still negative.  ``refute``: look at points, too."""
         boxes = deque([tuple((-FARTHEST, FARTHEST) for _ in self.variables)])
         complete, lowest = True, math.inf
         while boxes and budget > 0:
             box = boxes.popleft()
-            middle = [_middle(interval) for interval in box]
-            value = self.value(middle)
             budget -= self.slope_cost + self.cost
-            if value < lowest and self.conditions_hold(middle):
+            middle = [_middle(interval) for interval in box]
+            if refute and self.conditions_hold(middle) and (value := self.value(middle)) < lowest:
                 # Down from the lowest place so far: what is negative may be much smaller than what is low.
                 lowest = value
                 budget -= POLISHING * len(box) * self.cost

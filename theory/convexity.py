@@ -5,13 +5,13 @@ A loss l(h; y, earlier logits) is accepted if it is finite and l'' >= 0 for both
 says that nothing was proved.  It is refused with the place where it was found infinite, undefined or concave.
 
 For each label the formula is taken apart: arguments of logarithms and of roots must be positive, denominators
-must have one sign, each ``step`` of an earlier logit is 0 on one side and 1 on the other.  A first try, for all
-parameter values at once prepared, takes bounds over the whole line; the losses in common use are done with it.
+must have one sign, each ``step`` of an earlier logit is 0 on one side and 1 on the other.  A first try with bounds
+that are prepared once for all parameter values is enough for the losses in common use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -20,18 +20,21 @@ from itertools import product
 import sympy
 from sympy import Expr, Integer, Pow, Rational, Symbol, diff, expand
 
-from theory.branching import OPEN, PROVED, Condition, Verdict
+from theory.branching import OPEN, PROVED, Condition, Search, Verdict
 from theory.composition import is_convex
 from theory.enclosure import Enclosure, UnknownFunctionError
 from theory.formula import HIGHEST_POWER, earlier_logits
 from theory.functions import step
-from theory.intervals import LINE, around
+from theory.intervals import LINE, Interval, around
 from theory.positivity import nowhere_negative
 from theory.roots import as_fraction, is_known_positive
 from theory.symbols import h, y
 
 MOST_STEPS = 5
 """Steps in a formula up to which all combinations of their sides are looked at."""
+
+QUICK_BUDGET = 30_000
+"""Operations of branch and bound on formulas prepared for all parameter values: some 30 ms."""
 
 ORDINARY = (-1.0, 0.0, 1.0)
 """Logits at which a loss must be within the range of floats."""
@@ -74,6 +77,11 @@ class _Requirement:
     sign: int
     strictly: bool
 
+    def is_met_by(self, bounds: Interval) -> bool:
+        """Whether bounds of the expression show that it holds."""
+        low, high = bounds
+        return low > 0.0 or (low == 0.0 and not self.strictly) or (self.sign == 0 and high < 0.0)
+
 
 def examine(expression: Expr, symbols: Sequence[Symbol], values: Sequence[float]) -> Finding:
     """Look at a loss formula whose parameters ``symbols`` have these values."""
@@ -99,69 +107,90 @@ def _examine(expression: Expr, symbols: tuple[Symbol, ...], values: tuple[float,
 
 @dataclass(frozen=True)
 class _Prepared:
-    """Enclosures of what must be positive, and of forms of the curvature, for one label and side of every step."""
+    """Enclosures over all logits and parameters, for one label and side of every step.
 
-    required: tuple[tuple[Enclosure, bool], ...]
+    Attributes
+    ----------
+    required
+        What must be positive.
+    ordinary
+        The loss and its derivatives.
+    forms, slopes
+        Forms of the curvature, and its derivatives by each logit.
+    conditions
+        Arguments of steps, and whether they are positive.
+    """
+
+    required: tuple[tuple[Enclosure, _Requirement], ...]
     ordinary: tuple[Enclosure, ...]
-    curvatures: tuple[Enclosure, ...]
+    forms: tuple[Enclosure, ...]
+    slopes: tuple[Enclosure, ...]
+    conditions: tuple[tuple[Enclosure, bool], ...]
 
 
 @lru_cache(maxsize=256)
 def _prepare(expression: Expr, symbols: tuple[Symbol, ...]) -> tuple[_Prepared, ...] | None:
-    variables = (h, *earlier_logits(expression), *symbols)
     prepared = []
     try:
         for label in (0, 1):
             formula = expression.xreplace({y: Integer(label)})
             if formula.has(*UNBOUNDED):
                 return None
-            for case, _ in _sides(formula):
+            for case, conditions in _sides(formula):
                 if case.has(*UNBOUNDED):
                     return None
-                slope = diff(case, h)
-                curvature = diff(slope, h)
-                required = _requirements((case, slope, curvature))
-                if any(requirement.sign == 0 for requirement in required):
-                    return None
-                forms = [curvature, sympy.factor_terms(curvature)]
-                parts = as_fraction(curvature)
-                if parts is not None:
-                    forms.append(parts[0] / parts[1])
-                prepared.append(
-                    _Prepared(
-                        tuple((Enclosure(r.expression, variables), r.strictly) for r in required),
-                        tuple(Enclosure(e, variables) for e in (case, slope, curvature)),
-                        tuple(Enclosure(form, variables) for form in forms),
-                    )
-                )
+                prepared.append(_prepare_side(case, conditions, (h, *earlier_logits(expression)), symbols))
     except UnknownFunctionError:
         return None
     return tuple(prepared)
+
+
+def _prepare_side(
+    formula: Expr, conditions: Sequence[Condition], logits: Sequence[Symbol], symbols: Sequence[Symbol]
+) -> _Prepared:
+    def enclosures(expressions: Iterable[Expr]) -> tuple[Enclosure, ...]:
+        return tuple(Enclosure(expression, (*logits, *symbols)) for expression in expressions)
+
+    slope = diff(formula, h)
+    curvature = diff(slope, h)
+    requirements = _requirements((formula, slope, curvature))
+    forms = [curvature, sympy.factor_terms(curvature)]
+    parts = as_fraction(curvature)
+    if parts is not None:
+        forms.append(parts[0] / parts[1])
+    return _Prepared(
+        tuple(zip(enclosures(r.expression for r in requirements), requirements, strict=True)),
+        enclosures((formula, slope, curvature)),
+        enclosures(forms),
+        enclosures(diff(curvature, logit) for logit in logits),
+        tuple((enclosures([argument])[0], positive) for argument, positive in conditions),
+    )
 
 
 def _is_proved_by_bounds(expression: Expr, symbols: tuple[Symbol, ...], values: tuple[float, ...]) -> bool:
     prepared = _prepare(expression, symbols)
     if prepared is None:
         return False
-    logits = 1 + len(earlier_logits(expression))
+    logits = (h, *earlier_logits(expression))
+    line = [LINE] * len(logits)
     numbers = [around(Fraction(repr(value))) for value in values]
-    line = [*[LINE] * logits, *numbers]
+    searches = []
     for case in prepared:
-        for enclosure, strictly in case.required:
-            lowest = enclosure.bounds(line)[0]
-            if not (lowest > 0.0 or (lowest == 0.0 and not strictly)):
-                return False
-        if not all(_is_ordinary(enclosure, logits, numbers) for enclosure in case.ordinary):
+        if not all(requirement.is_met_by(part.at(numbers).bounds(line)) for part, requirement in case.required):
             return False
-        if not any(form.bounds(line)[0] >= 0.0 for form in case.curvatures):
+        if not all(_is_ordinary(part.at(numbers), len(logits)) for part in case.ordinary):
             return False
-    return True
+        forms, slopes = ([part.at(numbers) for part in parts] for parts in (case.forms, case.slopes))
+        if not any(form.bounds(line)[0] >= 0.0 for form in forms):
+            conditions = [(part.at(numbers), positive) for part, positive in case.conditions]
+            searches.append(Search(forms, slopes, logits, conditions, strictly=False))
+    return all(search.run(QUICK_BUDGET, refute=False).proved for search in searches)
 
 
-def _is_ordinary(enclosure: Enclosure, logits: int, rest: Sequence[tuple[float, float]] = ()) -> bool:
+def _is_ordinary(enclosure: Enclosure, logits: int) -> bool:
     """Whether floats can hold the values at ordinary logits."""
     for x in ORDINARY:
-        low, high = enclosure.bounds([*[(x, x)] * logits, *rest])
+        low, high = enclosure.bounds([(x, x)] * logits)
         if low - low != 0.0 or high - high != 0.0:
             return False
     return True

@@ -10,6 +10,7 @@ True
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -67,9 +68,16 @@ class Enclosure:
         self._slots: dict[Expr, int] = {symbol: k for k, symbol in enumerate(variables)}
         self._program: list[tuple[Callable[..., Interval], tuple[int, ...]]] = []
         self._inputs = len(self._slots)
+        self._fixed: tuple[Interval, ...] = ()
         self._result = self._place(expression)
-        terms = _without_cancellation(expression) if isinstance(expression, Add) else [expression]
+        terms = without_cancellation(expression) if isinstance(expression, Add) else [expression]
         self._terms = [self._place(term) for term in terms]
+
+    def at(self, values: Sequence[Interval]) -> Enclosure:
+        """The same with the last variables fixed: boxes have the others only."""
+        other = copy.copy(self)
+        other._fixed = (*values, *self._fixed)
+        return other
 
     def __len__(self) -> int:
         """Operations of one evaluation."""
@@ -85,7 +93,7 @@ class Enclosure:
         return sum(smallest(values[k]) for k in self._terms)
 
     def _run(self, box: Sequence[Interval]) -> list[Interval]:
-        values = list(box)
+        values = [*box, *self._fixed]
         for operation, arguments in self._program:
             if len(arguments) == 2:
                 values.append(operation(values[arguments[0]], values[arguments[1]]))
@@ -110,7 +118,7 @@ class Enclosure:
             value = constant(expression)
             return self._emit(lambda: value)
         if isinstance(expression, Add):
-            terms = [self._place(term) for term in _without_cancellation(expression)]
+            terms = [self._place(term) for term in without_cancellation(expression)]
             return self._joined(add, terms)
         if isinstance(expression, Mul):
             factors = sorted(expression.args, key=lambda factor: not factor.is_Rational)
@@ -138,7 +146,7 @@ class Enclosure:
         return self._emit(general_power, self._place(base), self._place(exponent))
 
 
-def _without_cancellation(total: Add) -> list[Expr]:
+def without_cancellation(total: Add) -> list[Expr]:
     """Terms of a sum, pairs joined into one function that keeps small values.
 
     ``1 - sigmoid(x)`` is ``sigmoid(-x)``, ``softplus(x) - x`` is ``softplus(-x)``, ``1 - tanh(x)^2`` is ``1/cosh(x)^2``.

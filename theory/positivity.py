@@ -78,7 +78,9 @@ def _search(expression: Expr, conditions: Sequence[Condition], strictly: bool, b
         forms.append(other)
     if _by_groups(expression, conditions, strictly):
         return PROVED
-    search = Search(expression, forms, variables, conditions, strictly)
+    slopes = [Enclosure(sympy.diff(expression, symbol), variables) for symbol in variables]
+    places = [(Enclosure(argument, variables), positive) for argument, positive in conditions]
+    search = Search(forms, slopes, variables, places, strictly)
     if not conditions:
         exact = sign_by_roots(numerator if numerator is not None else expression, strictly)
         if exact is True:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import sympy
-from sympy import Expr, Integer, Mul, Poly, Rational, Symbol, expand, fraction, ilcm, together
+from sympy import Add, Expr, Integer, Mul, Poly, Rational, Symbol, expand, fraction, ilcm, together
 from sympy.polys.polyerrors import BasePolynomialError
 
-from theory.enclosure import Enclosure, UnknownFunctionError
+from theory.enclosure import Enclosure, UnknownFunctionError, without_cancellation
 from theory.formula import terms_multiplied_out
 from theory.functions import sigmoid
 
@@ -35,7 +35,9 @@ def variables_of(expressions: Sequence[Expr]) -> tuple[Symbol, ...]:
 
 
 def is_known_positive(expression: Expr) -> bool:
-    """Whether SymPy knows it to be positive, told that erfc is."""
+    """Whether SymPy knows it to be positive, told that erfc and ``1 - sigmoid(x)`` are."""
+    if isinstance(expression, Add):
+        expression = Add(*without_cancellation(expression))
     tails = {tail: sympy.Dummy(positive=True) for tail in expression.atoms(sympy.erfc)}
     return bool(expression.xreplace(tails).is_positive)
 
