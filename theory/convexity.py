@@ -31,7 +31,7 @@ from theory.roots import as_fraction, is_known_positive
 from theory.symbols import h, y
 
 MOST_STEPS = 5
-"""Steps in a formula up to which all combinations of their sides are looked at."""
+"""Steps in a formula up to which all combinations of their sides are looked at; more are functions between 0 and 1."""
 
 QUICK_BUDGET = 30_000
 """Operations of branch and bound on formulas prepared for all parameter values: some 30 ms."""
@@ -145,8 +145,9 @@ def _prepare(expression: Expr, symbols: tuple[Symbol, ...]) -> tuple[_Prepared, 
     return tuple(prepared)
 
 
+@lru_cache(maxsize=512)
 def _prepare_side(
-    formula: Expr, conditions: Sequence[Condition], logits: Sequence[Symbol], symbols: Sequence[Symbol]
+    formula: Expr, conditions: tuple[Condition, ...], logits: tuple[Symbol, ...], symbols: tuple[Symbol, ...]
 ) -> _Prepared:
     def enclosures(expressions: Iterable[Expr]) -> tuple[Enclosure, ...]:
         return tuple(Enclosure(expression, (*logits, *symbols)) for expression in expressions)
@@ -213,8 +214,6 @@ def _at_label(expression: Expr, numbers: Mapping[Symbol, Rational], label: int) 
         return Finding(f"not finite at {where}")
     if formula.has(sympy.I):
         return Finding(f"not convex: it is not real, undefined at {where}")
-    if len(formula.atoms(step)) > MOST_STEPS:
-        return Finding(unproved="convex: it has too many steps")
     if formula.replace(step, lambda _: Rational(1, 2)).has(*UNBOUNDED):
         return Finding(f"not finite at {where} where a step jumps and is 1/2")
     unproved = ""
@@ -229,6 +228,8 @@ def _at_label(expression: Expr, numbers: Mapping[Symbol, Rational], label: int) 
 def _sides(formula: Expr) -> Iterator[tuple[Expr, tuple[Condition, ...]]]:
     """The formula with every step taken at 0 or 1, and where that is so."""
     steps = sorted(formula.atoms(step), key=sympy.default_sort_key)
+    if len(steps) > MOST_STEPS:
+        steps = []
     for sides in product((0, 1), repeat=len(steps)):
         case = formula.xreplace({jump: Integer(side) for jump, side in zip(steps, sides, strict=True)})
         yield case, tuple((jump.args[0], side == 1) for jump, side in zip(steps, sides, strict=True))
