@@ -28,6 +28,7 @@ from numerics.models import TRAINING, Chain, Estimator, GaussianMixture, Paramet
 from numerics.problem import read_problem
 from numerics.solution import OBSERVABLES, Solution
 from numerics.solver import ConvergenceWarning, solve
+from theory.convexity import ConvexityWarning
 from theory.losses import BUILT_IN, Loss
 
 if TYPE_CHECKING:
@@ -308,7 +309,12 @@ def _arguments(loss: str) -> tuple[str, ...]:
 
 def _loss(text: str, flags: Mapping[str, object]) -> Loss:
     if text not in BUILT_IN:
-        return Loss.from_expression(text)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvexityWarning)
+            loss = Loss.from_expression(text)
+        for warning in caught:
+            click.echo(f"warning: {warning.message}", err=True)
+        return loss
     return BUILT_IN[text](**{argument: flags[_LOSS_ARGUMENTS[argument]] for argument in _arguments(text)})
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from numbers import Real
 from typing import ClassVar
 
+from theory.formula import MODEL_NAMES
 from theory.losses import LinearLoss, Loss
 
 TRAINING = "training"
@@ -105,6 +106,15 @@ def _require_overlap(value: object) -> float | None:
 
 def _require_finite(name: str, value: object) -> float:
     return require_number(name, value, allowed="a finite number")
+
+
+def _require_own_names(loss: Loss) -> None:
+    """A path such as ``student.ridge`` must mean one thing."""
+    for key in loss.keys:
+        if key in MODEL_NAMES:
+            raise ParameterError(
+                f"loss: its parameter {key!r} has the name of a parameter of the data or of a stage; give it another"
+            )
 
 
 def _require_eta(value: object) -> float:
@@ -251,7 +261,8 @@ class Estimator:
     Raises
     ------
     ParameterError
-        If a value is not a finite number in its range, or ``loss`` is not a :class:`theory.losses.Loss`.
+        If a value is not a finite number in its range, ``loss`` is not a :class:`theory.losses.Loss`, or a parameter of it
+        has the name of one of the stage or the data.
 
     Examples
     --------
@@ -275,6 +286,7 @@ class Estimator:
     def __post_init__(self) -> None:
         if not isinstance(self.loss, Loss):
             raise ParameterError(f"loss must be a theory.losses.Loss, got {self.loss!r}")
+        _require_own_names(self.loss)
         checks = {
             "ridge": require_number("ridge", self.ridge, at_least=0, allowed="a finite number >= 0"),
             "eta": _require_eta(self.eta),

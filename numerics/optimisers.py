@@ -102,6 +102,9 @@ class RidgeFit:
         Newton steps, products with the Hessian, Cholesky factorisations.
     converged, message
         Whether the tolerance was met, and what happened in words.
+    broken
+        Samples whose loss, or a derivative of it, was not finite where the descent had to stop: empty if there are none.
+        Weights, bias and logits then are those of the step before, if there was one.
     """
 
     weights: Array
@@ -114,6 +117,7 @@ class RidgeFit:
     factorisations: int
     converged: bool
     message: str
+    broken: tuple[int, ...]
 
 
 def minimise_ridge(
@@ -167,20 +171,33 @@ class _Newton:
         self.products = self.factorisations = self.since_factor = 0
 
     def run(self, starts: Sequence[tuple[Array, float]], max_iterations: int) -> RidgeFit:
-        point = self.best_start(starts)
+        point = before = self.best_start(starts)
         best, stalled, iteration, message = np.inf, 0, 0, ""
         step_size = np.inf
         converged = False
+        broken: tuple[int, ...] = ()
+        norm = relative = np.inf
+        h = self.logits(point)
         while True:
-            h = self.logits(point)
-            slopes, curvatures = self.objective.derivatives(h)
+            trial_logits = self.logits(point)
+            with np.errstate(all="ignore"):
+                values = self.objective.value(trial_logits)
+                slopes, curvatures = self.objective.derivatives(trial_logits)
+            finite = np.isfinite(values) & np.isfinite(slopes) & np.isfinite(curvatures)
+            if not finite.all():
+                broken = tuple(np.flatnonzero(~finite).tolist())
+                message = f"the loss or a derivative is not finite on {len(broken)} of {self.samples} samples"
+                point = before
+                norm = relative = np.inf
+                break
+            h = trial_logits
             data_term = self.adjoint(slopes)
             gradient = data_term + self.ridge * self.weights_only(point)
             norm = float(np.linalg.norm(gradient))
             scale = float(np.linalg.norm(data_term[:-1]) + self.ridge * np.linalg.norm(point[:-1]))
             relative = norm / scale if scale > 0 else float(norm > 0)
             if not np.isfinite(relative):
-                message = "the loss or its derivative is not finite"
+                message = "the gradient of the loss is beyond the range of floats"
             elif relative <= self.tolerance:
                 converged, message = True, f"converged: relative gradient norm {relative:.1e}"
             elif iteration >= max_iterations:
@@ -195,13 +212,14 @@ class _Newton:
             if message:
                 break
             step, step_logits = self.direction(gradient, np.maximum(curvatures, 0.0), relative)
-            size = float(np.abs(self.objective.value(h)).sum()) + 0.5 * scale * float(np.linalg.norm(point[:-1]))
+            size = float(np.abs(values).sum()) + 0.5 * scale * float(np.linalg.norm(point[:-1]))
             promising = norm < 0.5 * best or -float(gradient @ step) > STALL_DECREMENT * size
             stalled = 0 if promising else stalled + 1
             best = min(best, norm)
             length = float(np.linalg.norm(point))
             relative_step = float(np.linalg.norm(step)) / length if length > 0 else np.inf
             step_size = max(step_size, relative_step) if stalled > 1 else relative_step
+            before = point
             point = point + self.search(point, h, step, step_logits, gradient) * step
             iteration += 1
         return RidgeFit(
@@ -215,6 +233,7 @@ class _Newton:
             factorisations=self.factorisations,
             converged=converged,
             message=message,
+            broken=broken,
         )
 
     def best_start(self, starts: Sequence[tuple[Array, float]]) -> Array:

@@ -355,7 +355,7 @@ def train(
         if isinstance(stage, Frozen):
             weights = frozen[number]
             logits = sample.design @ weights + stage.bias
-            at_rest = RidgeFit(weights, stage.bias, logits[rows], 0.0, 0.0, 0, 0, 0, True, "frozen")
+            at_rest = RidgeFit(weights, stage.bias, logits[rows], 0.0, 0.0, 0, 0, 0, True, "frozen", ())
             fits.append(StageFit(**vars(at_rest), active=columns, rows=rows, everywhere=logits))
             continue
         fields = _fields(stage.loss, number, sample, fits, rows)
@@ -369,10 +369,20 @@ def train(
             bias=stage.fixed_bias,
             gradient_tolerance=gradient_tolerance,
         )
+        if fit.broken:
+            fit = replace(fit, message=_where_broken(fit, fields, stage.loss, number))
         fits.append(
             StageFit(**vars(fit), active=columns, rows=rows, everywhere=_everywhere(sample, stage, columns, fit))
         )
     return tuple(fits)
+
+
+def _where_broken(fit: RidgeFit, fields: _Fields, loss: Loss, number: int) -> str:
+    """The message of a fit whose loss is not finite, with the first sample on which it is not."""
+    sample = fit.broken[0]
+    seen = zip(loss.logits, fields.earlier[sample], strict=True)
+    parts = [f"y={fields.labels[sample]:g}", *(f"{symbol}={value:.4g}" for symbol, value in seen)]
+    return f"{fit.message}, first on sample {sample} ({', '.join(parts)})"
 
 
 def _fields(loss: Loss, number: int, sample: Sample, fits: Sequence[StageFit], rows: Selection) -> _Fields:
@@ -400,6 +410,8 @@ def _require_minimum(fields: _Fields, name: str) -> None:
     """
     count = len(fields.labels)
     with np.errstate(all="ignore"):
+        if not np.isfinite(fields.derivatives(np.zeros(count))[0]).all():
+            return  # no question of classes: the descent will say where
         up, down = (float(fields.derivatives(np.full(count, far))[0].sum()) for far in (FAR, -FAR))
     if up <= 0 or down >= 0:
         raise ParameterError(
@@ -811,7 +823,10 @@ def simulate(
             raise ConvergenceError("; ".join(failures))
         found = measure(data, sample, resolved, fits)
         if responses:
-            found["response"] = measure_responses(sample, resolved, fits)
+            broken = any(fit.broken for fit in fits)
+            found["response"] = (
+                np.full((len(fits),) * 2, np.nan) if broken else measure_responses(sample, resolved, fits)
+            )
         return found, failures
 
     # One thread per run: most time goes into passes over memory, and threads that wait for a busy core cost

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterable, Sequence
 
 import click
@@ -23,6 +24,7 @@ from sympy import (
 )
 from sympy.core.relational import Equality
 
+from theory.convexity import ConvexityWarning
 from theory.derivation import Step, derivation
 from theory.envelope import envelope_derivatives, proximal_derivatives
 from theory.functions import step as unit_step
@@ -307,12 +309,15 @@ def main(stages: int, loss: str | None, parameter: tuple[str, ...], as_document:
 
     Up to two stages the notation is that of Saglietti and Zdeborova: ~ marks the teacher, hats conjugates.
     """
-    try:
-        losses = chain_losses(
-            loss or ("distillation" if stages > 1 else "cross-entropy"), stages, _parameters(parameter)
-        )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    choice = loss or ("distillation" if stages > 1 else "cross-entropy")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvexityWarning)
+        try:
+            losses = chain_losses(choice, stages, _parameters(parameter))
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+    for warning in caught:
+        click.echo(f"warning: {warning.message}", err=True)
     steps = document(losses, Notation(stages, as_document))
     click.echo(as_latex(steps) if as_document else as_text(steps), nl=False)
 
@@ -320,9 +325,11 @@ def main(stages: int, loss: str | None, parameter: tuple[str, ...], as_document:
 def _parameters(items: Sequence[str]) -> dict[str, float]:
     values = {}
     for item in items:
-        name, _, value = item.partition("=")
+        name, _, value = (part.strip() for part in item.partition("="))
+        if name in values:
+            raise ValueError(f"--parameter {name} is given twice")
         try:
-            values[name.strip()] = float(value)
+            values[name] = float(value)
         except ValueError:
             raise ValueError(f"--parameter wants NAME=VALUE, got {item!r}") from None
     return values

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import keyword
+import math
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import sympy
-from sympy import Expr, Integer, Symbol
+from sympy import Add, Expr, Integer, Mul, Pow, Symbol
 from sympy.core.function import AppliedUndef
 from sympy.parsing.sympy_parser import convert_xor, parse_expr, rationalize, standard_transformations
 
@@ -30,6 +34,20 @@ _FUNCTIONS = {
     "erfc": sympy.erfc,
     "pi": sympy.pi,
 }
+DATA_NAMES = ("alpha", "rho", "delta", "Delta", "label_noise", "further")
+STAGE_NAMES = ("loss", "ridge", "eta", "name", "bias", "sets", "mask_overlap", "magnetization", "norm_squared")
+MODEL_NAMES = frozenset((*DATA_NAMES, *STAGE_NAMES))
+"""Names that mean something else in the same places as a loss's parameters: on axes, in files, in the printed equations."""
+
+HIGHEST_POWER = 100
+"""Largest exponent of a variable.  Above it, numbers leave the range of floats at ordinary logits."""
+
+LONGEST_NUMBER = 300
+"""Decimal digits that a number in a formula may have before its point; floats have no more."""
+
+MOST_TERMS = 5000
+"""Terms that a formula may have when it is multiplied out."""
+
 _KEYWORDS = re.compile(r"\b(and|else|for|if|in|is|lambda|not|or)\b")  # Python, but not formulas
 _ROUGH = (sympy.DiracDelta, sympy.Heaviside, sympy.sign, sympy.Abs, sympy.Max, sympy.Min, sympy.Piecewise)
 
@@ -46,9 +64,37 @@ def earlier_logits(expression: Expr) -> tuple[Symbol, ...]:
 def parameter_symbol(key: str) -> Symbol:
     """Symbol of a user's parameter; ValueError if the name is taken."""
     reserved = {"h", "y", "s", "h_teacher", *_FUNCTIONS}
-    if not key.isidentifier() or key in reserved or re.fullmatch(r"h_[0-9]+", key):
+    is_name = isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
+    if not is_name or key in reserved or re.fullmatch(r"h_[0-9]+", key):
         raise ValueError(f"{key!r} cannot name a parameter of a loss")
+    if key in MODEL_NAMES:
+        raise ValueError(f"{key!r} cannot name a parameter of a loss: it is a parameter of the data or of a stage")
     return Symbol(key, real=True)
+
+
+def require_used(expression: str | Expr, formula: Expr, parameters: Mapping[str, Symbol]) -> None:
+    """ValueError for a parameter that the formula, as it was written, does not have."""
+    if isinstance(expression, str):
+        written = set(re.findall(r"[^\W\d]\w*", expression))
+    else:
+        written = {symbol.name for symbol in expression.free_symbols}
+    written |= {symbol.name for symbol in formula.free_symbols}
+    for key in parameters:
+        if key not in written:
+            known = ", ".join(other for other in parameters if other in written) or "none"
+            raise ValueError(f"the loss {expression!s} has no parameter {key!r}; it has {known}")
+
+
+def terms_multiplied_out(expression: Expr) -> float:
+    """Number of terms, at most, that an expression has when multiplied out."""
+    if isinstance(expression, Add):
+        return sum(map(terms_multiplied_out, expression.args))
+    if isinstance(expression, Mul):
+        return math.prod(map(terms_multiplied_out, expression.args))
+    if isinstance(expression, Pow) and expression.exp.is_Integer and expression.exp > 1:
+        terms, power = terms_multiplied_out(expression.base), int(expression.exp)
+        return math.inf if power > HIGHEST_POWER or math.isinf(terms) else math.comb(int(terms) + power - 1, power)
+    return max(map(terms_multiplied_out, expression.args), default=1)
 
 
 def read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Expr:
@@ -60,6 +106,7 @@ def read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Ex
     if isinstance(expression, str):
         if "__" in expression or any(mark in expression for mark in "\"'\\;") or _KEYWORDS.search(expression):
             raise ValueError(f"cannot read the loss formula {expression!r}")
+        _require_size(expression)
         for found in re.findall(r"\bh_([0-9]+)\b", expression):
             names[f"h_{found}"] = logit(int(found))
         words = {"Integer": Integer, "Float": sympy.Float, "Rational": sympy.Rational, "Symbol": Symbol}
@@ -86,6 +133,13 @@ def read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Ex
             f"unknown symbols in the loss {expression!s}: {', '.join(sorted(unknown))}; "
             "known: h, y, s, h_teacher, h_1, h_2, ..., and the parameters given"
         )
+    for power in formula.atoms(Pow):
+        if power.exp.is_Rational and abs(power.exp) > HIGHEST_POWER and not power.base.is_number:
+            raise ValueError(
+                f"the loss {expression!s} has an exponent of {power.exp}; at most {HIGHEST_POWER} is allowed"
+            )
+    if terms_multiplied_out(formula) > MOST_TERMS:
+        raise ValueError(f"the loss {expression!s} has more than {MOST_TERMS} terms when it is multiplied out")
     if formula.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
         raise ValueError(f"the loss {expression!s} is not finite")
     if not formula.has(h):
@@ -100,3 +154,65 @@ def _known(symbol: Symbol, names: Mapping[str, Symbol]) -> Symbol:
     if re.fullmatch(r"h_[1-9][0-9]*", symbol.name):
         return logit(int(symbol.name[2:]))
     return names.get(symbol.name, symbol)
+
+
+# Sizes are looked at before SymPy is: it would compute 9**9**9.
+
+_OPERATIONS: dict[type, Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+
+
+def _require_size(text: str) -> None:
+    """ValueError if a formula holds a power or a number too large to be computed with."""
+    for exponent in re.findall(r"\d\.?[eE][+-]?(\d+)", text):
+        if len(exponent) > 4 or int(exponent) > LONGEST_NUMBER:
+            raise ValueError(f"a number in the loss {text} is too large or too small: its exponent is {exponent[:20]}")
+    try:
+        tree = ast.parse(text.strip().replace("^", "**"), mode="eval")
+        powers = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)]
+        for power in powers:
+            base = _number(power.left)
+            for part in ast.walk(power.right):
+                exponent = _number(part)
+                digits = 0.0 if exponent is None else _digits(base, exponent)
+                if digits > LONGEST_NUMBER and base is not None:
+                    raise ValueError(f"the loss {text} has a power with more than {LONGEST_NUMBER} digits")
+                if digits > LONGEST_NUMBER:
+                    raise ValueError(
+                        f"the loss {text} has an exponent of {exponent:g}; at most {HIGHEST_POWER} is allowed"
+                    )
+    except (SyntaxError, RecursionError, MemoryError):
+        return  # the parser says what is wrong with it
+
+
+def _digits(base: float | None, exponent: float) -> float:
+    """Decimal digits of a power of a number; for powers of anything else, infinity where they are too high."""
+    if base is None:
+        return math.inf if abs(exponent) > HIGHEST_POWER else 0.0
+    if base == 0.0 or exponent == 0.0:
+        return 0.0
+    return abs(exponent) * abs(math.log10(abs(base))) if abs(base) < math.inf else math.inf
+
+
+def _number(node: ast.AST) -> float | None:
+    """Value of a part of a formula without names, as a float; None if it has any."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return float(node.value) if abs(node.value) < 10**LONGEST_NUMBER else math.inf
+    if isinstance(node, ast.UnaryOp):
+        inner = _number(node.operand)
+        return inner if inner is None or not isinstance(node.op, ast.USub) else -inner
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+        left, right = _number(node.left), _number(node.right)
+        if left is None or right is None:
+            return None
+        try:
+            value = _OPERATIONS[type(node.op)](left, right)
+        except (OverflowError, ZeroDivisionError):
+            return math.inf
+        return value if isinstance(value, float) else math.nan
+    return None

@@ -99,6 +99,13 @@ def test_latex_document(show, stages):
         (["--loss", "h*step(h)"], "not twice differentiable"),
         (["-p", "mixing"], "NAME=VALUE"),
         (["-p", "mixing=2"], "mixing"),
+        (["-p", "mixng=0.5"], "no parameter 'mixng'; its parameters: mixing, temperature, smoothing"),
+        (["--stages", "1", "--loss", "log(1+exp(-s*h))", "-p", "a=1"], "no parameter 'a'"),
+        (["--stages", "1", "--loss", "a*h**2", "-p", "a=1", "-p", "b=1"], "no parameter 'b'; it has a"),
+        (["--stages", "1", "--loss", "a*h**2", "-p", "a=1", "-p", "a=2"], "a is given twice"),
+        (["--stages", "1", "--loss", "h**2 + alpha*h", "-p", "alpha=1"], "alpha"),
+        (["--stages", "1", "--loss", "h**2*9**9**9"], "digits"),
+        (["--stages", "1", "--loss", "h**2/(1-y)"], "not finite at y=1"),
         (["--colour"], "colour"),
     ],
 )
@@ -108,6 +115,14 @@ def test_bad_input_is_one_line_and_code_two(show, arguments, complaint):
     assert text == ""
     assert len(error.strip().splitlines()) == 1
     assert complaint in error
+
+
+def test_what_is_not_proved_is_said_in_one_line(show):
+    code, text, error = show("--stages", "1", "--loss", "-log(erfc(-s*h)/2)")
+    assert code == 0
+    assert "erfc" in text
+    assert error.startswith("warning: loss '-log(erfc(-s*h)/2)' is not proved convex")
+    assert len(error.strip().splitlines()) == 1
 
 
 def test_as_a_module():
