@@ -395,10 +395,7 @@ def extend_hard(
         g = np.hstack((-reach + left * unit, edge[:, None] + right * unit))
         width = np.hstack((left * share, right * share))
     field = mean[:, None] + sigma * g
-    if point.limit == MINIMUM_NORM:
-        logit = np.broadcast_to(stage.goal[:, None], g.shape)
-    else:
-        logit = stage.goal[:, None] * np.maximum(1.0, stage.goal[:, None] * field)
+    logit = _constrained(stage.goal[:, None], field, point.limit)
     force = (logit - field) / gamma
     weight = nodes.weight[:, None] * width * np.exp(-0.5 * g * g) / _ROOT_TWO_PI
     keep = (weight > 0.01 * tail * nodes.weight.max()).ravel()
@@ -408,3 +405,24 @@ def extend_hard(
     return replace(
         old, weight=weight.ravel()[keep], design=np.ascontiguousarray(design), logits=np.ascontiguousarray(logits)
     )
+
+
+def follow_hard(
+    nodes: Nodes, data: GaussianMixture, chain: Chain, number: int, point: HardPoint, directions: np.ndarray
+) -> Nodes:  # fmt: skip
+    """As :func:`extend_hard` where every node already has its value of the stage's own Gaussian, ``directions`` of shape (n,)."""
+    k = number - 1
+    stage = HardStage(number, point.limit, nodes, constraint(chain, number, point.limit, nodes), data, _NONE, _NONE)
+    mean, variance = stage.field(point.variables)
+    field = mean + math.sqrt(variance) * directions
+    logit = _constrained(stage.goal, field, point.limit)
+    force = (logit - field) / (data.delta * point.response_row[-1])
+    design = np.column_stack((nodes.design[:, : 2 + k], directions, nodes.forces, force))
+    return replace(nodes, design=design, logits=np.column_stack((nodes.logits, logit)))
+
+
+def _constrained(goal: np.ndarray, field: np.ndarray, limit: str) -> np.ndarray:
+    """Logit of a constrained stage: ``h*`` whatever the field, or the field unless it is inside the margin."""
+    if limit == MINIMUM_NORM:
+        return np.broadcast_to(goal, field.shape)
+    return goal * np.maximum(1.0, goal * field)

@@ -17,11 +17,8 @@ import numpy as np
 from scipy import optimize as scipy_optimize
 from scipy.stats import qmc
 
-from numerics.compiled import newton, structural_loss, target_features
-from numerics.directions import fixed_directions
 from numerics.models import (
     Chain,
-    Frozen,
     GaussianMixture,
     ParameterError,
     Stage,
@@ -29,11 +26,11 @@ from numerics.models import (
     parameter_value,
     with_parameter,
 )
-from numerics.nodes import StagePoint, extend, label_nodes, sharpness_along
-from numerics.patterns import WeightMoments, mask_patterns
+from numerics.nodes import sharpness_along
 from numerics.settings import DEFAULT, Settings
 from numerics.solution import OBSERVABLES, Solution
 from numerics.solver import ConvergenceWarning, settings_for, solve
+from numerics.walk import Walk
 
 SHIFT = 1e-3
 """Shift of a parameter, or of its logarithm, in the differences; they are of fourth order, so the error is about 1e-12."""
@@ -310,50 +307,6 @@ def _reader(chain: Chain, observable: str) -> Callable[[Solution], float]:
 # Implicit differentiation.
 
 
-class _Walk:
-    """The stages of a chain one after the other, at given unknowns: Newton steps, conjugates, nodes."""
-
-    def __init__(self, data: GaussianMixture, chain: Chain, settings: Settings, level: int) -> None:
-        self.data, self.chain, self.settings = data, chain, settings
-        self.stages = chain.resolved(data)
-        directions, rows, self.exact = fixed_directions([structural_loss(stage) for stage in chain.stages])
-        rows = rows if self.exact or rows == 0 else min(rows * 2 ** (level + 1), len(directions))
-        self.directions = np.ascontiguousarray(directions[:rows].T) if rows else None
-        # One level finer than the solution: errors of quadrature are divided by SHIFT.
-        self.factor = 1.0 if rows else settings.refinement ** (level + 1)
-        self.nodes = label_nodes(data, rows=max(rows, 1))
-        self.moments = WeightMoments(
-            mask_patterns(tuple(stage.eta for stage in self.stages), tuple(stage.mask_overlap for stage in self.stages))
-        )
-        self.points: list[StagePoint] = []
-
-    def newton(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Newton step of the next stage from ``x``, and its conjugates at ``x``."""
-        stage = self.stages[len(self.points)]
-        if isinstance(stage, Frozen):
-            return np.zeros_like(x), np.zeros_like(x)
-        moved, conjugates, _, _ = newton(
-            self.data, stage, self.nodes.of(self.data, stage.sets), self.moments.prior_constants(len(self.points), stage.ridge),
-            self.points, x, self.settings.field_step * self.factor, self.settings.tail, shareable=not self.exact,
-        )  # fmt: skip
-        return moved - x, conjugates
-
-    def advance(self, x: np.ndarray, sharpness: float) -> None:
-        """Put the next stage at ``x`` and go on to the one after it; ``sharpness`` as in :func:`extend`."""
-        number = len(self.points) + 1
-        stage = self.stages[number - 1]
-        conjugates = self.newton(x)[1][:-1].copy()
-        point = StagePoint(x, conjugates, 0, 1, 0.0, 0.0, 0.0)
-        self.points.append(point)
-        if number < len(self.chain):
-            self.moments.add_stage(number, stage, conjugates)
-            self.nodes, _ = extend(
-                self.nodes, self.data, stage, point, self.settings.outer_step * self.factor, self.settings.tail,
-                training=True, extra=target_features(self.chain, number),
-                directions=None if self.directions is None else self.directions[number - 1], sharpness=sharpness,
-            )  # fmt: skip
-
-
 def _moved_solutions(solution: Solution, axis: _Axis) -> tuple[dict[int, Solution], float]:
     """Solutions along the tangent at the offsets of the stencil, and what turns their difference into a derivative."""
     value = parameter_value(solution.data, solution.chain, axis.path)
@@ -363,7 +316,7 @@ def _moved_solutions(solution: Solution, axis: _Axis) -> tuple[dict[int, Solutio
         data, chain = axis.put(solution.data, solution.chain, u + offset * SHIFT) if offset else (
             solution.data, solution.chain
         )  # fmt: skip
-        walks[offset] = _Walk(data, chain, solution.settings, solution.level)
+        walks[offset] = Walk(data, chain, solution.settings, solution.level)
     for number, point in enumerate(solution.points, 1):
         x = point.unknowns
         sharpness = sharpness_along(solution.points, number)

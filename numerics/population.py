@@ -23,7 +23,7 @@ from theory.losses import Loss
 Array = NDArray[np.float64]
 
 QUADRATURE_TOLERANCE = 1e-8
-"""A population average is accepted when halving the step changes it less, relative to max(1, |average|)."""
+"""A population average is accepted when halving the step changes it less than this part of it."""
 
 QUADRATURE_RANGE = 8.3
 """Standard deviations a population average extends to; beyond, the weight is below 1e-16."""
@@ -42,6 +42,12 @@ PANEL_NODES = 20
 
 JUMP_NODES = 2**21
 """As QUADRATURE_NODES, where the function jumps: panels converge faster than their error estimate says."""
+
+ROUNDING = 1e-14
+"""Part of the average modulus of a function that rounding may change its average by."""
+
+SAME_DIRECTION = 1e-15
+"""Part of the largest singular value of normalised rows below which a direction is rounding."""
 
 SAME_STAGE = 1e-10
 """Share of the variance below which a difference between earlier logits is rounding: they are of equal stages."""
@@ -67,7 +73,14 @@ def target_jumps(loss: Loss) -> tuple[tuple[int, float | None], ...]:
 
 
 def gaussian_mean(
-    function: Callable[[Array], Array], mean: Array, covariance: Array, jumps: Sequence[tuple[int, float]] = ()
+    function: Callable[[Array], Array],
+    mean: Array,
+    covariance: Array | None = None,
+    jumps: Sequence[tuple[int, float]] = (),
+    *,
+    factor: Array | None = None,
+    rtol: float = QUADRATURE_TOLERANCE,
+    atol: float = 0.0,
 ) -> tuple[float, float]:
     """Average of a function over a low-dimensional Gaussian, refined until it agrees with itself.
 
@@ -82,6 +95,10 @@ def gaussian_mean(
         The covariance may be singular.
     jumps : sequence of (variable, position)
         Where the function jumps.
+    factor : ndarray, shape (d, K)
+        Instead of the covariance F F^T its factor F: variables of very different width, or nearly equal ones, keep their digits.
+    rtol, atol : float
+        Relative or absolute accuracy at which refinement ends.
 
     Returns
     -------
@@ -89,10 +106,14 @@ def gaussian_mean(
         The error estimate is the change in the last refinement; it overstates the error of analytic functions.
     """
     mean = np.asarray(mean, dtype=float)
-    variances, axes = np.linalg.eigh(covariance)
-    kept = variances > 1e-14 * max(variances[-1], 1e-300)
-    widths = np.sqrt(variances[kept])
-    directions = axes[:, kept] * widths
+    if factor is None:
+        variances, axes = np.linalg.eigh(covariance)
+        kept = variances > 1e-14 * max(variances[-1], 1e-300)
+        directions = axes[:, kept] * np.sqrt(variances[kept])
+    else:
+        directions = _independent(factor)
+        covariance = factor @ factor.T
+    widths = np.sqrt(np.sum(directions**2, axis=0))
     if not len(widths):
         return float(function(mean[:, None])[0]), 0.0
     if len(widths) > MAX_GRID_DIMENSION:
@@ -103,30 +124,49 @@ def gaussian_mean(
             lambda finer: _panels(function, mean, covariance, jumps, 2 * finer),
             lambda finer: (2.0 * finer * PANEL_NODES * (1 + most)) ** len(mean),
             JUMP_NODES,
+            rtol,
+            atol,
         )
     half = np.ceil(QUADRATURE_RANGE / np.minimum(0.5, 2.0 / widths)).astype(int)
     return _refine(
         lambda finer: _trapezoid(function, mean, directions, finer * half),
         lambda finer: np.prod(2.0 * finer * half + 1),
         QUADRATURE_NODES,
+        rtol,
+        atol,
     )
 
 
-def _refine(rule: Callable[[int], float], nodes: Callable[[int], float], limit: int) -> tuple[float, float]:
-    """Value of a rule that is ``finer`` = 2, 4, ... times finer, once it no longer changes or would take too many nodes."""
-    finer, value = 1, rule(1)
+def _independent(factor: Array) -> Array:
+    """Columns F' with F' F'^T = F F^T that are as few as possible, each row to its own relative accuracy; shape (d, rank)."""
+    sizes = np.sqrt(np.sum(factor**2, axis=1))
+    scaled = factor / np.where(sizes > 0.0, sizes, 1.0)[:, None]
+    left, values, _ = np.linalg.svd(scaled, full_matrices=False)
+    kept = values > SAME_DIRECTION * max(values[0], 1e-300)
+    return sizes[:, None] * left[:, kept] * values[kept]
+
+
+def _refine(
+    rule: Callable[[int], Array], nodes: Callable[[int], float], limit: int, rtol: float, atol: float
+) -> tuple[float, float]:  # fmt: skip
+    """Value of a rule that is ``finer`` = 2, 4, ... times finer, once it no longer changes or would take too many nodes.
+
+    The rule returns the averages of the function and of its modulus, which tells what rounding leaves.
+    """
+    finer, value = 1, rule(1)[0]
     while True:
         finer *= 2
-        refined = rule(finer)
+        refined, modulus = rule(finer)
         error, value = abs(refined - value), refined
-        if error <= QUADRATURE_TOLERANCE * max(1.0, abs(value)) or nodes(2 * finer) > limit:
-            return value, error
+        if error <= max(rtol * abs(value), atol, ROUNDING * modulus) or nodes(2 * finer) > limit:
+            return float(value), float(error)
 
 
 def _panels(
     function: Callable[[Array], Array], mean: Array, covariance: Array, jumps: Sequence[tuple[int, float]], count: int
-) -> float:
-    """Gauss-Legendre panels, ``count`` on either side of a jump, variable by variable: those that jump come first.
+) -> Array:
+    """Averages of the function and of its modulus by Gauss-Legendre panels, ``count`` on either side of a jump, variable by
+    variable: those that jump come first.
 
     Given the variables before, the next is Gaussian, and its jumps are at known places in units of its width; the average over
     it is then a smooth function of those before.
@@ -137,10 +177,10 @@ def _panels(
     places = ((np.arange(count)[:, None] + (places + 1) / 2) / count).ravel()
     weights = np.tile(weights / (2 * count), count)
 
-    def level(position: int, points: Array, normals: Array, weight: Array) -> float:
-        """Sum over the variables from ``position`` on; points (d, K) and their weights, normals (position, K)."""
+    def level(position: int, points: Array, normals: Array, weight: Array) -> Array:
+        """Sums over the variables from ``position`` on; points (d, K) and their weights, normals (position, K)."""
         if position == len(mean):
-            return float(weight @ function(points))
+            return _sums(weight, function(points))
         variable, width = order[position], lower[position, position]
         centre = mean[variable] + lower[position, :position] @ normals
         if width == 0.0:
@@ -150,7 +190,7 @@ def _panels(
         edges = [np.clip((jump - centre) / width, -QUADRATURE_RANGE, QUADRATURE_RANGE)
                  for jump in sorted(jump for k, jump in jumps if k == variable)]  # fmt: skip
         ends = [np.full(len(weight), -QUADRATURE_RANGE), *edges, np.full(len(weight), QUADRATURE_RANGE)]
-        total = 0.0
+        total = np.zeros(2)
         for left, right in pairwise(ends):
             z = left[:, None] + (right - left)[:, None] * places
             inner = (right - left)[:, None] * weights * np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi) * weight[:, None]
@@ -191,17 +231,22 @@ def _quasi_monte_carlo(function: Callable[[Array], Array], mean: Array, directio
     return float(found.mean()), float(2 * found.std(ddof=1) / math.sqrt(QMC_REPLICAS))
 
 
-def _trapezoid(function: Callable[[Array], Array], mean: Array, directions: Array, half: NDArray) -> float:
+def _trapezoid(function: Callable[[Array], Array], mean: Array, directions: Array, half: NDArray) -> Array:
+    """Averages of the function and of its modulus by the trapezoid rule."""
     nodes = [np.linspace(-QUADRATURE_RANGE, QUADRATURE_RANGE, 2 * n + 1) for n in half]
     weights = [np.exp(-0.5 * points**2) for points in nodes]
     shape = tuple(len(points) for points in nodes)
-    total = 0.0
+    total = np.zeros(2)
     for first in range(0, math.prod(shape), CHUNK):
         index = np.unravel_index(np.arange(first, min(first + CHUNK, math.prod(shape))), shape)
         weight = np.prod([w[i] for w, i in zip(weights, index, strict=True)], axis=0)
         points = directions @ np.array([points[i] for points, i in zip(nodes, index, strict=True)])
-        total += float(weight @ function(points + np.asarray(mean)[:, None]))
+        total += _sums(weight, function(points + np.asarray(mean)[:, None]))
     return total / math.prod(float(w.sum()) for w in weights)
+
+
+def _sums(weight: Array, values: Array) -> Array:
+    return np.array([weight @ values, weight @ np.abs(values)])
 
 
 class Population:
@@ -213,10 +258,24 @@ class Population:
         Its ``rho`` and ``delta`` are used.
     magnetization, bias, overlap : ndarray, shapes (T,), (T,), (T, T)
         m_t = w_t.v/N, b_t, Q_ts = w_t.w_s/N.
+    factor : ndarray, shape (T, K), optional
+        C with Q = C C^T, where it is known better than Q: differences of nearly equal models keep their digits.
+    rtol : float
+        Relative accuracy of averages.
     """
 
-    def __init__(self, data: GaussianMixture, magnetization: Array, bias: Array, overlap: Array) -> None:
+    def __init__(
+        self,
+        data: GaussianMixture,
+        magnetization: Array,
+        bias: Array,
+        overlap: Array,
+        factor: Array | None = None,
+        rtol: float = QUADRATURE_TOLERANCE,
+    ) -> None:
         self.data, self.magnetization, self.bias, self.overlap = data, magnetization, bias, overlap
+        self.factor = _semidefinite_cholesky(overlap) if factor is None else factor
+        self.rtol = rtol
 
     def test_error(self, t: int) -> float:
         """P(s h_t < 0); a model of zero norm decides by its bias, or by a coin."""
@@ -245,9 +304,9 @@ class Population:
 
     def logit_distance(self, t: int, s: int) -> float:
         """E[(h_t - h_s)^2] on a test point."""
-        pair = [t, s]
-        m, b, q = self.magnetization[pair], self.bias[pair], self.overlap
-        return float(formulas.logit_distance()(*m, *b, q[t, t], q[s, s], q[t, s], self.data.delta, self.data.rho))
+        # That of their difference to no model at all: no digits are lost where they are nearly equal.
+        m, b, row = (values[t] - values[s] for values in (self.magnetization, self.bias, self.factor))
+        return float(formulas.logit_distance()(m, 0.0, b, 0.0, row @ row, 0.0, 0.0, self.data.delta, self.data.rho))
 
     def calibration(self, t: int) -> tuple[float, float]:
         """(slope, offset) of the true log-odds as a function of h_t; nan for a model of zero norm."""
@@ -258,7 +317,27 @@ class Population:
 
     def output_distance(self, t: int, s: int) -> tuple[float, float]:
         """E[(sigmoid(h_t) - sigmoid(h_s))^2] on a test point, and its quadrature error."""
-        return self.average(lambda points, label: (special.expit(points[0]) - special.expit(points[1])) ** 2, [t, s])
+        combine = np.zeros((2, len(self.bias)))
+        combine[0, s] = combine[1, t] = 1.0
+        combine[1, s] -= 1.0
+
+        def squared(points: Array, label: float) -> Array:
+            return output_difference(*points) ** 2
+
+        return self._average(squared, combine)
+
+    def sign_distance(self, t: int, s: int) -> tuple[float, float]:
+        """E[(1[h_t > 0] - sigmoid(h_s))^2] on a test point, and its quadrature error."""
+        variance = self.factor[s] @ self.factor[s]
+        slope = self.factor[t] @ self.factor[s] / variance
+        rest = math.sqrt(self.data.delta) * float(np.linalg.norm(self.factor[t] - slope * self.factor[s]))
+
+        def squared(points: Array, label: float) -> Array:
+            centre = (2 * label - 1) * self.magnetization + self.bias
+            positive = special.ndtr((centre[t] + slope * (points[0] - centre[s])) / max(rest, 1e-300))
+            return positive * special.expit(-points[0]) ** 2 + (1.0 - positive) * special.expit(points[0]) ** 2
+
+        return self.average(squared, [s])
 
     def test_loss(self, loss: Loss, t: int) -> tuple[float, float]:
         """E[l_t] on a test point, and its quadrature error.
@@ -275,10 +354,12 @@ class Population:
             return functions.value(np.ascontiguousarray(h), np.full(len(h), label), as_columns(earlier, len(h)))
 
         jumps = [(k, position) for k, position in target_jumps(loss) if position is not None]
-        if not stages or loss.split is None:
+        if not loss.is_quadratic and (not stages or loss.split is None):
             return self.average(direct, [t, *stages], [(k + 1, position) for k, position in jumps])
         earlier_overlap = self.overlap[np.ix_(stages, stages)]
         slope = np.linalg.pinv(earlier_overlap, rcond=SAME_STAGE, hermitian=True) @ self.overlap[stages, t]
+        if loss.is_quadratic:
+            return self._second_degree(direct, [t, *stages])
         value = error = 0.0
         for sign, weight in ((1, self.data.rho), (-1, 1 - self.data.rho)):
             label = (1 + sign) / 2
@@ -299,14 +380,14 @@ class Population:
                 pull = pull - functions.derivatives(zero, labels, fixed)[0]
                 return at_zero + pull * (mean + (moved - fixed) @ slope)
 
-            delta = self.data.delta
-            for part, mean, covariance, places in (
-                (alone, means[[t]], delta * self.overlap[np.ix_([t], [t])], ()),
-                (shift, reference, delta * earlier_overlap, jumps),
-            ):
-                found, uncertain = gaussian_mean(part, mean, covariance, places)
+            root, allowed = math.sqrt(self.data.delta), 0.0
+            for part, mean, rows, places in ((alone, means[[t]], [t], ()), (shift, reference, stages, jumps)):
+                found, uncertain = gaussian_mean(
+                    part, mean, None, places, factor=root * self.factor[rows], rtol=self.rtol, atol=allowed
+                )
                 value += weight * found
                 error += weight * uncertain
+                allowed = self.rtol * abs(found)
         return value, error
 
     def average(
@@ -316,17 +397,44 @@ class Population:
         jumps: Sequence[tuple[int, float]] = (),
     ) -> tuple[float, float]:
         """Average of ``function(logits, label)`` over test points: label and logits of these stages; jumps in the logits."""
-        covariance = self.data.delta * self.overlap[np.ix_(stages, stages)]
+        combine = np.zeros((len(stages), len(self.bias)))
+        combine[np.arange(len(stages)), stages] = 1.0
+        return self._average(function, combine, jumps)
+
+    def _average(
+        self, function: Callable[[Array, float], Array], combine: Array, jumps: Sequence[tuple[int, float]] = ()
+    ) -> tuple[float, float]:
+        """The same of linear combinations of logits, rows of ``combine``, shape (d, T)."""
+        factor = math.sqrt(self.data.delta) * combine @ self.factor
         value = error = 0.0
         for sign, weight in ((1, self.data.rho), (-1, 1 - self.data.rho)):
-            mean = sign * self.magnetization[stages] + self.bias[stages]
+            mean = combine @ (sign * self.magnetization + self.bias)
             label = (1 + sign) / 2
             found, uncertain = gaussian_mean(
-                lambda points, label=label: function(points, label), mean, covariance, jumps
+                lambda points, label=label: function(points, label), mean, None, jumps, factor=factor, rtol=self.rtol
             )
             value += weight * found
             error += weight * uncertain
         return value, error
+
+    def _second_degree(self, function: Callable[[Array, float], Array], stages: Sequence[int]) -> tuple[float, float]:
+        """:meth:`average` of a polynomial of second degree, exact from the points ``mean +- sqrt(K) F_k``; rounding error."""
+        columns = math.sqrt(self.data.delta * self.factor.shape[1]) * self.factor[stages]
+        value = modulus = 0.0
+        for sign, weight in ((1, self.data.rho), (-1, 1 - self.data.rho)):
+            mean = (sign * self.magnetization + self.bias)[stages, None]
+            values = function(np.hstack((mean + columns, mean - columns)), (1 + sign) / 2)
+            value += weight * float(np.mean(values))
+            modulus += weight * float(np.mean(np.abs(values)))
+        return value, ROUNDING * modulus
+
+
+def output_difference(h: Array, d: Array) -> Array:
+    """sigmoid(h + d) - sigmoid(h), without cancellation where d is small."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        rising = special.expit(h + d) * special.expit(-h) * -np.expm1(-d)
+        falling = special.expit(h) * special.expit(-h - d) * np.expm1(d)
+    return np.where(d >= 0.0, rising, falling)
 
 
 def as_columns(rows: Sequence[Array] | Array, length: int) -> Array:

@@ -11,17 +11,17 @@ True
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from numerics import crossings, formulas, thresholds
+from numerics import formulas, thresholds
+from numerics.calibration import calibration_error
 from numerics.codegen import LossFunctions, equations_module
 from numerics.deferred import special
 from numerics.directions import sobol_directions
-from numerics.hard_stage import MAX_MARGIN, MINIMUM_NORM, HardPoint, constraint, effective_ridge, label_threshold
+from numerics.hard_stage import MAX_MARGIN, MINIMUM_NORM, HardPoint, effective_ridge
 from numerics.limits import MAXIMUM_LIKELIHOOD, extend_any
 from numerics.models import (
     TRAINING,
@@ -29,37 +29,34 @@ from numerics.models import (
     Estimator,
     Frozen,
     GaussianMixture,
+    ParameterError,
     parameter_paths,
     parameter_value,
     total_alpha,
 )
-from numerics.nodes import (
-    Nodes,
-    StagePoint,
-    extend,
-    label_nodes,
-    largest_jump,
-    sharp_crossings,
-    sharpness_along,
-    stage_loss,
-)
+from numerics.nodes import Nodes, StagePoint, extend, label_nodes, sharpness_along
+from numerics.panels import Integral
 from numerics.patterns import WeightMoments, mask_patterns
-from numerics.population import Population
+from numerics.population import Population, output_difference
 from numerics.settings import Settings
-from theory.functions import step
+from numerics.training import TrainingSamples
 from theory.losses import CrossEntropy
 
-_TAIL_WIDTHS = 8.5
-_SETTLED = 0.01  # of its width, by which a crossing may move
-_CALIBRATION_POINTS = 8001
 _OUTPUT_BEND = (0.0, 1.0)  # of sigmoid(h) and of cross-entropies
 _ZERO = 1e-14  # order parameters of a max-margin stage below this vanish by symmetry
-_SEARCHES = 30  # for the place where a training sample changes sides
 _TENSOR_STAGES = 5  # up to which averages over samples are on a tensor product
 _SHORT = 3  # stages of a chain whose averages are as accurate as its order parameters
 _LONG_STEP, _LONG_TAIL = 0.95, 1e-9
 _ROWS = 2**13  # fixed directions beyond
-_FINEST = 64.0  # refinement of the last integration, at most, where that place depends on more than one logit
+_ROUNDING = 4e-16
+_PARTS = {
+    "generalization_gap": ("train_error",),
+    "loss_gap": ("test_loss", "train_loss"),
+    "clean_train_error": ("clean_train_error", "train_error"),
+}
+"""Integrals that an observable is made of, if it is not one itself."""
+
+_KEPT = 10**6  # nodes; more are found again when they are needed
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,10 +150,14 @@ class Solution:
         return self._collect(lambda point: point.bias, 1)[:, 0]
 
     @cached_property
+    def finite_cholesky(self) -> np.ndarray:
+        """As ``cholesky``, for a max-margin stage that of weights with ``s h >= 1``."""
+        return self._triangle(lambda point: point.cholesky_row)
+
+    @cached_property
     def finite_overlap(self) -> np.ndarray:
         """As ``overlap``, for a max-margin stage that of weights with ``s h >= 1``."""
-        cholesky = self._triangle(lambda point: point.cholesky_row)
-        return cholesky @ cholesky.T
+        return self.finite_cholesky @ self.finite_cholesky.T
 
     @cached_property
     def magnetization(self) -> np.ndarray:
@@ -171,7 +172,7 @@ class Solution:
     @cached_property
     def cholesky(self) -> np.ndarray:
         """Lower-triangular C with Q = C C^T, shape (stages, stages)."""
-        return _times(self._triangle(lambda point: point.cholesky_row), self._growth[:, None])
+        return _times(self.finite_cholesky, self._growth[:, None])
 
     def _triangle(self, row) -> np.ndarray:
         square = self._collect(row, len(self))
@@ -192,30 +193,43 @@ class Solution:
         )
 
     def nodes(
-        self, number: int, *, training: bool, refinement: float = 1.0, bends: tuple[tuple[float, float], ...] = ()
-    ) -> Nodes:
+        self, number: int, *, training: bool, refinement: float = 1.0, bends: tuple[tuple[float, float], ...] = (),
+        finer: int = 0,
+    ) -> Nodes:  # fmt: skip
         """Law of label, fields and logits of stages 1..number on training or on fresh samples.
 
         ``refinement`` divides the step of the last stage's integration; ``bends`` are (position, scale) of what is going to be
-        averaged as a function of the last logit, beyond what outputs and losses of this chain do.  Forces of a
+        averaged as a function of the last logit, beyond what outputs and losses of this chain do.  ``finer`` levels are those of
+        the quadrature beyond the solution's own, for all stages; coarser if negative.  Forces of a
         minimum-norm stage are divided by the ridge; logits of a max-margin stage are those of weights with ``s h >= 1``.
         """
         if number == 0:
             return label_nodes(self.data, training=training)
-        key = (number, training, refinement, bends)
-        if key not in self._cache and number > _TENSOR_STAGES:
-            self._cache[key] = self._long_nodes(number, training=training)
-        if key not in self._cache:
-            self._cache[key] = extend_any(
-                self.nodes(number - 1, training=training), self.data, self.chain, number, self.points[number - 1],
-                self._settings_of_averages, self.level, training=training, refinement=refinement, bends=(_OUTPUT_BEND, *bends),
-                sharpness=sharpness_along(self.points, number),
+        key = (number, training, refinement, bends, finer)
+        if key in self._cache:
+            return self._cache[key]
+        if number > _TENSOR_STAGES:
+            nodes = self._long_nodes(number, training=training, finer=finer)
+        else:
+            nodes = extend_any(
+                self.nodes(number - 1, training=training, finer=finer), self.data, self.chain, number, self.points[number - 1],
+                self._settings_of_averages, self.level + finer, training=training, refinement=refinement,
+                bends=(_OUTPUT_BEND, *bends), sharpness=sharpness_along(self.points, number),
             )  # fmt: skip
-        return self._cache[key]
+        if nodes.weight.size <= _KEPT:
+            self._cache[key] = nodes
+        return nodes
 
     @cached_property
     def _cache(self) -> dict:
         return {}
+
+    @cached_property
+    def _displaced(self) -> Solution:
+        """With order parameters off by their error."""
+        from numerics.errors import displaced  # here: it needs the compiled solver, most readers do not
+
+        return displaced(self)
 
     @cached_property
     def _settings_of_averages(self) -> Settings:
@@ -247,15 +261,16 @@ class Solution:
                 found.add(earlier - 1, ridge, point.conjugates, equations_module(earlier).moments)
         return found
 
-    def _long_nodes(self, number: int, *, training: bool) -> Nodes:
-        """Nodes of a long chain: earlier stages along fixed directions, this one integrated over."""
-        directions = sobol_directions(len(self))[:_ROWS]
-        nodes = label_nodes(self.data, training=training, rows=_ROWS)
+    def _long_nodes(self, number: int, *, training: bool, finer: int) -> Nodes:
+        """Nodes of a long chain: earlier stages along fixed directions, twice as many a level, this one integrated over."""
+        directions = sobol_directions(len(self))
+        rows = int(min(max(_ROWS * 2.0**finer, 1), len(directions)))
+        nodes = label_nodes(self.data, training=training, rows=rows)
         for stage, point in zip(self.resolved[:number], self.points, strict=False):
             last = point.earlier + 1 == number
             nodes, _ = extend(
                 nodes, self.data, stage, point, self.settings.outer_step, self.settings.tail, training=training,
-                directions=None if last else np.ascontiguousarray(directions[:, point.earlier]),
+                directions=None if last else np.ascontiguousarray(directions[:rows, point.earlier]),
             )  # fmt: skip
         return nodes
 
@@ -296,9 +311,8 @@ def _times(finite: np.ndarray, growth: np.ndarray) -> np.ndarray:
         return np.where(np.abs(finite) < _ZERO, np.where(np.isinf(growth), 0.0, finite), finite * growth)
 
 
-def _is_close(before: tuple[float, float], found: tuple[float, float]) -> bool:
-    """Whether a crossing (position, width) is where it was, up to a small part of its width."""
-    return abs(found[0] - before[0]) <= _SETTLED * found[1]
+def _last(nodes: Nodes) -> np.ndarray:
+    return np.ascontiguousarray(nodes.logits[:, -1])
 
 
 class StageSolution:
@@ -338,10 +352,6 @@ class StageSolution:
     def _sets(self) -> tuple[str, ...]:
         """Data sets that training averages are over; for given weights the first."""
         return self.estimator.sets or (TRAINING,)
-
-    def _nodes(self, number: int, **how: object) -> Nodes:
-        """Nodes of stages 1..number on the samples this stage is trained on."""
-        return self.solution.nodes(number, training=True, **how).of(self._data, self._sets)
 
     @property
     def _data(self) -> GaussianMixture:
@@ -427,141 +437,126 @@ class StageSolution:
 
         The proximal map is monotone, so given the earlier stages this is a normal tail.
         """
-        if self.limit == MAX_MARGIN:
-            return 0.0
-        if self.limit == MINIMUM_NORM:
-            return self._interpolation_error()
-        return self._wrong_side((0.0, 0.0))
+        return self._integral("train_error").value
 
     @property
     def clean_train_error(self) -> float:
         """P(s h < 0) on a training sample: as ``train_error``, but against the label before noise flipped it."""
         if not any(self._data.data_set(name).label_noise for name in self._sets):
             return self.train_error
-        return self._wrong_side((0.0, 0.0), clean=True)
-
-    def _wrong_side(self, levels: tuple[float, float], *, clean: bool = False) -> float:
-        """P(h - level on the wrong side) on a training sample, with a level for each label, given or clean."""
-        if not self._known:
-            return math.nan
-        hard = any(isinstance(point, HardPoint) for point in self.solution.points[: self._earlier])
-        if self._earlier > 1 or hard:
-            nodes = self._nodes(self._earlier)
-            scores, errors = self._sign_probabilities(nodes, levels, clean)
-            jump = largest_jump(scores, nodes)
-            if jump > 1.0 and hard:
-                nodes = self._nodes(self._earlier, refinement=min(np.ceil(jump), _FINEST))
-                errors = self._sign_probabilities(nodes, levels, clean)[1]
-            elif jump > 1.0 and not self._has_jump:
-                return self._wrong_side_along(nodes, scores, levels, clean)
-            return nodes.mean(errors)
-        bends: dict[float, tuple[float, float]] = {}
-        for _ in range(_SEARCHES):
-            nodes = self._nodes(self._earlier, bends=tuple(bends.values())) if self._earlier else self._nodes(0)
-            scores, errors = self._sign_probabilities(nodes, levels, clean)
-            found = sharp_crossings(scores, nodes) if self._earlier else {}
-            if not found:
-                break
-            if all(label in bends and _is_close(bends[label], place) for label, place in found.items()):
-                break
-            bends |= found
-        return nodes.mean(errors)
-
-    @property
-    def _has_jump(self) -> bool:
-        """Whether the target jumps with an earlier logit: nodes close in on the jump, and it decides the sign."""
-        return isinstance(self.estimator, Estimator) and self.estimator.loss.expression.has(step)
-
-    def _wrong_side_along(
-        self, nodes: Nodes, scores: np.ndarray, levels: tuple[float, float], clean: bool
-    ) -> float:  # fmt: skip
-        """The same where the own field is narrow: with one earlier direction on a fine grid (:mod:`numerics.crossings`)."""
-        k = self._earlier
-        fine = crossings.fastest_direction(scores, nodes.weight, nodes.design[:, 2 : 2 + k])
-        table, weight = crossings.product_directions(k, fine)
-        nodes = label_nodes(self._data, rows=len(table)).of(self._data, self._sets)
-        for number in range(1, k + 1):
-            nodes, _ = extend(
-                nodes, self._data, self.solution.resolved[number - 1], self.solution.points[number - 1], 1.0, 1.0,
-                training=True, directions=np.ascontiguousarray(table[:, number - 1]),
-            )  # fmt: skip
-        order = np.argsort(nodes.row, kind="stable")
-        order = order.reshape(len(weight), crossings.FINE_POINTS, -1).transpose(2, 0, 1)
-        total = 0.0
-        scores = self._sign_probabilities(nodes, levels, clean)[0]
-        sign = nodes.design[:, 0] if clean else 2.0 * nodes.labels - 1.0
-        for group in order:  # a label of a data set
-            above = sign[group[0, 0]] > 0.0
-            along = crossings.tail_along(scores[group], (lambda p: p) if above else (lambda p: 1.0 - p))
-            total += nodes.weight[group[0, 0]] * float(weight @ along)
-        return total / float(sum(nodes.weight[group[0, 0]] for group in order))
-
-    def _interpolation_error(self) -> float:
-        """P(s h* < 0): where it looks at one earlier logit, that logit is on the wrong side of a threshold."""
-        loss, solution = self.estimator.loss, self.solution
-        seen = loss.stages(self.number)
-        if len(seen) == 1 and not isinstance(solution.points[seen[0] - 1], HardPoint):
-            logits = solution.nodes(seen[0], training=True).logits[:, -1]
-            levels = label_threshold(loss, float(logits.min()), float(logits.max()))
-            if levels is not None:
-                return solution[seen[0] - 1]._wrong_side(levels)
-        nodes = solution.nodes(self._earlier, training=True, refinement=_FINEST if seen and self._earlier == 1 else 1.0)
-        goal = constraint(solution.chain, self.number, MINIMUM_NORM, nodes)
-        return nodes.mean((goal * nodes.design[:, 0] < 0).astype(float))
-
-    def _sign_probabilities(
-        self, nodes: Nodes, levels: tuple[float, float], clean: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Threshold of the field in units of its width, and P(wrong side of the level), given each node of earlier stages."""
-        point = self.solution.points[self.number - 1]
-        delta, k = self._data.delta, self._earlier
-        row, responses = point.cholesky_row, point.response_row
-        design = nodes.design
-        mean = design[:, 0] * point.magnetization + point.bias
-        mean = mean + math.sqrt(delta) * design[:, 2 : 2 + k] @ row[:-1] + delta * nodes.forces @ responses[:-1]
-        loss = stage_loss(self.estimator)
-        level = np.where(nodes.labels > 0.5, levels[1], levels[0])
-        slope, _ = LossFunctions(loss).derivatives(level, nodes.labels, nodes.seen(loss.stages(self.number)))
-        threshold = level + delta * responses[-1] * slope
-        width = math.sqrt(delta) * row[-1]
-        sign = design[:, 0] if clean else 2.0 * nodes.labels - 1.0
-        return (threshold - mean) / width, formulas.training_error()(threshold, mean, width, sign)
+        return self._integral("clean_train_error").value
 
     @property
     def generalization_gap(self) -> float:
         """Test error minus training error."""
         return self.test_error - self.train_error
 
-    def _on_fresh_samples(self, average: Callable[[Population, int], tuple[float, float]]) -> float:
-        """An average over fresh samples, where logits are jointly Gaussian given the class: a function of m, b and Q."""
+    # Integrals: each with an estimate of its own error, found once a solution.
+
+    def _integral(self, name: str) -> Integral:
+        """An observable that takes an integration; NaN if the stage was not solved."""
         if not self._known:
-            return math.nan
+            return Integral(math.nan, math.nan)
+        kept, key = self.solution._cache, (self.number, name)
+        if key not in kept:
+            found = getattr(self, f"_find_{name}")()
+            kept[key] = found if isinstance(found, Integral) else Integral(*found)
+        return kept[key]
+
+    def error_of(self, name: str) -> float:
+        """Estimated absolute error of an observable, computed now: what its own integration leaves, and what the error of the
+        order parameters makes of it (:mod:`numerics.errors`).
+
+        The first is the difference from a rule of another kind or level: other panels for errors and calibration, finer nodes
+        for averages over training samples, half the step for those over fresh ones.  Where ``settings.rtol`` could not be met,
+        the estimate says so.
+
+        Parameters
+        ----------
+        name : str
+            One of :data:`OBSERVABLES`.
+
+        Returns
+        -------
+        float
+            NaN where the observable is NaN, 0 where it is infinite.
+
+        Raises
+        ------
+        numerics.models.ParameterError
+            For an unknown name.
+
+        Examples
+        --------
+        >>> from numerics import solve
+        >>> stage = solve(GaussianMixture(alpha=2.0, rho=0.2, delta=1.0), Estimator(CrossEntropy(), ridge=0.1))[0]
+        >>> 0 < stage.error_of("train_error") < 1e-8 * stage.train_error
+        True
+        """
+        if name not in OBSERVABLES:
+            raise ParameterError(f"name must be one of {', '.join(OBSERVABLES)}; got {name!r}")
+        value = getattr(self, name)
+        if not math.isfinite(value):
+            return math.nan if math.isnan(value) else 0.0
+        own = sum(self._integration_error(part) for part in _PARTS.get(name, (name,)))
+        moved = getattr(self.solution._displaced[self.number - 1], name)
+        return own + abs(moved - value) + _ROUNDING * abs(value)
+
+    def _integration_error(self, name: str) -> float:
+        """Of what :meth:`_integral` finds, checked where the first estimate looks at one set of nodes; 0 for a formula."""
+        found = self.solution._cache.get((self.number, name))
+        if found is None:
+            return 0.0
+        check = getattr(self, f"_check_{name}", None)
+        return found.error + (abs(check().value - found.value) if check else 0.0)
+
+    def _check_train_error(self) -> Integral:
+        return self._training.wrong_side(check=True)
+
+    def _check_clean_train_error(self) -> Integral:
+        return self._training.wrong_side(clean=True, check=True)
+
+    def _check_calibration_error(self) -> Integral:
+        return self._find_calibration_error(check=True)
+
+    @property
+    def _training(self) -> TrainingSamples:
+        return TrainingSamples(self.solution, self.number)
+
+    @property
+    def _population(self) -> Population:
+        """Fresh samples, on which logits are jointly Gaussian given the class: a function of m, b and Q."""
         solution, k = self.solution, self.number
-        population = Population(
-            self._data, solution.finite_magnetization[:k], solution.finite_bias[:k], solution.finite_overlap[:k, :k]
-        )
-        return average(population, k - 1)[0]
+        return Population(
+            self._data, solution.finite_magnetization[:k], solution.finite_bias[:k], solution.finite_overlap[:k, :k],
+            solution.finite_cholesky[:k, :k], solution.settings.rtol,
+        )  # fmt: skip
 
-    def _average(self, function) -> float:
-        """Mean over training samples of ``function(h of this stage, nodes)``."""
-        if not self._known:
-            return math.nan
-        if self.limit == MINIMUM_NORM:
-            # The logit is a function of the earlier ones: nothing is left to integrate.
-            nodes = self.solution.nodes(self._earlier, training=True)
-            goal = constraint(self.solution.chain, self.number, MINIMUM_NORM, nodes)
-            nodes = Nodes(nodes.weight, nodes.design, nodes.labels, np.column_stack((nodes.logits, goal)))
-        else:
-            nodes = self._nodes(self.number)
-        return nodes.mean(function(np.ascontiguousarray(nodes.logits[:, -1]), nodes))
+    def _find_train_error(self) -> Integral:
+        return self._training.wrong_side()
 
-    def _loss(self, h: np.ndarray, nodes: Nodes) -> np.ndarray:
+    def _find_clean_train_error(self) -> Integral:
+        return self._training.wrong_side(clean=True)
+
+    def _find_test_loss(self) -> tuple[float, float]:
+        return self._population.test_loss(self.estimator.loss, self._earlier)
+
+    def _find_test_cross_entropy(self) -> tuple[float, float]:
+        return self._population.test_loss(CrossEntropy(), self._earlier)
+
+    def _find_train_loss(self) -> Integral:
+        return self._training.mean(self._loss)
+
+    def _find_train_cross_entropy(self) -> Integral:
+        return self._training.mean(self._cross_entropy, (self.number,))
+
+    def _loss(self, nodes: Nodes) -> np.ndarray:
         loss = self.estimator.loss
-        return LossFunctions(loss).value(h, nodes.labels, nodes.seen(loss.stages(self.number)))
+        return LossFunctions(loss).value(_last(nodes), nodes.labels, nodes.seen(loss.stages(self.number)))
 
     @staticmethod
-    def _cross_entropy(h: np.ndarray, nodes: Nodes) -> np.ndarray:
-        return LossFunctions(CrossEntropy()).value(h, nodes.labels, np.empty((h.size, 0)))
+    def _cross_entropy(nodes: Nodes) -> np.ndarray:
+        return LossFunctions(CrossEntropy()).value(_last(nodes), nodes.labels, np.empty((nodes.labels.size, 0)))
 
     @property
     def test_loss(self) -> float:
@@ -570,7 +565,7 @@ class StageSolution:
             return math.nan
         if self.limit == MAX_MARGIN:
             return math.inf
-        return self._on_fresh_samples(lambda population, t: population.test_loss(self.estimator.loss, t))
+        return self._integral("test_loss").value
 
     @property
     def train_loss(self) -> float:
@@ -579,7 +574,7 @@ class StageSolution:
             return math.nan
         if self.limit == MAX_MARGIN:
             return 0.0
-        return self._average(self._loss)
+        return self._integral("train_loss").value
 
     @property
     def loss_gap(self) -> float:
@@ -591,36 +586,37 @@ class StageSolution:
         """Mean of H(y, sigmoid(h)) on a fresh sample."""
         if self.limit == MAX_MARGIN:
             return math.inf
-        return self._on_fresh_samples(lambda population, t: population.test_loss(CrossEntropy(), t))
+        return self._integral("test_cross_entropy").value
 
     @property
     def train_cross_entropy(self) -> float:
         """Mean of H(y, sigmoid(h)) on a training sample."""
         if self.limit == MAX_MARGIN:
             return 0.0
-        return self._average(self._cross_entropy)
+        return self._integral("train_cross_entropy").value
 
     @property
     def free_energy(self) -> float:
         """-Phi = alpha E[l] + (ridge/2) Q, the minimised training objective per input, from the potential; NaN if nothing is."""
-        if not self._known or self._given:
+        if self._given:
             return math.nan
-        if self.limit in (MINIMUM_NORM, MAX_MARGIN):
-            return total_alpha(self._data, self._sets) * self.train_loss
-        return -self._potential()
+        if self.limit == MAX_MARGIN:
+            return 0.0
+        return self._integral("free_energy").value
 
-    def _potential(self) -> float:
-        solution = self.solution
-        nodes = self._nodes(self.number)
-        point = solution.points[self.number - 1]
-        h = np.ascontiguousarray(nodes.logits[:, -1])
-        envelope = self._loss(h, nodes) + 0.5 * self._data.delta * self.response * nodes.forces[:, -1] ** 2
-        moments = solution.moments(self.number - 1)
-        constants = moments.prior_constants(self.number - 1, self.estimator.ridge)
-        t = self.number
+    def _find_free_energy(self) -> Integral:
+        alpha = total_alpha(self._data, self._sets)
+        if self.limit == MINIMUM_NORM:
+            return Integral(*(alpha * part for part in self._integral("train_loss")))
+        envelope = self._training.mean(
+            lambda nodes: self._loss(nodes) + 0.5 * self._data.delta * self.response * nodes.forces[:, -1] ** 2
+        )
+        solution, t = self.solution, self.number
+        point = solution.points[t - 1]
+        constants = solution.moments(t - 1).prior_constants(t - 1, self.estimator.ridge)
         parameters = [self.magnetization, *solution.finite_overlap[t - 1, :t], *point.response_row]
-        inputs = [*parameters, *point.conjugates, nodes.total(envelope)]
-        return float(formulas.free_energy(t)(inputs, constants))
+        inputs = [*parameters, *point.conjugates, alpha * envelope.value]
+        return Integral(-float(formulas.free_energy(t)(inputs, constants)), alpha * envelope.error)
 
     @property
     def calibration_slope(self) -> float:
@@ -644,19 +640,11 @@ class StageSolution:
             return math.nan
         if self.limit == MAX_MARGIN:
             return self.test_error
-        slope, offset = self._calibration
-        width = math.sqrt(self._data.delta) * self.norm
-        total = 0.0
-        for sign, probability in ((1.0, self._data.rho), (-1.0, 1.0 - self._data.rho)):
-            # Its own fine grid: the integrand is one-dimensional and has kinks where the two probabilities cross.
-            mean = sign * self.magnetization + self.bias
-            field = mean + width * np.linspace(-_TAIL_WIDTHS, _TAIL_WIDTHS, _CALIBRATION_POINTS)
-            bend = np.sinh(np.linspace(-12.0, 12.0, _CALIBRATION_POINTS)) / max(1.0, abs(slope))
-            h = np.sort(np.concatenate((field, bend[np.abs(bend - mean) < _TAIL_WIDTHS * width])))
-            density = np.exp(-0.5 * ((h - mean) / width) ** 2) / (width * math.sqrt(2.0 * math.pi))
-            gap = np.abs(special.expit(slope * h + offset) - special.expit(h))
-            total += probability * float(np.trapezoid(density * gap, h))
-        return total
+        return self._integral("calibration_error").value
+
+    def _find_calibration_error(self, *, check: bool = False) -> Integral:
+        m, b, q = self._direction
+        return calibration_error(m, b, math.sqrt(self._data.delta * q), self._calibration, self._data.rho, check=check)
 
     @property
     def teacher_cosine(self) -> float:
@@ -686,13 +674,7 @@ class StageSolution:
             return math.nan
         if self._margin_at_hand:
             return math.inf
-        m, b, q = self.solution.magnetization, self.solution.bias, self.solution.overlap
-        t, s = self.number - 1, self.number - 2
-        return float(
-            formulas.logit_distance()(
-                m[t], m[s], b[t], b[s], q[t, t], q[s, s], q[t, s], self._data.delta, self._data.rho
-            )
-        )
+        return self._population.logit_distance(self.number - 1, self.number - 2) if self._known else math.nan
 
     @property
     def _margin_at_hand(self) -> bool:
@@ -701,59 +683,54 @@ class StageSolution:
             _has_limit(p, MAX_MARGIN) for p in self.solution.points[self.number - 2 : self.number]
         )
 
-    def _distance_to_teacher(self, output) -> float:
-        """On training samples."""
-        if not self._earlier:
-            return math.nan
-
-        def squared(h: np.ndarray, nodes: Nodes) -> np.ndarray:
-            return (output(h) - output(nodes.logits[:, -2])) ** 2
-
-        return self._average(squared)
-
     @property
     def train_logit_distance(self) -> float:
         """Mean of (h - h_teacher)^2 on a training sample; NaN for the first stage."""
         if self._earlier and self._margin_at_hand:
             return math.inf
-        return self._distance_to_teacher(lambda h: h)
+        return self._integral("train_logit_distance").value if self._earlier else math.nan
+
+    def _find_train_logit_distance(self) -> Integral:
+        return self._training.mean(lambda nodes: (nodes.logits[:, -1] - nodes.logits[:, -2]) ** 2)
 
     @property
     def test_output_distance(self) -> float:
         """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a fresh sample; NaN for the first stage."""
-        if self._earlier and self._margin_at_hand:
+        return self._integral("test_output_distance").value if self._earlier else math.nan
+
+    def _find_test_output_distance(self) -> tuple[float, float]:
+        if self._margin_at_hand:
             return self._distance_of_signs(training=False)
-        return (
-            self._on_fresh_samples(lambda population, t: population.output_distance(t, t - 1))
-            if self._earlier
-            else math.nan
-        )
+        return self._population.output_distance(self.number - 1, self.number - 2)
 
     @property
     def train_output_distance(self) -> float:
         """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a training sample; NaN for the first stage."""
-        if self._earlier and self._margin_at_hand:
-            return self._distance_of_signs(training=True)
-        return self._distance_to_teacher(special.expit)
+        return self._integral("train_output_distance").value if self._earlier else math.nan
 
-    def _distance_of_signs(self, *, training: bool) -> float:
+    def _find_train_output_distance(self) -> Integral:
+        if self._margin_at_hand:
+            return self._distance_of_signs(training=True)
+
+        def squared(nodes: Nodes) -> np.ndarray:
+            own, teacher = nodes.logits[:, -1], nodes.logits[:, -2]
+            return output_difference(teacher, own - teacher) ** 2
+
+        return self._training.mean(squared, (self.number - 1, self.number))
+
+    def _distance_of_signs(self, *, training: bool) -> Integral:
         """Squared distance of outputs of which at least one is 0 or 1; on training samples that one is the label."""
         pair = self.solution.points[self.number - 2 : self.number]
         step = [_has_limit(point, MAX_MARGIN) for point in pair]
         if all(step):
-            return 0.0 if training else 1.0 - self.teacher_agreement
+            return Integral(0.0 if training else 1.0 - self.teacher_agreement, 0.0)
         if training:
             other = self.solution[self._earlier - 1] if step[1] else self
-            return other._average(lambda h, nodes: (nodes.labels - special.expit(h)) ** 2)
+            return other._training.mean(lambda nodes: special.expit((1.0 - 2.0 * nodes.labels) * _last(nodes)) ** 2)
         if step[0]:
-            return math.nan
-        point, k = pair[1], self._earlier
-        nodes = self.solution.nodes(k, training=False)
-        mean = nodes.design[:, 0] * point.magnetization + point.bias
-        mean = mean + math.sqrt(self._data.delta) * nodes.design[:, 2 : 2 + k] @ point.cholesky_row[:-1]
-        positive = special.ndtr(mean / (math.sqrt(self._data.delta) * point.cholesky_row[-1]))
-        teacher = special.expit(nodes.logits[:, -1])
-        return nodes.mean(positive * (1.0 - teacher) ** 2 + (1.0 - positive) * teacher**2)
+            return Integral(math.nan, math.nan)
+        # The own sign is that of a field that is Gaussian given the teacher's logit.
+        return self._population.sign_distance(self.number - 1, self.number - 2)
 
     @property
     def bayes_error(self) -> float:

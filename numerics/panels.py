@@ -1,0 +1,177 @@
+"""Adaptive Gauss-Legendre panels for Gaussian averages in one variable, of many rows at a time.
+
+A panel is halved until the last Legendre coefficients of what it holds are small enough: kinks and jumps are closed in on, smooth
+stretches are left alone.  Averages of a normal tail ``Phi(z(g))`` are special: ``z`` is smooth where the tail is a step, so that
+``z`` is what the panels resolve, and the tail of its interpolating polynomial is integrated without evaluating ``z`` again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.polynomial import legendre
+
+from numerics.deferred import special
+
+ORDER = 12
+"""Nodes of a panel."""
+
+REACH = 12.0
+"""Standard deviations an average extends to at most; beyond, the weight is below 1e-32."""
+
+SATURATED = 9.0
+"""Score beyond which a normal tail counts as 0 or 1: it differs by less than 1e-18."""
+
+SPREAD = 2.5
+"""Change of a score over a panel up to which its normal tail is a polynomial of the panel's degree to rounding."""
+
+SHARE = 0.1
+"""Part of the tolerance that one panel may use."""
+
+NARROWEST = 1e-14
+"""Half-width of a panel that is not halved any more."""
+
+EVALUATIONS = 2 * 10**7
+"""Of an integrand, after which no panel is halved any more and the error is returned as it is."""
+
+_HALVINGS = 80  # of a panel on which a tail is integrated: more than there are bits in a double
+_NODES, _WEIGHTS = legendre.leggauss(ORDER)
+_COEFFICIENTS = ((np.arange(ORDER) + 0.5)[:, None] * legendre.legvander(_NODES, ORDER - 1).T) * _WEIGHTS
+_LAST = _COEFFICIENTS[-2:].T
+_ENDS = (legendre.legvander(np.array([-1.0, 1.0]), ORDER - 1) @ _COEFFICIENTS).T
+_LEFT, _RIGHT = ((legendre.legvander((_NODES + side) / 2, ORDER - 1) @ _COEFFICIENTS).T for side in (-1, 1))
+_ROOT_TWO_PI = math.sqrt(2.0 * math.pi)
+
+
+class Integral(NamedTuple):
+    """A number found by integration, and an estimate of its absolute error."""
+
+    value: float
+    error: float
+
+
+class Budget:
+    """Evaluations that are left; shared by the integrals inside one another."""
+
+    def __init__(self, evaluations: int = EVALUATIONS) -> None:
+        self.left = evaluations
+
+    def spend(self, evaluations: int) -> None:
+        """Take these off."""
+        self.left -= evaluations
+
+
+def density(g: np.ndarray) -> np.ndarray:
+    """Density of the standard normal."""
+    return np.exp(-0.5 * g * g) / _ROOT_TWO_PI
+
+
+def integrate(
+    function: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    edges: np.ndarray,
+    tolerance: np.ndarray,
+    budget: Budget,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Integrals of the rows of a function between the first and the last edge.
+
+    Parameters
+    ----------
+    function : callable
+        Takes rows, integers of shape (p,), and places, shape (p, ORDER); returns values and their errors, of that shape.
+    edges : array, shape (e,)
+        Ends of the first panels.
+    tolerance : array, shape (r,)
+        Absolute error allowed in each row.
+
+    Returns
+    -------
+    values, errors : arrays, shape (r,)
+    """
+
+    def panel(row: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, ...]:
+        half = 0.5 * (high - low)
+        values, errors = function(row, _places(low, high))
+        unresolved = 2.0 * half * np.abs(values @ _LAST).sum(axis=1)
+        return half * (values @ _WEIGHTS), unresolved, half * (errors @ _WEIGHTS)
+
+    return _adapt(panel, edges, tolerance, budget)
+
+
+def tail_means(
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray], edges: np.ndarray, tolerance: np.ndarray, budget: Budget
+) -> tuple[np.ndarray, np.ndarray]:
+    """Averages of ``Phi(score(row, g))`` over a standard normal g, whatever the steepness; arguments as :func:`integrate`.
+
+    An error ``e`` of the interpolated score is one of ``e int phi(score) N(g) dg`` of the average.
+    """
+
+    def panel(row: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, ...]:
+        z = score(row, _places(low, high))
+        value, flux = _tail_of_polynomial(z, low, high)
+        off = np.abs(z @ _LAST).sum(axis=1)
+        # A score that is not resolved may come down to 0 between the nodes, where it would not show in the flux.
+        nearest = np.minimum(np.min(np.abs(z), axis=1), np.min(np.abs(z @ _ENDS), axis=1))
+        hidden = (off > 1.0) & (nearest > SATURATED) & (nearest < SATURATED + 2.0 * off)
+        mass = special.ndtr(high) - special.ndtr(low)
+        return value, np.minimum(off * flux, mass) + np.where(hidden, mass, 0.0), np.zeros_like(value)
+
+    return _adapt(panel, edges, tolerance, budget)
+
+
+def _places(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * _NODES
+
+
+def _adapt(
+    panel: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, ...]],
+    edges: np.ndarray,
+    tolerance: np.ndarray,
+    budget: Budget,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum over panels, halved where what they leave unresolved is too much; ``panel`` gives value, unresolved, other error."""
+    rows, count = len(tolerance), len(edges) - 1
+    row = np.repeat(np.arange(rows), count)
+    low, high = np.tile(edges[:-1], rows), np.tile(edges[1:], rows)
+    value, error = np.zeros(rows), np.zeros(rows)
+    while row.size:
+        budget.spend(row.size * ORDER)
+        part, unresolved, other = panel(row, low, high)
+        enough = ~(unresolved > SHARE * tolerance[row]) | (high - low < 2.0 * NARROWEST)  # NaN is not made better
+        if budget.left <= 0:
+            enough[:] = True
+        value += np.bincount(row[enough], part[enough], rows)
+        error += np.bincount(row[enough], (unresolved + other)[enough], rows)
+        row, low, high = row[~enough], low[~enough], high[~enough]
+        middle = 0.5 * (low + high)
+        row, low, high = np.tile(row, 2), np.concatenate((low, middle)), np.concatenate((middle, high))
+    return value, error
+
+
+def _tail_of_polynomial(z: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Integrals of ``Phi(z) N(g)`` and ``phi(z) N(g)`` over panels on which z has these values at the nodes, shape (p, ORDER)."""
+    value, flux = np.zeros(len(z)), np.zeros(len(z))
+    which = np.arange(len(z))
+    for halving in range(_HALVINGS):
+        ends = z @ _ENDS
+        smallest, largest = (
+            pick.reduce((pick.reduce(z, axis=1), pick.reduce(ends, axis=1))) for pick in (np.minimum, np.maximum)
+        )
+        simple = ~(largest - smallest > SPREAD) | (smallest > SATURATED) | (largest < -SATURATED)
+        if halving == _HALVINGS - 1:
+            simple[:] = True
+        some = np.flatnonzero(simple)
+        weight = 0.5 * (high[some] - low[some])[:, None] * _WEIGHTS * density(_places(low[some], high[some]))
+        value += np.bincount(which[some], np.sum(weight * special.ndtr(z[some]), axis=1), len(value))
+        with np.errstate(over="ignore"):
+            flux += np.bincount(which[some], np.sum(weight * density(z[some]), axis=1), len(value))
+        rest = np.flatnonzero(~simple)
+        if not rest.size:
+            break
+        which, z, low, high = np.tile(which[rest], 2), z[rest], low[rest], high[rest]
+        middle = 0.5 * (low + high)
+        z = np.concatenate((z @ _LEFT, z @ _RIGHT))
+        low, high = np.concatenate((low, middle)), np.concatenate((middle, high))
+    return value, flux
