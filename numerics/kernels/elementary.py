@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from numerics.cache import njit
 
 FloatArray = types.float64[::1]
 IntArray = types.int64[::1]
