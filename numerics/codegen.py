@@ -3,42 +3,32 @@
 Three kinds of module are generated: one for each loss formula, one for each position in a chain (equations of the prior and
 of the conjugates), and one core, in which the kernel files of :mod:`numerics.kernels` are joined with the generated moments.
 The core calls the others through pointers, so that a new loss compiles in a second.  Modules are named by a hash of their
-source and kept in the user's cache folder, where numba's own on-disk cache serves every later start.
+source; they and their machine code are kept by :mod:`numerics.cache`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import os
 import re
-import sys
-import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-import llvmlite
-import numba
 import numpy as np
-import platformdirs
 import sympy
 from numba.core import types
 from sympy.printing.pycode import PythonCodePrinter
 
-import theory
 from numerics import kernels
-from numerics.deferred import importing
+from numerics.cache import derived_source, load
 from numerics.kernels.elementary import SEARCHED, SHARED
 from theory import envelope, potential
 from theory.functions import sigmoid, step
 from theory.losses import Loss
 from theory.symbols import h, y
 
-CACHE_VARIABLE = "REPLICA_DISTILLATION_CACHE"
 _KERNELS = Path(kernels.__file__).parent
 _KERNEL_IMPORT = re.compile(
     r"^(from (numerics\.kernels\.\w+|\._generated|numba|__future__) import (\([^)]*\)|[^(\n]*)[^\n]*|import (math|numpy as np))\n",
@@ -47,8 +37,6 @@ _KERNEL_IMPORT = re.compile(
 _HEADER = re.compile(r'\A(""".*?"""\n)?\s*from __future__ import annotations\n', re.DOTALL)
 _CORE = ("points", "panels", "grid", "moments", "nodes", "stage", "chain", "lists")
 """Kernel files of the core, each after those it needs."""
-
-_lock = threading.Lock()
 
 
 class NumbaPrinter(PythonCodePrinter):
@@ -117,81 +105,10 @@ def function(name: str, arguments: Sequence[str], body: str, result: str = "", *
     return text + (f"    return {result}\n" if result else "") + "\n\n"
 
 
-@lru_cache(maxsize=1)
-def _fingerprint() -> str:
-    """Hash of all that generated code depends on: kernels, theory, this file, and the versions of the tools."""
-    digest = hashlib.sha256()
-    for path in [*sorted(_KERNELS.glob("*.py")), *sorted(Path(theory.__file__).parent.glob("*.py")), Path(__file__)]:
-        digest.update(path.read_bytes())
-    digest.update(f"{sympy.__version__} ".encode())
-    digest.update(f"{numba.__version__} {llvmlite.__version__} {sys.version_info[:2]}".encode())
-    return digest.hexdigest()
-
-
-def cache_directory() -> Path:
-    """Folder of the generated modules: ``$REPLICA_DISTILLATION_CACHE``, the user's cache, or a temporary folder."""
-    candidates = [os.environ.get(CACHE_VARIABLE), platformdirs.user_cache_dir("replica-distillation")]
-    for candidate in candidates:
-        if candidate:
-            try:
-                path = Path(candidate)
-                path.mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=path):
-                    return path
-            except OSError:
-                continue
-    return Path(_temporary_directory())
-
-
-@lru_cache(maxsize=1)
-def _temporary_directory() -> str:
-    return tempfile.mkdtemp(prefix="replica-distillation-")
-
-
-def load(name: str, source: str) -> ModuleType:
-    """Import generated source as a module, written to the cache folder under a name that holds its hash."""
-    digest = hashlib.sha256((_fingerprint() + source).encode()).hexdigest()[:16]
-    full_name = f"generated_{name}_{digest}"
-    with _lock:
-        if full_name in sys.modules:
-            return sys.modules[full_name]
-        path = cache_directory() / f"{full_name}.py"
-        if not path.exists() or path.read_text(encoding="utf-8") != source:
-            _write_whole(path, source)
-        specification = importlib.util.spec_from_file_location(full_name, path)
-        module = importlib.util.module_from_spec(specification)
-        sys.modules[full_name] = module
-        try:
-            with importing():
-                specification.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[full_name]
-            raise
-        return module
-
-
 _HEADER_TEXT = (
-    "from __future__ import annotations\n\nimport math\n\nimport numpy as np\nfrom numba import njit, types\n\n"
-    "from numerics.kernels.elementary import *\n\n\n"
+    "from __future__ import annotations\n\nimport math\n\nimport numpy as np\nfrom numba import types\n\n"
+    "from numerics.cache import njit\nfrom numerics.kernels.elementary import *\n\n\n"
 )
-
-
-def derived_source(name: str, derive: Callable[[], str]) -> str:
-    """Text that depends on theory and its name alone, kept beside the generated modules: deriving it would dominate every start."""
-    path = cache_directory() / f"source_{name}_{_fingerprint()[:16]}.txt"
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        text = derive()
-        _write_whole(path, text)
-        return text
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write in one step: another process may be reading."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        file.write(text)
-    os.replace(file.name, path)
 
 
 def fill(templates: Sequence[str], definitions: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from numerics.models import TRAINING, Chain, Estimator, GaussianMixture, Paramet
 from numerics.problem import read_problem
 from numerics.solution import OBSERVABLES, Solution
 from numerics.solver import ConvergenceWarning, solve
+from theory import terminal
 from theory.convexity import ConvexityWarning
 from theory.losses import BUILT_IN, Loss
 
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 2.0
 """Seconds after which a command says what it is waiting for."""
-
-LONGEST_MESSAGE = 2000
-"""Characters of an error that are shown."""
 
 SHOWN_FAILURES = 5
 """Points without a result that a command names."""
@@ -141,37 +138,11 @@ SIMULATION_FLAGS = {
 }
 
 
-class Command(click.Command):
-    """A command that reports bad input in one line and returns its exit code."""
+class Command(terminal.Command):
+    """A command that reports whatever goes wrong in one line and returns its exit code."""
 
-    def main(self, *args, standalone_mode: bool = True, **kwargs):
-        """Run; with ``standalone_mode`` (the default) leave by ``SystemExit``."""
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **kwargs)
-        try:
-            code = super().main(*args, standalone_mode=False, **kwargs)
-        except click.Abort:
-            code = 130
-        except click.ClickException as error:
-            click.echo(f"error: {_one_line(error.format_message())}", err=True)
-            code = error.exit_code if error.exit_code != 1 else 2
-        except BrokenPipeError:
-            # The reader left early (``| head``): nothing to report; keep the interpreter from flushing into it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 1
-        except (OSError, WorkersLostError) as error:
-            click.echo(f"error: {_one_line(str(error))}", err=True)
-            code = 1
-        except MemoryError as error:
-            click.echo(f"error: not enough memory: {_one_line(str(error)) or 'an allocation failed'}", err=True)
-            code = 1
-        sys.exit(code if isinstance(code, int) else 0)
-
-
-def _one_line(message: str) -> str:
-    """Without line breaks, and cut where somebody's input makes it very long."""
-    line = " ".join(message.split())
-    return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]} ..."
+    plain = (WorkersLostError,)
+    bad_input = (ParameterError,)
 
 
 def model_options(alpha: float | None = None) -> Callable[[Callable], Callable]:
@@ -478,7 +449,7 @@ def solve_quietly(data: GaussianMixture, chain: Chain, rtol: float | None) -> So
     """Solve; what did not converge is in the result, not in a warning."""
     with (
         warnings.catch_warnings(),
-        patience("solving; a loss that is new to this machine is compiled first"),
+        patience("solving"),
         blaming({"rtol": "--rtol", "ridge": "ridge"}, "--rtol", ParameterError),
     ):
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -20,6 +20,18 @@ def importing() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def starting(name: str) -> Iterator[None]:
+    """Imports of a module that may be a command (``name`` is then ``"__main__"``): what fails leaves in one line."""
+    if name != "__main__":
+        yield
+        return
+    from theory.terminal import guarded  # here: modules of the package do without
+
+    with guarded():
+        yield
+
+
 class _Deferred:
     """Stands for a module until it is used."""
 

@@ -23,9 +23,10 @@ from functools import lru_cache
 
 import numpy as np
 import sympy
-from numba import njit, types
+from numba import types
 
 from numerics import thresholds
+from numerics.cache import njit
 from numerics.codegen import LossFunctions, equations_module, loss_module
 from numerics.deferred import optimize, special
 from numerics.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address

@@ -15,7 +15,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from numerics.commands import Command, patience, table
+from numerics.commands import Command, table
 from numerics.compiled import PointArrays, compile_chain
 from numerics.models import Chain, Estimator, GaussianMixture
 from numerics.settings import DEFAULT, Settings
@@ -145,8 +145,7 @@ def _finite(value: object) -> object:
 def main(points: int, seed: int, as_json: bool) -> int:
     """``python -m numerics.random_box``."""
     drawn = random_points(points, seed)
-    with patience("compiling the solver; later starts load it from the cache"):
-        compile_chain(drawn[0][1])
+    compile_chain(drawn[0][1])
     outcomes = run(drawn, progress=True)
     found = summary(outcomes)
     failures = [asdict(outcome) for outcome in outcomes if not outcome.converged]

@@ -3,11 +3,11 @@
 import gc
 import sys
 
-from numerics.deferred import importing
+from numerics.deferred import importing, starting
 
-with importing():
+with importing(), starting(__name__):
     from numerics.commands import solve_command as main
-from numerics.solver import solve
+    from numerics.solver import solve
 
 if __name__ == "__main__":
     gc.freeze()  # what was imported stays: searching it for garbage would take a fifth of the run
