@@ -79,6 +79,8 @@ _SAFETY = 2.0
 _SEQUENCE_SAFETY = 4.0  # error of a sequence of directions over its change at the last doubling
 _LEAST_GAIN = 0.01  # of a level over the coarser one that checks it
 _TAIL_REFINEMENT = 0.1  # from one level to the next, so that the error estimate sees what is cut off
+_TOLERANCE_REFINEMENT = 0.01  # of Newton's method after the first level: later stages amplify what earlier ones leave
+_STALLING_LEVEL = 7  # from which on two levels must at least halve the error, or refinement ends
 _FIRST_STRIDE = 1.5
 _LARGEST_STRIDE = 3.0
 _MOST_POINTS = 5  # that a point is extrapolated from
@@ -749,12 +751,14 @@ def solve_points(
         level = 0
         factor = 1.0
         tail = settings[TAIL]
+        tolerance = settings[TOLERANCE]
+        before = before_that = np.inf
         exact = rows > 0 and rows == directions.shape[0]
         while True:
             for t in range(n_stages):
                 for r in range(2 * t + 4):
                     other[t, r] = x[i, t, r]
-            solved = level_solver(*point, rows, factor, tail, settings[TOLERANCE], False, *solution)
+            solved = level_solver(*point, rows, factor, tail, tolerance, False, *solution)
             for t in range(solved):
                 started[i, t] = 1
             if solved < n_stages:
@@ -781,10 +785,13 @@ def solve_points(
             if (
                 level >= settings[MAX_LEVELS]
                 or error <= settings[RTOL]
+                or (level >= _STALLING_LEVEL and not error < 0.5 * before_that)
                 or (rows > 0 and 2 * rows > directions.shape[0])
             ):
                 break
             level += 1
+            before, before_that = error, before
+            tolerance = settings[TOLERANCE] * _TOLERANCE_REFINEMENT
             if rows > 0:
                 rows *= 2
             else:
