@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 
 from numerics.codegen import EQUATION_NAMES, core_module, equations_module, grid_kind, loss_module
+from numerics.constant_targets import resting_biases
 from numerics.directions import fixed_directions
 from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Stage
 from numerics.nodes import Nodes, StagePoint, set_table
@@ -214,9 +215,12 @@ class PointArrays:
         Which stages are trained on which data sets.
     summary : array, shape (n, 3)
         Stages converged, quadrature level, quadrature error.
+    vanishing : boolean array, shape (n, T)
+        Stages without weights (:mod:`numerics.constant_targets`); their ``ln C_tt^2`` in ``x`` is 0 and stands for -oo.
     """
 
     def __init__(self, points: Sequence[tuple[GaussianMixture, Chain]]) -> None:
+        core = core_module()
         n, size = len(points), len(points[0][1])
         width = 2 * size + 2
         data, chain = points[0]
@@ -244,6 +248,7 @@ class PointArrays:
         self.extra = np.zeros((n, size, most, 2))
         self.n_extra = np.zeros((n, size), dtype=np.int64)
         for i, stages in enumerate(resolved):
+            at_rest = resting_biases(stages)
             for a, pattern in enumerate(patterns[i]):
                 self.pattern_share[i, a] = pattern.share
                 self.pattern_active[i, a] = pattern.active
@@ -251,7 +256,7 @@ class PointArrays:
                 self.extra[i, t, : len(bends[i][t])] = bends[i][t]
                 self.n_extra[i, t] = len(bends[i][t])
                 if isinstance(stage, Frozen):
-                    self.special[i, t] = stage.bias, 1.0, stage.magnetization, stage.norm_squared
+                    self.special[i, t] = stage.bias, core.GIVEN, stage.magnetization, stage.norm_squared
                     continue
                 values = stage.loss.values
                 self.ridges[i, t] = stage.ridge
@@ -260,6 +265,9 @@ class PointArrays:
                     self.mixing[i, t] = values[stage.loss.keys.index("mixing")]
                 if stage.fixed_bias is not None:
                     self.special[i, t, 0] = stage.fixed_bias
+                if at_rest[t] is not None:
+                    self.special[i, t, :2] = at_rest[t], core.VANISHING
+        self.vanishing = self.special[:, :, 1] == core.VANISHING
         self.x = np.zeros((n, size, width))
         self.started = np.zeros((n, size), dtype=np.int64)
         self.conjugates = np.full((n, size, width), math.nan)
@@ -279,7 +287,7 @@ class PointArrays:
         cholesky, response = np.zeros((n, size, size)), np.zeros((n, size, size))
         for t in range(size):
             cholesky[:, t, :t] = self.x[:, t, 2 : 2 + t]
-            cholesky[:, t, t] = np.exp(0.5 * self.x[:, t, 2 + t])
+            cholesky[:, t, t] = np.where(self.vanishing[:, t], 0.0, np.exp(0.5 * self.x[:, t, 2 + t]))
             response[:, t, :t] = self.x[:, t, 3 + t : 3 + 2 * t]
             response[:, t, t] = np.exp(self.x[:, t, 2 * t + 3])
         return cholesky, response

@@ -138,9 +138,20 @@ def _algebraic(arrays: PointArrays) -> dict[str, Callable[[], np.ndarray]]:
         "norm_squared": lambda: q,
         "norm": lambda: np.sqrt(q),
         "response": lambda: np.array([response[:, t, t] for t in stages]),
-        "cosine": lambda: m / np.sqrt(q),
-        "test_error": lambda: formulas.test_error()(m, b, q, delta, rho),
+        "cosine": lambda: _over_norm(m, q),
+        "test_error": lambda: _test_error(m, b, q, delta, rho),
     }
+
+
+def _over_norm(values: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """``values / sqrt(q)``, NaN where a stage has no weights."""
+    return np.divide(values, np.sqrt(q), out=np.full_like(values, np.nan), where=q > 0.0)
+
+
+def _test_error(m: np.ndarray, b: np.ndarray, q: np.ndarray, delta: np.ndarray, rho: np.ndarray) -> np.ndarray:
+    """P(s h < 0) on a fresh sample; a stage without weights decides by its bias, and with none it does not."""
+    by_bias = np.where(b > 0.0, 1.0 - rho, np.where(b < 0.0, rho, np.nan))
+    return np.where(q > 0.0, formulas.test_error()(m, b, np.where(q > 0.0, q, 1.0), delta, rho), by_bias)
 
 
 def problem_at(

@@ -97,7 +97,7 @@ def with_values(loss: Loss, expression: sympy.Expr) -> sympy.Expr:
 
 
 @njit(types.void(POINT_FUNCTION, POINT_FUNCTION, FloatArray, Matrix, FloatArray, FloatArray), **OPTIONS)
-def _minimisers(slopes, targets, labels, logits, parameters, out):
+def solve_gradient(slopes, targets, labels, logits, parameters, out):
     """Solve ``S(h) = c`` for each node by bracketed Newton steps, for ``log S = log c`` where both have one sign.
 
     ``S`` and ``c`` are measured from the limit of S that c is closer to, and keep their digits there.
@@ -156,7 +156,7 @@ def minimisers(loss: Loss, number: int, nodes: Nodes) -> np.ndarray:
     compiled = loss_module(loss)
     out = np.empty(nodes.labels.size)
     parameters = np.array(loss.values, dtype=float)
-    _minimisers(compiled.slopes, compiled.targets, nodes.labels, nodes.seen(seen), parameters, out)
+    solve_gradient(compiled.slopes, compiled.targets, nodes.labels, nodes.seen(seen), parameters, out)
     return out
 
 

@@ -267,6 +267,8 @@ def read_points(arrays: PointArrays, i: int, n_stages: int) -> tuple[StagePoint,
     for t in range(n_stages):
         status, iterations, residual, last_step, defect = (float(entry) for entry in arrays.stats[i, t])
         x, conjugates = arrays.x[i, t, : 2 * t + 4].copy(), arrays.conjugates[i, t, : 2 * t + 3].copy()
+        if arrays.vanishing[i, t] and status == 0:
+            x[2 + t] = -math.inf
         points.append(StagePoint(x, conjugates, int(status), int(iterations), residual, last_step, defect))
         if points[-1].status != 0:
             break
@@ -434,6 +436,8 @@ def extend_any(
     function of this stage's logit, beyond what later targets do; ``sharpness`` as in :func:`extend`.
     """
     step = settings.outer_step * settings.refinement**level / refinement
+    if point.vanishes:
+        return nodes.with_constant_logit(point.bias)
     if training and isinstance(point, HardPoint):
         return extend_hard(nodes, data, chain, number, point, step, settings.tail)
     wanted = sorted({*map(tuple, target_features(chain, number)), *bends})

@@ -68,6 +68,11 @@ class StagePoint:
         """``Q_tt``."""
         return float(self.cholesky_row @ self.cholesky_row)
 
+    @property
+    def vanishes(self) -> bool:
+        """Whether the weights are exactly 0 (:mod:`numerics.constant_targets`); ``ln C_tt^2`` then is -oo."""
+        return self.unknowns[2 + self.earlier] == -math.inf
+
 
 @dataclass(frozen=True)
 class Nodes:
@@ -134,6 +139,12 @@ class Nodes:
     def rows(self, indices: np.ndarray) -> Nodes:
         """The nodes at ``indices``, integer or boolean."""
         return Nodes(*(values[indices] for values in self._arrays))
+
+    def with_constant_logit(self, logit: float) -> Nodes:
+        """With one stage more, whose weights are 0: the same logit on all samples, no direction and no force."""
+        k, nothing = self.stages, np.zeros((self.weight.size, 1))
+        design = np.hstack((self.design[:, : 2 + k], nothing, self.forces, nothing))
+        return replace(self, design=design, logits=np.hstack((self.logits, nothing + logit)))
 
     @staticmethod
     def joined(parts: Sequence[Nodes]) -> Nodes:
@@ -242,7 +253,8 @@ def sharp_crossings(scores: np.ndarray, nodes: Nodes, limit: float = 1.0) -> dic
 def sharpness_along(points: Sequence[StagePoint], number: int) -> float:
     """How much of stage ``number``'s g moves the fields of the stages after it by the width that g's after it give them."""
     ratios = [
-        abs(row[number - 1]) / float(np.linalg.norm(row[number:])) for row in (p.cholesky_row for p in points[number:])
+        abs(row[number - 1]) / float(np.linalg.norm(row[number:]))
+        for row in (p.cholesky_row for p in points[number:] if not p.vanishes)
     ]
     return max(ratios, default=0.0)
 

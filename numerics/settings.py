@@ -25,7 +25,7 @@ class Settings:
     refinement
         Factor on the steps from one quadrature level to the next.
     max_levels
-        Levels tried before the error estimate is reported as it is.
+        Levels tried before the error estimate is reported as it is; fewer where the last ones no longer halve it.
     tail
         Relative weight of what may be cut from an average at the first level; a tenth of it at each further one.
     coarse_factor, coarse_tolerance
@@ -43,7 +43,7 @@ class Settings:
     field_step: float = 0.76
     outer_step: float = 0.72
     refinement: float = 0.75
-    max_levels: int = 7
+    max_levels: int = 10
     tail: float = 1e-12
     coarse_factor: float = 2.2
     coarse_tolerance: float = 1e-2

@@ -114,6 +114,10 @@ class Solution:
 
     def __getitem__(self, index: int) -> StageSolution:
         number = range(1, len(self) + 1)[index]
+        if any(point.vanishes for point in self.points[max(number - 2, 0) : number]):
+            from numerics.constant_stage import ConstantStage
+
+            return ConstantStage(self, number)
         return StageSolution(self, number)
 
     @cached_property
@@ -187,6 +191,10 @@ class Solution:
     @cached_property
     def response(self) -> np.ndarray:
         """V_ts, lower triangular, shape (stages, stages)."""
+        if any(point.vanishes for point in self.points[:-1]):
+            from numerics.constant_stage import completed_responses
+
+            return completed_responses(self)
         hard = [isinstance(point, HardPoint) for point in self.points] + [False] * self._missing
         return _times(
             self._triangle(lambda point: point.response_row), self._growth[:, None] * np.where(hard, math.inf, 1.0)

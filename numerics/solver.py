@@ -33,6 +33,7 @@ LONG_QUADRATIC_RTOL = {5: 1e-6}
 """The same where all losses are quadratic: rounding errors, which every stage amplifies, are all there is."""
 
 _VANISHING = 1e-6  # squared norm
+_NO_WEIGHTS = -690.0  # ln C_tt^2 that a stage without weights starts another with
 _LOOSE = 1e-6  # accuracy that allows larger steps
 _LOOSE_STEP = 1.3
 _LOOSE_TAIL = 1e-9
@@ -128,7 +129,7 @@ def solve(
         if start is not None:
             for t, point in enumerate(start.points[: len(chain)]):
                 if point.status == 0 and not isinstance(point, HardPoint):
-                    arrays.x[0, t, : point.unknowns.size] = point.unknowns
+                    arrays.x[0, t, : point.unknowns.size] = np.nan_to_num(point.unknowns, neginf=_NO_WEIGHTS)
                     arrays.started[0, t] = 1
         arrays.solve(compile_chain(chain), settings)
         solution = read_solution(arrays, 0, data, chain, settings)
@@ -206,9 +207,19 @@ def _assemble(
         message += "; the weights are nearly 0: the targets hardly differ between samples"
     return Solution(
         data=data, chain=chain, points=points, converged=message == "", residual=residual, quadrature_error=error,
-        iterations=sum(point.iterations for point in points), message=message or "converged", level=level,
+        iterations=sum(point.iterations for point in points), message=message or _success(points, chain), level=level,
         settings=settings,
     )  # fmt: skip
+
+
+def _success(points: Sequence[StagePoint], chain: Chain) -> str:
+    """What is said of a solution that converged: why some observables of a stage without weights are NaN."""
+    text = "converged"
+    for number, point in enumerate(points, start=1):
+        if point.vanishes:
+            text += f"; the targets of {chain.name(number)} do not depend on the sample, so its weights are 0"
+            text += ": cosines are NaN" if point.bias else " and, as its bias is 0, it decides nothing: errors are NaN"
+    return text
 
 
 def plain_iteration(

@@ -64,7 +64,10 @@ STATUS, ITERATIONS, RESIDUAL, LAST_STEP, DEFECT = range(5)
 """Columns of the statistics of a stage."""
 
 FIXED_BIAS, FROZEN, FROZEN_M, FROZEN_Q = range(4)
-"""Columns of what is special about a stage: bias (NaN: learned); 1 for given weights, and their m and Q."""
+"""Columns of what is special about a stage: bias (NaN: learned); ``GIVEN`` or ``VANISHING`` weights; m and Q of given ones."""
+
+TRAINED, GIVEN, VANISHING = 0.0, 1.0, 2.0
+"""Values of the column ``FROZEN``.  Weights vanish where every sample's force does: see ``numerics/constant_targets.py``."""
 
 _Cube = types.float64[:, :, ::1]
 _Hypercube = types.float64[:, :, :, ::1]
@@ -80,11 +83,15 @@ _SAFETY = 2.0
 _SEQUENCE_SAFETY = 4.0  # error of a sequence of directions over its change at the last doubling
 _LEAST_GAIN = 0.01  # of a level over the coarser one that checks it
 _TAIL_REFINEMENT = 0.1  # from one level to the next, so that the error estimate sees what is cut off
+_TOLERANCE_REFINEMENT = 0.01  # of Newton's method after the first level: later stages amplify what earlier ones leave
+_STALLING_LEVEL = 7  # from which on two levels must at least halve the error, or refinement ends
 _FIRST_STRIDE = 1.5
 _LARGEST_STRIDE = 3.0
 _MOST_POINTS = 5  # that a point is extrapolated from
 _LARGEST_WEIGHT = 12.0  # of one of them
 _STILL = 1e-9  # a change that is none
+_RESPONSE_STEPS = 200  # of Newton's method for the response of a stage without weights
+_ROUNDING = 4e-16
 
 
 @njit(FloatArray(FloatArray, types.int64), **OPTIONS)
@@ -218,6 +225,53 @@ def place_frozen(special, k, earlier, x, updated):
 
 
 @njit(
+    types.float64(
+        POINT_FUNCTION, FloatArray, FloatArray, Matrix, FloatArray, types.float64, types.float64, types.float64, types.float64
+    ),
+    **OPTIONS,
+)  # fmt: skip
+def response_at_rest(slopes, weight, labels, logits, parameters, bias, delta, eta, ridge):
+    """V of a stage without weights: ``V (ridge + Vh) = eta``, ``Vh = sum weight Delta l''/(1 + Delta V l'')`` at ``h = bias``."""
+    slope = np.empty(4)
+    curvature = np.empty(labels.size)
+    total = 0.0
+    for i in range(labels.size):
+        slopes(bias, labels[i], address(logits, i * logits.shape[1]), address(parameters, 0), address(slope, 0))
+        curvature[i] = slope[2]
+        total += weight[i] * delta * slope[2]
+    # The left side rises with V and is concave: Newton's method from below does not overshoot.
+    v = eta / (ridge + total)
+    for _ in range(_RESPONSE_STEPS):
+        excess = v * ridge - eta
+        rate = ridge
+        for i in range(labels.size):
+            grown = 1.0 + delta * v * curvature[i]
+            excess += weight[i] * delta * v * curvature[i] / grown
+            rate += weight[i] * delta * curvature[i] / grown**2
+        move = -excess / rate
+        v += move
+        if abs(move) <= _ROUNDING * v:
+            break
+    return v
+
+
+@njit(types.void(types.float64, types.float64, types.int64, FloatArray, FloatArray), **OPTIONS)
+def place_vanishing(bias, response, k, x, updated):
+    """Order parameters of a stage without weights.
+
+    A unit direction of its own, in which no stage has any weight, takes the place of its row of the Cholesky factor: all later
+    equations stay regular.  As its forces vanish too, responses to it change nothing and are left at 0.
+    """
+    for r in range(x.size):
+        x[r] = 0.0
+    for r in range(updated.size):
+        updated[r] = 0.0
+    x[1] = bias
+    x[2 * k + 3] = math.log(response)
+    updated[2 * k + 2] = response
+
+
+@njit(
     types.void(types.float64, FloatArray, Matrix, Matrix, types.int64, types.int64, FloatArray), **OPTIONS
 )  # fmt: skip
 def add_moments(share, mu, covariance, propagator, k, first, out):
@@ -257,7 +311,9 @@ def append_moments(moments_of, t, ridge, special, pattern_active, conjugate, mu,
     for a in range(mu.shape[0]):
         if pattern_active[a, t] == 0.0:
             continue
-        if special[FROZEN] == 1.0:
+        if special[FROZEN] == VANISHING:
+            continue
+        if special[FROZEN] == GIVEN:
             mu[a, t] = special[FROZEN_M]
             for s in range(t):
                 covariance[a, t, s] = covariance[a, s, t] = special[FROZEN_M] * mu[a, s]
@@ -380,6 +436,23 @@ def join_nodes(first, second):
     )  # fmt: skip
 
 
+@njit(_Nodes(_Nodes, types.float64), **OPTIONS)
+def with_constant_logit(nodes, logit):
+    """The nodes with one stage more, which has the same logit on all samples, no direction and no force."""
+    weight, design, labels, logits, member, row = nodes
+    n, k = logits.shape
+    new_design = np.zeros((n, 4 + 2 * k))
+    new_logits = np.empty((n, k + 1))
+    for i in range(n):
+        for r in range(2 + k):
+            new_design[i, r] = design[i, r]
+        for r in range(k):
+            new_design[i, 3 + k + r] = design[i, 2 + k + r]
+            new_logits[i, r] = logits[i, r]
+        new_logits[i, k] = logit
+    return weight, new_design, labels, new_logits, member, row
+
+
 @njit(
     _Nodes(
         POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, FloatArray, _Nodes, IntArray, IntArray,
@@ -500,10 +573,12 @@ def solve_level(
         for d in range(n_sets):
             alpha += trained[t, d] * sets[d, 0]
             everywhere = everywhere and trained[t, d] == 1
-        frozen = special[t, FROZEN] == 1.0
+        vanishing = special[t, FROZEN] == VANISHING
+        given = special[t, FROZEN] == GIVEN
+        frozen = given or vanishing
         fixed_bias = special[t, FIXED_BIAS]
         its_nodes = nodes
-        if not everywhere and not frozen:
+        if not everywhere and not given:
             its_nodes = take_nodes(nodes, members(nodes[4], trained[t], 1))
         its_weight, its_design, its_labels, its_logits, _, _ = its_nodes
         visible = select_columns(its_logits, seen[t])
@@ -520,10 +595,18 @@ def solve_level(
         status = NOT_TRIED
         iterations = 0
         residual = last_step = defect = np.inf
-        if frozen:
+        if given:
             place_frozen(special[t], k, x, unknowns, updated)
+        if vanishing:
+            v = response_at_rest(
+                slopes, its_weight, its_labels, visible, loss_parameters, fixed_bias, delta, eta, ridges[t]
+            )
+            place_vanishing(fixed_bias, v, k, unknowns, updated)
+        if frozen:
             for r in range(size):
                 conjugate[r] = 0.0
+            if vanishing:
+                conjugate[size - 2] = eta / v - ridges[t]
             status, residual, last_step, defect = CONVERGED, 0.0, 0.0, 0.0
         solver = stage_solvers, point_functions, functions, t, n_features[t], shareable[t]
         problem = (
@@ -607,6 +690,9 @@ def solve_level(
                 needed[d] = 0
                 for later in range(t + 1, n_stages):
                     needed[d] = max(needed[d], trained[later, d])
+        if vanishing:
+            nodes = with_constant_logit(nodes, fixed_bias)
+            continue
         nodes = nodes_after(
             slopes, targets, features, n_features[t], shareable[t], loss_parameters, nodes, seen[t], trained[t], needed, delta,
             theta, directions, rows, settings[OUTER_STEP] * factor, tail, sharpness_along(x, started, t), wanted_bends,
@@ -750,12 +836,14 @@ def solve_points(
         level = 0
         factor = 1.0
         tail = settings[TAIL]
+        tolerance = settings[TOLERANCE]
+        before = before_that = np.inf
         exact = rows > 0 and rows == directions.shape[0]
         while True:
             for t in range(n_stages):
                 for r in range(2 * t + 4):
                     other[t, r] = x[i, t, r]
-            solved = level_solver(*point, rows, factor, tail, settings[TOLERANCE], False, *solution)
+            solved = level_solver(*point, rows, factor, tail, tolerance, False, *solution)
             for t in range(solved):
                 started[i, t] = 1
             if solved < n_stages:
@@ -783,10 +871,13 @@ def solve_points(
             if (
                 level >= settings[MAX_LEVELS]
                 or error <= settings[RTOL]
+                or (level >= _STALLING_LEVEL and not error < 0.5 * before_that)
                 or (rows > 0 and 2 * rows > directions.shape[0])
             ):
                 break
             level += 1
+            before, before_that = error, before
+            tolerance = settings[TOLERANCE] * _TOLERANCE_REFINEMENT
             if rows > 0:
                 rows *= 2
             else:
