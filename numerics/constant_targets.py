@@ -18,7 +18,7 @@ from numba import njit, types
 
 from numerics.codegen import loss_module
 from numerics.hard_stage import solve_gradient, with_values
-from numerics.kernels.elementary import POINT_FUNCTION, FloatArray, Matrix, address
+from numerics.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address
 from numerics.models import Estimator, Frozen
 from theory.losses import Loss
 from theory.symbols import h
@@ -70,7 +70,7 @@ def _resting_bias(loss: Loss, bias: float | None, known: tuple[float | None, ...
 
 
 @njit(
-    types.boolean(POINT_FUNCTION, POINT_FUNCTION, FloatArray, Matrix, FloatArray, types.float64), cache=True, nogil=True
+    types.boolean(POINT_FUNCTION, POINT_FUNCTION, FloatArray, Matrix, FloatArray, types.float64), **OPTIONS
 )  # fmt: skip
 def _is_minimum(slopes, targets, labels, logits, parameters, place):
     """Whether the gradient at ``h = place`` vanishes, up to rounding, on all samples."""
@@ -89,7 +89,7 @@ def _is_minimum(slopes, targets, labels, logits, parameters, place):
 
 
 @njit(
-    types.float64(POINT_FUNCTION, POINT_FUNCTION, FloatArray, Matrix, FloatArray, types.float64), cache=True, nogil=True
+    types.float64(POINT_FUNCTION, POINT_FUNCTION, FloatArray, Matrix, FloatArray, types.float64), **OPTIONS
 )  # fmt: skip
 def _common_minimum(slopes, targets, labels, logits, parameters, bias):
     """The logit, ``bias`` if that is a number, at which all samples have their minimum; NaN if there is none."""

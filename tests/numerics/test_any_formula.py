@@ -50,6 +50,8 @@ CASES = [
             Case("softplus(-s*h)*exp(-8*(h_teacher**2-1)**2)+h**2/50", HALF, 0.1, 0.6, CrossEntropy(), 0.5),
             Case("1.15*((h-h_teacher**3/10)*erf(h-h_teacher**3/10)+exp(-(h-h_teacher**3/10)**2)/sqrt(pi))",
                  GaussianMixture(3.06, 0.23, 2.52), 0.0108, 0.36, CrossEntropy(), 0.355),
+            Case("softplus(h)-sigmoid(h_teacher)*h", HALF, 0.05, 0.6, Loss.from_expression("(h-s)**4/4"), 0.3),
+            Case("(h-h_teacher)**4/4", HALF, 0.05, 0.6, Loss.from_expression("softplus(softplus(-4*s*h))"), 0.02),
         )
     ),
 ]  # fmt: skip
