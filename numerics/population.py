@@ -218,6 +218,10 @@ class Population:
     def __init__(self, data: GaussianMixture, magnetization: Array, bias: Array, overlap: Array) -> None:
         self.data, self.magnetization, self.bias, self.overlap = data, magnetization, bias, overlap
 
+    def combined(self, rows: Array) -> Population:
+        """The population of models whose logits are linear combinations of these, shape (models, T): means of teachers, say."""
+        return Population(self.data, rows @ self.magnetization, rows @ self.bias, rows @ self.overlap @ rows.T)
+
     def test_error(self, t: int) -> float:
         """P(s h_t < 0); a model of zero norm decides by its bias, or by a coin."""
         m, b, q = self.magnetization[t], self.bias[t], self.overlap[t, t]

@@ -659,101 +659,118 @@ class StageSolution:
         return total
 
     @property
+    def _teachers(self) -> tuple[int, ...]:
+        """The stages it is compared with, see :meth:`numerics.models.Chain.teachers`; none for the first stage."""
+        return self.solution.chain.teachers(self.number)
+
+    def _teacher_logits(self, nodes: Nodes) -> np.ndarray:
+        return nodes.logits[:, [k - 1 for k in self._teachers]].mean(axis=1)
+
+    @property
+    def _pair(self) -> Population:
+        """This stage (0) and its teacher (1) on fresh samples; a max-margin stage, which nobody learns from, in finite units."""
+        solution, k = self.solution, self.number
+        everyone = Population(
+            self._data, solution.finite_magnetization[:k], solution.finite_bias[:k], solution.finite_overlap[:k, :k]
+        )
+        rows = np.zeros((2, k))
+        rows[0, -1] = 1.0
+        rows[1, [number - 1 for number in self._teachers]] = 1.0 / len(self._teachers)
+        return everyone.combined(rows)
+
+    @property
     def teacher_cosine(self) -> float:
-        """Cosine between the weights of this stage and of the one before; NaN for the first stage."""
-        if not self._earlier:
+        """Cosine between the weights of this stage and of its teacher; NaN for the first stage."""
+        if not self._teachers or not self._known:
             return math.nan
-        q = self._overlaps
-        t, s = self.number - 1, self.number - 2
-        return float(q[t, s] / math.sqrt(q[t, t] * q[s, s]))
+        q = self._pair.overlap
+        return float(q[0, 1] / math.sqrt(q[0, 0] * q[1, 1]))
 
     @property
     def teacher_agreement(self) -> float:
-        """Probability that this stage and the one before classify a fresh sample alike; NaN for the first stage."""
-        if not self._earlier or not self._known:
+        """Probability that this stage and its teacher classify a fresh sample alike; NaN for the first stage."""
+        if not self._teachers or not self._known:
             return math.nan
-        pair = [self.number - 1, self.number - 2]
-        solution = self.solution
-        return formulas.agreement(
-            solution.finite_magnetization[pair], solution.finite_bias[pair], solution.finite_overlap[np.ix_(pair, pair)],
-            self._data.delta, self._data.rho,
-        )  # fmt: skip
+        pair = self._pair
+        return formulas.agreement(pair.magnetization, pair.bias, pair.overlap, self._data.delta, self._data.rho)
 
     @property
     def test_logit_distance(self) -> float:
-        """Mean of (h - h_teacher)^2 on a fresh sample, the teacher being the stage before; NaN for the first stage."""
-        if not self._earlier:
+        """Mean of (h - h_teacher)^2 on a fresh sample; NaN for the first stage."""
+        if not self._teachers or not self._known:
             return math.nan
         if self._margin_at_hand:
             return math.inf
-        m, b, q = self.solution.magnetization, self.solution.bias, self.solution.overlap
-        t, s = self.number - 1, self.number - 2
-        return float(
-            formulas.logit_distance()(
-                m[t], m[s], b[t], b[s], q[t, t], q[s, s], q[t, s], self._data.delta, self._data.rho
-            )
-        )
+        return self._pair.logit_distance(0, 1)
 
     @property
     def _margin_at_hand(self) -> bool:
-        """Whether this stage or the one before has infinite logits."""
+        """Whether this stage or its teacher has infinite logits."""
         return self._known and any(
-            _has_limit(p, MAX_MARGIN) for p in self.solution.points[self.number - 2 : self.number]
+            _has_limit(self.solution.points[k - 1], MAX_MARGIN) for k in (*self._teachers, self.number)
         )
 
     def _distance_to_teacher(self, output) -> float:
         """On training samples."""
-        if not self._earlier:
+        if not self._teachers:
             return math.nan
 
         def squared(h: np.ndarray, nodes: Nodes) -> np.ndarray:
-            return (output(h) - output(nodes.logits[:, -2])) ** 2
+            return (output(h) - output(self._teacher_logits(nodes))) ** 2
 
         return self._average(squared)
 
     @property
     def train_logit_distance(self) -> float:
         """Mean of (h - h_teacher)^2 on a training sample; NaN for the first stage."""
-        if self._earlier and self._margin_at_hand:
+        if self._teachers and self._margin_at_hand:
             return math.inf
         return self._distance_to_teacher(lambda h: h)
 
     @property
     def test_output_distance(self) -> float:
         """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a fresh sample; NaN for the first stage."""
-        if self._earlier and self._margin_at_hand:
+        if not self._teachers or not self._known:
+            return math.nan
+        if self._margin_at_hand:
             return self._distance_of_signs(training=False)
-        return (
-            self._on_fresh_samples(lambda population, t: population.output_distance(t, t - 1))
-            if self._earlier
-            else math.nan
-        )
+        return self._pair.output_distance(0, 1)[0]
 
     @property
     def train_output_distance(self) -> float:
         """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a training sample; NaN for the first stage."""
-        if self._earlier and self._margin_at_hand:
+        if self._teachers and self._margin_at_hand:
             return self._distance_of_signs(training=True)
         return self._distance_to_teacher(special.expit)
 
     def _distance_of_signs(self, *, training: bool) -> float:
         """Squared distance of outputs of which at least one is 0 or 1; on training samples that one is the label."""
-        pair = self.solution.points[self.number - 2 : self.number]
-        step = [_has_limit(point, MAX_MARGIN) for point in pair]
+        # No loss looks at a max-margin stage, so if the teacher is one, it is the stage before and the only one.
+        points = self.solution.points
+        step = [_has_limit(points[k - 1], MAX_MARGIN) for k in (self._teachers[-1], self.number)]
         if all(step):
             return 0.0 if training else 1.0 - self.teacher_agreement
         if training:
-            other = self.solution[self._earlier - 1] if step[1] else self
-            return other._average(lambda h, nodes: (nodes.labels - special.expit(h)) ** 2)
+            if step[0]:
+                return self._average(lambda h, nodes: (nodes.labels - special.expit(h)) ** 2)
+            # The teacher's logits on the samples of this stage, over whose law the last of them is the one to integrate.
+            nodes = self._nodes(max(self._teachers))
+            return nodes.mean((nodes.labels - special.expit(self._teacher_logits(nodes))) ** 2)
         if step[0]:
             return math.nan
-        point, k = pair[1], self._earlier
-        nodes = self.solution.nodes(k, training=False)
-        mean = nodes.design[:, 0] * point.magnetization + point.bias
-        mean = mean + math.sqrt(self._data.delta) * nodes.design[:, 2 : 2 + k] @ point.cholesky_row[:-1]
-        positive = special.ndtr(mean / (math.sqrt(self._data.delta) * point.cholesky_row[-1]))
-        teacher = special.expit(nodes.logits[:, -1])
-        return nodes.mean(positive * (1.0 - teacher) ** 2 + (1.0 - positive) * teacher**2)
+        pair = self._pair
+        (m, m_teacher), (b, b_teacher), q = pair.magnetization, pair.bias, pair.overlap
+        slope = q[0, 1] / q[1, 1]
+        width = math.sqrt(self._data.delta * max(q[0, 0] - slope * q[0, 1], _ZERO * q[0, 0]))
+
+        def squared(points: np.ndarray, label: float) -> np.ndarray:
+            sign = 2.0 * label - 1.0
+            teacher = points[0]
+            positive = special.ndtr((sign * m + b + slope * (teacher - sign * m_teacher - b_teacher)) / width)
+            output = special.expit(teacher)
+            return positive * (1.0 - output) ** 2 + (1.0 - positive) * output**2
+
+        return pair.average(squared, [1])[0]
 
     @property
     def bayes_error(self) -> float:
@@ -792,4 +809,8 @@ OBSERVABLES: dict[str, str] = {
     "train_output_distance": "squared output distance to the teacher, training",
     "bayes_error": "Bayes error",
 }
-"""Names of the observables of a stage, with their labels in plots."""
+"""Names of the observables of a stage, with their labels in plots.
+
+The teacher in ``teacher_...`` and in distances is the one of the stage's loss; of several teachers, their mean logit.  Where the
+loss has none, or a formula names several logits, it is the stage before (:meth:`numerics.models.Chain.teachers`).
+"""
