@@ -511,6 +511,28 @@ class Chain:
     def names(self) -> tuple[str, ...]:
         return tuple(self.name(number) for number in range(1, len(self) + 1))
 
+    def teachers(self, number: int) -> tuple[int, ...]:
+        """Stages (from 1) that ``teacher_...`` observables and distances of stage ``number`` compare it with, by their mean logit.
+
+        Those are the stages its loss is taught by.  Where a loss has no teacher, or its formula names several logits without
+        saying how they teach, it is the stage before; the first stage has none.
+
+        Examples
+        --------
+        >>> from theory.losses import CrossEntropy, Distillation
+        >>> stages = [Estimator(CrossEntropy(), 0.1, name=name) for name in ("first", "second")]
+        >>> chain = Chain.of([*stages, Estimator(Distillation(teacher=1), 0.1), Estimator(Distillation(teacher=(1, 3)), 0.1)])
+        >>> [chain.teachers(number) for number in (1, 2, 3, 4)]
+        [(), (1,), (1,), (1, 3)]
+        """
+        if number == 1:
+            return ()
+        stage = self.stages[number - 1]
+        seen = sorted(set(stage.loss.stages(number))) if isinstance(stage, Estimator) else []
+        if len(seen) == 1 or (seen and isinstance(stage.loss.teacher, tuple)):
+            return tuple(seen)
+        return (number - 1,)
+
     def resolved(self, data: GaussianMixture) -> tuple[Estimator | Frozen, ...]:
         """The stages with Hebbian and Bayes-optimal ones written as the Estimators they are on these data."""
         return tuple(

@@ -277,6 +277,11 @@ class Population:
         self.factor = _semidefinite_cholesky(overlap) if factor is None else factor
         self.rtol = rtol
 
+    def combined(self, rows: Array) -> Population:
+        """The population of models whose logits are linear combinations of these, shape (models, T): means of teachers, say."""
+        factor = rows @ self.factor
+        return Population(self.data, rows @ self.magnetization, rows @ self.bias, factor @ factor.T, factor, self.rtol)
+
     def test_error(self, t: int) -> float:
         """P(s h_t < 0); a model of zero norm decides by its bias, or by a coin."""
         m, b, q = self.magnetization[t], self.bias[t], self.overlap[t, t]

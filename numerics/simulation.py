@@ -93,15 +93,15 @@ PAIR_QUANTITIES = (
 """Observables of two stages, symmetric matrices."""
 
 TEACHER_QUANTITIES = {
-    "teacher_cosine": "overlap_cosine",
-    "teacher_agreement": "agreement",
-    "teacher_train_agreement": "train_agreement",
-    "test_logit_distance": "test_logit_distance",
-    "train_logit_distance": "train_logit_distance",
-    "test_output_distance": "test_output_distance",
-    "train_output_distance": "train_output_distance",
+    "teacher_cosine": "teacher_cosine",
+    "teacher_agreement": "teacher_agreement",
+    "teacher_train_agreement": "teacher_train_agreement",
+    "test_logit_distance": "teacher_test_logit_distance",
+    "train_logit_distance": "teacher_train_logit_distance",
+    "test_output_distance": "teacher_test_output_distance",
+    "train_output_distance": "teacher_train_output_distance",
 }
-"""Observables of a stage and the one before it, and the matrix they are entries of."""
+"""Observables of a stage and its teacher (:meth:`numerics.models.Chain.teachers`), and what they are called in the raw runs."""
 
 MEASURED = frozenset((*STAGE_QUANTITIES, *TEACHER_QUANTITIES))
 """Observables of a stage that every simulation measures."""
@@ -150,7 +150,8 @@ class Estimate:
 def estimate(values: Array) -> Estimate:
     """Average over the first axis."""
     n = len(values)
-    error = values.std(axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.full(values.shape[1:], np.nan)
+    with np.errstate(invalid="ignore"):  # infinite in a run that broke down
+        error = values.std(axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.full(values.shape[1:], np.nan)
     mean = values.mean(axis=0)
     return Estimate(float(mean), float(error), n) if mean.ndim == 0 else Estimate(mean, error, n)
 
@@ -492,13 +493,15 @@ def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[
     """All observables of one trained chain: shape (T,) each, or (T, T) for those of two stages.
 
     Training averages of a stage go over its own training samples with the labels seen there, ``clean_train_error`` over the
-    same samples with the labels before the noise, averages of two stages over the samples of the later one.
-    A frozen stage has no loss: there the losses are nan.
+    same samples with the labels before the noise, averages of two stages over the samples of the later one.  Several teachers of
+    one stage are compared with it by their mean logit.
+    A frozen stage has no loss, and that of a broken fit is not finite: there the losses are nan.
     """
     n_inputs, n_stages = len(sample.mean), len(fits)
     weights = np.array([fit.all_weights(n_inputs) for fit in fits])
     found = {name: np.zeros(n_stages) for name in STAGE_QUANTITIES}
     found |= {name: np.zeros((n_stages, n_stages)) for name in PAIR_QUANTITIES}
+    found |= {name: np.full(n_stages, np.nan) for name in TEACHER_QUANTITIES.values()}
     found["magnetization"] = weights @ sample.mean / n_inputs
     found["bias"] = np.array([fit.bias for fit in fits])
     found["overlap"] = weights @ weights.T / n_inputs
@@ -519,7 +522,7 @@ def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[
         found["clean_train_error"][t] = np.mean((2 * sample.clean_labels[fit.rows] - 1) * own <= 0)
         found["test_cross_entropy"][t], found["quadrature_error"][t] = population.test_loss(CrossEntropy(), t)
         found["train_cross_entropy"][t] = np.mean(_fields(CrossEntropy(), 1, sample, (), fit.rows).value(own))
-        if isinstance(stage, Frozen):
+        if isinstance(stage, Frozen) or fit.broken:
             for name in ("test_loss", "train_loss", "free_energy"):
                 found[name][t] = np.nan
         else:
@@ -531,27 +534,50 @@ def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[
         found["calibration_slope"][t], found["calibration_offset"][t] = population.calibration(t)
         found["agreement"][t, t] = found["train_agreement"][t, t] = 1.0
         for s in range(t):
-            output, uncertain = population.output_distance(t, s)
+            logits = fits[s].everywhere[fit.rows]
+            pair, uncertain = _compare(population, t, s, own, logits)
             found["quadrature_error"][t] = max(found["quadrature_error"][t], uncertain)
-            other = fits[s].everywhere[fit.rows]
-            pair = {
-                "agreement": population.agreement(t, s),
-                "train_agreement": np.mean((own > 0) == (other > 0)),
-                "test_logit_distance": population.logit_distance(t, s),
-                "train_logit_distance": np.mean((own - other) ** 2),
-                "test_output_distance": output,
-                "train_output_distance": np.mean((expit(own) - expit(other)) ** 2),
-            }
             for name, value in pair.items():
                 found[name][t, s] = found[name][s, t] = value
+        if t > 0:
+            teachers = [s - 1 for s in chain.teachers(t + 1)]
+            if len(teachers) > 1:
+                rows = np.zeros((2, n_stages))
+                rows[0, t], rows[1, teachers] = 1.0, 1.0 / len(teachers)
+                logits = np.mean([fits[s].everywhere[fit.rows] for s in teachers], axis=0)
+                pair, uncertain = _compare(population.combined(rows), 0, 1, own, logits)
+                found["quadrature_error"][t] = max(found["quadrature_error"][t], uncertain)
+            else:
+                pair = {name: found[name][t, teachers[0]] for name in PAIR_QUANTITIES}
+            found["teacher_cosine"][t] = pair["overlap_cosine"]
+            for name, value in pair.items():
+                if (key := f"teacher_{name}") in found:
+                    found[key][t] = value
     found["generalization_gap"] = found["test_error"] - found["train_error"]
     found["loss_gap"] = found["test_loss"] - found["train_loss"]
     return found
 
 
+def _compare(population: Population, t: int, s: int, own: Array, other: Array) -> tuple[dict[str, float], float]:
+    """Observables of two stages by name, from test points and their logits on samples, and the quadrature error."""
+    output, uncertain = population.output_distance(t, s)
+    q = population.overlap
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosine = q[t, s] / (np.sqrt(q[t, t]) * np.sqrt(q[s, s]))
+    return {
+        "overlap_cosine": cosine,
+        "agreement": population.agreement(t, s),
+        "train_agreement": np.mean((own > 0) == (other > 0)),
+        "test_logit_distance": population.logit_distance(t, s),
+        "train_logit_distance": np.mean((own - other) ** 2),
+        "test_output_distance": output,
+        "train_output_distance": np.mean((expit(own) - expit(other)) ** 2),
+    }, uncertain
+
+
 @dataclass(frozen=True)
 class StageEstimates:
-    """Observables of one stage, each an :class:`Estimate`; nan where a stage before is needed and there is none."""
+    """Observables of one stage, each an :class:`Estimate`; nan where a teacher is needed and there is none."""
 
     result: SimulationResult
     index: int
@@ -564,8 +590,7 @@ class StageEstimates:
             return estimate(runs[name][:, t])
         if name == "response":
             return estimate(runs[name][:, t, t])
-        values = runs[TEACHER_QUANTITIES[name]]
-        return estimate(values[:, t, t - 1] if t else np.full(len(values), np.nan))
+        return estimate(runs[TEACHER_QUANTITIES[name]][:, t])
 
     def __dir__(self) -> list[str]:
         measured = ["response"] if "response" in self.result.runs else []

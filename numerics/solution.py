@@ -655,90 +655,109 @@ class StageSolution:
         return calibration_error(m, b, math.sqrt(self._data.delta * q), self._calibration, self._data.rho, check=check)
 
     @property
+    def _teachers(self) -> tuple[int, ...]:
+        """The stages it is compared with, see :meth:`numerics.models.Chain.teachers`; none for the first stage."""
+        return self.solution.chain.teachers(self.number)
+
+    def _teacher_logits(self, nodes: Nodes) -> np.ndarray:
+        return nodes.logits[:, [k - 1 for k in self._teachers]].mean(axis=1)
+
+    @property
+    def _pair(self) -> Population:
+        """This stage (0) and its teacher (1) on fresh samples; a max-margin stage, which nobody learns from, in finite units."""
+        k = self.number
+        rows = np.zeros((2, k))
+        rows[0, -1] = 1.0
+        rows[1, [number - 1 for number in self._teachers]] = 1.0 / len(self._teachers)
+        return self._population.combined(rows)
+
+    @property
     def teacher_cosine(self) -> float:
-        """Cosine between the weights of this stage and of the one before; NaN for the first stage."""
-        if not self._earlier:
+        """Cosine between the weights of this stage and of its teacher; NaN for the first stage."""
+        if not self._teachers or not self._known:
             return math.nan
-        q = self._overlaps
-        t, s = self.number - 1, self.number - 2
-        return float(q[t, s] / math.sqrt(q[t, t] * q[s, s]))
+        q = self._pair.overlap
+        return float(q[0, 1] / math.sqrt(q[0, 0] * q[1, 1]))
 
     @property
     def teacher_agreement(self) -> float:
-        """Probability that this stage and the one before classify a fresh sample alike; NaN for the first stage."""
-        if not self._earlier or not self._known:
+        """Probability that this stage and its teacher classify a fresh sample alike; NaN for the first stage."""
+        if not self._teachers or not self._known:
             return math.nan
-        pair = [self.number - 1, self.number - 2]
-        solution = self.solution
-        return formulas.agreement(
-            solution.finite_magnetization[pair], solution.finite_bias[pair], solution.finite_overlap[np.ix_(pair, pair)],
-            self._data.delta, self._data.rho,
-        )  # fmt: skip
+        pair = self._pair
+        return formulas.agreement(pair.magnetization, pair.bias, pair.overlap, self._data.delta, self._data.rho)
 
     @property
     def test_logit_distance(self) -> float:
-        """Mean of (h - h_teacher)^2 on a fresh sample, the teacher being the stage before; NaN for the first stage."""
-        if not self._earlier:
+        """Mean of (h - h_teacher)^2 on a fresh sample; NaN for the first stage."""
+        if not self._teachers or not self._known:
             return math.nan
         if self._margin_at_hand:
             return math.inf
-        return self._population.logit_distance(self.number - 1, self.number - 2) if self._known else math.nan
+        return self._pair.logit_distance(0, 1)
 
     @property
     def _margin_at_hand(self) -> bool:
-        """Whether this stage or the one before has infinite logits."""
+        """Whether this stage or its teacher has infinite logits."""
         return self._known and any(
-            _has_limit(p, MAX_MARGIN) for p in self.solution.points[self.number - 2 : self.number]
+            _has_limit(self.solution.points[k - 1], MAX_MARGIN) for k in (*self._teachers, self.number)
         )
 
     @property
     def train_logit_distance(self) -> float:
         """Mean of (h - h_teacher)^2 on a training sample; NaN for the first stage."""
-        if self._earlier and self._margin_at_hand:
+        if self._teachers and self._margin_at_hand:
             return math.inf
-        return self._integral("train_logit_distance").value if self._earlier else math.nan
+        return self._integral("train_logit_distance").value if self._teachers else math.nan
 
     def _find_train_logit_distance(self) -> Integral:
-        return self._training.mean(lambda nodes: (nodes.logits[:, -1] - nodes.logits[:, -2]) ** 2)
+        return self._training.mean(lambda nodes: (nodes.logits[:, -1] - self._teacher_logits(nodes)) ** 2)
 
     @property
     def test_output_distance(self) -> float:
         """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a fresh sample; NaN for the first stage."""
-        return self._integral("test_output_distance").value if self._earlier else math.nan
+        return self._integral("test_output_distance").value if self._teachers else math.nan
 
     def _find_test_output_distance(self) -> tuple[float, float]:
         if self._margin_at_hand:
             return self._distance_of_signs(training=False)
-        return self._population.output_distance(self.number - 1, self.number - 2)
+        return self._pair.output_distance(0, 1)
 
     @property
     def train_output_distance(self) -> float:
         """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a training sample; NaN for the first stage."""
-        return self._integral("train_output_distance").value if self._earlier else math.nan
+        return self._integral("train_output_distance").value if self._teachers else math.nan
 
     def _find_train_output_distance(self) -> Integral:
         if self._margin_at_hand:
             return self._distance_of_signs(training=True)
 
         def squared(nodes: Nodes) -> np.ndarray:
-            own, teacher = nodes.logits[:, -1], nodes.logits[:, -2]
+            own, teacher = nodes.logits[:, -1], self._teacher_logits(nodes)
             return output_difference(teacher, own - teacher) ** 2
 
-        return self._training.mean(squared, (self.number - 1, self.number))
+        return self._training.mean(squared, (*self._teachers, self.number))
 
     def _distance_of_signs(self, *, training: bool) -> Integral:
         """Squared distance of outputs of which at least one is 0 or 1; on training samples that one is the label."""
-        pair = self.solution.points[self.number - 2 : self.number]
-        step = [_has_limit(point, MAX_MARGIN) for point in pair]
+        # No loss looks at a max-margin stage, so if the teacher is one, it is the stage before and the only one.
+        points = self.solution.points
+        step = [_has_limit(points[k - 1], MAX_MARGIN) for k in (self._teachers[-1], self.number)]
         if all(step):
             return Integral(0.0 if training else 1.0 - self.teacher_agreement, 0.0)
         if training:
-            other = self.solution[self._earlier - 1] if step[1] else self
-            return other._training.mean(lambda nodes: special.expit((1.0 - 2.0 * nodes.labels) * _last(nodes)) ** 2)
+            if step[0]:
+                return self._training.mean(lambda nodes: special.expit((1.0 - 2.0 * nodes.labels) * _last(nodes)) ** 2)
+            # The teacher's logits on the samples of this stage.
+            samples = TrainingSamples(self.solution, max(self._teachers), self._sets)
+            return samples.mean(
+                lambda nodes: special.expit((1.0 - 2.0 * nodes.labels) * self._teacher_logits(nodes)) ** 2,
+                self._teachers,
+            )
         if step[0]:
             return Integral(math.nan, math.nan)
         # The own sign is that of a field that is Gaussian given the teacher's logit.
-        return self._population.sign_distance(self.number - 1, self.number - 2)
+        return self._pair.sign_distance(0, 1)
 
     @property
     def bayes_error(self) -> float:
@@ -777,4 +796,8 @@ OBSERVABLES: dict[str, str] = {
     "train_output_distance": "squared output distance to the teacher, training",
     "bayes_error": "Bayes error",
 }
-"""Names of the observables of a stage, with their labels in plots."""
+"""Names of the observables of a stage, with their labels in plots.
+
+The teacher in ``teacher_...`` and in distances is the one of the stage's loss; of several teachers, their mean logit.  Where the
+loss has none, or a formula names several logits, it is the stage before (:meth:`numerics.models.Chain.teachers`).
+"""

@@ -44,13 +44,15 @@ class TrainingSamples:
     ----------
     solution, number
         The stage, from 1; it and those before it are solved.
+    sets : tuple of str, optional
+        Names of other data sets, whose samples are looked at instead.
     """
 
-    def __init__(self, solution: Solution, number: int) -> None:
+    def __init__(self, solution: Solution, number: int, sets: tuple[str, ...] | None = None) -> None:
         self.solution, self.number = solution, number
         self.data, self.point = solution.data, solution.points[number - 1]
         self.stage = solution.resolved[number - 1]
-        self.sets = self.stage.sets or (TRAINING,)
+        self.sets = sets or self.stage.sets or (TRAINING,)
         self.rtol = solution.settings.rtol
 
     @property

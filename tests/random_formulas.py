@@ -175,6 +175,8 @@ def graded_rule(
     logit, _, _ = functions.proximal(field, gamma, label, 0.0)
     place = np.linspace(0, 1, field.size) + (logit - logit[0]) / (logit[-1] - logit[0])
     edges = np.interp(np.linspace(0, place[-1], panels + 1), place, logit)
+    if edges[0] < 0.0 < edges[-1]:
+        edges = np.unique(np.append(edges, 0.0))  # where a step in the logit jumps
     half = 0.5 * np.diff(edges)[:, None]
     logit = (0.5 * (edges[1:] + edges[:-1])[:, None] + half * _GAUSS[0]).ravel()
     slope, curvature = functions(logit, label, 0.0)

@@ -73,16 +73,11 @@ def parameter_symbol(key: str) -> Symbol:
 
 
 def require_used(expression: str | Expr, formula: Expr, parameters: Mapping[str, Symbol]) -> None:
-    """ValueError for a parameter that the formula, as it was written, does not have."""
-    if isinstance(expression, str):
-        written = set(re.findall(r"[^\W\d]\w*", expression))
-    else:
-        written = {symbol.name for symbol in expression.free_symbols}
-    written |= {symbol.name for symbol in formula.free_symbols}
+    """ValueError for a parameter that the formula read from ``expression`` does not have."""
+    used = [key for key, symbol in parameters.items() if symbol in formula.free_symbols]
     for key in parameters:
-        if key not in written:
-            known = ", ".join(other for other in parameters if other in written) or "none"
-            raise ValueError(f"the loss {expression!s} has no parameter {key!r}; it has {known}")
+        if key not in used:
+            raise ValueError(f"the loss {expression!s} has no parameter {key!r}; it has {', '.join(used) or 'none'}")
 
 
 def terms_multiplied_out(expression: Expr) -> float:

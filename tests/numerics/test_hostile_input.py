@@ -36,12 +36,13 @@ from numerics import (
     simulation,
     solve,
 )
-from numerics.commands import LONGEST_MESSAGE, simulate_command, solve_command
+from numerics.commands import simulate_command, solve_command
 from numerics.phase_diagram import main as phase_diagram_command
 from numerics.problem import read_problem
 from numerics.random_box import main as random_box_command
 from theory.__main__ import run as run_theory
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation
+from theory.terminal import LONGEST_MESSAGE
 
 COMMANDS: dict[str, tuple[click.Command, tuple[str, ...]]] = {
     "solve": (solve_command, ("--alpha", "1")),
@@ -362,6 +363,11 @@ def test_places_that_hold_no_problem(folder: Path) -> None:
         ('"cross-entropy"', '"oo*h**2"', ["chain[0].loss"]),
         ('"cross-entropy"', '"I*h**2"', ["chain[0].loss"]),
         ('"cross-entropy"', '"log(h)"', ["chain[0].loss"]),
+        ('"cross-entropy"', '"h**2/(1-y)"', ["chain[0].loss", "not finite at y=1"]),
+        ('"cross-entropy"', '"9**9**9*h**2"', ["chain[0].loss", "digits"]),
+        ('"cross-entropy"', '"h**2/2 - 4e-6*exp(-((h - 50)/0.001)**2)"', ["chain[0].loss", "not convex", "h=50"]),
+        ('"cross-entropy"', '{"formula": "ridge*h**2", "parameters": {"ridge": 1}}', ["chain[0].loss", "'ridge'"]),
+        ('"cross-entropy"', '{"formula": "h**2", "parameters": {"a": 1}}', ["chain[0].loss", "no parameter 'a'"]),
         ('"cross-entropy"', '"a*h**2"', ["chain[0].loss", "a"]),
         ('"cross-entropy"', '{"formula": "a*h**2", "parameters": {"a": null}}', ["chain[0].loss", "a"]),
         ('"cross-entropy"', '{"formula": "a*h**2", "parameters": {"a": NaN}}', ["chain[0].loss", "a"]),

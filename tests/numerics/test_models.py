@@ -1,6 +1,7 @@
 """Data, stages and chains: what is accepted, what is refused, and how parameters are named."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,9 @@ from numerics.models import (
     parameter_value,
     with_parameter,
 )
-from theory.losses import CrossEntropy, Distillation, LinearLoss, SquareLoss
+from theory.formula import parameter_symbol
+from theory.losses import CrossEntropy, Distillation, LinearLoss, Loss, Range, SquareLoss
+from theory.symbols import h
 
 DATA = GaussianMixture(2.0, 0.3, 0.5, label_noise=0.1, further=(DataSet("transfer", 1.5), DataSet("fresh", 0.5, 0.2)))
 TEACHER = Estimator(CrossEntropy(), 0.1, eta=0.5)
@@ -181,3 +184,15 @@ def test_what_fits_passes(data: GaussianMixture, chain: list) -> None:
 def test_what_does_not_fit_is_named(data: GaussianMixture, chain: list, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         check_fit(data, Chain.of(chain))
+
+
+@pytest.mark.parametrize(
+    "name", ["ridge", "eta", "bias", "mask_overlap", "name", "sets", "alpha", "rho", "label_noise"]
+)
+def test_a_parameter_of_a_loss_cannot_hide_behind_one_of_the_model(name: str) -> None:
+    """However the loss was made: a path must mean one thing."""
+    a = parameter_symbol("a")
+    loss = Loss("mine", h**2 * a, (name,), (a,), (1.0,), (Range(),))
+    with pytest.raises(ParameterError, match=f"loss: its parameter '{name}' has the name of a parameter"):
+        Estimator(loss, ridge=0.1)
+    assert len(set(parameter_paths(Chain.of(Estimator(replace(loss, keys=("a",)), 0.1))))) == 6

@@ -37,7 +37,8 @@ def test_agree_with_nodes(chain: list[Estimator]) -> None:
         cross_entropy = np.logaddexp(0.0, h) - nodes.labels * h
         assert stage.test_cross_entropy == pytest.approx(nodes.mean(cross_entropy), rel=1e-8)
         if number > 1:
-            distance = (expit(h) - expit(nodes.logits[:, -2])) ** 2
+            teachers = [k - 1 for k in solution.chain.teachers(number)]
+            distance = (expit(h) - expit(nodes.logits[:, teachers].mean(axis=1))) ** 2
             assert stage.test_output_distance == pytest.approx(nodes.mean(distance), rel=1e-8)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tracemalloc
 import warnings
 
@@ -11,7 +12,7 @@ from scipy.integrate import quad
 from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import norm
-from sympy import lambdify
+from sympy import exp, lambdify, log
 
 from numerics import formulas, simulation
 from numerics.codegen import LossFunctions
@@ -31,6 +32,8 @@ from numerics.simulation import draw, draw_frozen, draw_masks, simulate, train
 from numerics.solver import ConvergenceError, ConvergenceWarning
 from theory import observables
 from theory.losses import CrossEntropy, Distillation, LinearLoss, Loss, PseudoLabels, SquareDistillation, SquareLoss
+from theory.symbols import TEACHER as H_TEACHER
+from theory.symbols import h, y
 
 DATA = GaussianMixture(alpha=1.5, rho=0.3, delta=0.8)
 TEACHER = Estimator(CrossEntropy(), ridge=0.1)
@@ -197,6 +200,89 @@ def test_unmet_tolerance_is_reported():
     assert not strict.converged
     assert "rounding" in strict.message
     assert strict.relative_gradient_norm < 1e-10
+
+
+class Barrier:
+    """-log(1 + h), undefined below -1, plus the logistic loss."""
+
+    def __init__(self, target):
+        self.logistic = Logistic(target)
+
+    def value(self, h):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.logistic.value(h) - np.log(1.0 + h)
+
+    def derivatives(self, h):
+        slopes, curvatures = self.logistic.derivatives(h)
+        with np.errstate(divide="ignore"):
+            slopes, curvatures = slopes - 1.0 / (1.0 + h), curvatures + (1.0 + h) ** -2.0
+        return np.where(h > -1.0, slopes, np.nan), np.where(h > -1.0, curvatures, np.nan)
+
+
+def test_every_sample_is_looked_at_in_every_step():
+    """A loss that is undefined where the descent starts, or further on, has no optimum that could be reported."""
+    sample = sample_of()
+    start = [(np.zeros(60), -2.0)]
+    inside = minimise_ridge(sample.design, Barrier(sample.labels), 0.1)
+    assert inside.converged
+    assert inside.broken == ()
+    outside = minimise_ridge(sample.design, Barrier(sample.labels), 0.1, bias=-2.0)
+    assert not outside.converged
+    assert outside.message == "the loss or a derivative is not finite on 90 of 90 samples"
+    assert outside.broken == tuple(range(90))
+    assert outside.relative_gradient_norm == math.inf
+    again = minimise_ridge(sample.design, Barrier(sample.labels), 0.1, starts=start)
+    assert again.converged
+    np.testing.assert_allclose(again.weights, inside.weights, atol=1e-7)
+
+    class Wall(Logistic):
+        """Defined up to |h| = 0.1, which the first Newton step leaves."""
+
+        def derivatives(self, h):
+            slopes, curvatures = super().derivatives(h)
+            return np.where(np.abs(h) < 0.1, slopes, np.nan), curvatures
+
+        def value(self, h):
+            return np.where(np.abs(h) < 0.1, super().value(h), np.nan)
+
+    walled = minimise_ridge(sample.design, Wall(sample.labels), 1e-3)
+    assert not walled.converged
+    assert np.isfinite(walled.weights).all()
+
+
+@pytest.mark.parametrize(
+    ("loss", "where"),
+    [
+        (Loss("logarithm", (h - log(H_TEACHER)) ** 2 / 2), r"first on sample \d+ \(y=[01], h_teacher=-[\d.]+\)"),
+        (
+            Loss("overflow", (h - exp(40 * H_TEACHER**4)) ** 2 / 2),
+            r"first on sample \d+ \(y=[01], h_teacher=-?[\d.]+\)",
+        ),
+        (Loss("label", h**2 / 2 - h * log(1 - y)), r"first on sample \d+ \(y=1\)"),
+    ],
+    ids=lambda item: item.name if isinstance(item, Loss) else "",
+)
+def test_a_loss_that_is_not_finite_on_the_sample_does_not_converge(loss, where):
+    """Such losses are refused when they are read; one that gets past is found out by stage, run and sample."""
+    chain = [TEACHER, Estimator(loss, ridge=0.1)]
+    with pytest.warns(ConvergenceWarning, match="run 1, student: the loss or a derivative is not finite on"):
+        result = simulate(GaussianMixture(1.0, 0.2), chain, n_inputs=50, n_runs=2, responses=True)
+    assert not result.converged
+    for run, message in enumerate(result.message.split("; ")):
+        assert re.fullmatch(
+            rf"run {run}, student: the loss or a derivative is not finite on \d+ of 50 samples, {where}", message
+        )
+    assert math.isfinite(result[0].test_error.mean)
+    assert math.isinf(result[1].relative_gradient_norm.mean)
+    assert np.isnan(result.response.mean).all()
+    with pytest.raises(ConvergenceError, match=r"run 0, student: .* not finite"):
+        simulate(GaussianMixture(1.0, 0.2), chain, n_inputs=50, n_runs=2, throw=True)
+
+
+def test_a_loss_that_overflows_far_out_is_no_obstacle():
+    """Long steps of the search may overflow; the optimum is found all the same."""
+    steep = Estimator(Loss.from_expression("exp(-200*s*h)"), ridge=0.1)
+    assert simulate(GaussianMixture(1.0, 0.2), steep, n_inputs=50, n_runs=2).converged
 
 
 # Losses and population averages
@@ -633,9 +719,17 @@ def test_a_chain_of_square_losses_agrees_with_normal_equations():
         assert stage.clean_train_error.mean == np.mean(h * clean[own[t]] < 0)
         assert stage.train_cross_entropy.mean == pytest.approx(np.mean(np.logaddexp(0, -signs[own[t]] * h)))
         if t:
-            before = logits[t - 1, own[t]]
-            assert stage.train_logit_distance.mean == pytest.approx(np.mean((h - before) ** 2))
-            assert stage.teacher_train_agreement.mean == np.mean((h > 0) == (before > 0))
+            taught = logits[:t, own[t]].mean(axis=0)  # by the first stage, and by the mean logit of the first two
+            assert stage.train_logit_distance.mean == pytest.approx(np.mean((h - taught) ** 2))
+            assert stage.teacher_train_agreement.mean == np.mean((h > 0) == (taught > 0))
+            mean = weights[:t].mean(axis=0)
+            cosine = mean @ weights[t] / np.linalg.norm(mean) / np.linalg.norm(weights[t])
+            assert stage.teacher_cosine.mean == pytest.approx(cosine)
+            spread = 0.5 * np.sum((weights[t] - mean) ** 2) / n
+            shift = (weights[t] - mean) @ sample.mean / n
+            offset = biases[t] - biases[:t].mean()
+            distance = spread + 0.4 * (shift + offset) ** 2 + 0.6 * (shift - offset) ** 2
+            assert stage.test_logit_distance.mean == pytest.approx(distance)
     target = 0.4 * signs + 0.6 * (logits[0] + logits[1]) / 2
     loss = np.mean((logits[2] - target)[own[2]] ** 2) / 4
     assert result[2].train_loss.mean == pytest.approx(loss)
