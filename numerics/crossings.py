@@ -35,8 +35,9 @@ CHECK_WIDTH, OUTER_CHECK_WIDTH = 2.3, 4.1
 FIRST_STEP, HALVINGS = 1.2, 3
 """Step of the trapezoid rule that is tried first in directions that are not crossed, and how often it is halved."""
 
-GEOMETRIC = 1.5
-"""Power of a change of the trapezoid rule, as part of the average, that the next change stays below where it converges."""
+GEOMETRIC, EXPECTED = 2.0, 1.5
+"""Power of a change of the trapezoid rule, as part of the average, that the next change stays below where it converges; and
+the power that is expected of the change to come, which is the error."""
 
 CHECK_OFFSET = 0.29
 """Of the trapezoid points of the integral that the first one is checked against, in first steps."""
@@ -58,7 +59,15 @@ _TYPICAL = 0.01  # average that is expected where no pilots are sent
 _LEAST = 1e-4  # average relative to which several directions are integrated, if it is smaller than that
 
 
-def mean_tail(score: Score, weight: np.ndarray, count: int, rtol: float, *, check: bool = False) -> Integral:
+def mean_tail(
+    score: Score,
+    weight: np.ndarray,
+    count: int,
+    rtol: float,
+    *,
+    check: bool = False,
+    evaluations: int = panels.EVALUATIONS,
+) -> Integral:
     """Average of ``Phi(score)`` over groups and ``count`` standard normal directions.
 
     Parameters
@@ -71,6 +80,8 @@ def mean_tail(score: Score, weight: np.ndarray, count: int, rtol: float, *, chec
         Relative accuracy asked for; of several directions, relative to 1e-4 where the average is smaller.
     check : bool
         Integrate on other panels (or further on in the Sobol sequence): what tells whether the first ones were blind.
+    evaluations : int
+        Of the score, after which the average is returned with the error it has.
 
     Returns
     -------
@@ -93,7 +104,7 @@ def mean_tail(score: Score, weight: np.ndarray, count: int, rtol: float, *, chec
         return _over_sobol(ordered, weight, count, rtol, check)
     tolerance = rtol * max(guess, _LEAST)
     for _ in range(PASSES):
-        nest = _Nest(ordered, count, tolerance, check)
+        nest = _Nest(ordered, count, tolerance, check, evaluations)
         values, errors = nest.mean(groups, np.empty((len(weight), 0)), np.full(len(weight), tolerance))
         beyond = 2.0 * count * float(special.ndtr(-nest.reach))
         found = Integral(float(weight @ values), float(weight @ errors) + beyond)
@@ -108,8 +119,10 @@ def mean_tail(score: Score, weight: np.ndarray, count: int, rtol: float, *, chec
 class _Nest:
     """Panels inside one another."""
 
-    def __init__(self, score: Score, count: int, tolerance: float, check: bool) -> None:
-        self.score, self.count, self.budget = score, count, Budget()
+    def __init__(
+        self, score: Score, count: int, tolerance: float, check: bool, evaluations: int = panels.EVALUATIONS
+    ) -> None:
+        self.score, self.count, self.budget = score, count, Budget(evaluations)
         reach = min(panels.REACH, -float(special.ndtri(max(0.01 * tolerance, 1e-300))))
         widths = (CHECK_WIDTH, OUTER_CHECK_WIDTH) if check else (WIDTH, OUTER_WIDTH)
         self.edges, self.outer_edges = (
@@ -158,7 +171,7 @@ class _Nest:
         """Averages by the trapezoid rule, their errors, and the rows where that is good enough.
 
         Where the next direction is smooth the rule converges geometrically, with an order of its own at every halving: an error
-        that falls like that is the power ``GEOMETRIC`` of the last change.
+        that falls like that is taken for the power ``EXPECTED`` of the last change.
         """
         rows = len(group)
         value, error, done = np.zeros(rows), np.zeros(rows), np.zeros(rows, dtype=bool)
@@ -186,7 +199,7 @@ class _Nest:
                 size = np.maximum(total[left], np.abs(value[left])) + 1e-300
                 relative = change[left] / size
                 geometric = relative <= (earlier / size) ** GEOMETRIC
-                error[left] = np.where(geometric, size * relative**GEOMETRIC, change[left])
+                error[left] = np.where(geometric, size * relative**EXPECTED, change[left])
                 done[left] = error[left] <= tolerance[left]
                 left = left[~done[left]]
             if not left.size or self.budget.left <= 0:

@@ -1,8 +1,9 @@
-"""Adaptive Gauss-Legendre panels for Gaussian averages in one variable, of many rows at a time.
+"""Adaptive Gauss-Lobatto panels for Gaussian averages in one variable, of many rows at a time.
 
 A panel is halved until the last Legendre coefficients of what it holds are small enough: kinks and jumps are closed in on, smooth
-stretches are left alone.  Averages of a normal tail ``Phi(z(g))`` are special: ``z`` is smooth where the tail is a step, so that
-``z`` is what the panels resolve, and the tail of its interpolating polynomial is integrated without evaluating ``z`` again.
+stretches are left alone.  The ends of a panel are nodes, so that nothing hides between a node and an end.  Averages of a normal
+tail ``Phi(z(g))`` are special: ``z`` is smooth where the tail is a step, so that ``z`` is what the panels resolve, and the tail
+of its interpolating polynomial is integrated without evaluating ``z`` again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ SATURATED = 9.0
 SPREAD = 2.5
 """Change of a score over a panel up to which its normal tail is a polynomial of the panel's degree to rounding."""
 
+HIDDEN = 12.0
+"""Times the last Legendre coefficients by which a score with a kink may be off between the nodes."""
+
 SHARE = 0.1
 """Part of the tolerance that one panel may use."""
 
@@ -38,10 +42,11 @@ EVALUATIONS = 2 * 10**7
 """Of an integrand, after which no panel is halved any more and the error is returned as it is."""
 
 _HALVINGS = 80  # of a panel on which a tail is integrated: more than there are bits in a double
-_NODES, _WEIGHTS = legendre.leggauss(ORDER)
-_COEFFICIENTS = ((np.arange(ORDER) + 0.5)[:, None] * legendre.legvander(_NODES, ORDER - 1).T) * _WEIGHTS
+_INNER = legendre.Legendre.basis(ORDER - 1).deriv().roots()
+_NODES = np.concatenate(([-1.0], np.sort(_INNER.real), [1.0]))
+_WEIGHTS = 2.0 / (ORDER * (ORDER - 1) * legendre.legvander(_NODES, ORDER - 1)[:, -1] ** 2)
+_COEFFICIENTS = np.linalg.inv(legendre.legvander(_NODES, ORDER - 1))
 _LAST = _COEFFICIENTS[-2:].T
-_ENDS = (legendre.legvander(np.array([-1.0, 1.0]), ORDER - 1) @ _COEFFICIENTS).T
 _LEFT, _RIGHT = ((legendre.legvander((_NODES + side) / 2, ORDER - 1) @ _COEFFICIENTS).T for side in (-1, 1))
 _ROOT_TWO_PI = math.sqrt(2.0 * math.pi)
 
@@ -113,8 +118,8 @@ def tail_means(
         value, flux = _tail_of_polynomial(z, low, high)
         off = np.abs(z @ _LAST).sum(axis=1)
         # A score that is not resolved may come down to 0 between the nodes, where it would not show in the flux.
-        nearest = np.minimum(np.min(np.abs(z), axis=1), np.min(np.abs(z @ _ENDS), axis=1))
-        hidden = (off > 1.0) & (nearest > SATURATED) & (nearest < SATURATED + 2.0 * off)
+        nearest = np.min(np.abs(z), axis=1)
+        hidden = (off > 1.0) & (nearest > SATURATED) & (nearest < SATURATED + HIDDEN * off)
         mass = special.ndtr(high) - special.ndtr(low)
         return value, np.minimum(off * flux, mass) + np.where(hidden, mass, 0.0), np.zeros_like(value)
 
@@ -155,10 +160,7 @@ def _tail_of_polynomial(z: np.ndarray, low: np.ndarray, high: np.ndarray) -> tup
     value, flux = np.zeros(len(z)), np.zeros(len(z))
     which = np.arange(len(z))
     for halving in range(_HALVINGS):
-        ends = z @ _ENDS
-        smallest, largest = (
-            pick.reduce((pick.reduce(z, axis=1), pick.reduce(ends, axis=1))) for pick in (np.minimum, np.maximum)
-        )
+        smallest, largest = z.min(axis=1), z.max(axis=1)
         simple = ~(largest - smallest > SPREAD) | (smallest > SATURATED) | (largest < -SATURATED)
         if halving == _HALVINGS - 1:
             simple[:] = True

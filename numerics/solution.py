@@ -46,7 +46,7 @@ _OUTPUT_BEND = (0.0, 1.0)  # of sigmoid(h) and of cross-entropies
 _ZERO = 1e-14  # order parameters of a max-margin stage below this vanish by symmetry
 _TENSOR_STAGES = 5  # up to which averages over samples are on a tensor product
 _SHORT = 3  # stages of a chain whose averages are as accurate as its order parameters
-_LONG_STEP, _LONG_TAIL = 0.95, 1e-9
+_LONG_STEP, _LONG_TAIL = 0.95, 1e-3  # the latter times the accuracy asked for
 _ROWS = 2**13  # fixed directions beyond
 _ROUNDING = 4e-16
 _PARTS = {
@@ -221,7 +221,7 @@ class Solution:
         else:
             nodes = extend_any(
                 self.nodes(number - 1, training=training, finer=finer), self.data, self.chain, number, self.points[number - 1],
-                self._settings_of_averages, self.level + finer, training=training, refinement=refinement,
+                self._settings_of_averages(finer), self.level + finer, training=training, refinement=refinement,
                 bends=(_OUTPUT_BEND, *bends), sharpness=sharpness_along(self.points, number),
             )  # fmt: skip
         if nodes.weight.size <= _KEPT:
@@ -239,16 +239,13 @@ class Solution:
 
         return displaced(self)
 
-    @cached_property
-    def _settings_of_averages(self) -> Settings:
-        """Those of the solution; for long chains larger steps, which leave 1e-6 of an average."""
-        if len(self) <= _SHORT:
-            return self.settings
-        return replace(
-            self.settings,
-            outer_step=max(self.settings.outer_step, _LONG_STEP),
-            tail=max(self.settings.tail, _LONG_TAIL),
-        )
+    def _settings_of_averages(self, finer: int) -> Settings:
+        """Those of the solution, of which a tenth is cut off at each finer level; for long chains larger steps."""
+        settings = self.settings
+        step, tail = settings.outer_step, settings.tail
+        if len(self) > _SHORT:
+            step, tail = max(step, _LONG_STEP), max(tail, _LONG_TAIL * settings.rtol)
+        return replace(settings, outer_step=step, tail=tail * 0.1**finer)
 
     @cached_property
     def resolved(self) -> tuple[Estimator | Frozen, ...]:

@@ -21,8 +21,9 @@ from numerics.deferred import special
 from numerics.hard_stage import MAX_MARGIN, MINIMUM_NORM, HardPoint, constraint, follow_hard
 from numerics.models import TRAINING
 from numerics.nodes import Nodes, extend, label_nodes, stage_loss
-from numerics.panels import Integral
+from numerics.panels import EVALUATIONS, Integral
 from numerics.population import gaussian_mean
+from theory.functions import step
 
 if TYPE_CHECKING:
     from numerics.solution import Solution
@@ -32,6 +33,9 @@ FINEST = 3
 
 MOST_NODES = 3 * 10**6
 """Nodes beyond which no finer ones are tried."""
+
+JUMPING_EVALUATIONS = 10**6
+"""Of a score that jumps: nested panels take too many to close in on a jump in several directions."""
 
 _SURE = 1e200  # score of a sign that is known
 _ROUNDING = 4e-16
@@ -115,7 +119,29 @@ class TrainingSamples:
         k = self.number - 1
         if self.is_gaussian and k:
             return self._gaussian_tail(score)
-        return crossings.mean_tail(score, self.probability, k, self.rtol, check=check)
+        found = Integral(math.nan, math.inf)
+        if self.jumps and k > 1:
+            # Nodes close in on the jumps of targets, panels inside one another do not; but panels see a step of the tail itself.
+            found = self._tail_over_nodes(clean)
+            if found.error <= self.rtol * abs(found.value):
+                return found
+        budget = JUMPING_EVALUATIONS if self.jumps else EVALUATIONS
+        nested = crossings.mean_tail(score, self.probability, k, self.rtol, check=check, evaluations=budget)
+        return min(found, nested, key=lambda integral: integral.error)
+
+    @cached_property
+    def jumps(self) -> bool:
+        """Whether a target up to this stage jumps with an earlier logit."""
+        return any(structural_loss(stage).expression.has(step) for stage in self.solution.chain.stages[: self.number])
+
+    def _tail_over_nodes(self, clean: bool) -> Integral:
+        """The probability given the nodes of the earlier stages, averaged over them."""
+
+        def tail(nodes: Nodes) -> np.ndarray:
+            sign = nodes.design[:, 0] if clean else 2.0 * nodes.labels - 1.0
+            return special.ndtr(sign * self._threshold(nodes))
+
+        return self._until_levels_agree(tail, self.number - 1)
 
     def _threshold(self, nodes: Nodes) -> np.ndarray:
         """Value of the own direction below which the logit is negative, given nodes of the earlier stages."""
@@ -160,20 +186,20 @@ class TrainingSamples:
         """
         if self.is_gaussian:
             return self._second_degree(function) if looks_at is None else self._gaussian(function, looks_at)
-        coarse = self._nodes_mean(function, -1)[0]
-        for finer in range(FINEST + 1):
-            value, size = self._nodes_mean(function, finer)
-            error = abs(value - coarse)
-            if error <= self.rtol * abs(value) or 2 * size > MOST_NODES:
-                break
-            coarse = value
-        return Integral(value, error)
-
-    def _nodes_mean(self, function: Callable[[Nodes], np.ndarray], finer: int) -> tuple[float, int]:
-        """Average over nodes of this fineness, and how many they are."""
         earlier = self.number - 1 if self.hard == MINIMUM_NORM else self.number
-        nodes = self.solution.nodes(earlier, training=True, finer=finer).of(self.data, self.sets)
-        return nodes.mean(function(self._with_goal(nodes))), nodes.weight.size
+        return self._until_levels_agree(lambda nodes: function(self._with_goal(nodes)), earlier)
+
+    def _until_levels_agree(self, function: Callable[[Nodes], np.ndarray], stages: int) -> Integral:
+        """Average over nodes of the first ``stages``, finer and finer; its error is the change at the last level."""
+        before = math.nan
+        for finer in range(-1, FINEST + 1):
+            nodes = self.solution.nodes(stages, training=True, finer=finer).of(self.data, self.sets)
+            value = nodes.mean(function(nodes))
+            error = abs(value - before)
+            if error <= self.rtol * abs(value) or (finer >= 0 and 2 * nodes.weight.size > MOST_NODES):
+                break
+            before = value
+        return Integral(value, error)
 
     def _with_goal(self, nodes: Nodes) -> Nodes:
         """Nodes with the logit of this stage, if that is a function of the earlier ones: nothing is left to integrate."""
