@@ -286,7 +286,7 @@ def _logits(formula: Expr, conditions: tuple[Condition, ...]) -> tuple[Symbol, .
 
 def _place(place: Mapping[Symbol, float], label: int, logits: Sequence[Symbol]) -> str:
     parts = {h: place.get(h, 0.0), y: label, **{logit: place.get(logit, 0.0) for logit in logits}}
-    return ", ".join(f"{symbol}={number:.6g}" for symbol, number in parts.items())
+    return ", ".join(f"{symbol}={number:.9g}" for symbol, number in parts.items())
 
 
 def _requirements(parts: Sequence[Expr]) -> list[_Requirement]:

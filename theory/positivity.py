@@ -15,7 +15,7 @@ Four ways are tried, the cheap ones first:
     >>> from theory.symbols import h
     >>> nowhere_negative(h**4 - 2 * h**2 + 1)
     Verdict(proved=True, place=None, value=None)
-    >>> found = nowhere_negative(h**2 - h + Rational(6, 25))
+    >>> found = nowhere_negative(h**2 - h + sympy.Rational(6, 25))
     >>> found.proved, found.place, round(found.value, 6)
     (False, {h: 0.5}, -0.01)
 """
