@@ -73,6 +73,7 @@ _Cube = types.float64[:, :, ::1]
 _Hypercube = types.float64[:, :, :, ::1]
 _SMALLEST_STRIDE = 1e-3
 _SMALL_RESPONSE = 1e-3  # of a stage to another, relative to itself: errors below are not looked at
+_RESOLVED_NORM = 1e-9  # over the norm of a stage: share of V_tt to which rounding leaves responses V_ts to it
 _EASY_RIDGE = 1e-3  # times the loss's curvature
 _NO_RESPONSE = -690.0  # ln V of given weights
 _SAMPLED_NODES = 8  # at which the loss's units are read off
@@ -92,6 +93,7 @@ _LARGEST_WEIGHT = 12.0  # of one of them
 _STILL = 1e-9  # a change that is none
 _RESPONSE_STEPS = 200  # of Newton's method for the response of a stage without weights
 _ROUNDING = 4e-16
+_TINY = 1e-300
 
 
 @njit(FloatArray(FloatArray, types.int64), **OPTIONS)
@@ -711,7 +713,8 @@ def largest_change(before, after, n_stages):
         worst = max(worst, abs(before[t, 1] - after[t, 1]) / (1.0 + root))
         for s in range(t):
             worst = max(worst, abs(before[t, 2 + s] - after[t, 2 + s]) / root)
-            mean = math.sqrt(v * math.exp(after[s, 2 * s + 3])) + _SMALL_RESPONSE * v
+            least = max(_SMALL_RESPONSE, min(1.0, _RESOLVED_NORM / (math.sqrt(norm_squared(after[s], s)) + _TINY)))
+            mean = math.sqrt(v * math.exp(after[s, 2 * s + 3])) + least * v
             worst = max(worst, abs(before[t, 3 + t + s] - after[t, 3 + t + s]) / mean)
         worst = max(worst, abs(math.exp(before[t, 2 + t]) - math.exp(after[t, 2 + t])) / root**2)
         worst = max(worst, abs(math.exp(before[t, 2 * t + 3]) - v) / v)

@@ -16,6 +16,7 @@ from numerics.kernels.elementary import (
     OPTIONS,
     POINT_FUNCTION,
     FloatArray,
+    IntArray,
     Matrix,
     VectorFunctions,
     lu_factor,
@@ -49,6 +50,10 @@ _CENTRE_DRIFT = 0.1  # change of a node's centre, in widths, likewise
 _ROUGH_TOLERANCE = 1e-3  # of Newton's method, above which a grid may drift this many times further
 _ROUGH_DRIFT = 10.0
 _ROUGH_MAP_TOLERANCE = 0.03
+_EXACT_WIDTH = 1e-4  # of a field, below which rounding of logits would show in its Gaussian variable
+_EXACT_RULE = np.polynomial.hermite_e.hermegauss(8)[0]
+_EXACT_PLACE = 1e-2  # how well a point must be where the rule has it, in units of the field, besides rounding
+_EXACT_ROUNDING = 1e-14
 
 
 @njit(types.void(FloatArray, FloatArray), **OPTIONS)
@@ -231,6 +236,33 @@ def grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, gri
     return True
 
 
+@njit(
+    types.boolean(types.float64, types.float64, FloatArray, IntArray, IntArray, IntArray, Matrix), cache=True, nogil=True
+)  # fmt: skip
+def measure_from_centres(gamma, sigma, centre, branch, start, stop, tables):
+    """Replace P on the points of narrow fields by its distance from the node's centre, if they are those of a Gauss rule.
+
+    A field that is much narrower than its distance from 0 loses its digits in the difference of the two, while the rule says
+    what it is.  Returns whether all nodes have such points; if not, nothing is changed.
+    """
+    for i in range(centre.size):
+        if stop[i] == start[i]:
+            continue
+        if stop[i] - start[i] != _EXACT_RULE.size:
+            return False
+        for k in range(_EXACT_RULE.size):
+            j = start[i] + k
+            slope = tables[2 * branch[i] + 1, j]
+            size = abs(centre[i]) + gamma * abs(slope)
+            off = abs(tables[2 * branch[i], j] - centre[i] - sigma * _EXACT_RULE[k])
+            if not off <= _EXACT_PLACE * sigma + _EXACT_ROUNDING * size:
+                return False
+    for i in range(centre.size):
+        for k in range(stop[i] - start[i]):
+            tables[2 * branch[i], start[i] + k] = sigma * _EXACT_RULE[k]
+    return True
+
+
 SOLVE_STAGE = types.Tuple((types.int64, types.int64, types.float64, types.float64, types.float64))(
         POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, VectorFunctions, types.int64, FloatArray,
         FloatArray, Matrix, FloatArray, Matrix, FloatArray, types.float64, FloatArray, FloatArray, FloatArray, FloatArray,
@@ -286,6 +318,8 @@ def solve_stage(
     branch = np.empty(n, np.int64)
     centre = np.empty(n)
     grid_centre = np.zeros(n)
+    no_centre = np.zeros(n)
+    exact = False
     sums = np.empty((N_MOMENTS, n))
     n_statistics = design.shape[1]
     statistics = np.empty((n_statistics, n))
@@ -336,20 +370,25 @@ def solve_stage(
         if not finite:
             return NOT_FINITE, iteration, largest_residual, last_step, defect
         field_centres(theta, delta, gamma, design, target, centre)
-        if used == 0 or not grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma, slack):
+        if used == 0 or exact or not grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma, slack):
             grid_gamma = gamma
             grid_sigma = sigma
             for i in range(n):
                 grid_centre[i] = centre[i]
+            # Nodes of narrow fields do not share points: each has those of a Gauss rule of its own.
             points, used = build_grid(
-                slopes, features, n_features, shareable, weight, centre, branch, offset, labels, logits, parameters, gamma,
+                slopes, features, n_features, shareable if sigma > _EXACT_WIDTH else 0, weight, centre, branch, offset, labels, logits, parameters, gamma,
                 sigma, step, map_tolerance, reach, False, 0.0, no_extra, points, start, stop, order,
             )  # fmt: skip
             if tables.shape[1] < used:
                 tables = np.empty((TABLE_ROWS, points.shape[1]))
         point_tables(gamma, sigma, points, used, tables)
+        measured_from = centre
+        if sigma < _EXACT_WIDTH and measure_from_centres(gamma, sigma, centre, branch, start, stop, tables):
+            measured_from = no_centre
+            exact = True
         channel_averages(
-            sigma, statistics, weighted, centre, target, branch, start, stop, tables, sums, averages, gradients
+            sigma, statistics, weighted, measured_from, target, branch, start, stop, tables, sums, averages, gradients
         )
         defect = 0.0
         for i in range(n):
@@ -359,7 +398,9 @@ def solve_stage(
             residual, jacobian, conjugate, updated, work,
         )  # fmt: skip
         share = theta[log_q] ** 2 / q
-        largest_residual = abs(residual[1]) / ((abs(gradients[1, 1]) + 1e-300) * scale[1])
+        # A bias wrong by this much adds to all forces what they are large themselves: little, where targets hardly differ.
+        bias_scale = min(scale[1], math.sqrt(averages[n_statistics] * total) / (abs(gradients[1, 1]) + 1e-300) + 1e-300)
+        largest_residual = abs(residual[1]) / ((abs(gradients[1, 1]) + 1e-300) * bias_scale)
         if not math.isnan(fixed_bias):
             residual[1] = fixed_bias - theta[1]
             for c in range(size):
@@ -388,7 +429,7 @@ def solve_stage(
                 if not small:
                     largest = max(largest, relative)
             else:
-                last_step = max(last_step, relative)
+                last_step = max(last_step, abs(move[1]) / bias_scale if r == 1 else relative)
                 largest = max(largest, relative)
         if not math.isfinite(largest):
             return NOT_FINITE, iteration, largest_residual, last_step, defect
