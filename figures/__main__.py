@@ -6,13 +6,16 @@ import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import click
+from numerics.deferred import starting
 
-import figures.mignacco
-import figures.saglietti
-import figures.self_distillation  # noqa: F401  (figures register themselves)
-from figures.build import FIGURES, Effort, build
-from numerics.commands import Command, require_writable
+with starting(__name__):
+    import click
+
+    import figures.mignacco
+    import figures.saglietti
+    import figures.self_distillation  # noqa: F401  (figures register themselves)
+    from figures.build import FIGURES, Effort, build
+    from numerics.commands import Command, require_writable
 
 DEFAULT = Effort()
 PAPER = Effort(n_inputs=4000, n_runs=10)

@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 PATIENCE = 2.0
 """Seconds after which a command says what it is waiting for."""
 
+OUTPUT_FOLDER = Path("replica-distillation")
+"""Where a command puts files that it was not told where to put."""
+
+ROOT = Path(__file__).parents[1]
+"""Where the packages are; in a checkout, the pictures that are committed are in ``figures`` there."""
+
 SHOWN_FAILURES = 5
 """Points without a result that a command names."""
 
@@ -336,6 +342,18 @@ def require_writable(path: Path, flag: str = "--output") -> None:
         require_room(path, name=flag)
     except ParameterError as error:
         raise click.UsageError(str(error)) from None
+
+
+def require_committed(allowed: set[str]) -> None:
+    """click.UsageError unless this is a checkout, and no flags but the allowed ones change what ``--committed`` makes."""
+    if not (ROOT / "pyproject.toml").is_file():
+        raise click.UsageError("--committed makes the files of a checkout anew, and this installation is none")
+    context = click.get_current_context()
+    for name in context.params:
+        if name not in allowed and _given(name):
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} has no effect with --committed, which makes what is committed"
+            )
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class _Curve:
 
     group: str
     stage: str
-    ridge: float | None
+    select: Mapping[str, float]
     label: str
     colour: str
     line: style.LineStyle
@@ -71,17 +71,18 @@ class _Curve:
     order: float = 2.0
     edge: str | None = None
 
-    def select(self, data: Mapping[str, xarray.Dataset], prefix: str = "") -> xarray.Dataset | None:
-        if prefix + self.group not in data:
+    def data(self, groups: Mapping[str, xarray.Dataset], prefix: str = "") -> xarray.Dataset | None:
+        if prefix + self.group not in groups:
             return None
-        dataset = data[prefix + self.group].sel(stage=self.stage)
-        return dataset if self.ridge is None else dataset.sel({"teacher.ridge": self.ridge})
+        return groups[prefix + self.group].sel(stage=self.stage).sel(self.select)
 
-    def draw(self, axes: Axes, data: Mapping[str, xarray.Dataset], quantity: str) -> None:
-        curve = self.select(data)
-        axes.plot(curve.alpha, curve[quantity], color=self.colour, ls=self.line, lw=self.width, zorder=self.order)
-        points = self.select(data, "simulated_")
-        if points is not None:
+    def draw(self, axes: Axes, groups: Mapping[str, xarray.Dataset], quantity: str) -> None:
+        """The curve, and simulated points; nothing where the stage has no such quantity."""
+        curve = self.data(groups)
+        if np.any(np.isfinite(curve[quantity])):
+            axes.plot(curve.alpha, curve[quantity], color=self.colour, ls=self.line, lw=self.width, zorder=self.order)
+        points = self.data(groups, "simulated_")
+        if points is not None and np.any(np.isfinite(points[quantity])):
             columns = (points[name].values for name in ("alpha", quantity, quantity + ERROR_SUFFIX))
             _points(axes, *columns, self.marker, self.colour, self.filled, self.edge)
 
@@ -94,22 +95,58 @@ class _Curve:
         return line
 
 
-def _double_descent_curves(data: Mapping[str, xarray.Dataset]) -> list[_Curve]:
+def _ridge_axis(dataset: xarray.Dataset) -> str | None:
+    """The ridge that is compared, if any."""
+    return next((str(name) for name in dataset.test_error.dims if str(name).endswith(".ridge")), None)
+
+
+def _words(groups: Mapping[str, xarray.Dataset], name: str) -> str:
+    """What a stage is called: a student is a distilled one where there is one on hard labels beside."""
+    names = [str(found) for found in groups["curves"].stage.values]
+    return "distilled student" if name == "student" == names[-1] and "labels" in groups else style.words(name)
+
+
+def _double_descent_curves(groups: Mapping[str, xarray.Dataset]) -> list[_Curve]:
+    """Each stage for each ridge that concerns it, then the last stage on hard labels."""
+    dataset = groups["curves"]
+    names = [str(name) for name in dataset.stage.values]
+    axis = _ridge_axis(dataset)
+    ridges = dataset[axis].values if axis else np.empty(0)
     curves = []
-    ridges = data["curves"]["teacher.ridge"].values
-    teacher, student = data["curves"].stage.values
-    for stage, colour, marker, words in (
-        (teacher, style.BLUE, "o", "teacher"),
-        (student, style.RED, "s", "distilled student"),
-    ):
+    for name, (colour, marker) in zip(names, style.stage_looks(len(names)), strict=True):
+        words = _words(groups, name)
+        concerned = axis and names.index(axis.rpartition(".")[0]) <= names.index(name)
+        if not concerned:
+            select = {axis: ridges[0]} if axis else {}
+            curves.append(_Curve("curves", name, select, words, colour, style.LINES[0], marker))
+            continue
+        symbol = style.parameter_symbol(axis)
         for k, ridge in enumerate(ridges):
-            label = rf"{words}, $\tilde{{\lambda}}={style.plain_number(ridge)}$"
-            curves.append(_Curve("curves", stage, ridge, label, colour, style.LINES[1 - k % 2], marker, k % 2 == 1))
-    # Broad and underneath: below separability it all but coincides with the student of the unregularised teacher.
-    name = str(data["labels"].stage.values[0])
-    words = "student on hard labels"
-    broad = {"width": 2.6, "order": 1.5, "edge": style.BLACK}
-    return [*curves, _Curve("labels", name, None, words, style.YELLOW, style.LINES[0], "^", **broad)]
+            label = words if len(names) > 2 else f"{words}, ${symbol}={style.plain_number(ridge)}$"
+            line = style.LINES[1 - k % 2] if len(ridges) > 1 else style.LINES[names.index(name) % len(style.LINES)]
+            curves.append(_Curve("curves", name, {axis: ridge}, label, colour, line, marker, k % 2 == len(ridges) - 1))
+    if "labels" in groups:
+        # Broad and underneath: below separability it all but coincides with the student of the unregularised teacher.
+        name = str(groups["labels"].stage.values[0])
+        broad = {"width": 2.6, "order": 1.5, "edge": style.BLACK}
+        label = f"{style.words(names[-1])} on hard labels"
+        curves.append(_Curve("labels", name, {}, label, style.YELLOW, style.LINES[0], "^", **broad))
+    return curves
+
+
+def _draw_bounds(axes: Axes, bounds: xarray.Dataset) -> list[tuple[Line2D, str]]:
+    """Bayes bounds that differ from one another, and their entries in the legend."""
+    entries, drawn = [], []
+    for name, bound in bounds.data_vars.items():
+        if any(np.array_equal(bound.values, other) for other in drawn):
+            continue
+        line = style.LINES[(0, 2, 3, 1)[len(drawn) % 4]]
+        axes.plot(bounds.alpha, bound, color=style.BLACK, lw=0.9, ls=line)
+        stage = style.words(str(name).removeprefix("bayes_"))
+        words = f"Bayes bound, {stage}'s inputs" if drawn else "Bayes bound"
+        entries.append((Line2D([], [], color=style.BLACK, lw=0.9, ls=line), words))
+        drawn.append(bound.values)
+    return entries
 
 
 def _alpha_axis(axes: Axes, alpha: np.ndarray, thresholds: Mapping[str, float]) -> None:
@@ -119,28 +156,29 @@ def _alpha_axis(axes: Axes, alpha: np.ndarray, thresholds: Mapping[str, float]) 
 
 
 def double_descent(data: Mapping[str, xarray.Dataset], thresholds: Mapping[str, float], note: str) -> Figure:
-    """Test error, generalization gaps, and the map over (alpha, teacher ridge).
+    """Test error, generalization gaps, and the map over alpha and a ridge.
 
     Parameters
     ----------
     data
-        Groups ``curves`` (stage, teacher.ridge, alpha), ``labels`` (stage, alpha), ``bounds`` (alpha), ``heat_map``
-        (stage, teacher.ridge, alpha), and optionally ``simulated_curves``, ``simulated_labels``.
+        Groups ``curves`` (stage, alpha, and a ridge if there is one) and ``bounds`` (alpha), and where the chain has them
+        ``labels`` (stage, alpha), ``heat_map`` (stage, ridge, alpha), ``simulated_curves``, ``simulated_labels``.
     thresholds
         Values in alpha for names in ``THRESHOLDS``.
     note
         A line on the parameters, put below the legend.
     """
-    figure = style.new_figure(style.PAGE_WIDTH, 6.3)
-    grid = figure.subplots(2, 2)
+    figure = style.new_figure(style.PAGE_WIDTH, 6.3 if "heat_map" in data else 3.4)
+    grid = np.ravel(figure.subplots(*((2, 2) if "heat_map" in data else (1, 3))))
     curves = _double_descent_curves(data)
     simulated = "simulated_curves" in data
     alpha = data["curves"].alpha.values
+    bounds: list[tuple[Line2D, str]] = []
 
     for axes, letter, quantity, label in (
-        (grid[0, 0], "a", "test_error", "test error"),
-        (grid[0, 1], "b", "generalization_gap", "test minus training error"),
-        (grid[1, 0], "c", "loss_gap", "test minus training loss"),
+        (grid[0], "a", "test_error", "test error"),
+        (grid[1], "b", "generalization_gap", "test minus training error"),
+        (grid[2], "c", "loss_gap", "test minus training loss"),
     ):
         for curve in curves:
             curve.draw(axes, data, quantity)
@@ -148,35 +186,37 @@ def double_descent(data: Mapping[str, xarray.Dataset], thresholds: Mapping[str, 
         axes.margins(y=0.07)
         style.panel_letter(axes, letter)
         if quantity == "test_error":
-            bounds = data["bounds"]
-            axes.plot(bounds.alpha, bounds.bayes_teacher, color=style.BLACK, lw=0.9, ls=style.LINES[0])
-            axes.plot(bounds.alpha, bounds.bayes_student, color=style.BLACK, lw=0.9, ls=style.LINES[2])
+            bounds = _draw_bounds(axes, data["bounds"])
         _alpha_axis(axes, alpha, thresholds)
-    _positive_log_axis(grid[1, 0], data, "loss_gap")
-
-    heat = data["heat_map"]
-    axes = grid[1, 1]
-    stage = str(heat.stage.values[-1])
-    mesh = _mesh(axes, heat, "test_error", stage, "alpha", "teacher.ridge", ("log", "log"))
-    draw_thresholds(axes, thresholds, "white")
-    bar = figure.colorbar(mesh, ax=axes, pad=0.02, aspect=28)
-    bar.set_label("test error of the distilled student")
-    style.panel_letter(axes, "d")
+    _positive_log_axis(grid[2], data, "loss_gap")
+    if "heat_map" in data:
+        _draw_map(figure, grid[3], data, thresholds)
+        style.panel_letter(grid[3], "d")
 
     entries = [(curve.handle(simulated), curve.label) for curve in curves]
-    bounds = ((style.LINES[0], "Bayes bound"), (style.LINES[2], "Bayes bound, student's inputs"))
-    entries[-1:-1] = [(Line2D([], [], color=style.BLACK, lw=0.9, ls=line), words) for line, words in bounds]
+    entries[len(entries) - ("labels" in data) : len(entries) - ("labels" in data)] = bounds
     handles, labels = zip(*entries, strict=True)
+    columns = min(4, max(1, -(-len(entries) // 2))) if "heat_map" in data else 3
     legend = figure.legend(
-        handles, labels, loc="outside upper center", ncols=4, columnspacing=1.2, title=note, title_fontsize=8
+        handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.2, title=note, title_fontsize=8
     )
     legend.get_title().set_multialignment("center")
     return figure
 
 
+def _draw_map(figure: Figure, axes: Axes, data: Mapping[str, xarray.Dataset], thresholds: Mapping[str, float]) -> None:
+    """The last stage's test error over alpha and a ridge."""
+    heat = data["heat_map"]
+    last = str(heat.stage.values[-1])
+    mesh = _mesh(axes, heat, "test_error", last, "alpha", str(_ridge_axis(heat)), ("log", "log"))
+    draw_thresholds(axes, thresholds, "white")
+    label = f"test error of the {_words(data, last)}"
+    figure.colorbar(mesh, ax=axes, pad=0.02, aspect=28).set_label(label)
+
+
 def _positive_log_axis(axes: Axes, data: Mapping[str, xarray.Dataset], quantity: str) -> None:
     """Logarithmic y axis if all values are positive and they span decades."""
-    values = np.concatenate([data[group][quantity].values.ravel() for group in ("curves", "labels")])
+    values = np.concatenate([data[group][quantity].values.ravel() for group in ("curves", "labels") if group in data])
     values = values[np.isfinite(values)]
     if values.size and values.min() > 0 and values.max() > _MANY_DECADES * values.min():
         style.log_ticks(axes, "y", 0.8 * float(values.min()), 1.3 * float(values.max()))

@@ -4,47 +4,53 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import click
-import numpy as np
-import xarray
-from click.core import ParameterSource
+from numerics.deferred import starting
 
-from numerics import figure, style, thresholds
-from numerics.commands import (
-    MODEL,
-    SIMULATION_FLAGS,
-    Command,
-    blaming,
-    build_model,
-    executor_options,
-    jobs_option,
-    kept_points,
-    model_options,
-    opened_executor,
-    replacing,
-    require_writable,
-    warn_of_failures,
-)
-from numerics.grids import Experiment, Grid, spaced
-from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, parameter_paths, with_parameter
-from numerics.provenance import package_versions
-from numerics.simulation import MEASURED, TEACHER_QUANTITIES, Simulation
-from numerics.solution import OBSERVABLES
-from numerics.sweeps import evaluate
-from theory.losses import Distillation
+with starting(__name__):
+    import click
+    import numpy as np
+    import xarray
+    from click.core import ParameterSource
 
-UNREGULARISED = 1e-5
-"""Teacher ridge that stands for none; the other one compared is ``--teacher-ridge``."""
+    from numerics import figure, style
+    from numerics.commands import (
+        MODEL,
+        OUTPUT_FOLDER,
+        ROOT,
+        SIMULATION_FLAGS,
+        Command,
+        blaming,
+        build_model,
+        executor_options,
+        jobs_option,
+        kept_points,
+        model_options,
+        opened_executor,
+        replacing,
+        require_committed,
+        require_writable,
+        warn_of_failures,
+    )
+    from numerics.double_descent import (
+        SIMULATED_ALPHAS,
+        parameters_note,
+        plan_double_descent,
+        refined_grid,
+        thresholds_in_alpha,
+    )
+    from numerics.grids import Experiment, Grid, spaced
+    from numerics.models import Chain, GaussianMixture, ParameterError, parameter_paths, with_parameter
+    from numerics.problem import plain_name, write_problem
+    from numerics.provenance import package_versions
+    from numerics.simulation import MEASURED, TEACHER_QUANTITIES, Simulation
+    from numerics.solution import OBSERVABLES
+    from numerics.sweeps import evaluate
 
-ALPHA_RANGE = (0.05, 6.0)
-CURVE_POINTS = 180
-MAP_POINTS = (180, 120)
-MAP_RIDGES = (1e-5, 10.0)
-PANELS = ("test_error", "generalization_gap", "loss_gap")
-SIMULATED_ALPHAS = (0.1, 0.2, 0.32, 0.65, 1.0, 1.8, 2.7, 3.9, 5.5)
+__all__ = ["SIMULATED_ALPHAS", "Axis", "main", "refined_grid", "thresholds_in_alpha", "write_data", "write_figure"]
+
 SIMULATION = (500, 10)
 """Inputs and runs of the default simulation."""
 
@@ -67,7 +73,7 @@ class Axis:
         if not equals:
             raise click.UsageError(f"{flag} wants NAME=LOW:HIGH:COUNT[:log|:lin], got {text!r}")
         with blaming({}, f"{flag} {path.strip()}"):
-            return cls(path.strip(), *spaced(numbers))
+            return cls(plain_name(path), *spaced(numbers))
 
     def check(self, data: GaussianMixture, chain: Chain, flag: str) -> None:
         """Raise click.UsageError if the model has no such parameter, or the range is not allowed."""
@@ -77,107 +83,6 @@ class Axis:
         with blaming({}, f"{flag} {self.path}"):
             for value in self.values[[0, -1]]:
                 with_parameter(data, chain, self.path, float(value))
-
-
-def refined_grid(low: float, high: float, count: int, peaks: Mapping[float, tuple[float, float]]) -> np.ndarray:
-    """About ``count`` points from ``low`` to ``high``, denser near peaks, which are themselves among the points.
-
-    ``peaks`` maps a position to the share of the points spent there, and to the width, in log(alpha), they spread over.
-    """
-    inside = {value: how for value, how in peaks.items() if low < value < high}
-    rest = 1.0 - sum(share for share, _ in inside.values())
-    fine = np.linspace(np.log(low), np.log(high), 20001)
-    cumulative = rest * np.linspace(0.0, 1.0, fine.size)
-    for value, (share, width) in inside.items():
-        arc = np.arctan((fine - np.log(value)) / width)
-        cumulative += share * (arc - arc[0]) / (arc[-1] - arc[0])
-    points = np.exp(np.interp(np.linspace(0.0, 1.0, count), cumulative, fine))
-    points[0], points[-1] = low, high
-    for value in inside:
-        points[1 + np.argmin(np.abs(np.log(points[1:-1] / value)))] = value
-    return np.unique(points)
-
-
-def thresholds_in_alpha(data: GaussianMixture, chain: Chain) -> dict[str, float]:
-    """Where the student interpolates its teacher, and where the samples stop being separable for either of them."""
-    values = {}
-    if len(chain) > 1:
-        student = chain[-1]
-        if _interpolates(student):
-            values["interpolation"] = student.eta
-        values["student_separability"] = thresholds.separability_threshold(data.rho, data.delta, student.eta)
-    values["teacher_separability"] = thresholds.separability_threshold(data.rho, data.delta, chain[0].eta)
-    return values
-
-
-def _interpolates(student: Estimator) -> bool:
-    """Whether the loss of every sample has a finite minimum to reach; pure label learning has not."""
-    parameters = student.loss.parameters
-    pure_labels = isinstance(student.loss, Distillation) and parameters["mixing"] == 0 and parameters["smoothing"] == 0
-    return not pure_labels
-
-
-# The two kinds of figure.
-
-
-def plan_double_descent(
-    data: GaussianMixture, chain: Chain, simulation: tuple[int, int], seed: int
-) -> tuple[dict[str, Grid | Experiment], xarray.Dataset, dict[str, float]]:
-    """What to compute for the main figure; the Bayes bounds; the thresholds."""
-    limits = thresholds_in_alpha(data, chain)
-    alpha = refined_grid(*ALPHA_RANGE, CURVE_POINTS, _peaks(limits, (0.32, 0.1), (0.12, 0.05)))
-    coarse = refined_grid(*ALPHA_RANGE, MAP_POINTS[0], _peaks(limits, (0.3, 0.15), (0.08, 0.1)))
-    ridges = np.unique([UNREGULARISED, chain[0].ridge])
-    labels = Chain.of(replace(chain[1], loss=chain[0].loss, name="labels"))
-    work: dict[str, Grid | Experiment] = {
-        "curves": Grid(data, chain, {"teacher.ridge": ridges, "alpha": alpha}, PANELS),
-        "labels": Grid(data, labels, {"alpha": alpha}, PANELS),
-        "heat_map": Grid(
-            data, chain, {"teacher.ridge": np.geomspace(*MAP_RIDGES, MAP_POINTS[1]), "alpha": coarse}, ("test_error",)
-        ),
-    }
-    n_inputs, n_runs = simulation
-    if n_runs:
-        points = np.unique([*SIMULATED_ALPHAS, round(chain[1].eta, 6)])
-        points = points[(points > ALPHA_RANGE[0]) & (points < ALPHA_RANGE[1])]
-        how = (PANELS, Simulation(n_inputs, n_runs, seed))
-        work["simulated_curves"] = Experiment(data, chain, {"teacher.ridge": ridges, "alpha": points}, *how)
-        work["simulated_labels"] = Experiment(data, labels, {"alpha": points}, *how)
-    bounds = xarray.Dataset(
-        {
-            f"bayes_{name}": ("alpha", thresholds.bayes_error(alpha, data.rho, data.delta, stage.eta))
-            for name, stage in zip(chain.names, chain.stages, strict=True)
-        },
-        {"alpha": alpha},
-    )
-    return work, bounds, limits
-
-
-def _peaks(
-    limits: Mapping[str, float], at_interpolation: tuple[float, float], at_separability: tuple[float, float]
-) -> dict[float, tuple[float, float]]:
-    return {value: at_interpolation if name == "interpolation" else at_separability for name, value in limits.items()}
-
-
-def parameters_note(data: GaussianMixture, chain: Chain, simulation: tuple[int, int]) -> str:
-    """The model's parameters and what the lines and points are, in mathtext."""
-    number = style.plain_number
-    student = chain[1]
-    note = (
-        rf"$\rho={number(data.rho)}$, $\Delta={number(data.delta)}$, $\eta={number(student.eta)}$, "
-        rf"student's ridge ${number(student.ridge)}$"
-    )
-    symbols = {"mixing": r"\chi", "temperature": "T", "smoothing": r"\varepsilon"}
-    for name, value in student.loss.parameters.items():
-        if not (name == "smoothing" and value == 0):
-            note += rf", ${symbols.get(name, name)}={number(value)}$"
-    if simulation[1]:
-        note += rf";  points: simulation, $N={simulation[0]}$, {simulation[1]} runs"
-    return note + (
-        "\n"
-        r"dotted verticals: interpolation $\alpha_I=\eta$, linear separability "
-        r"$\alpha_S$ (student), $\tilde{\alpha}_S$ (teacher)"
-    )
 
 
 def plan_axes(
@@ -267,18 +172,23 @@ def write_figure(stem: Path, draw: Callable[[], figure.Figure]) -> list[Path]:
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the simulation.")
 @click.option("--output", metavar="STEM", type=click.Path(path_type=Path), help="Files to write, without suffix.  "
-              "[default: figures/double_descent]")  # fmt: skip
+              f"[default: {OUTPUT_FOLDER.as_posix()}/double_descent]")  # fmt: skip
+@click.option("--committed", is_flag=True, help="Draw the picture of the README anew (for who maintains it).")
 @jobs_option
 @executor_options
 def main(
     x: str | None, y: str | None, quantity: str, stage: str | None, simulation: tuple[int, int] | None, seed: int,
-    output: Path | None, jobs: int, executor: str, scheduler: str | None, **flags,
+    output: Path | None, committed: bool, jobs: int, executor: str, scheduler: str | None, **flags,
 ) -> int:  # fmt: skip
     """``python -m numerics.phase_diagram``."""
     data, chain = build_model(flags)
+    stage = None if stage is None else plain_name(stage)
     axes = [Axis.parse(text, flag) for text, flag in ((x, "--x"), (y, "--y")) if text is not None]
     _check_request(data, chain, axes, x, y, quantity, stage)
     simulation = _checked_simulation(simulation, axes, quantity)
+    if committed:
+        require_committed({"jobs", "executor", "scheduler", "committed"})
+        output = ROOT / "figures" / "double_descent"
     stem = _stem(output, axes, quantity)
     for suffix in (".png", ".pdf", ".nc"):
         require_writable(stem.with_name(stem.name + suffix))
@@ -286,8 +196,9 @@ def main(
     attributes = {
         "title": "Theory of knowledge distillation on a Gaussian mixture",
         "parameters": json.dumps({name: value for name, value in flags.items()}),
+        "problem": write_problem(data, chain),
     }
-    with blaming(SIMULATION_FLAGS, "--simulate", ParameterError):
+    with blaming(SIMULATION_FLAGS, "--simulate" if axes or flags["problem"] is None else "--problem", ParameterError):
         if axes:
             work, limits = plan_axes(data, chain, axes, quantity, simulation, seed)
             others = {}
@@ -312,7 +223,7 @@ def main(
 
     def draw() -> figure.Figure:
         if not axes:
-            return figure.double_descent(datasets, limits, parameters_note(data, chain, simulation))
+            return figure.double_descent(datasets, limits, parameters_note(data, chain, simulation, limits))
         scales = {axis.path: axis.scale for axis in axes}
         if len(axes) == 2:
             return figure.heat_map(datasets["grid"], quantity, stage or chain.names[-1], scales, limits)
@@ -343,7 +254,7 @@ def _check_request(
     if x is None:
         if y is not None:
             raise click.UsageError("--y needs --x")
-        for name in ("quantity", "stage", "single"):
+        for name in ("quantity", "stage"):
             if context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"--{name} needs --x: the double descent has fixed panels")
     for axis, flag in zip(axes, ("--x", "--y"), strict=False):
@@ -375,8 +286,8 @@ def _stem(output: Path | None, axes: Sequence[Axis], quantity: str) -> Path:
             raise click.UsageError(f"--output wants the name of files, got {str(output)!r}")
         return output.with_suffix("") if output.suffix in (".png", ".pdf", ".nc") else output
     if not axes:
-        return Path("figures", "double_descent")
-    return Path("figures", f"{quantity}_vs_{'_'.join(axis.path for axis in axes)}")
+        return OUTPUT_FOLDER / "double_descent"
+    return OUTPUT_FOLDER / (f"{quantity}_vs_{'_'.join(axis.path for axis in axes)}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 
@@ -81,10 +82,22 @@ def read_problem(text: str) -> tuple[GaussianMixture, Chain]:
     return data, chain
 
 
+def _plain(value: object) -> object:
+    """A value of JSON with its texts, which may be names, in one spelling."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return plain_name(value) if isinstance(value, str) else value
+
+
+def plain_name(text: str) -> str:
+    """A name in one spelling: an accent may be typed as part of its letter or after it (NFC)."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
 def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
+    found = {plain_name(key): _plain(value) for key, value in pairs}
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
+        keys = [plain_name(key) for key, _ in pairs]
         raise ParameterError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
     return found
 

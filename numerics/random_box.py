@@ -11,16 +11,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 
-import click
-import numpy as np
-from tqdm import tqdm
+from numerics.deferred import starting
 
-from numerics.commands import Command, table
-from numerics.compiled import PointArrays, compile_chain
-from numerics.models import Chain, Estimator, GaussianMixture
-from numerics.settings import DEFAULT, Settings
-from numerics.solver import read_solution
-from theory.losses import CrossEntropy, Distillation
+with starting(__name__):
+    import click
+    import numpy as np
+    from tqdm import tqdm
+
+    from numerics.commands import Command, table
+    from numerics.compiled import PointArrays, compile_chain
+    from numerics.models import Chain, Estimator, GaussianMixture
+    from numerics.settings import DEFAULT, Settings
+    from numerics.solver import read_solution
+    from theory.losses import CrossEntropy, Distillation
 
 BOX: dict[str, tuple[float, float]] = {
     "alpha": (0.02, 100.0),

@@ -19,6 +19,9 @@ COLOURS = (BLUE, RED, YELLOW, BLACK)
 LineStyle = str | tuple[float, tuple[float, ...]]
 LINES: tuple[LineStyle, ...] = ("-", (0, (4.5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 MARKERS = ("o", "s", "^", "D")
+BETWEEN = ("#228833", "#AA3377", "#66CCEE", "#EE7733", "#009988")
+"""Colours of stages between the first and the last, of the same author's bright and vibrant sets."""
+
 COLOUR_MAP = "cividis"
 
 COLUMN_WIDTH = 3.4
@@ -71,19 +74,38 @@ SYMBOLS = {
 
 @contextmanager
 def journal_style() -> Iterator[None]:
-    """Draw and save figures inside this context."""
-    with matplotlib.rc_context(STYLE):
+    """Draw and save figures inside this context: matplotlib's defaults and :data:`STYLE`, whatever a user's matplotlibrc says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
         yield
 
 
-def parameter_label(path: str) -> str:
-    """Axis label of a parameter such as ``alpha`` or ``teacher.ridge``: word and symbol, the teacher's with a tilde."""
+def words(name: str) -> str:
+    """A name as it is read."""
+    return name.replace("_", " ")
+
+
+def stage_looks(count: int) -> list[tuple[str, str]]:
+    """Colour and marker of each stage of a chain: the first is blue, the last of several red."""
+    between = [(BETWEEN[k % len(BETWEEN)], ("D", "v", "P", "X", "<")[k % 5]) for k in range(max(0, count - 2))]
+    return [(BLUE, "o"), *between, *([(RED, "s")] if count > 1 else [])]
+
+
+def parameter_symbol(path: str) -> str:
+    """Symbol of a parameter such as ``teacher.ridge``, the teacher's with a tilde; empty if it has none."""
     stage, _, name = path.rpartition(".")
-    word, symbol = SYMBOLS.get(name, (name, ""))
+    symbol = SYMBOLS.get(name, ("", ""))[1]
+    return rf"\tilde{{{symbol}}}" if stage == "teacher" and symbol else symbol
+
+
+def parameter_label(path: str) -> str:
+    """Axis label of a parameter such as ``alpha`` or ``teacher.ridge``: word and symbol."""
+    stage, _, name = path.rpartition(".")
+    word = SYMBOLS.get(name, (words(name), ""))[0]
     if stage:
-        word = f"{stage}'s {word}"
-    if stage == "teacher" and symbol:
-        symbol = rf"\tilde{{{symbol}}}"
+        word = f"{words(stage)}'s {word}"
+    symbol = parameter_symbol(path)
     return f"{word}, ${symbol}$" if symbol else word
 
 

@@ -24,6 +24,7 @@ from numerics.commands import (
 from numerics.grids import spaced
 from numerics.journal import SUFFIX
 from numerics.models import ParameterError
+from numerics.problem import plain_name
 from numerics.simulation import Simulation
 from numerics.solution import OBSERVABLES
 from numerics.sweeps import sweep
@@ -31,7 +32,7 @@ from numerics.sweeps import sweep
 
 def read_axis(text: str) -> tuple[str, np.ndarray]:
     """Name and values of ``NAME=LOW:HIGH:COUNT[:log|:lin]`` or ``NAME=VALUE,VALUE,...``; click.UsageError if it is neither."""
-    path, equals, numbers = (part.strip() for part in text.partition("="))
+    path, equals, numbers = (plain_name(part) for part in text.partition("="))
     if not equals or not path:
         raise click.UsageError(f"--over wants NAME=LOW:HIGH:COUNT[:log|:lin] or NAME=VALUE,VALUE,..., got {text!r}")
     if ":" in numbers:

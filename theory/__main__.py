@@ -49,6 +49,7 @@ from theory.symbols import (
     ridge,
     sign,
 )
+from theory.terminal import Command
 
 
 def chain_losses(choice: str, stages: int, parameters: dict[str, float]) -> list[Loss]:
@@ -294,7 +295,7 @@ def _latex_equation(equation: Expr) -> str:
     return rf"\[ \fit{{$\displaystyle {latex(equation.lhs)} = {latex(equation.rhs)}$}} \]"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--stages", type=click.IntRange(1, 6), default=2, show_default=True, help="Length of the chain.")
 @click.option(
     "--loss",
@@ -336,12 +337,11 @@ def _parameters(items: Sequence[str]) -> dict[str, float]:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Exit code of the command; bad input is answered in one line on standard error, with exit code 2."""
+    """Exit code of the command; what goes wrong is one line on standard error."""
     try:
-        main.main(arguments, prog_name="python -m theory", standalone_mode=False)
-    except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        return 2
+        main.main(arguments, prog_name="python -m theory")
+    except SystemExit as end:
+        return int(end.code or 0)
     return 0
 
 

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import command_line
+import netCDF4
 import numpy as np
 import pytest
 import xarray
 from command_line import assert_one_line_error
 
-from numerics import Estimator, GaussianMixture, executors, figure, grids, phase_diagram, solve, sweeps
+from numerics import Estimator, GaussianMixture, double_descent, executors, figure, grids, phase_diagram, solve, sweeps
 from numerics.grids import Experiment, Grid
 from numerics.models import Chain
 from numerics.phase_diagram import Axis, main, refined_grid, thresholds_in_alpha
@@ -30,9 +31,9 @@ run = partial(command_line.run, main)
 @pytest.fixture
 def tiny(monkeypatch) -> None:
     """The main figure on a few points."""
-    monkeypatch.setattr(phase_diagram, "CURVE_POINTS", 8)
-    monkeypatch.setattr(phase_diagram, "MAP_POINTS", (4, 3))
-    monkeypatch.setattr(phase_diagram, "SIMULATED_ALPHAS", (1.0,))
+    monkeypatch.setattr(double_descent, "CURVE_POINTS", 8)
+    monkeypatch.setattr(double_descent, "MAP_POINTS", (4, 3))
+    monkeypatch.setattr(double_descent, "SIMULATED_ALPHAS", (1.0,))
 
 
 # Axes.
@@ -68,7 +69,7 @@ def test_bad_axis_is_named_in_one_line(text: str) -> None:
         (["--x", "alpha=1:2:3", "--y", "alpha=1:2:3"], ["--y"]),
         (["--y", "alpha=1:2:3"], ["--x"]),
         (["--quantity", "norm"], ["--quantity", "--x"]),
-        (["--single"], ["--single", "--x"]),
+        (["--single", "--quantity", "norm"], ["--quantity", "--x"]),
         (["--x", "alpha=1:2:3", "--y", "rho=0.1:0.5:3", "--simulate", "50", "2"], ["--simulate"]),
         (["--simulate", "1", "2"], ["--simulate"]),
         (["--simulate", "50"], ["--simulate"]),
@@ -183,15 +184,90 @@ def test_double_descent_without_simulation_and_with_one_ridge(tiny, tmp_path) ->
     assert_files(tmp_path / "a")
 
 
+FROZEN = '{"stage": "frozen", "magnetization": 1, "norm_squared": 1.5}'
+TEACHER = '{"loss": "cross-entropy", "ridge": 0.2}'
+STUDENT = '{"loss": "distillation", "ridge": 0.01, "eta": 0.5}'
+NAMED = '{"loss": "cross-entropy", "ridge": 0.2, "name": "großes_modell"}, {"loss": "distillation", "ridge": 0.1, "name": "kind"}'
+FRESH = '{"loss": {"name": "distillation", "teacher": [1, 2]}, "ridge": 0.1, "sets": "fresh", "name": "pupil"}'
+ALL = {"interpolation", "student_separability", "teacher_separability"}
+BOTH = {"curves", "labels", "heat_map", "bounds"}
+
+
+@pytest.mark.parametrize(
+    ("data", "stages", "groups", "axis", "bounds", "limits"),
+    [
+        ("", [TEACHER], BOTH - {"labels"}, "teacher.ridge", 1, {"teacher_separability"}),
+        ("", [FROZEN, STUDENT], BOTH, "student.ridge", 0, {"interpolation", "student_separability"}),
+        ("", [NAMED], BOTH, "großes_modell.ridge", 2, ALL),
+        ("", [TEACHER, STUDENT, STUDENT], BOTH, "teacher.ridge", 3, ALL),
+        (', "further": [{"name": "fresh", "alpha": 2}]', [TEACHER, STUDENT, FRESH], BOTH - {"labels"}, "teacher.ridge", 3,
+         {"teacher_separability"}),
+        (', "label_noise": 0.2', [TEACHER, STUDENT], BOTH, "teacher.ridge", 2, {"interpolation"}),
+        ("", ['{"stage": "bayes-optimal"}'], {"curves", "bounds"}, None, 1, set()),
+        ("", ['{"loss": "square", "ridge": 0.2}'] + 2 * ['{"loss": "square-distillation", "ridge": 0.1}'], BOTH, "teacher.ridge",
+         3, ALL),
+    ],
+    ids=["one", "frozen", "names", "three", "another set", "noise", "no ridge", "quadratic"],
+)  # fmt: skip
+def test_main_figure_of_any_chain(tiny, tmp_path, data, stages, groups, axis, bounds, limits) -> None:
+    """What makes sense for a chain is computed and drawn, and nothing else."""
+    (tmp_path / "problem.json").write_text(
+        f'{{"data": {{"alpha": 2, "rho": 0.3{data}}}, "chain": [{", ".join(stages)}]}}', encoding="utf-8"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        result = run("--problem", tmp_path / "problem.json", "--simulate", 0, 0, "--output", tmp_path / "out" / "p")
+    assert result.exit_code == 0, result.stderr
+    assert_files(tmp_path / "out" / "p")
+    path = tmp_path / "out" / "p.nc"
+    with netCDF4.Dataset(path) as file:
+        assert set(file.groups) == groups
+    found = {name: xarray.load_dataset(path, group=name) for name in groups}
+    assert found["curves"].test_error.dims == (("stage", axis, "alpha") if axis else ("stage", "alpha"))
+    assert bool(found["curves"].converged.all())
+    assert len(found["bounds"].data_vars) == bounds
+    attributes = xarray.load_dataset(path).attrs
+    assert {name.removeprefix("alpha_") for name in attributes if name.startswith("alpha_")} == limits
+    assert json.loads(attributes["problem"])["data"]["rho"] == 0.3
+
+
+def test_simulated_points_of_a_frozen_teacher(tiny, tmp_path) -> None:
+    (tmp_path / "problem.json").write_text(f'{{"data": {{"alpha": 2}}, "chain": [{FROZEN}, {STUDENT}]}}')
+    result = run("--problem", tmp_path / "problem.json", "--simulate", 60, 2, "--output", tmp_path / "p")
+    assert result.exit_code == 0, result.stderr
+    runs = xarray.load_dataset(tmp_path / "p.nc", group="simulated_curves")
+    assert np.all(np.isfinite(runs.test_error))
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [([FROZEN], "no stage of this chain is trained"), ([TEACHER, *4 * [STUDENT]], "5 stages would take hours")],
+    ids=["frozen", "five"],
+)
+def test_what_cannot_be_drawn_is_said_before_computing(tmp_path, monkeypatch, stages: list[str], words: str) -> None:
+    def must_not_run(*arguments, **options):
+        raise AssertionError("computed what cannot be drawn")
+
+    monkeypatch.setattr(phase_diagram, "evaluate", must_not_run)
+    (tmp_path / "problem.json").write_text(f'{{"data": {{"alpha": 2}}, "chain": [{", ".join(stages)}]}}')
+    assert_one_line_error(run("--problem", tmp_path / "problem.json"), "--problem", words)
+
+
+def test_single_without_axes(tiny, tmp_path) -> None:
+    result = run("--single", "--simulate", 0, 0, "--output", tmp_path / "s")
+    assert result.exit_code == 0, result.stderr
+    assert_files(tmp_path / "s")
+
+
 def test_default_names_and_heat_map(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     axes = ("--x", "alpha=0.4:2:3", "--y", "teacher.ridge=1e-3:1:3:log")
     result = run(*axes, "--quantity", "norm", "--stage", "teacher")
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.split()[0] == str(Path("figures", "norm_vs_alpha_teacher.ridge.png"))
-    names = {path.name for path in Path("figures").iterdir()}
+    assert result.stdout.split()[0] == str(Path("replica-distillation", "norm_vs_alpha_teacher.ridge.png"))
+    names = {path.name for path in Path("replica-distillation").iterdir()}
     assert names == {f"norm_vs_alpha_teacher.ridge{suffix}" for suffix in (".png", ".pdf", ".nc")}
-    data = xarray.load_dataset(Path("figures", "norm_vs_alpha_teacher.ridge.nc"), group="grid")
+    data = xarray.load_dataset(Path("replica-distillation", "norm_vs_alpha_teacher.ridge.nc"), group="grid")
     assert data.norm.shape == (2, 3, 3)
 
 
