@@ -3,7 +3,6 @@
 A sum of convex terms is convex, and so is F(g(h)) if F is convex where the values of g lie, and F grows there while
 g is convex, or falls while g is concave, or g is linear (Boyd and Vandenberghe, Convex Optimization, Sec. 3.2).
 
-    >>> from theory.functions import softplus
     >>> is_convex(sympy.sqrt(1 + softplus(h) ** 2))
     True
 """
@@ -18,6 +17,7 @@ from sympy import Add, Expr, Pow, Symbol, diff
 
 from theory.branching import Condition
 from theory.enclosure import Enclosure, UnknownFunctionError
+from theory.functions import softplus
 from theory.intervals import LINE
 from theory.positivity import nowhere_negative
 from theory.symbols import h
@@ -34,8 +34,21 @@ def is_convex(formula: Expr, conditions: Sequence[Condition] = (), depth: int = 
 
     The formula must be twice differentiable.  False means that the rules do not tell.
     """
-    terms = [term for term in Add.make_args(formula) if term.has(h)]
-    return all(_is_convex_term(term, tuple(conditions), depth) for term in terms)
+    conditions = tuple(conditions)
+    turned = Add(*(_turned(term, conditions) for term in Add.make_args(formula)))
+    terms = [term for term in Add.make_args(turned) if term.has(h)]
+    return all(_is_convex_term(term, conditions, depth) for term in terms)
+
+
+def _turned(term: Expr, conditions: Sequence[Condition]) -> Expr:
+    """``softplus(x)`` of a concave x as ``softplus(-x) + x``: formulas are read with arguments of one sign."""
+    outside, inside = term.as_independent(h, as_Add=False)
+    if isinstance(inside, softplus):
+        x = inside.args[0]
+        bend = diff(x, h, 2)
+        if bend != 0 and _is_positive(-bend, conditions):
+            return outside * softplus(-x) + sympy.expand_mul(outside * x)
+    return term
 
 
 def _is_convex_term(term: Expr, conditions: Sequence[Condition], depth: int) -> bool:

@@ -22,7 +22,7 @@ from sympy import Expr, Integer, Pow, Rational, Symbol, diff, expand
 
 from theory.branching import OPEN, PROVED, Condition, Search, Verdict
 from theory.composition import is_convex
-from theory.enclosure import Enclosure, UnknownFunctionError
+from theory.enclosure import Enclosure, UnknownFunctionError, rejoined
 from theory.formula import HIGHEST_POWER, earlier_logits
 from theory.functions import step
 from theory.intervals import LINE, Interval, around
@@ -152,6 +152,7 @@ def _prepare_side(
     def enclosures(expressions: Iterable[Expr]) -> tuple[Enclosure, ...]:
         return tuple(Enclosure(expression, (*logits, *symbols)) for expression in expressions)
 
+    formula = rejoined(formula)
     slope = diff(formula, h)
     curvature = diff(slope, h)
     requirements = _requirements((formula, slope, curvature))
@@ -244,10 +245,11 @@ def _one_side(formula: Expr, conditions: tuple[Condition, ...], label: int) -> F
         if possible.place is None:
             return Finding()
         return Finding(f"not finite at {_place(possible.place, label, logits)}")
-    slope = diff(formula, h)
+    joined = rejoined(formula)
+    slope = diff(joined, h)
     curvature = diff(slope, h)
     unproved = ""
-    for requirement in _requirements((formula, slope, curvature)):
+    for requirement in _requirements((joined, slope, curvature)):
         verdict = _meets(requirement, conditions)
         if verdict.place is not None:
             place = _place(verdict.place, label, logits)
@@ -257,7 +259,7 @@ def _one_side(formula: Expr, conditions: tuple[Condition, ...], label: int) -> F
             unproved = f"finite: {requirement.part} may be infinite or undefined somewhere"
     try:
         variables = (h, *logits)
-        for part in (formula, slope, curvature):
+        for part in (joined, slope, curvature):
             if not _is_ordinary(Enclosure(part, variables), len(variables)):
                 return Finding(
                     f"not finite: its numbers overflow at logits between {ORDINARY[0]:g} and {ORDINARY[-1]:g}"

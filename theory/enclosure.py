@@ -1,5 +1,6 @@
 """Bounds of an expression over a box of its variables.
 
+>>> from theory.intervals import LINE
 >>> from theory.symbols import h
 >>> Enclosure(sigmoid(h) * (1 - sigmoid(h)), (h,)).bounds([LINE])
 (0.0, 1.0)
@@ -169,3 +170,11 @@ def without_cancellation(total: Add) -> list[Expr]:
                 total, changed = other + joined, True
                 break
     return list(Add.make_args(total))
+
+
+def rejoined(expression: Expr) -> Expr:
+    """The expression with the terms of all its sums joined as by :func:`without_cancellation`.
+
+    Formulas are read with arguments of one sign; convex functions of convex functions are seen as such without that.
+    """
+    return expression.replace(lambda e: isinstance(e, Add), lambda e: Add(*without_cancellation(e)))

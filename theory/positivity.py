@@ -104,8 +104,8 @@ def _by_groups(expression: Expr, conditions: Sequence[Condition], strictly: bool
     """Whether the expression is a sum of parts that share no functions and are nowhere negative each."""
     groups: list[tuple[set[Expr], list[Expr]]] = []
     for term in Add.make_args(expression):
-        functions = {f for f in term.atoms(sympy.Function, Pow) if not (f.is_Pow and f.exp.is_Integer)}
-        functions = {f for f in functions if f.free_symbols}
+        powers = {power.base for power in term.atoms(Pow) if not power.exp.is_Integer}
+        functions = {f for f in powers | term.atoms(sympy.Function) if f.free_symbols}
         sharing = [group for group in groups if group[0] & functions or not (group[0] or functions)]
         groups = [group for group in groups if group not in sharing]
         groups.append((functions.union(*(g[0] for g in sharing)), [term, *(t for g in sharing for t in g[1])]))

@@ -56,6 +56,9 @@ PROVED = [
     ("softplus(h**2 - h_teacher)", {}),
     ("sqrt(1 + softplus(h)**2)", {}),
     ("exp(softplus(-s*h)) - 1", {}),
+    # Sums of convex functions that share no functions, and whose parts cancel far out.
+    ("sqrt(1 + (h/2 - s)**4) + (3*h + 1)*erf(3*h + 1) + exp(-(3*h + 1)**2)/sqrt(pi)", {}),
+    ("softplus(softplus(-3*s*h)) + (1 + (h - 2*y)**2)**(3/4) + 2*log(cosh(3*h + 1))", {}),
     # Not convex term by term, by a margin that only subdivision shows.
     ("h**2/2 + exp(-h**2/2)", {}),
     ("h**2/2 - 0.9*cosh(0.5*h)/cosh(h)**2", {}),
