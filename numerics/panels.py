@@ -120,10 +120,16 @@ def tail_means(
         # A score that is not resolved may come down to 0 between the nodes, where it would not show in the flux.
         nearest = np.min(np.abs(z), axis=1)
         hidden = (off > 1.0) & (nearest > SATURATED) & (nearest < SATURATED + HIDDEN * off)
-        mass = special.ndtr(high) - special.ndtr(low)
+        mass = _mass(low, high)
         return value, np.minimum(off * flux, mass) + np.where(hidden, mass, 0.0), np.zeros_like(value)
 
     return _adapt(panel, edges, tolerance, budget)
+
+
+def _mass(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Probability of a standard normal between these ends, also far out."""
+    above = low > 0.0
+    return special.ndtr(np.where(above, -low, high)) - special.ndtr(np.where(above, -high, low))
 
 
 def _places(low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -166,7 +172,9 @@ def _tail_of_polynomial(z: np.ndarray, low: np.ndarray, high: np.ndarray) -> tup
             simple[:] = True
         some = np.flatnonzero(simple)
         weight = 0.5 * (high[some] - low[some])[:, None] * _WEIGHTS * density(_places(low[some], high[some]))
-        value += np.bincount(which[some], np.sum(weight * special.ndtr(z[some]), axis=1), len(value))
+        part = np.sum(weight * special.ndtr(z[some]), axis=1)
+        part = np.where(smallest[some] > SATURATED, _mass(low[some], high[some]), part)
+        value += np.bincount(which[some], part, len(value))
         with np.errstate(over="ignore"):
             flux += np.bincount(which[some], np.sum(weight * density(z[some]), axis=1), len(value))
         rest = np.flatnonzero(~simple)

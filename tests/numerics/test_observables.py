@@ -181,7 +181,7 @@ def test_third_stage_near_interpolation(point: tuple, ridges: tuple, etas: tuple
     ]
     solution = solve(GaussianMixture(*point), chain, throw=True)
     stage = solution[2]
-    exact = brute_training_error(solution, 0.5, 1601, 41)
+    exact = brute_training_error(solution, 0.5, 2801, 41)
     assert stage.train_error == pytest.approx(exact, rel=1e-8)
     assert stage.error_of("train_error") < 1e-7 * exact
 
