@@ -253,7 +253,8 @@ def sharp_crossings(scores: np.ndarray, nodes: Nodes, limit: float = 1.0) -> dic
 def sharpness_along(points: Sequence[StagePoint], number: int) -> float:
     """How much of stage ``number``'s g moves the fields of the stages after it by the width that g's after it give them."""
     ratios = [
-        abs(row[number - 1]) / float(np.linalg.norm(row[number:])) for row in (p.cholesky_row for p in points[number:] if not p.vanishes)
+        abs(row[number - 1]) / float(np.linalg.norm(row[number:]))
+        for row in (p.cholesky_row for p in points[number:] if not p.vanishes)
     ]
     return max(ratios, default=0.0)
 

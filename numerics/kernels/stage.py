@@ -366,7 +366,11 @@ def solve_stage(
         if not finite:
             return NOT_FINITE, iteration, largest_residual, last_step, defect
         field_centres(theta, delta, gamma, design, target, centre)
-        if used == 0 or exact or not grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma, slack):
+        if (
+            used == 0
+            or exact
+            or not grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma, slack)
+        ):
             grid_gamma = gamma
             grid_sigma = sigma
             for i in range(n):
