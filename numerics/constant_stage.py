@@ -122,7 +122,8 @@ class ConstantStage(StageSolution):
         if any(point.vanishes and not point.bias for point in pair):
             return math.nan
         known = solution.finite_magnetization, solution.finite_bias, solution.finite_overlap
-        return float(Population(self._data, *known).agreement(t, t - 1))
+        with np.errstate(over="ignore"):  # distances of a constant from 0 in units of no width
+            return float(Population(self._data, *known).agreement(t, t - 1))
 
 
 def completed_responses(solution: Solution) -> np.ndarray:

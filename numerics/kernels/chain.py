@@ -24,7 +24,9 @@ from numerics.kernels.elementary import (
     VectorFunctions,
     address,
 )
+from numerics.kernels.grid import half_widths
 from numerics.kernels.nodes import (
+    MARGIN,
     extend_nodes,
     follow_nodes,
     join,
@@ -91,6 +93,8 @@ _LARGEST_STRIDE = 3.0
 _MOST_POINTS = 5  # that a point is extrapolated from
 _LARGEST_WEIGHT = 12.0  # of one of them
 _STILL = 1e-9  # a change that is none
+_NARROW_FIELD = 1e-4  # of a field, below which its Gaussian variable is not read off logits; as in ``stage.py``
+_INVERSE_ROOT_TWO_PI = 0.3989422804014327
 _RESPONSE_STEPS = 200  # of Newton's method for the response of a stage without weights
 _ROUNDING = 4e-16
 _TINY = 1e-300
@@ -438,6 +442,38 @@ def join_nodes(first, second):
     )  # fmt: skip
 
 
+@njit(
+    types.Tuple((_Nodes, FloatArray))(_Nodes, types.float64, types.float64), **OPTIONS
+)  # fmt: skip
+def along_a_narrow_field(nodes, step, tail):
+    """The nodes once for every point of a trapezoid rule in the next stage's g, and that g: it is not read off a logit.
+
+    What a field much narrower than its distance from 0 is made of would be lost in the difference of the two.
+    """
+    weight = nodes[0]
+    reach = np.empty(weight.size)
+    half_widths(weight, tail, MARGIN, reach)
+    total = 0
+    for i in range(weight.size):
+        total += math.ceil(2.0 * reach[i] / step)
+    origin = np.empty(total, np.int64)
+    along = np.empty(total)
+    share = np.empty(total)
+    place = 0
+    for i in range(weight.size):
+        count = math.ceil(2.0 * reach[i] / step)
+        for k in range(count):
+            spacing = 2.0 * reach[i] / count
+            origin[place] = i
+            along[place] = (k + 0.5) * spacing - reach[i]
+            share[place] = spacing * math.exp(-0.5 * along[place] ** 2) * _INVERSE_ROOT_TWO_PI
+            place += 1
+    found = take_nodes(nodes, origin)
+    for k in range(total):
+        found[0][k] *= share[k]
+    return found, along
+
+
 @njit(_Nodes(_Nodes, types.float64), **OPTIONS)
 def with_constant_logit(nodes, logit):
     """The nodes with one stage more, which has the same logit on all samples, no direction and no force."""
@@ -498,19 +534,24 @@ def nodes_after(
         part = nodes
         if count < trained.size:
             part = take_nodes(nodes, members(nodes[4], wanted, 1))
+        narrow = rows == 0 and sigma < _NARROW_FIELD
+        along = np.empty(0)
+        if narrow:
+            part, along = along_a_narrow_field(part, step, tail)
         weight, design, labels, logits, member, row = part
         visible = select_columns(logits, seen)
         reaction = gamma if side == 1 else 0.0
-        if rows == 0:
+        if rows == 0 and not narrow:
             weight, design, labels, logits, origin, _ = extend_nodes(
                 slopes, targets, features, n_features, shareable, weight, design, labels, logits, visible, parameters, mean,
                 mean_bias, coefficients, sigma, shifts, reaction, side == 1, step, tail, sharpness, extra,
             )  # fmt: skip
             member, row = take_integers(member, origin), take_integers(row, origin)
         else:
-            along = np.empty(row.size)
-            for r in range(row.size):
-                along[r] = directions[row[r], k]
+            if not narrow:
+                along = np.empty(row.size)
+                for r in range(row.size):
+                    along[r] = directions[row[r], k]
             design, logits = follow_nodes(
                 slopes, targets, design, labels, logits, visible, parameters, along, mean, mean_bias, coefficients, sigma,
                 shifts, reaction, side == 1,

@@ -28,7 +28,7 @@ from numerics.kernels.moments import channel_averages, point_tables
 from numerics.kernels.nodes import MARGIN
 from numerics.kernels.points import POINT_ROWS
 
-from ._generated import N_MOMENTS, TABLE_ROWS  # generated
+from ._generated import DENSITY_ROW, N_MOMENTS, TABLE_ROWS  # generated
 
 N_EQUATIONS = 7
 CONJUGATES, CONJUGATES_JACOBIAN, PRIOR, PRIOR_JACOBIAN, CHOLESKY, CHOLESKY_JACOBIAN, MOMENTS = range(N_EQUATIONS)
@@ -51,7 +51,8 @@ _ROUGH_TOLERANCE = 1e-3  # of Newton's method, above which a grid may drift this
 _ROUGH_DRIFT = 10.0
 _ROUGH_MAP_TOLERANCE = 0.03
 _EXACT_WIDTH = 1e-4  # of a field, below which rounding of logits would show in its Gaussian variable
-_EXACT_RULE = np.polynomial.hermite_e.hermegauss(8)[0]
+_EXACT_RULE, _weights = np.polynomial.hermite_e.hermegauss(8)
+_EXACT_DENSITY = _weights * np.exp(0.5 * _EXACT_RULE**2) / math.sqrt(2.0 * math.pi)
 _EXACT_PLACE = 1e-2  # how well a point must be where the rule has it, in units of the field, besides rounding
 _EXACT_ROUNDING = 1e-14
 
@@ -240,7 +241,8 @@ def grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, gri
     types.boolean(types.float64, types.float64, FloatArray, IntArray, IntArray, IntArray, Matrix), cache=True, nogil=True
 )  # fmt: skip
 def measure_from_centres(gamma, sigma, centre, branch, start, stop, tables):
-    """Replace P on the points of narrow fields by its distance from the node's centre, if they are those of a Gauss rule.
+    """Replace P on the points of narrow fields by its distance from the node's centre, if they are those of a Gauss rule, and
+    densities by what they then are.
 
     A field that is much narrower than its distance from 0 loses its digits in the difference of the two, while the rule says
     what it is.  Returns whether all nodes have such points; if not, nothing is changed.
@@ -260,6 +262,7 @@ def measure_from_centres(gamma, sigma, centre, branch, start, stop, tables):
     for i in range(centre.size):
         for k in range(stop[i] - start[i]):
             tables[2 * branch[i], start[i] + k] = sigma * _EXACT_RULE[k]
+            tables[DENSITY_ROW, start[i] + k] = _EXACT_DENSITY[k]
     return True
 
 
@@ -370,7 +373,11 @@ def solve_stage(
         if not finite:
             return NOT_FINITE, iteration, largest_residual, last_step, defect
         field_centres(theta, delta, gamma, design, target, centre)
-        if used == 0 or exact or not grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma, slack):
+        if (
+            used == 0
+            or exact
+            or not grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma, slack)
+        ):
             grid_gamma = gamma
             grid_sigma = sigma
             for i in range(n):
