@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -56,8 +57,11 @@ def read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Ex
 
     ValueError, naming the culprit, if it cannot be read, has unknown symbols or kinks, or has no h.
     """
+    # Names in the spelling in which Python compares them: an accent may be typed as part of its letter or after it.
+    parameters = {unicodedata.normalize("NFKC", key): symbol for key, symbol in parameters.items()}
     names = {"h": h, "y": y, "s": sign, "h_teacher": TEACHER, **parameters}
     if isinstance(expression, str):
+        expression = unicodedata.normalize("NFKC", expression)
         if "__" in expression or any(mark in expression for mark in "\"'\\;") or _KEYWORDS.search(expression):
             raise ValueError(f"cannot read the loss formula {expression!r}")
         for found in re.findall(r"\bh_([0-9]+)\b", expression):
@@ -99,4 +103,4 @@ def _known(symbol: Symbol, names: Mapping[str, Symbol]) -> Symbol:
     """The package's symbol of the same name, whatever assumptions the user's symbol carries."""
     if re.fullmatch(r"h_[1-9][0-9]*", symbol.name):
         return logit(int(symbol.name[2:]))
-    return names.get(symbol.name, symbol)
+    return names.get(unicodedata.normalize("NFKC", symbol.name), symbol)
