@@ -6,7 +6,9 @@ It holds a description of what is computed and refuses to go on with anything el
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -27,6 +29,9 @@ FORMAT = 1
 _APPLICATION = 0x5244504A  # of SQLite's header: the files are ours
 _ROOM = 4_000_000  # bytes to be free on top of what results need
 _OVERHEAD = 1.3
+_LONGEST_ADDITION = ".partial-journal"  # to the name of a file, of all that is made beside it
+_USUAL_LONGEST = 255  # bytes of a name
+_LONGEST_SHOWN = 400  # characters of a path in a message
 
 
 @dataclass
@@ -61,20 +66,44 @@ def differences(before: Mapping, now: Mapping, path: str = "") -> list[str]:
 def require_room(path: Path, n_bytes: int = 0, name: str = "output") -> None:
     """ParameterError if no file can be written at ``path``, or none of that size.  Nothing is made, folders neither."""
     try:
-        if path.is_dir():
+        if os.path.isdir(path):
             raise IsADirectoryError(f"{path} is a folder")
         folder = path.parent
-        while not folder.exists():
+        while not os.path.lexists(folder):
+            _require_short(folder, folder.parent)
             folder = folder.parent
+        _require_short(path.with_name(path.name + _LONGEST_ADDITION), folder)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=path.suffix):
             pass
         free = shutil.disk_usage(folder).free
     except (OSError, ValueError) as error:
-        raise ParameterError(f"{name}: cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise ParameterError(
+            f"{name}: cannot write {_shown(path)}: {getattr(error, 'strerror', None) or error}"
+        ) from None
     needed = int(_OVERHEAD * n_bytes) + _ROOM
     if n_bytes and free < needed:
         raise ParameterError(
             f"{name}: {path} needs {needed / 1e6:.0f} MB while it is made, but {free / 1e6:.0f} MB are free"
+        )
+
+
+def _shown(path: Path) -> str:
+    """A path, its middle left out where that hides what is said of it."""
+    text = str(path)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN // 2]}...{text[-_LONGEST_SHOWN // 2 :]}"
+
+
+def _require_short(path: Path, folder: Path) -> None:
+    """OSError if the last part of a path is longer than names may be in a folder that is there."""
+    try:
+        longest = os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # not POSIX, or not there yet
+        longest = _USUAL_LONGEST
+    length = len(os.fsencode(path.name))
+    if 0 < longest < length:
+        raise OSError(
+            errno.ENAMETOOLONG,
+            f"name too long (it would be {length} bytes with what is made beside, {longest} are allowed)",
         )
 
 
@@ -105,6 +134,10 @@ class Journal:
         self.path = target.with_name(target.name + SUFFIX)
         self._name = f"output: {self.path}"
         text = json.dumps({"format": FORMAT, **description})
+        if self.path.is_dir():
+            raise ParameterError(
+                f"{self._name} is a folder, where finished points would be kept; remove it or choose another name"
+            )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(2):
             try:
@@ -117,7 +150,10 @@ class Journal:
 
     def _open(self, text: str) -> None:
         """Connect and lock; ParameterError if that is not possible, _ForeignError if it is something else's."""
-        self._base = sqlite3.connect(self.path, timeout=0.2, isolation_level=None, check_same_thread=False)
+        try:
+            self._base = sqlite3.connect(self.path, timeout=0.2, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise ParameterError(f"{self._name} cannot be written ({error})") from None
         try:
             # Without waiting for the disk: a killed process leaves all it has committed, and a damaged file is found when opened.
             self._base.execute("PRAGMA locking_mode=EXCLUSIVE")

@@ -112,7 +112,7 @@ def _classify_stage(data: GaussianMixture, stage: Estimator, name: str, number: 
             f"ridge of {name} must be > 0: for {stage.loss!r} a sample's loss has no minimum at a finite logit, and no limit "
             f"ridge -> 0 is known (logistic losses on hard labels have one)"
         )
-    if abs(data.alpha - threshold) <= RESOLUTION * threshold:
+    if math.isfinite(threshold) and abs(data.alpha - threshold) <= RESOLUTION * threshold:
         raise ParameterError(f"ridge of {name} must be > 0 at alpha={data.alpha:.10g}: this is {reason}")
     return below if data.alpha < threshold else MAXIMUM_LIKELIHOOD
 

@@ -6,6 +6,7 @@ What one object can know it checks itself; what takes both data and chain is che
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -86,16 +87,23 @@ def _require_alpha(name: str, value: object) -> float:
     return require_number(name, value, above=0, allowed="a finite number > 0")
 
 
-def _require_name(name: object) -> None:
+def _require_name(holder: Stage) -> None:
+    """Check the name of a stage, and set it in one spelling: an accent may be typed as part of its letter or after it."""
+    name = holder.name
     if name is not None and (not isinstance(name, str) or not name.isidentifier()):
         raise ParameterError(f"name must be a Python identifier or None, got {name!r}")
+    object.__setattr__(holder, "name", None if name is None else _spelt(name))
+
+
+def _spelt(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _require_sets(sets: object) -> tuple[str, ...]:
     chosen = (sets,) if isinstance(sets, str) else tuple(sets) if isinstance(sets, Sequence) else ()
     if not chosen or not all(isinstance(name, str) for name in chosen) or len(set(chosen)) < len(chosen):
         raise ParameterError(f"sets must be the name of a data set or several different ones, got {sets!r}")
-    return chosen
+    return tuple(map(_spelt, chosen))
 
 
 def _require_overlap(value: object) -> float | None:
@@ -153,6 +161,7 @@ class DataSet:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.isidentifier():
             raise ParameterError(f"the name of a data set must be a Python identifier, got {self.name!r}")
+        object.__setattr__(self, "name", _spelt(self.name))
         object.__setattr__(self, "alpha", _require_alpha("alpha", self.alpha))
         object.__setattr__(self, "label_noise", _require_noise("label_noise", self.label_noise))
 
@@ -296,7 +305,7 @@ class Estimator:
         }
         for name, value in checks.items():
             object.__setattr__(self, name, value)
-        _require_name(self.name)
+        _require_name(self)
 
     @property
     def fixed_bias(self) -> float | None:
@@ -349,7 +358,7 @@ class Frozen:
             raise ParameterError(
                 f"norm_squared must be > 0 and at least magnetization^2={least:g}, got {self.norm_squared:g}"
             )
-        _require_name(self.name)
+        _require_name(self)
 
 
 @dataclass(frozen=True)
@@ -397,7 +406,7 @@ class Hebbian:
         }
         for name, value in checks.items():
             object.__setattr__(self, name, value)
-        _require_name(self.name)
+        _require_name(self)
 
     def resolved(self, data: GaussianMixture) -> Estimator:
         """The same as an :class:`Estimator`."""
@@ -430,7 +439,7 @@ class BayesOptimal:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sets", _require_sets(self.sets))
-        _require_name(self.name)
+        _require_name(self)
 
     def resolved(self, data: GaussianMixture) -> Estimator:
         """The same as an :class:`Estimator`; ``b = Delta Q/2 log(rho/(1-rho))``, ``Q = 1 + Delta/alpha``."""
@@ -601,7 +610,7 @@ def with_parameter(data: GaussianMixture, chain: Chain, path: str, value: float)
     >>> chain[0].ridge
     0.5
     """
-    owner, dot, parameter = path.rpartition(".")
+    owner, dot, parameter = _spelt(path).rpartition(".")
     if not dot and parameter in _DATA_PARAMETERS:
         return replace(data, **{parameter: value}), chain
     if dot and owner in chain.names:

@@ -250,7 +250,7 @@ def _checked_path(output: object) -> Path:
         path = Path(os.path.realpath(os.path.expanduser(output)))
     except ValueError as error:
         raise ParameterError(f"output must be a path, got {output!r}: {error}") from None
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if os.path.exists(path) and not path.is_file() and not path.is_dir():
         raise ParameterError(f"output: {path} is not a file")
     return path
 

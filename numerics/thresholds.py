@@ -34,13 +34,16 @@ DECREMENT_TOLERANCE = 1e-22
 """Squared Newton decrement at which a minimisation stops: also the relative error of the minimum."""
 
 DECREMENT_ACCEPTED = 1e-16
-"""Decrement that still counts as converged where rounding stops the descent (minimiser good to 1e-8)."""
+"""Decrement that still counts as converged where rounding stops the descent (minimiser good to 1e-8), for averages of order 1."""
 
 TAIL = 4.0
 """Standard deviations beyond which the terms of the Gaussian average cancel too well for double precision."""
 
 TAIL_DIGITS = 30
 """Digits used there."""
+
+LOST_DIGITS = 6
+"""Digits lost to cancellation for each decade of standard deviations."""
 
 VALUE_NOISE = 1e-12
 """Relative rounding error of the average, forgiven by the line search."""
@@ -50,6 +53,9 @@ SHORTEST_STEP = 1e-12
 
 LOG_LARGEST = math.log(sys.float_info.max)
 """Logarithm of the largest double."""
+
+LEAST_NOISE = 1e-13
+"""Noise variance below which the classes are too far apart for the margin to be told in double precision."""
 
 MAX_DOUBLINGS = 60
 """Doublings allowed in the search for an upper bound of the margin."""
@@ -244,6 +250,8 @@ def max_margin(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> 
     """
     values = _require_alpha(alpha)
     rho, delta, eta = _require_mixture(rho, delta, eta)
+    if delta / eta < LEAST_NOISE:
+        raise ArithmeticError(f"the margin at delta/eta={delta / eta:g} needs more digits than a double has")
     problem = _SeparationProblem(rho, delta / eta)
     threshold = eta * problem.threshold()
     if not np.all(values < threshold):
@@ -329,9 +337,17 @@ class _SeparationProblem:
         self.rho, self.delta = rho, delta
         self.signal = 1 / math.sqrt(delta)
         self.origin = (self.signal / math.sqrt(2), 0.0)
+        # Of the distance between class and plane, which is a difference of numbers of the size of the signal's square.
+        self.rounding = 10 * sys.float_info.epsilon * self.signal * self.signal
 
     def threshold(self) -> float:
-        """``alpha(0)``, infinite if too large for a double; its minimiser starts later searches."""
+        """``alpha(0)``, infinite if too large for a double; its minimiser starts later searches.
+
+        Gordon's ratio at ``m^2 = 1 - 2 Delta``, ``b = 0``, and ``E[(z - t)_+^2] <= exp(-t^2/2)/2`` for ``t > 0`` bound it from
+        below, ``alpha(0) >= 4 Delta exp(1/(2 Delta) - 1)``: where that is too large, no minimum is looked for.
+        """
+        if self.delta < 0.5 and math.log(4 * self.delta) + 0.5 / self.delta - 1 > LOG_LARGEST:
+            return math.inf
         log_average, *minimiser = self.minimise(0.0, self.origin)
         self.origin = tuple(minimiser)
         return math.exp(-log_average) if -log_average < LOG_LARGEST else math.inf
@@ -344,8 +360,9 @@ class _SeparationProblem:
         def excess(k: float) -> float:
             if k not in solved:
                 nearest = min(solved, key=lambda known: abs(known - k), default=None)
-                start = self.origin if nearest is None else solved[nearest][1:]
-                solved[k] = self.minimise(k, start)
+                starts = [self.origin, *([] if nearest is None else [solved[nearest][1:]])]
+                # Far from the minimum log A is not convex, and Newton's method slow.
+                solved[k] = self.minimise(k, min(starts, key=lambda start: self._log_average(k, *start)[0]))
             return solved[k][0] - log_target
 
         k = 0.0
@@ -370,13 +387,14 @@ class _SeparationProblem:
         for _ in range(MAX_NEWTON):
             step = _descent(gradient, curvature)
             slope = float(gradient @ step)
-            if -slope <= DECREMENT_TOLERANCE or (-slope <= DECREMENT_ACCEPTED and -slope >= best):
+            accepted = DECREMENT_ACCEPTED * max(1.0, value**2) + self.rounding**2
+            if -slope <= DECREMENT_TOLERANCE or (-slope <= accepted and -slope >= best):
                 return value, u + step[0], beta + step[1]
             best = min(best, -slope)
             length = 1.0
             while True:
                 trial = self._log_average(k, u + length * step[0], beta + length * step[1])
-                if trial[0] - value <= 1e-4 * length * slope + VALUE_NOISE:
+                if trial[0] - value <= 1e-4 * length * slope + VALUE_NOISE * max(1.0, abs(value)):
                     break
                 length /= 2
                 if length < SHORTEST_STEP:
@@ -436,7 +454,7 @@ def _hinge_moment(mean: float, variance: float) -> list[float]:
     if mean <= TAIL * math.sqrt(variance):
         value, *derivatives = _compiled_moment("math")(mean, variance)
         return [math.log(value), *(derivative / value for derivative in derivatives)]
-    with mp.workdps(TAIL_DIGITS):
+    with mp.workdps(TAIL_DIGITS + int(LOST_DIGITS * math.log10(mean / math.sqrt(variance)))):
         value, *derivatives = _compiled_moment("mpmath")(mp.mpf(mean), mp.mpf(variance))
         return [float(mp.log(value)), *(float(derivative / value) for derivative in derivatives)]
 

@@ -7,6 +7,7 @@ import keyword
 import math
 import operator
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
@@ -97,8 +98,11 @@ def read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Ex
 
     ValueError, naming the culprit, if it cannot be read, has unknown symbols or kinks, or has no h.
     """
+    # Names in the spelling in which Python compares them: an accent may be typed as part of its letter or after it.
+    parameters = {unicodedata.normalize("NFKC", key): symbol for key, symbol in parameters.items()}
     names = {"h": h, "y": y, "s": sign, "h_teacher": TEACHER, **parameters}
     if isinstance(expression, str):
+        expression = unicodedata.normalize("NFKC", expression)
         if "__" in expression or any(mark in expression for mark in "\"'\\;") or _KEYWORDS.search(expression):
             raise ValueError(f"cannot read the loss formula {expression!r}")
         _require_size(expression)
@@ -148,7 +152,7 @@ def _known(symbol: Symbol, names: Mapping[str, Symbol]) -> Symbol:
     """The package's symbol of the same name, whatever assumptions the user's symbol carries."""
     if re.fullmatch(r"h_[1-9][0-9]*", symbol.name):
         return logit(int(symbol.name[2:]))
-    return names.get(symbol.name, symbol)
+    return names.get(unicodedata.normalize("NFKC", symbol.name), symbol)
 
 
 # Sizes are looked at before SymPy is: it would compute 9**9**9.

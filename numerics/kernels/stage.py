@@ -384,8 +384,8 @@ def solve_stage(
                 grid_centre[i] = centre[i]
             # Nodes of narrow fields do not share points: each has those of a Gauss rule of its own.
             points, used = build_grid(
-                slopes, features, n_features, shareable if sigma > _EXACT_WIDTH else 0, weight, centre, branch, offset, labels, logits, parameters, gamma,
-                sigma, step, map_tolerance, reach, False, 0.0, no_extra, points, start, stop, order,
+                slopes, features, n_features, shareable if sigma > _EXACT_WIDTH else 0, weight, centre, branch, offset, labels,
+                logits, parameters, gamma, sigma, step, map_tolerance, reach, False, 0.0, no_extra, points, start, stop, order,
             )  # fmt: skip
             if tables.shape[1] < used:
                 tables = np.empty((TABLE_ROWS, points.shape[1]))
