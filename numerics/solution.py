@@ -29,8 +29,7 @@ from numerics.models import (
     Estimator,
     Frozen,
     GaussianMixture,
-    parameter_paths,
-    parameter_value,
+    parameter_values,
     total_alpha,
 )
 from numerics.nodes import (
@@ -46,6 +45,8 @@ from numerics.nodes import (
 from numerics.patterns import WeightMoments, mask_patterns
 from numerics.population import Population
 from numerics.settings import Settings
+from numerics.square_chain import SpectralStages
+from numerics.square_training import SquareTraining
 from theory.functions import step
 from theory.losses import CrossEntropy
 
@@ -111,6 +112,7 @@ class Solution:
     message: str
     level: int = field(repr=False, default=0)
     settings: Settings = field(repr=False, default_factory=Settings)
+    spectral: SpectralStages | None = field(repr=False, default=None)
 
     def __len__(self) -> int:
         return len(self.chain)
@@ -218,6 +220,11 @@ class Solution:
         return {}
 
     @cached_property
+    def square_training(self) -> SquareTraining | None:
+        """Law of the training logits of a chain that was solved by :mod:`numerics.square_chain`; None for all others."""
+        return None if self.spectral is None else SquareTraining(self.spectral)
+
+    @cached_property
     def _settings_of_averages(self) -> Settings:
         """Those of the solution; for long chains larger steps, which leave 1e-6 of an average."""
         if len(self) <= _SHORT:
@@ -262,9 +269,7 @@ class Solution:
     def to_dict(self) -> dict:
         """Everything as plain numbers and lists, ready for JSON (NaN and infinite numbers become None)."""
         result = {
-            "parameters": {
-                **{path: parameter_value(self.data, self.chain, path) for path in parameter_paths(self.chain, self.data)},
-            },
+            "parameters": parameter_values(self.data, self.chain),
             "converged": self.converged, "residual": self.residual, "iterations": self.iterations,
             "quadrature_error": self.quadrature_error, "message": self.message,
             "stages": [
@@ -346,6 +351,10 @@ class StageSolution:
     @property
     def _data(self) -> GaussianMixture:
         return self.solution.data
+
+    @property
+    def _square(self) -> SquareTraining | None:
+        return self.solution.square_training if self._known else None
 
     @property
     def _known(self) -> bool:
@@ -431,6 +440,8 @@ class StageSolution:
             return 0.0
         if self.limit == MINIMUM_NORM:
             return self._interpolation_error()
+        if self._square is not None:
+            return self._square.error(self.number - 1)[0]
         return self._wrong_side((0.0, 0.0))
 
     @property
@@ -438,6 +449,8 @@ class StageSolution:
         """P(s h < 0) on a training sample: as ``train_error``, but against the label before noise flipped it."""
         if not any(self._data.data_set(name).label_noise for name in self._sets):
             return self.train_error
+        if self._square is not None:
+            return self._square.error(self.number - 1, clean=True)[0]
         return self._wrong_side((0.0, 0.0), clean=True)
 
     def _wrong_side(self, levels: tuple[float, float], *, clean: bool = False) -> float:
@@ -579,6 +592,8 @@ class StageSolution:
             return math.nan
         if self.limit == MAX_MARGIN:
             return 0.0
+        if self._square is not None:
+            return self._square.loss(self.number - 1, self.estimator.loss, self.estimator.loss.stages(self.number))[0]
         return self._average(self._loss)
 
     @property
@@ -598,6 +613,8 @@ class StageSolution:
         """Mean of H(y, sigmoid(h)) on a training sample."""
         if self.limit == MAX_MARGIN:
             return 0.0
+        if self._square is not None:
+            return self._square.cross_entropy(self.number - 1)[0]
         return self._average(self._cross_entropy)
 
     @property
@@ -607,6 +624,9 @@ class StageSolution:
             return math.nan
         if self.limit in (MINIMUM_NORM, MAX_MARGIN):
             return total_alpha(self._data, self._sets) * self.train_loss
+        if self._square is not None:
+            loss = self.estimator.loss
+            return self._square.objective(self.number - 1, loss, loss.stages(self.number), self.norm_squared)[0]
         return -self._potential()
 
     def _potential(self) -> float:
@@ -716,6 +736,8 @@ class StageSolution:
         """Mean of (h - h_teacher)^2 on a training sample; NaN for the first stage."""
         if self._earlier and self._margin_at_hand:
             return math.inf
+        if self._earlier and self._square is not None:
+            return self._square.logit_distance(self.number - 1, self.number - 2)[0]
         return self._distance_to_teacher(lambda h: h)
 
     @property
@@ -734,6 +756,8 @@ class StageSolution:
         """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a training sample; NaN for the first stage."""
         if self._earlier and self._margin_at_hand:
             return self._distance_of_signs(training=True)
+        if self._earlier and self._square is not None:
+            return self._square.output_distance(self.number - 1, self.number - 2)[0]
         return self._distance_to_teacher(special.expit)
 
     def _distance_of_signs(self, *, training: bool) -> float:
