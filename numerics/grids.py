@@ -37,7 +37,7 @@ from numerics.solver import (
     solve,
     spectral_solution,
 )
-from numerics.square_chain import is_spectral
+from numerics.spectral import is_spectral
 
 if TYPE_CHECKING:
     import xarray

@@ -45,7 +45,7 @@ from numerics.nodes import (
 from numerics.patterns import WeightMoments, mask_patterns
 from numerics.population import Population
 from numerics.settings import Settings
-from numerics.square_chain import SpectralStages
+from numerics.spectral import SpectralStages
 from numerics.square_training import SquareTraining
 from theory.functions import step
 from theory.losses import CrossEntropy
@@ -221,7 +221,7 @@ class Solution:
 
     @cached_property
     def square_training(self) -> SquareTraining | None:
-        """Law of the training logits of a chain that was solved by :mod:`numerics.square_chain`; None for all others."""
+        """Law of the training logits of a chain that was solved by :mod:`numerics.spectral`; None for all others."""
         return None if self.spectral is None else SquareTraining(self.spectral)
 
     @cached_property

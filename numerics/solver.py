@@ -17,7 +17,8 @@ from numerics.nodes import Nodes, StagePoint
 from numerics.patterns import WeightMoments
 from numerics.settings import DEFAULT, Settings
 from numerics.solution import Solution
-from numerics.square_chain import is_spectral, solve_square_chain, square_chain
+from numerics.spectral import is_spectral, solve_square_chain
+from numerics.square_chain import square_chain
 
 _MESSAGES = {
     1: "Newton's method used up its iterations, from every start and along a path of ridges",
@@ -33,8 +34,9 @@ LONG_CHAIN_RTOL = {TENSOR_STAGES: 1e-3, 4: 1e-5}
 LONG_QUADRATIC_RTOL = {5: 1e-6}
 """The same where all losses are quadratic: rounding errors, which every stage amplifies, are all there is."""
 
-LONGEST_CHAIN = 12
-"""Stages of a chain that is solved stage by stage: the equations of a longer one take many minutes to derive and compile."""
+LONGEST_CHAIN = 10
+"""Stages of a chain that is solved stage by stage: equations of further ones take minutes to derive and compile, and rounding
+errors, which every stage amplifies, have taken over by then."""
 
 _VANISHING = 1e-6  # squared norm
 _LOOSE = 1e-6  # accuracy that allows larger steps
@@ -77,7 +79,7 @@ def solve(
         Trained one after the other: :class:`numerics.models.Estimator`, ``Frozen``, ``Hebbian`` or ``BayesOptimal``.
     rtol : float
         Accuracy asked of the order parameters, relative to their natural size; default 1e-8.  For five to seven stages it is
-        1e-5, for more 1e-3; if all losses are quadratic, 1e-6 for more than five.
+        1e-5, for more 1e-3; if all losses are quadratic, 1e-6 for more than five (on one data set they have 1e-12).
     max_iterations : int
         Channel evaluations allowed in one Newton solve.
     start : Solution
@@ -196,7 +198,7 @@ def limit_solution(data: GaussianMixture, chain: Chain, settings: Settings = DEF
 
 
 def spectral_solution(data: GaussianMixture, chain: Chain, settings: Settings = DEFAULT) -> Solution | None:
-    """Solution of a chain of quadratic losses on one data set, of any length (:mod:`numerics.square_chain`); None for others."""
+    """Solution of a chain of quadratic losses on one data set, of any length (:mod:`numerics.spectral`); None for others."""
     numbers = None if has_limit(chain) else square_chain(data, chain)
     if numbers is None:
         return None
@@ -206,11 +208,11 @@ def spectral_solution(data: GaussianMixture, chain: Chain, settings: Settings = 
 
 
 def require_solvable(chain: Chain) -> None:
-    """Raise ParameterError for a chain that is too long for anything but :mod:`numerics.square_chain`."""
+    """Raise ParameterError for a chain that is too long for anything but :mod:`numerics.spectral`."""
     if len(chain) > LONGEST_CHAIN:
         raise ParameterError(
-            f"chain must have at most {LONGEST_CHAIN} stages, got {len(chain)}: only stages with quadratic losses, positive ridges, "
-            "the same data sets and the same active weights are solved at any length"
+            f"chain must have at most {LONGEST_CHAIN} stages, got {len(chain)}: only stages with quadratic losses, positive "
+            "ridges, the same data sets and the same active weights are solved at any length"
         )
 
 

@@ -25,7 +25,7 @@ from numerics.settings import DEFAULT, Settings
 from numerics.simulation import MEASURED, Simulation
 from numerics.solution import OBSERVABLES
 from numerics.solver import LONGEST_CHAIN
-from numerics.square_chain import is_spectral
+from numerics.spectral import is_spectral
 
 if TYPE_CHECKING:
     import xarray
