@@ -27,11 +27,11 @@ _GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
 def displaced(solution: Solution) -> Solution:
     """The solution with its order parameters off by their error; of a chain all of whose stages are solved.
 
-    Limits ridge -> 0 have no compiled Newton step: there every order parameter is off by the quadrature error stated, times a
-    factor between -1 and 1.
+    Limits ridge -> 0 and chains solved by :mod:`numerics.spectral` take no compiled Newton step: there every order parameter is off
+    by the quadrature error stated, times a factor between -1 and 1.
     """
     points = solution.points
-    if any(isinstance(point, HardPoint) for point in points):
+    if solution.spectral is not None or any(isinstance(point, HardPoint) for point in points):
         return replace(solution, points=_spread(points, solution.quadrature_error))
     walk = Walk(solution.data, solution.chain, solution.settings, solution.level)
     for number, point in enumerate(points, 1):

@@ -27,8 +27,17 @@ from numerics.problem import write_problem
 from numerics.provenance import code_version, package_versions
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation import Simulation, simulate
-from numerics.solution import OBSERVABLES
-from numerics.solver import has_limit, limit_solution, read_solution, settings_for
+from numerics.solution import OBSERVABLES, Solution
+from numerics.solver import (
+    LONGEST_CHAIN,
+    has_limit,
+    limit_solution,
+    read_solution,
+    settings_for,
+    solve,
+    spectral_solution,
+)
+from numerics.spectral import is_spectral
 
 if TYPE_CHECKING:
     import xarray
@@ -249,7 +258,9 @@ class _Solve(_Points):
     def _solved(self, points: Sequence[tuple[GaussianMixture, Chain]], along: np.ndarray) -> Piece:
         """Points that differ in the last parameter, whose values are ``along``."""
         if any(has_limit(chain) for _, chain in points):
-            return self._limits(points)
+            return self._one_by_one(points, self._limit)
+        if len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in points):
+            return self._one_by_one(points, lambda data, chain: solve(data, chain, settings=self.settings))
         settings = self.settings
         compiled = compile_chain(points[0][1])
         position = np.log(along) if along.min() > 0 else along
@@ -259,7 +270,7 @@ class _Solve(_Points):
         converged = arrays.converged(settings)
         algebraic = _algebraic(arrays)
         values = np.full((len(self.observables), len(self.chain), len(points)), np.nan)
-        notes = {}
+        notes, rescued = {}, {}
         rest = [k for k, name in enumerate(self.observables) if name not in algebraic]
         for k, name in enumerate(self.observables):
             if name in algebraic:
@@ -269,12 +280,17 @@ class _Solve(_Points):
                 continue
             solution = read_solution(arrays, i, *points[i], settings)
             if not converged[i]:
-                notes[i] = solution.message
-                continue
-            for k in rest:
+                exact = spectral_solution(*points[i], settings)
+                if exact is None or not exact.converged:
+                    notes[i] = solution.message
+                    continue
+                rescued[i] = solution = exact
+            for k in rest if converged[i] else range(len(self.observables)):
                 values[k, :, i] = [getattr(stage, self.observables[k]) for stage in solution.stages]
         residual = np.where(np.isfinite(arrays.stats[:, :, 2]), arrays.stats[:, :, 2], np.inf).max(axis=1)
         quality = np.array([converged, residual, arrays.summary[:, 2]], dtype=float)
+        for i, solution in rescued.items():
+            quality[:, i] = True, solution.residual, solution.quadrature_error
         return Piece(np.concatenate([values.reshape(-1, len(points)), quality]), notes)
 
     def _from_behind(self, arrays: PointArrays, points: Sequence, position: np.ndarray) -> None:
@@ -298,15 +314,21 @@ class _Solve(_Points):
                 getattr(arrays, name)[back[better]] = getattr(again, name)[better]
             i = first - 1
 
-    def _limits(self, points: Sequence[tuple[GaussianMixture, Chain]]) -> Piece:
-        """Point by point, where some ridges are 0."""
+    def _limit(self, data: GaussianMixture, chain: Chain) -> Solution:
+        """Where some ridges are 0."""
+        require_plain(data, chain)
+        return limit_solution(data, chain, self.settings)
+
+    def _one_by_one(
+        self, points: Sequence[tuple[GaussianMixture, Chain]], solver: Callable[[GaussianMixture, Chain], Solution]
+    ) -> Piece:
+        """Points that do not gain from their neighbours."""
         values = np.full((len(self.observables), len(self.chain), len(points)), np.nan)
         quality = np.array([np.zeros(len(points)), np.full(len(points), np.nan), np.full(len(points), np.inf)])
         notes = {}
         for i, (data, chain) in enumerate(points):
             try:
-                require_plain(data, chain)
-                solution = limit_solution(data, chain, self.settings)
+                solution = solver(data, chain)
             except ParameterError as reason:
                 notes[i] = str(reason)
                 continue

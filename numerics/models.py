@@ -636,13 +636,20 @@ def parameter_value(data: GaussianMixture, chain: Chain, path: str) -> float:
     """Value of the parameter called ``path``; ParameterError if there is none."""
     if path not in parameter_paths(chain, data):
         raise ParameterError(f"unknown parameter {path!r}; allowed are {', '.join(parameter_paths(chain, data))}")
-    owner, dot, parameter = path.rpartition(".")
-    if not dot:
-        return getattr(data, parameter)
-    if owner not in chain.names:
-        return getattr(data.data_set(owner), parameter)
-    stage = chain[chain.names.index(owner)]
-    return getattr(stage, parameter) if parameter in _own_parameters(stage) else stage.loss.parameters[parameter]
+    return parameter_values(data, chain)[path]
+
+
+def parameter_values(data: GaussianMixture, chain: Chain) -> dict[str, float]:
+    """All parameters that :func:`parameter_paths` lists, and their values."""
+    values = {name: getattr(data, name) for name in _DATA_PARAMETERS}
+    for further in data.further:
+        values |= {f"{further.name}.{parameter}": getattr(further, parameter) for parameter in _SET_PARAMETERS}
+    for name, stage in zip(chain.names, chain.stages, strict=True):
+        values |= {f"{name}.{parameter}": getattr(stage, parameter) for parameter in _own_parameters(stage)}
+        if isinstance(stage, Estimator):
+            for parameter, value in stage.loss.parameters.items():
+                values.setdefault(f"{name}.{parameter}", value)
+    return values
 
 
 def parameter_paths(chain: Chain, data: GaussianMixture | None = None) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from numerics.models import (
 from numerics.nodes import sharpness_along
 from numerics.settings import DEFAULT, Settings
 from numerics.solution import OBSERVABLES, Solution
-from numerics.solver import ConvergenceWarning, settings_for, solve
+from numerics.solver import ConvergenceWarning, require_solvable, settings_for, solve, spectral_solution
 from numerics.walk import Walk
 
 SHIFT = 1e-3
@@ -311,6 +311,14 @@ def _moved_solutions(solution: Solution, axis: _Axis) -> tuple[dict[int, Solutio
     """Solutions along the tangent at the offsets of the stencil, and what turns their difference into a derivative."""
     value = parameter_value(solution.data, solution.chain, axis.path)
     u = math.log(value) if axis.logarithmic else value
+    scale = 1.0 / (SHIFT * (value if axis.logarithmic else 1.0))
+    if solution.spectral is not None:
+        # Solved to rounding: nothing is gained by linearising.
+        problems = {offset: axis.put(solution.data, solution.chain, u + offset * SHIFT) for offset in axis.stencil}
+        exact = {offset: spectral_solution(*problem, solution.settings) for offset, problem in problems.items()}
+        if None not in exact.values():
+            return exact, scale
+    require_solvable(solution.chain)
     walks = {}
     for offset in axis.stencil:
         data, chain = axis.put(solution.data, solution.chain, u + offset * SHIFT) if offset else (
@@ -327,7 +335,7 @@ def _moved_solutions(solution: Solution, axis: _Axis) -> tuple[dict[int, Solutio
         offset: replace(solution, data=walk.data, chain=walk.chain, points=tuple(walk.points), level=solution.level + 1)
         for offset, walk in walks.items()
     }
-    return moved, 1.0 / (SHIFT * (value if axis.logarithmic else 1.0))
+    return moved, scale
 
 
 # Search.

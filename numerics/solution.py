@@ -30,8 +30,7 @@ from numerics.models import (
     Frozen,
     GaussianMixture,
     ParameterError,
-    parameter_paths,
-    parameter_value,
+    parameter_values,
     total_alpha,
 )
 from numerics.nodes import Nodes, StagePoint, extend, label_nodes, sharpness_along
@@ -39,6 +38,8 @@ from numerics.panels import Integral
 from numerics.patterns import WeightMoments, mask_patterns
 from numerics.population import Population, output_difference
 from numerics.settings import Settings
+from numerics.spectral import SpectralStages
+from numerics.square_training import SquareTraining
 from numerics.training import TrainingSamples
 from theory.losses import CrossEntropy
 
@@ -108,6 +109,7 @@ class Solution:
     message: str
     level: int = field(repr=False, default=0)
     settings: Settings = field(repr=False, default_factory=Settings)
+    spectral: SpectralStages | None = field(repr=False, default=None)
 
     def __len__(self) -> int:
         return len(self.chain)
@@ -233,6 +235,11 @@ class Solution:
         return {}
 
     @cached_property
+    def square_training(self) -> SquareTraining | None:
+        """Law of the training logits of a chain that was solved by :mod:`numerics.spectral`; None for all others."""
+        return None if self.spectral is None else SquareTraining(self.spectral)
+
+    @cached_property
     def _displaced(self) -> Solution:
         """With order parameters off by their error."""
         from numerics.errors import displaced  # here: it needs the compiled solver, most readers do not
@@ -282,9 +289,7 @@ class Solution:
     def to_dict(self) -> dict:
         """Everything as plain numbers and lists, ready for JSON (NaN and infinite numbers become None)."""
         result = {
-            "parameters": {
-                **{path: parameter_value(self.data, self.chain, path) for path in parameter_paths(self.chain, self.data)},
-            },
+            "parameters": parameter_values(self.data, self.chain),
             "converged": self.converged, "residual": self.residual, "iterations": self.iterations,
             "quadrature_error": self.quadrature_error, "message": self.message,
             "stages": [
@@ -361,6 +366,10 @@ class StageSolution:
     @property
     def _data(self) -> GaussianMixture:
         return self.solution.data
+
+    @property
+    def _square(self) -> SquareTraining | None:
+        return self.solution.square_training if self._known else None
 
     @property
     def _known(self) -> bool:
@@ -537,10 +546,14 @@ class StageSolution:
             solution.finite_cholesky[:k, :k], solution.settings.rtol,
         )  # fmt: skip
 
-    def _find_train_error(self) -> Integral:
+    def _find_train_error(self) -> Integral | tuple[float, float]:
+        if self._square is not None:
+            return self._square.error(self.number - 1)
         return self._training.wrong_side()
 
-    def _find_clean_train_error(self) -> Integral:
+    def _find_clean_train_error(self) -> Integral | tuple[float, float]:
+        if self._square is not None:
+            return self._square.error(self.number - 1, clean=True)
         return self._training.wrong_side(clean=True)
 
     def _find_test_loss(self) -> tuple[float, float]:
@@ -549,10 +562,15 @@ class StageSolution:
     def _find_test_cross_entropy(self) -> tuple[float, float]:
         return self._population.test_loss(CrossEntropy(), self._earlier)
 
-    def _find_train_loss(self) -> Integral:
+    def _find_train_loss(self) -> Integral | tuple[float, float]:
+        if self._square is not None:
+            loss = self.estimator.loss
+            return self._square.loss(self.number - 1, loss, loss.stages(self.number))
         return self._training.mean(self._loss)
 
-    def _find_train_cross_entropy(self) -> Integral:
+    def _find_train_cross_entropy(self) -> Integral | tuple[float, float]:
+        if self._square is not None:
+            return self._square.cross_entropy(self.number - 1)
         return self._training.mean(self._cross_entropy, (self.number,))
 
     def _loss(self, nodes: Nodes) -> np.ndarray:
@@ -609,7 +627,10 @@ class StageSolution:
             return 0.0
         return self._integral("free_energy").value
 
-    def _find_free_energy(self) -> Integral:
+    def _find_free_energy(self) -> Integral | tuple[float, float]:
+        if self._square is not None:
+            loss = self.estimator.loss
+            return self._square.objective(self.number - 1, loss, loss.stages(self.number), self.norm_squared)
         alpha = total_alpha(self._data, self._sets)
         if self.limit == MINIMUM_NORM:
             return Integral(*(alpha * part for part in self._integral("train_loss")))
@@ -707,7 +728,9 @@ class StageSolution:
             return math.inf
         return self._integral("train_logit_distance").value if self._teachers else math.nan
 
-    def _find_train_logit_distance(self) -> Integral:
+    def _find_train_logit_distance(self) -> Integral | tuple[float, float]:
+        if self._square is not None:
+            return self._square.logit_distance(self.number - 1, [k - 1 for k in self._teachers])
         return self._training.mean(lambda nodes: (nodes.logits[:, -1] - self._teacher_logits(nodes)) ** 2)
 
     @property
@@ -725,9 +748,11 @@ class StageSolution:
         """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a training sample; NaN for the first stage."""
         return self._integral("train_output_distance").value if self._teachers else math.nan
 
-    def _find_train_output_distance(self) -> Integral:
+    def _find_train_output_distance(self) -> Integral | tuple[float, float]:
         if self._margin_at_hand:
             return self._distance_of_signs(training=True)
+        if self._square is not None:
+            return self._square.output_distance(self.number - 1, [k - 1 for k in self._teachers])
 
         def squared(nodes: Nodes) -> np.ndarray:
             own, teacher = nodes.logits[:, -1], self._teacher_logits(nodes)

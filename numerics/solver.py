@@ -17,6 +17,8 @@ from numerics.nodes import Nodes, StagePoint
 from numerics.patterns import WeightMoments
 from numerics.settings import DEFAULT, Settings
 from numerics.solution import Solution
+from numerics.spectral import is_spectral, solve_square_chain
+from numerics.square_chain import square_chain
 
 _MESSAGES = {
     1: "Newton's method used up its iterations, from every start and along a path of ridges",
@@ -31,6 +33,10 @@ LONG_CHAIN_RTOL = {TENSOR_STAGES: 1e-3, 4: 1e-5}
 
 LONG_QUADRATIC_RTOL = {5: 1e-6}
 """The same where all losses are quadratic: rounding errors, which every stage amplifies, are all there is."""
+
+LONGEST_CHAIN = 10
+"""Stages of a chain that is solved stage by stage: equations of further ones take minutes to derive and compile, and rounding
+errors, which every stage amplifies, have taken over by then."""
 
 _VANISHING = 1e-6  # squared norm
 _NO_WEIGHTS = -690.0  # ln C_tt^2 that a stage without weights starts another with
@@ -74,7 +80,7 @@ def solve(
         Trained one after the other: :class:`numerics.models.Estimator`, ``Frozen``, ``Hebbian`` or ``BayesOptimal``.
     rtol : float
         Accuracy asked of the order parameters, relative to their natural size; default 1e-8.  For five to seven stages it is
-        1e-5, for more 1e-3; if all losses are quadratic, 1e-6 for more than five.
+        1e-5, for more 1e-3; if all losses are quadratic, 1e-6 for more than five (on one data set they have 1e-12).
     max_iterations : int
         Channel evaluations allowed in one Newton solve.
     start : Solution
@@ -90,7 +96,8 @@ def solve(
     Raises
     ------
     numerics.models.ParameterError
-        For arguments outside their range, and for a ridge of 0 where there is no limit ridge -> 0.
+        For arguments outside their range, for a ridge of 0 where there is no limit ridge -> 0, and for a chain of more than
+        ``LONGEST_CHAIN`` stages that are not solved through their spectral measure.
     ConvergenceError
         If ``throw`` and some stage did not converge.
 
@@ -124,7 +131,10 @@ def solve(
         raise ParameterError(f"start must be a Solution or None, got {start!r}")
     if has_limit(chain):
         solution = limit_solution(data, chain, settings)
+    elif is_spectral(data, chain):
+        solution = spectral_solution(data, chain, settings)
     else:
+        require_solvable(chain)
         arrays = PointArrays([(data, chain)])
         if start is not None:
             for t, point in enumerate(start.points[: len(chain)]):
@@ -133,6 +143,8 @@ def solve(
                     arrays.started[0, t] = 1
         arrays.solve(compile_chain(chain), settings)
         solution = read_solution(arrays, 0, data, chain, settings)
+        if not solution.converged:
+            solution = spectral_solution(data, chain, settings) or solution
     if not solution.converged:
         text = f"no converged solution at {data}: {solution.message}"
         if throw:
@@ -179,10 +191,30 @@ def limit_solution(data: GaussianMixture, chain: Chain, settings: Settings = DEF
     Raises
     ------
     numerics.models.ParameterError
-        Where there is no limit ridge -> 0.
+        Where there is no limit ridge -> 0, or the chain is too long.
     """
+    require_solvable(chain)
     found = solve_limit(data, chain, settings)
     return _assemble(found.points, found.level, found.error, data, chain, settings)
+
+
+def spectral_solution(data: GaussianMixture, chain: Chain, settings: Settings = DEFAULT) -> Solution | None:
+    """Solution of a chain of quadratic losses on one data set, of any length (:mod:`numerics.spectral`); None for others."""
+    numbers = None if has_limit(chain) else square_chain(data, chain)
+    if numbers is None:
+        return None
+    found = solve_square_chain(numbers)
+    solution = _assemble(found.points, 0, found.error, data, chain, settings)
+    return replace(solution, spectral=found.stages)
+
+
+def require_solvable(chain: Chain) -> None:
+    """Raise ParameterError for a chain that is too long for anything but :mod:`numerics.spectral`."""
+    if len(chain) > LONGEST_CHAIN:
+        raise ParameterError(
+            f"chain must have at most {LONGEST_CHAIN} stages, got {len(chain)}: only stages with quadratic losses, positive "
+            "ridges, the same data sets and the same active weights are solved at any length"
+        )
 
 
 def read_solution(arrays: PointArrays, i: int, data: GaussianMixture, chain: Chain, settings: Settings) -> Solution:

@@ -24,6 +24,8 @@ from numerics.models import Chain, ConvergenceWarning, GaussianMixture, Paramete
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation import MEASURED, Simulation
 from numerics.solution import OBSERVABLES
+from numerics.solver import LONGEST_CHAIN
+from numerics.spectral import is_spectral
 
 if TYPE_CHECKING:
     import xarray
@@ -180,7 +182,8 @@ def sweep(
     if simulation is None:
         grid = Grid(data, chain, axes, observables, settings, rtol)
         _ = grid.accuracy  # checked before anything is computed
-        compile_chain(chain)  # once, before threads ask for it
+        if len(chain) <= LONGEST_CHAIN and not is_spectral(data, chain):
+            compile_chain(chain)  # once, before threads ask for it
     else:
         if rtol is not None:
             raise ParameterError(f"rtol is the accuracy of theory: it has no effect on a simulation, got {rtol!r}")

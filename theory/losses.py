@@ -327,6 +327,8 @@ class CrossEntropy(Loss):
 class SquareLoss(Loss):
     """(h - s)^2/2 with s = 2y - 1.
 
+    Twice :class:`SquareDistillation` with ``mixing=0``: the same weights take twice the ridge.
+
     Examples
     --------
     >>> SquareLoss().gradient
@@ -404,6 +406,9 @@ class Distillation(Loss):
 
 class SquareDistillation(Loss):
     """((h+1)/2 - target)^2 with target (1-chi) y_eps + chi (gain h_teacher + 1)/2.
+
+    In signed labels (h - t)^2/4 with t = (1-chi) (1-2 eps) s + chi gain h_teacher: half of what :class:`SquareLoss`,
+    (h - s)^2/2, is for that target, so that equal weights take half the ridge.
 
     Parameters
     ----------
