@@ -77,7 +77,9 @@ def require_room(path: Path, n_bytes: int = 0, name: str = "output") -> None:
             pass
         free = shutil.disk_usage(folder).free
     except (OSError, ValueError) as error:
-        raise ParameterError(f"{name}: cannot write {_shown(path)}: {getattr(error, 'strerror', None) or error}") from None
+        raise ParameterError(
+            f"{name}: cannot write {_shown(path)}: {getattr(error, 'strerror', None) or error}"
+        ) from None
     needed = int(_OVERHEAD * n_bytes) + _ROOM
     if n_bytes and free < needed:
         raise ParameterError(
