@@ -18,7 +18,6 @@ from numerics.limits import extend_any
 from numerics.models import Frozen, total_alpha
 from numerics.nodes import Nodes, StagePoint, extend, label_nodes
 from numerics.patterns import WeightMoments, mask_patterns
-from numerics.population import Population
 from numerics.solution import Solution, StageSolution
 
 _SHIFT = 2e-3  # of a logit that responses are read off, by differences of fourth order
@@ -66,7 +65,7 @@ class ConstantStage(StageSolution):
         """P(h on the wrong side of the label that was trained on), on a training sample."""
         if not self._vanishes:
             return super().train_error
-        nodes = self._nodes(0)
+        nodes = self._training.groups
         return self._wrong_share(2.0 * nodes.labels - 1.0, nodes.weight)
 
     @property
@@ -74,7 +73,7 @@ class ConstantStage(StageSolution):
         """P(s h < 0) on a training sample."""
         if not self._vanishes:
             return super().clean_train_error
-        nodes = self._nodes(0)
+        nodes = self._training.groups
         return self._wrong_share(nodes.design[:, 0], nodes.weight)
 
     def _wrong_share(self, signs: np.ndarray, weight: np.ndarray) -> float:
@@ -103,27 +102,23 @@ class ConstantStage(StageSolution):
 
     @property
     def _pair_vanishes(self) -> bool:
-        return self._known and any(
-            point.vanishes for point in self.solution.points[max(self.number - 2, 0) : self.number]
-        )
+        return self._known and any(self.solution.points[k - 1].vanishes for k in (*self._teachers, self.number))
 
     @property
     def teacher_cosine(self) -> float:
-        """Cosine between the weights of this stage and of the one before; NaN where there are none."""
+        """Cosine between the weights of this stage and of its teacher; NaN where there are none."""
         return math.nan if self._pair_vanishes else super().teacher_cosine
 
     @property
     def teacher_agreement(self) -> float:
-        """Probability that this stage and the one before classify a fresh sample alike; NaN where one decides nothing."""
-        if not self._earlier or not self._pair_vanishes:
+        """Probability that this stage and its teacher classify a fresh sample alike; NaN where one decides nothing."""
+        if not self._teachers or not self._pair_vanishes:
             return super().teacher_agreement
-        solution, t = self.solution, self.number - 1
-        pair = solution.points[t - 1 : t + 1]
-        if any(point.vanishes and not point.bias for point in pair):
+        pair = self._pair
+        if np.any((np.diag(pair.overlap) == 0.0) & (pair.bias == 0.0)):
             return math.nan
-        known = solution.finite_magnetization, solution.finite_bias, solution.finite_overlap
         with np.errstate(over="ignore"):  # distances of a constant from 0 in units of no width
-            return float(Population(self._data, *known).agreement(t, t - 1))
+            return pair.agreement(0, 1)
 
 
 def completed_responses(solution: Solution) -> np.ndarray:

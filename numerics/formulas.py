@@ -103,17 +103,6 @@ def bivariate_normal_cdf(a: float, b: float, correlation: float) -> float:
     return float(wing(a, b) + wing(b, a) - (0.5 if opposite else 0.0))
 
 
-def agreement(m: np.ndarray, b: np.ndarray, q: np.ndarray, data_delta: float, data_rho: float) -> float:
-    """Probability that two stages classify a test point alike; ``m``, ``b`` shape (2,), ``q`` shape (2, 2)."""
-    correlation = q[0, 1] / np.sqrt(q[0, 0] * q[1, 1])
-    total = 0.0
-    for sign, probability in ((1.0, data_rho), (-1.0, 1.0 - data_rho)):
-        x, y = (sign * m + b) / np.sqrt(data_delta * np.diag(q))
-        same = bivariate_normal_cdf(x, y, correlation) + bivariate_normal_cdf(-x, -y, correlation)
-        total += probability * same
-    return total
-
-
 @lru_cache(maxsize=16)
 def free_energy(t: int) -> Callable:
     """``f(inputs, constants)`` -> Phi_t, with the vectors of ``theory.potential.free_energy(t)``."""

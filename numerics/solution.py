@@ -116,7 +116,7 @@ class Solution:
 
     def __getitem__(self, index: int) -> StageSolution:
         number = range(1, len(self) + 1)[index]
-        if any(point.vanishes for point in self.points[max(number - 2, 0) : number]):
+        if any(self.points[k - 1].vanishes for k in (*self.chain.teachers(number), number) if k <= len(self.points)):
             from numerics.constant_stage import ConstantStage
 
             return ConstantStage(self, number)
@@ -702,8 +702,7 @@ class StageSolution:
         """Probability that this stage and its teacher classify a fresh sample alike; NaN for the first stage."""
         if not self._teachers or not self._known:
             return math.nan
-        pair = self._pair
-        return formulas.agreement(pair.magnetization, pair.bias, pair.overlap, self._data.delta, self._data.rho)
+        return self._pair.agreement(0, 1)
 
     @property
     def test_logit_distance(self) -> float:

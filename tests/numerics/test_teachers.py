@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 from scipy.special import expit
+from scipy.stats import multivariate_normal
 
-from numerics import formulas
 from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Hebbian
 from numerics.simulation import TEACHER_QUANTITIES, simulate
 from numerics.solution import OBSERVABLES, StageSolution
@@ -68,8 +68,12 @@ def test_observables_are_those_of_the_order_parameters(teachers: int | tuple[int
     rows = np.array([[0.0, 0.0, 1.0], mean])
     pair = rows @ q @ rows.T
     assert stage.teacher_cosine == pytest.approx(pair[0, 1] / math.sqrt(pair[0, 0] * pair[1, 1]), rel=1e-12)
-    agreement = formulas.agreement(rows @ m, rows @ b, pair, DATA.delta, DATA.rho)
-    assert stage.teacher_agreement == pytest.approx(agreement, rel=1e-12)
+    agreement = sum(
+        probability * multivariate_normal(side * rows @ (sign * m + b), DATA.delta * pair).cdf(np.zeros(2))
+        for sign, probability in ((1, DATA.rho), (-1, 1 - DATA.rho))
+        for side in (1, -1)
+    )
+    assert stage.teacher_agreement == pytest.approx(agreement, rel=1e-7)
     difference = rows[0] - rows[1]
     shift, offset = difference @ m, difference @ b
     spread = DATA.delta * difference @ q @ difference
