@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,15 +166,23 @@ def test_sweep_masks_what_does_not_converge(distilled: list[Estimator]) -> None:
 
 
 def test_rounding_amplified_along_a_chain_is_not_hidden() -> None:
-    """Each student multiplies its teacher's bias by 600: at the sixth stage rounding errors of the first have taken over."""
+    """Each student multiplies its teacher's bias by 600.
+
+    On one data set biases are taken out before weights are found.  With masks rounding errors of the first stage have taken over at
+    the seventh, by far more than the accuracy asked for, whatever the processor.
+    """
     data = GaussianMixture(2.0, 0.5, 0.5, label_noise=0.3)
     first = Estimator(Loss.from_expression("((h+1)/2 - y)**2"), 1000.0)
-    students = [Estimator(SquareDistillation(1.0, 1 + 2 * 1000.0 / 3), 1000.0) for _ in range(5)]
-    short = solve(data, [first, *students[:2]])
-    assert short.converged
+    students = [Estimator(SquareDistillation(1.0, 1 + 2 * 1000.0 / 3), 1000.0) for _ in range(6)]
+    exact = solve(data, [first, *students])
+    assert exact.converged
+    assert exact.quadrature_error < 1e-12
+    assert all(stage.bias == 0.0 for stage in exact.stages)
+    masked = [replace(first, eta=0.9), *students]
+    assert solve(data, masked[:3]).converged
     with pytest.warns(ConvergenceWarning, match="quadrature error estimate"):
-        solution = solve(data, [first, *students])
-    assert solution.quadrature_error > 1e-4
+        solution = solve(data, masked)
+    assert solution.quadrature_error > 1e-5
 
 
 def test_five_logistic_stages_at_two_accuracies() -> None:
