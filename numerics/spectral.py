@@ -48,6 +48,9 @@ LARGEST = 1e70
 SMALLEST = 1e-100
 """Norms, and responses to stages long ago, below which underflow is all that is left of their equations."""
 
+NO_RESPONSE = math.exp(-690.0)
+"""V_tt of given weights, as the compiled solver has it: its logarithm is finite, its products with others vanish."""
+
 NOT_FINITE = 3
 """Status of a stage whose weights are infinite, as the compiled solver has it."""
 
@@ -115,10 +118,10 @@ class SpectralStages:
     Attributes
     ----------
     spectrum : Spectrum
-    along_v : array, shape (T, n)
-        w_t along v, in units of v.
+    along_v : array, shape (T, n, 1 + g)
+        w_t along v and along the noise of each of g given weights.
     along_samples : array, shape (T, n, 3)
-        G_t of ``w_t = along_v v + G_t Y``, along the vectors 1, signs of labels, signs of classes.
+        G_t of ``w_t = along_v (v, z_1, ..) + G_t Y``, along the vectors 1, signs of labels, signs of classes.
     magnetization, bias, conjugate : arrays, shape (T,)
         m_t, b_t, mh_t.
     """
@@ -132,18 +135,18 @@ class SpectralStages:
     conjugate: Array
 
     def weights(self) -> Array:
-        """Rows whose inner products are the overlaps Q_ts, shape (T, 4n)."""
+        """Rows whose inner products are the overlaps Q_ts, shape (T, (4 + g) n)."""
         s = self.spectrum
         return self._rows(self.along_v, self.along_samples, s.of_weights, s.of_samples * s.nodes)
 
     def forces(self) -> Array:
-        """Rows whose inner products are alpha E[f_t f_s], shape (T, 4n)."""
+        """Rows whose inner products are alpha E[f_t f_s], shape (T, (4 + g) n)."""
         chain, s = self.chain, self.spectrum
         along_v = np.empty_like(self.along_v)
         for t in range(len(chain)):
-            denominator = chain.ridge[t] + chain.curvature[t] * s.nodes
             taken = chain.ridge[t] * chain.pull_of(t, self.along_v)
-            along_v[t] = (taken - chain.curvature[t] * self.conjugate[t]) / denominator
+            taken[:, 0] -= chain.curvature[t] * self.conjugate[t]
+            along_v[t] = taken / (chain.ridge[t] + chain.curvature[t] * s.nodes)[:, None]
         return self._rows(
             along_v, chain.ridge[:, None, None] * self.along_samples, s.of_weights * s.nodes, s.of_samples
         )
@@ -157,7 +160,7 @@ class SpectralStages:
         return means
 
     def logit_fluctuations(self) -> Array:
-        """Rows whose inner products are the covariances of training logits given label and class, shape (T, 4n)."""
+        """Rows whose inner products are the covariances of training logits given label and class, shape (T, (4 + g) n)."""
         s = self.spectrum
         per_sample = s.of_samples / self.chain.alpha
         along = self.along_samples * s.nodes[:, None]
@@ -167,7 +170,8 @@ class SpectralStages:
     def _rows(self, along_v: Array, along_samples: Array, of_weights: Array, of_samples: Array) -> Array:
         factor = semidefinite_cholesky(self.chain.gram())
         rows = (along_samples @ factor) * np.sqrt(of_samples)[:, None]
-        return np.concatenate((along_v * np.sqrt(of_weights), rows.reshape(len(rows), -1)), axis=1)
+        along = along_v * np.sqrt(of_weights)[:, None]
+        return np.concatenate((along.reshape(len(rows), -1), rows.reshape(len(rows), -1)), axis=1)
 
 
 def semidefinite_cholesky(matrix: Array) -> Array:
@@ -186,19 +190,25 @@ def spectral_stages(chain: SquareChain, measure: Spectrum) -> SpectralStages:
     Ends before the first stage whose weights are not finite.
     """
     x, size = measure.nodes, len(chain)
-    along_v, along_samples = np.empty((size, x.size)), np.empty((size, x.size, 3))
+    places = {t: place for place, t in enumerate((t for t in range(size) if chain.given[t] is not None), start=1)}
+    along_v, along_samples = np.zeros((size, x.size, 1 + len(places))), np.zeros((size, x.size, 3))
     m, b, mh = np.empty(size), np.empty(size), np.empty(size)
     centred = np.zeros(size, dtype=bool)
     gram = chain.gram()
     spread = 4.0 * chain.rho * (1.0 - chain.rho)  # variance of the classes' signs
     for t in range(size):
+        if t in places:
+            m[t], rest = chain.given[t]
+            along_v[t, :, 0], along_v[t, :, places[t]] = m[t], math.sqrt(rest)
+            b[t], mh[t], centred[t] = chain.bias[t], 0.0, True  # no force, so nothing along 1 either
+            continue
         ridge, curvature = chain.ridge[t], chain.curvature[t]
         denominator = ridge + curvature * x
         taken_v, taken = chain.pull_of(t, along_v), chain.pull_of(t, along_samples)
         share = measure.of_samples * ridge / denominator
         kept, inherited = float(share.sum()), (share * x) @ taken
         response = float(np.sum(measure.of_weights / denominator))
-        carried = float(np.sum(measure.of_weights * x / denominator * taken_v))
+        carried = float(np.sum(measure.of_weights * x / denominator * taken_v[:, 0]))
         # Forces along (1, labels, classes) add up to kept*drive + inherited, drive = (.., label, pulls of m - curvature*m), and
         # m = response*mh + carried.
         drive = np.array([0.0, chain.label[t], chain.pull_of(t, m) - curvature * carried])
@@ -222,7 +232,8 @@ def spectral_stages(chain: SquareChain, measure: Spectrum) -> SpectralStages:
             if not centred[t]:
                 drive[_ONE] -= gram[_ONE] @ inherited / kept
             b[t] = (chain.offset[t] + chain.pull_of(t, b) - drive[_ONE]) / curvature
-        along_v[t] = (mh[t] + x * taken_v) / denominator
+        along_v[t] = x[:, None] * taken_v / denominator[:, None]
+        along_v[t, :, 0] += mh[t] / denominator
         along_samples[t] = (drive + x[:, None] * taken) / denominator[:, None]
         largest = max(float(np.max(np.abs(found[t]))) for found in (along_v, along_samples, b))
         if not largest < LARGEST:
@@ -337,6 +348,7 @@ class _OrderParameters:
     qh: Array
     vh: Array
     ridge: Array
+    given: tuple[tuple[float, float] | None, ...]
 
     @classmethod
     def of(cls, stages: SpectralStages) -> _OrderParameters:
@@ -345,7 +357,7 @@ class _OrderParameters:
         v, vh = responses(chain, stages.spectrum)
         return cls(
             chain.eta, stages.magnetization, stages.bias, cholesky_of_rows(stages.weights()), v, stages.conjugate,
-            chain.delta * (forces @ forces.T), vh, chain.ridge,
+            chain.delta * (forces @ forces.T), vh, chain.ridge, chain.given,
         )  # fmt: skip
 
     def change(self, before: _OrderParameters) -> float:
@@ -366,9 +378,13 @@ class _OrderParameters:
         Relative to the natural size, or to that of the terms, if those cancel: with large gains they do.
         """
         norm, size = self._norms, np.abs(self.v)
-        inner, inverse = np.outer(self.mh, self.mh) + self.qh, (np.diag(self.ridge) + self.vh) / self.eta
+        mh, qh = self.mh.copy(), self.qh.copy()
+        for t, found in enumerate(self.given):
+            if found is not None:  # its field, at a ridge of 1
+                mh[t], qh[t, t] = found
+        inner, inverse = np.outer(mh, mh) + qh, (np.diag(self.ridge) + self.vh) / self.eta
         return _largest(
-            (self.v @ self.mh - self.m, norm + size @ np.abs(self.mh)),
+            (self.v @ mh - self.m, norm + size @ np.abs(mh)),
             (
                 self.v @ inner @ self.v.T / self.eta - self.cholesky @ self.cholesky.T,
                 np.outer(norm, norm) + size @ np.abs(inner) @ size.T / self.eta,
@@ -383,14 +399,17 @@ class _OrderParameters:
 
     def points(self, iterations: int, residual: float) -> tuple[StagePoint, ...]:
         points = []
+        v = self.v.copy()
+        for t, found in enumerate(self.given):
+            if found is not None:
+                v[:, t] = 0.0
+                v[t, t] = NO_RESPONSE
         for t in range(self.m.size):
             row = self.cholesky[t]
             least = LEAST_SHARE * float(np.linalg.norm(row))
             with np.errstate(divide="ignore"):
                 log_rest = 2.0 * np.log(max(row[t], least))
-            unknowns = np.concatenate(
-                ([self.m[t], self.b[t]], row[:t], [log_rest], self.v[t, :t], [math.log(self.v[t, t])])
-            )
+            unknowns = np.concatenate(([self.m[t], self.b[t]], row[:t], [log_rest], v[t, :t], [math.log(v[t, t])]))
             conjugates = np.concatenate(([self.mh[t]], self.qh[t, : t + 1], self.vh[t, : t + 1]))
             points.append(StagePoint(unknowns, conjugates, 0, iterations if t == 0 else 0, residual, 0.0, 0.0))
         return tuple(points)

@@ -21,7 +21,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
-from numerics.models import Chain, Estimator, Frozen, GaussianMixture, ParameterError, total_alpha
+from numerics.models import TRAINING, Chain, Estimator, Frozen, GaussianMixture, ParameterError, total_alpha
 from numerics.patterns import mask_patterns
 from theory.functions import MPMATH
 from theory.losses import Loss, SquareLoss
@@ -45,6 +45,9 @@ class SquareChain:
         NaN where it is learned.
     links : tuple of tuples of (stage, pull)
         Earlier stages, counted from 0, that each stage looks at.
+    given : tuple of None or (m, rest)
+        None for a trained stage.  Weights that are given are ``m v + sqrt(rest) z``; they are treated as if a ridge of 1 held them
+        there.
     """
 
     alpha: float
@@ -58,13 +61,14 @@ class SquareChain:
     label: Array
     bias: Array
     links: tuple[tuple[tuple[int, float], ...], ...]
+    given: tuple[tuple[float, float] | None, ...]
 
     def __len__(self) -> int:
         return self.ridge.size
 
     def first(self, count: int) -> SquareChain:
         """Its first stages."""
-        arrays = ("ridge", "curvature", "offset", "label", "bias", "links")
+        arrays = ("ridge", "curvature", "offset", "label", "bias", "links", "given")
         return replace(self, **{name: getattr(self, name)[:count] for name in arrays})
 
     def gram(self) -> Array:
@@ -84,36 +88,49 @@ def square_chain(data: GaussianMixture, chain: Chain) -> SquareChain | None:
     """The chain as numbers; None if its stages are not functions of one matrix.
 
     They are if all losses are quadratic, with curvatures and pulls that are the same for both labels, and all stages have positive
-    ridges, the same data sets and the same active weights.
+    ridges, the same data sets and the same active weights.  Stages may be given weights.
     """
     stages = chain.resolved(data)
-    first = stages[0]
-    if any(isinstance(stage, Frozen) or set(stage.sets) != set(first.sets) or not stage.ridge > 0 for stage in stages):
+    trained = [stage for stage in stages if isinstance(stage, Estimator)]
+    if not trained or any(set(stage.sets) != set(trained[0].sets) or not stage.ridge > 0 for stage in trained):
         return None
-    if not all(stage.loss.is_quadratic for stage in stages):
+    first = trained[0]
+    if len(trained) < len(stages) and first.sets != (TRAINING,):
+        return None  # given weights have their training averages on that set
+    if not all(stage.loss.is_quadratic for stage in trained):
         return None
     if len({stage.eta for stage in stages}) > 1 or any(stage.mask_overlap is not None for stage in stages):
         patterns = mask_patterns(tuple(s.eta for s in stages), tuple(s.mask_overlap for s in stages))
         if len(patterns) > 1 or not all(patterns[0].active):
             return None
-    found = [_coefficients(stage.loss) for stage in stages]
-    biases = [math.nan if stage.fixed_bias is None else stage.fixed_bias for stage in stages]
-    learnable = [math.isfinite(b) or (c is not None and c[1] > 0) for b, c in zip(biases, found, strict=True)]
-    if any(c is None for c in found) or not all(learnable):
+    rows = [_stage_numbers(stage, number) for number, stage in enumerate(stages, start=1)]
+    if None in rows:
         return None
-    links = []
-    for number, (stage, coefficients) in enumerate(zip(stages, found, strict=True), start=1):
-        pulls: dict[int, float] = {}
-        for seen, pull in zip(stage.loss.stages(number), coefficients[3], strict=True):
-            pulls[seen - 1] = pulls.get(seen - 1, 0.0) + pull  # h_teacher and h_1 may be the same
-        links.append(tuple((k, pull) for k, pull in sorted(pulls.items()) if pull != 0.0))
+    *arrays, links, given = zip(*rows, strict=True)
     alpha = total_alpha(data, first.sets)
     noise = sum(data.data_set(name).alpha * data.data_set(name).label_noise for name in first.sets) / alpha
-    offset, curvature, label = (np.array([c[k] for c in found]) for k in range(3))
     return SquareChain(
-        alpha, data.rho, data.delta, noise, first.eta, np.array([stage.ridge for stage in stages]), curvature, offset, label,
-        np.array(biases), tuple(links),
+        alpha, data.rho, data.delta, noise, first.eta, *(np.array(numbers, dtype=float) for numbers in arrays), links, given
     )  # fmt: skip
+
+
+def _stage_numbers(stage: Estimator | Frozen, number: int) -> tuple | None:
+    """ridge, curvature, offset, label, bias, links and given weights of a stage; None if it does not belong here."""
+    if isinstance(stage, Frozen):
+        rest = max(stage.norm_squared - stage.magnetization**2, 0.0)
+        return 1.0, 0.0, 0.0, 0.0, stage.bias, (), (stage.magnetization, rest)
+    found = _coefficients(stage.loss)
+    if found is None:
+        return None
+    offset, curvature, label, pulls = found
+    bias = math.nan if stage.fixed_bias is None else stage.fixed_bias
+    if math.isnan(bias) and not curvature > 0:
+        return None  # nothing holds it
+    summed: dict[int, float] = {}
+    for seen, pull in zip(stage.loss.stages(number), pulls, strict=True):
+        summed[seen - 1] = summed.get(seen - 1, 0.0) + pull  # h_teacher and h_1 may be the same
+    links = tuple((k, pull) for k, pull in sorted(summed.items()) if pull != 0.0)
+    return stage.ridge, curvature, offset, label, bias, links, None
 
 
 @lru_cache(maxsize=256)

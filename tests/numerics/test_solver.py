@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,7 +151,6 @@ def test_sweep_is_labelled_and_ordered(distilled: list[Estimator]) -> None:
 
 
 def test_sweep_masks_what_does_not_converge(distilled: list[Estimator]) -> None:
-    from dataclasses import replace
 
     from numerics.settings import DEFAULT
 
@@ -181,6 +181,7 @@ def test_rounding_amplified_along_a_chain_is_not_hidden(eta: float) -> None:
         solution = solve(data, [first, *students])
     if eta == 1.0:
         assert solution.converged
+        assert solution.quadrature_error < 1e-12
     if solution.converged:
         assert abs(solution[5].bias) < 1e-5
     else:

@@ -220,6 +220,27 @@ def test_several_data_sets_that_all_stages_share_are_one() -> None:
     assert_equal(exact_solution(data, chain), compiled_solution(data, chain), 1e-9)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_given_weights_may_teach(noise: float) -> None:
+    data = replace(NOISY, label_noise=noise)
+    chain = [
+        Estimator(SquareLoss(), 0.4),
+        Frozen(0.7, 1.3, 0.4, name="given"),
+        Estimator(SquareDistillation(0.6, teacher=(1, 2)), 0.2),
+        Frozen(0.5, 0.25, name="aligned"),
+        Estimator(SquareDistillation(0.9, 0.8, teacher=4), 0.3, bias=0.1),
+    ]
+    for length in (2, 3, 5):
+        found, expected = exact_solution(data, chain[:length]), compiled_solution(data, chain[:length])
+        for name in ("magnetization", "bias", "overlap", "response"):
+            assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-8), name
+        for a, b in zip(found.points, expected.points, strict=True):
+            assert a.conjugates == pytest.approx(b.conjugates, abs=1e-7)
+        assert found.residual < 1e-13
+    assert found[1].clean_train_error == pytest.approx(found[1].test_error, rel=1e-13)  # samples are fresh to it
+    assert math.isnan(found[1].train_loss)
+
+
 def test_the_answer_does_not_depend_on_who_solves(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = self_distillation(SPECTRAL_STAGES)
     here = solve(NOISY, chain)
@@ -386,7 +407,9 @@ WEIGHTED = Loss.from_expression("(1 + k*y)*(h - s)**2/2", {"k": 0.0})
         ([Estimator(SquareLoss(), 0.3), replace(STEP, mask_overlap=1.0)], True),
         ([Estimator(SquareLoss(), 0.3, 0.5), replace(STEP, eta=0.5, mask_overlap=0.5)], False),
         ([Estimator(SquareLoss(), 0.3, 0.5), replace(STEP, eta=0.5, mask_overlap=1.0)], True),
-        ([Frozen(1.0, 2.0), STEP], False),
+        ([Frozen(1.0, 2.0), STEP], True),
+        ([Frozen(1.0, 2.0), replace(STEP, eta=0.5)], False),
+        ([Frozen(1.0, 2.0)], False),
         ([Hebbian(), STEP], True),
     ],
 )
@@ -426,6 +449,8 @@ def test_long_chains_that_are_not_solved_here_are_refused_at_once() -> None:
     ):
         with pytest.raises(ParameterError, match=f"at most {LONGEST_CHAIN} stages, got {stages}"):
             solve(GaussianMixture(1.5, 0.4), chain)
+    with pytest.raises(ParameterError, match=f"at most {LONGEST_CHAIN} stages"):
+        solve(NOISY, [Frozen(1.0, 2.0)] + [replace(STEP, eta=0.5)] * (stages - 1))
     with pytest.raises(ParameterError, match=f"at most {LONGEST_CHAIN} stages"):
         sweep(NOISY, [Estimator(CrossEntropy(), 0.3), *[STEP] * (stages - 1)], {"alpha": [1.0, 2.0]})
 
