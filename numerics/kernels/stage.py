@@ -50,6 +50,7 @@ _CENTRE_DRIFT = 0.1  # change of a node's centre, in widths, likewise
 _ROUGH_TOLERANCE = 1e-3  # of Newton's method, above which a grid may drift this many times further
 _ROUGH_DRIFT = 10.0
 _ROUGH_MAP_TOLERANCE = 0.03
+_BLOCK = 2**16  # nodes whose grid is in memory at a time
 _EXACT_WIDTH = 1e-4  # of a field, below which rounding of logits would show in its Gaussian variable
 _EXACT_RULE, _weights = np.polynomial.hermite_e.hermegauss(8)
 _EXACT_DENSITY = _weights * np.exp(0.5 * _EXACT_RULE**2) / math.sqrt(2.0 * math.pi)
@@ -237,8 +238,20 @@ def grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, gri
     return True
 
 
+@njit(types.UniTuple(Matrix, 2)(FloatArray, Matrix), **OPTIONS)
+def node_statistics(weight, design):
+    """``s, 1, g_1.., f_1..`` of nodes, one row each, and the same times the weights: what :func:`channel_averages` takes."""
+    statistics = np.empty((design.shape[1], weight.size))
+    weighted = np.empty((design.shape[1], weight.size))
+    for k in range(design.shape[1]):
+        for i in range(weight.size):
+            statistics[k, i] = design[i, k]
+            weighted[k, i] = weight[i] * design[i, k]
+    return statistics, weighted
+
+
 @njit(
-    types.boolean(types.float64, types.float64, FloatArray, IntArray, IntArray, IntArray, Matrix), cache=True, nogil=True
+    types.boolean(types.float64, types.float64, FloatArray, IntArray, IntArray, IntArray, Matrix), **OPTIONS
 )  # fmt: skip
 def measure_from_centres(gamma, sigma, centre, branch, start, stop, tables):
     """Replace P on the points of narrow fields by its distance from the node's centre, if they are those of a Gauss rule, and
@@ -323,23 +336,21 @@ def solve_stage(
     grid_centre = np.zeros(n)
     no_centre = np.zeros(n)
     exact = False
-    sums = np.empty((N_MOMENTS, n))
     n_statistics = design.shape[1]
-    statistics = np.empty((n_statistics, n))
-    weighted = np.empty((n_statistics, n))
-    for k in range(n_statistics):
-        for i in range(n):
-            statistics[k, i] = design[i, k]
-            weighted[k, i] = weight[i] * design[i, k]
+    block = min(n, _BLOCK)
+    statistics, weighted = node_statistics(weight[:block], design[:block])
+    sums = np.empty((N_MOMENTS, block))
     reach = np.empty(n)
-    start = np.zeros(n, np.int64)
-    stop = np.zeros(n, np.int64)
-    order = np.arange(n)
+    start = np.zeros(block, np.int64)
+    stop = np.zeros(block, np.int64)
+    order = np.arange(block)
     residual = np.empty(size)
     jacobian = np.empty((size, size))
     pivots = np.empty(size, np.int64)
     averages = np.empty(size)
     gradients = np.empty((size, size))
+    part_averages = np.empty(size)
+    part_gradients = np.empty((size, size))
     move = np.empty(size)
     work = np.zeros(work_size(k_earlier))
     points = np.empty((POINT_ROWS, 256))
@@ -373,33 +384,54 @@ def solve_stage(
         if not finite:
             return NOT_FINITE, iteration, largest_residual, last_step, defect
         field_centres(theta, delta, gamma, design, target, centre)
-        if (
-            used == 0
-            or exact
-            or not grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma, slack)
-        ):
+        averages[:] = 0.0
+        gradients[:] = 0.0
+        defect = 0.0
+        renewed = block < n or used == 0 or exact
+        if not renewed:
+            renewed = not grid_still_covers(
+                centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma, slack
+            )  # fmt: skip
+        if renewed:
             grid_gamma = gamma
             grid_sigma = sigma
             for i in range(n):
                 grid_centre[i] = centre[i]
-            # Nodes of narrow fields do not share points: each has those of a Gauss rule of its own.
-            points, used = build_grid(
-                slopes, features, n_features, shareable if sigma > _EXACT_WIDTH else 0, weight, centre, branch, offset, labels,
-                logits, parameters, gamma, sigma, step, map_tolerance, reach, False, 0.0, no_extra, points, start, stop, order,
+        # Many nodes are taken in blocks, each with a grid of its own: points of all at once would not fit into memory.
+        for low in range(0, n, block):
+            high = min(low + block, n)
+            if block < n:
+                statistics, weighted = node_statistics(weight[low:high], design[low:high])
+                sums = np.empty((N_MOMENTS, high - low))
+                start = np.zeros(high - low, np.int64)
+                stop = np.zeros(high - low, np.int64)
+                order = np.arange(high - low)
+            its_centre, its_target, its_branch = centre[low:high], target[low:high], branch[low:high]
+            if renewed:
+                # Nodes of narrow fields do not share points: each has those of a Gauss rule of its own.
+                points, used = build_grid(
+                    slopes, features, n_features, shareable if sigma > _EXACT_WIDTH else 0, weight[low:high], its_centre,
+                    its_branch, offset[low:high], labels[low:high], logits[low:high], parameters, gamma, sigma, step,
+                    map_tolerance, reach[low:high], False, 0.0, no_extra, points, start, stop, order,
+                )  # fmt: skip
+                if tables.shape[1] < used:
+                    tables = np.empty((TABLE_ROWS, points.shape[1]))
+            point_tables(gamma, sigma, points, used, tables)
+            if sigma < _EXACT_WIDTH and measure_from_centres(
+                gamma, sigma, its_centre, its_branch, start, stop, tables
+            ):  # fmt: skip
+                its_centre = no_centre[low:high]
+                exact = True
+            channel_averages(
+                sigma, statistics, weighted, its_centre, its_target, its_branch, start, stop, tables, sums, part_averages,
+                part_gradients,
             )  # fmt: skip
-            if tables.shape[1] < used:
-                tables = np.empty((TABLE_ROWS, points.shape[1]))
-        point_tables(gamma, sigma, points, used, tables)
-        measured_from = centre
-        if sigma < _EXACT_WIDTH and measure_from_centres(gamma, sigma, centre, branch, start, stop, tables):
-            measured_from = no_centre
-            exact = True
-        channel_averages(
-            sigma, statistics, weighted, measured_from, target, branch, start, stop, tables, sums, averages, gradients
-        )
-        defect = 0.0
-        for i in range(n):
-            defect += weight[i] * abs(sums[0, i] - 1.0) / total
+            for r in range(size):
+                averages[r] += part_averages[r]
+                for c in range(size):
+                    gradients[r, c] += part_gradients[r, c]
+            for i in range(high - low):
+                defect += weight[low + i] * abs(sums[0, i] - 1.0) / total
         equations(
             functions, first, theta, averages, gradients, delta, channel_constants, prior_constants, cholesky_constants,
             residual, jacobian, conjugate, updated, work,
