@@ -123,7 +123,9 @@ def _stage_numbers(stage: Estimator | Frozen, number: int) -> tuple | None:
     if found is None:
         return None
     offset, curvature, label, pulls = found
-    bias = math.nan if stage.fixed_bias is None else stage.fixed_bias
+    bias = math.nan if stage.bias is None else stage.bias
+    if math.isnan(bias) and all(force.curvature == 0 for force in linear_force(stage.loss.expression)):
+        bias = 0.0  # as ``Estimator.fixed_bias``, which takes long for many teachers
     if math.isnan(bias) and not curvature > 0:
         return None  # nothing holds it
     summed: dict[int, float] = {}

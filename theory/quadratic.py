@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import sympy
-from sympy import Expr, Integer, Symbol, diff, pi, simplify, sqrt, together
+from sympy import Expr, Integer, Symbol, diff, expand, pi, simplify, sqrt, together
 
 from theory.formula import earlier_logits
 from theory.losses import Loss
@@ -95,8 +95,12 @@ def least_value(expression: Expr) -> tuple[Expr, Expr]:
     found = []
     for label in (0, 1):
         value = expression.subs(y, label)
-        curvature = simplify(diff(value, h, 2))
-        found.append(simplify(value - diff(value, h) ** 2 / (2 * curvature)) if curvature != 0 else value)
+        curvature = expand(diff(value, h, 2))
+        if curvature == 0:
+            found.append(value)
+            continue
+        # Without denominators, so that a square cancels term by term, whatever its parameters.
+        found.append(expand(2 * curvature * value - diff(value, h) ** 2) / (2 * curvature))
     return found[0], found[1]
 
 
