@@ -182,7 +182,7 @@ def settings_vector(settings: Settings) -> np.ndarray:
         [
             settings.field_step, settings.outer_step, settings.refinement, settings.tail, settings.newton_tolerance,
             settings.max_iterations, settings.rtol, settings.max_levels, settings.first_ridge, settings.ridge_steps,
-            settings.coarse_factor, settings.coarse_tolerance, settings.check_factor,
+            settings.coarse_factor, settings.coarse_tolerance, settings.check_factor, settings.memory,
         ],
         dtype=float,
     )  # fmt: skip

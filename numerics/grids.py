@@ -51,6 +51,9 @@ ERROR_SUFFIX = "_standard_error"
 SHOWN_FAILURES = 100
 """Points without a result that the attributes of a dataset list; how many there are is always said."""
 
+MOST_VALUES = 10**7
+"""Values of an axis that are made without being given."""
+
 LONG_NAMES = {
     "alpha": "samples per input, alpha = M/N",
     "rho": "probability of the positive class",
@@ -105,6 +108,8 @@ def spaced(text: str) -> tuple[np.ndarray, str]:
         count = 0
     if len(parts) != 3 or scale not in ("lin", "log") or count < 2:
         raise ParameterError(f"wants LOW:HIGH:COUNT[:log|:lin] with COUNT >= 2, got {text!r}")
+    if count > MOST_VALUES:
+        raise ParameterError(f"wants at most {MOST_VALUES:.0e} values on an axis, got {text!r}")
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise ParameterError(f"wants LOW < HIGH, got {text!r}")
     if scale == "log" and low <= 0:

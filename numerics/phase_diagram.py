@@ -209,7 +209,7 @@ def main(
     with (
         opened_executor(executor, scheduler, jobs) as pool,
         kept_points(data_path, work) as journal,
-        blaming(SIMULATION_FLAGS, "--simulate", ParameterError),
+        blaming({**SIMULATION_FLAGS, "over:": "--x, --y:"}, "--simulate", ParameterError),
     ):
         datasets = {**evaluate(work, jobs, executor=pool, journal=journal), **others}
     attributes |= {f"alpha_{name}": value for name, value in limits.items()}

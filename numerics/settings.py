@@ -34,6 +34,8 @@ class Settings:
         Factor on the steps of the coarser rule that the first level is compared with.
     first_ridge, ridge_steps
         Where the fallback homotopy starts, and how many steps in log(ridge) it may take.
+    memory
+        Bytes that the nodes of one solve may take; a chain that needs more is refused before they are made.
     """
 
     rtol: float = 1e-8
@@ -50,6 +52,7 @@ class Settings:
     check_factor: float = 1.5
     first_ridge: float = 30.0
     ridge_steps: int = 200
+    memory: float = 4e9
 
 
 DEFAULT = Settings()

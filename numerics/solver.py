@@ -27,6 +27,8 @@ _MESSAGES = {
     4: "not tried",
 }
 
+_TOO_LARGE = 5  # status of a stage, as in ``kernels/chain.py``; its memory is where a defect would be
+
 
 LONG_CHAIN_RTOL = {TENSOR_STAGES: 1e-3, 4: 1e-5}
 """Default accuracy of chains of more than so many stages."""
@@ -145,6 +147,8 @@ def solve(
         solution = read_solution(arrays, 0, data, chain, settings)
         if not solution.converged:
             solution = spectral_solution(data, chain, settings) or solution
+    if solution.points[-1].status == _TOO_LARGE:
+        raise ParameterError(f"chain of {len(chain)} stages: {solution.message}")
     if not solution.converged:
         text = f"no converged solution at {data}: {solution.message}"
         if throw:
@@ -229,13 +233,24 @@ def _assemble(
     """Solution from the stages solved, judged by residual and quadrature error."""
     residual = max(point.residual for point in points)
     message = ""
-    if points[-1].status != 0:
+    if points[-1].status == _TOO_LARGE:
+        message = (
+            f"stage {len(points)} ({chain.name(len(points))}) would take about {points[-1].defect / 1e9:.2g} GB for its averages, "
+            f"more than {settings.memory / 1e9:.2g} GB; ask for a larger rtol than {settings.rtol:.0e}, take fewer stages, or "
+            "allow more by settings=Settings(memory=...)"
+        )
+    elif points[-1].status != 0:
         message = f"stage {len(points)} ({chain.name(len(points))}): {_MESSAGES[points[-1].status]}"
     elif not error <= settings.rtol:
         message = f"the quadrature error estimate {error:.1e} exceeds rtol={settings.rtol:.1e}"
     elif not residual <= settings.residual_tolerance:
         message = f"the residual {residual:.1e} exceeds {settings.residual_tolerance:.1e}"
-    if message and not isinstance(points[-1], HardPoint) and points[-1].norm_squared < _VANISHING:
+    if (
+        message
+        and not isinstance(points[-1], HardPoint)
+        and points[-1].status != _TOO_LARGE
+        and points[-1].norm_squared < _VANISHING
+    ):
         message += "; the weights are nearly 0: the targets hardly differ between samples"
     return Solution(
         data=data, chain=chain, points=points, converged=message == "", residual=residual, quadrature_error=error,

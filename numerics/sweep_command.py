@@ -92,6 +92,7 @@ def sweep_command(
         "n_inputs": "--simulate",
         "n_runs": "--simulate",
         "rtol": "--rtol",
+        "over:": "--over:",
     }
     with opened_executor(executor, scheduler, jobs) as pool, blaming(blame, "--over", ParameterError):
         try:

@@ -30,8 +30,30 @@ from numerics.spectral import is_spectral
 if TYPE_CHECKING:
     import xarray
 
+MANY_POINTS = 10**7
+"""Points above which a sweep says what it takes before it begins."""
+
+SECONDS_PER_POINT = {1: 1e-4, 2: 2e-4, 3: 0.02, 4: 1.0}
+"""Time of a continued point on one core, by the length of the chain."""
+
+SLOWEST_POINT = 10.0
+"""The same for longer chains."""
+
+_COPIES = 4.0  # of the results in memory while they are put together
+_PASSES = 100.0  # over the samples in a fit
+_OPERATIONS_PER_SECOND = 1e9
 _FILES = threading.Lock()  # HDF5 does not bear two threads
 _DELAY = 2.0  # seconds before a progress bar appears
+
+
+class LargeGridWarning(UserWarning):
+    """Issued before a sweep of more than :data:`MANY_POINTS` points begins, with an estimate of time and size.
+
+    Examples
+    --------
+    >>> issubclass(LargeGridWarning, UserWarning)
+    True
+    """
 
 
 class Work(Protocol):
@@ -98,6 +120,9 @@ def evaluate(
     progress: bool = True,
 ) -> dict[str, xarray.Dataset]:  # fmt: skip
     """Datasets of all parts; see :func:`compute`."""
+    for part in work.values():
+        if isinstance(part, Grid | Experiment):
+            require_affordable(part, to_file=False)
     results = compute(work, executor=executor, jobs=jobs, journal=journal, progress=progress)
     return {name: part.join(results[name]()) for name, part in work.items()}
 
@@ -156,7 +181,7 @@ def sweep(
     ------
     ParameterError
         For an unknown parameter or observable, or a value outside its range; if ridges are 0 and no point has a limit; if
-        ``output`` cannot be written or is something else.
+        ``output`` cannot be written or is something else; without ``output``, if the results do not fit into ``settings.memory``.
     OSError
         If results cannot be kept any more (a full disk); those before are safe.
     numerics.executors.WorkersLostError
@@ -194,6 +219,38 @@ def sweep(
         _require_a_point(grid, dataset)
         return dataset
     return _sweep_to_file(grid, _checked_path(output), overwrite, how)
+
+
+def require_affordable(grid: Grid | Experiment, *, to_file: bool) -> None:
+    """What a grid takes, said before it is begun: ParameterError if its results do not fit into memory, else a warning if it is
+    large."""
+    numbers = float(grid.height) * grid.size
+    if not to_file and _COPIES * 8.0 * numbers > grid_memory(grid):
+        raise ParameterError(
+            f"over: the results of a grid of {grid.size:.3g} points take about {_COPIES * 8e-9 * numbers:.2g} GB of memory, "
+            f"more than {grid_memory(grid) / 1e9:.2g} GB: take fewer points, or output=, which streams them to a file"
+        )
+    if grid.size > MANY_POINTS:
+        hours = grid.size * seconds_per_point(grid) / 3600.0
+        warnings.warn(
+            f"a grid of {grid.size:.3g} points takes about {hours:.2g} hours of one core and {16e-9 * numbers:.2g} GB of disk",
+            LargeGridWarning,
+            stacklevel=3,
+        )
+
+
+def grid_memory(grid: Grid | Experiment) -> float:
+    """Bytes that the results of a grid may take in memory."""
+    return (grid.settings if isinstance(grid, Grid) else DEFAULT).memory
+
+
+def seconds_per_point(grid: Grid | Experiment) -> float:
+    """Rough time of a point on one core, by the length of the chain; a simulated one by its size."""
+    if isinstance(grid, Grid):
+        return SECONDS_PER_POINT.get(len(grid.chain), SLOWEST_POINT)
+    how = grid.simulation
+    samples = sum(found.alpha for found in grid.data.sets) * how.n_inputs
+    return how.n_runs * len(grid.chain) * _PASSES * samples * how.n_inputs / _OPERATIONS_PER_SECOND
 
 
 def _require_axes(over: object) -> Mapping[str, ArrayLike | str]:
@@ -267,6 +324,8 @@ def _require_a_point(grid: Grid | Experiment, dataset: xarray.Dataset) -> None:
 def _sweep_to_file(grid: Grid | Experiment, path: Path, overwrite: bool, how: Mapping[str, Any]) -> xarray.Dataset:
     import xarray
 
+    if not path.is_file() or overwrite:
+        require_affordable(grid, to_file=True)
     require_room(path, 2 * 8 * grid.height * grid.size)
     description = {"sweep": grid.description()}
     text = json.dumps(description, sort_keys=True)

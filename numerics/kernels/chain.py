@@ -55,15 +55,18 @@ N_POINT_FUNCTIONS = 3
 SLOPES, TARGETS, FEATURES = range(N_POINT_FUNCTIONS)
 """Order of a loss's functions in the list of point functions."""
 
-N_SETTINGS = 13
+N_SETTINGS = 14
 (
     FIELD_STEP, OUTER_STEP, REFINEMENT, TAIL, TOLERANCE, MAX_ITERATIONS, RTOL, MAX_LEVELS, FIRST_RIDGE, RIDGE_STEPS,
-    COARSE_FACTOR, COARSE_TOLERANCE, CHECK_FACTOR,
+    COARSE_FACTOR, COARSE_TOLERANCE, CHECK_FACTOR, MEMORY,
 ) = range(N_SETTINGS)  # fmt: skip
 """Order of the entries of the settings vector."""
 
 STATUS, ITERATIONS, RESIDUAL, LAST_STEP, DEFECT = range(5)
 """Columns of the statistics of a stage."""
+
+TOO_LARGE = 5
+"""Status of a stage whose averages would take more memory than allowed; how much is then in the column ``DEFECT``."""
 
 FIXED_BIAS, FROZEN, FROZEN_M, FROZEN_Q = range(4)
 """Columns of what is special about a stage: bias (NaN: learned); ``GIVEN`` or ``VANISHING`` weights; m and Q of given ones."""
@@ -93,6 +96,7 @@ _LARGEST_STRIDE = 3.0
 _MOST_POINTS = 5  # that a point is extrapolated from
 _LARGEST_WEIGHT = 12.0  # of one of them
 _STILL = 1e-9  # a change that is none
+_BYTES_PER_NODE, _BYTES_PER_NODE_AND_STAGE = 200.0, 150.0  # measured, with what is needed while nodes are made
 _NARROW_FIELD = 1e-4  # of a field, below which its Gaussian variable is not read off logits; as in ``stage.py``
 _INVERSE_ROOT_TWO_PI = 0.3989422804014327
 _RESPONSE_STEPS = 200  # of Newton's method for the response of a stage without weights
@@ -596,6 +600,7 @@ def solve_level(
     propagator = np.zeros((n_patterns, n_stages, n_stages))
     triangle = np.empty(n_stages * (n_stages + 1) // 2)
     n_triangle = 0
+    before = 0.0
     responses = np.empty(n_stages)
     for t in range(n_stages):
         k = t
@@ -736,6 +741,15 @@ def solve_level(
         if vanishing:
             nodes = with_constant_logit(nodes, fixed_bias)
             continue
+        # Nodes multiply by about as much from one stage to the next: what is too many is known before they are made.
+        here = float(nodes[0].size)
+        if rows == 0 and t > 0 and here > before:
+            needed_memory = here * (here / before) * (_BYTES_PER_NODE + _BYTES_PER_NODE_AND_STAGE * (t + 1))
+            if needed_memory > settings[MEMORY]:
+                stats[t + 1, STATUS] = TOO_LARGE
+                stats[t + 1, DEFECT] = needed_memory
+                return t + 1
+        before = here
         nodes = nodes_after(
             slopes, targets, features, n_features[t], shareable[t], loss_parameters, nodes, seen[t], trained[t], needed, delta,
             theta, directions, rows, settings[OUTER_STEP] * factor, tail, sharpness_along(x, started, t), wanted_bends,
