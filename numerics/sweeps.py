@@ -62,12 +62,7 @@ def compute(
     total = sum(p.size if isinstance(p, Grid | Experiment) else len(parts[name]) for name, p in work.items())
     before = sum(points(name, k) for name, found in done.items() for k in found)
     left = ((((name, k), tasks[k])) for name, tasks in parts.items() for k in range(len(tasks)) if k not in done[name])
-    for part in work.values():
-        chain = getattr(getattr(part, "simulation", None), "chain", None) or getattr(part, "chain", None)
-        if isinstance(chain, Chain) and not isinstance(part, Experiment):
-            compile_chain(chain)
-        if isinstance(chain, Chain) and not isinstance(part, Grid):
-            compile_losses(chain)
+    compile_parts(work)
     # BLAS threads of several simulations at once would fight for the cores; filters of warnings are not per thread.
     with (
         threadpool_limits(1, user_api="blas"),
@@ -90,6 +85,16 @@ def compute(
         return [kept[name][k] for k in range(len(parts[name]))]
 
     return {name: lambda name=name: results(name) for name in parts}
+
+
+def compile_parts(work: Mapping[str, Work]) -> None:
+    """Compile all that the parts need, so that no clock runs meanwhile."""
+    for part in work.values():
+        chain = getattr(getattr(part, "simulation", None), "chain", None) or getattr(part, "chain", None)
+        if isinstance(chain, Chain) and not isinstance(part, Experiment):
+            compile_chain(chain)
+        if isinstance(chain, Chain) and not isinstance(part, Grid):
+            compile_losses(chain)
 
 
 def _bar(progress: bool | str | tqdm, total: int, before: int) -> AbstractContextManager[tqdm]:

@@ -626,7 +626,7 @@ def test_code_is_compiled_before_the_clock_of_the_bar_starts(monkeypatch) -> Non
 
     def bar(progress, total, before):
         made = make(progress, total, before)
-        happened.append(f"bar: {made.desc.rstrip(': ')}: {made.total} points")
+        happened.append(f"bar: {made.desc.removesuffix(': ')}: {made.total} points")
         return made
 
     monkeypatch.setattr(sweeps, "_bar", bar)
