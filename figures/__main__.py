@@ -10,12 +10,18 @@ from numerics.deferred import starting
 
 with starting(__name__):
     import click
+    from tqdm import tqdm
 
     import figures.mignacco
     import figures.saglietti
     import figures.self_distillation  # noqa: F401  (figures register themselves)
-    from figures.build import FIGURES, Effort, build
-    from numerics.commands import Command, require_writable
+    from figures.build import FIGURES, Effort, finish, prepare
+    from figures.build import restamp as restamp_figure
+    from numerics.commands import OUTPUT_FOLDER, ROOT, Command, require_committed, require_writable
+    from numerics.sweeps import compile_parts
+
+COMMITTED = ROOT / "figures" / "published"
+"""Figures that come with the project; a wheel has none."""
 
 DEFAULT = Effort()
 PAPER = Effort(n_inputs=4000, n_runs=10)
@@ -32,18 +38,24 @@ PAPER = Effort(n_inputs=4000, n_runs=10)
 @click.option("--paper-effort", is_flag=True, help=f"As in print: --simulate {PAPER.n_inputs} {PAPER.n_runs}.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the simulations.")
 @click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("figures", "published"), show_default=True,
-    metavar="DIR", help="Folder for pictures, data and notes.",
+    "--output", type=click.Path(path_type=Path, file_okay=False), default=OUTPUT_FOLDER / "published",
+    show_default=True, metavar="DIR", help="Folder for pictures, data and notes.",
+)  # fmt: skip
+@click.option("--committed", is_flag=True, help="Make the files of figures/published (for who maintains them).")
+@click.option(
+    "--restamp", is_flag=True,
+    help="Compute nothing: where stored data agree with the present code at some points, stamp them as its own.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Compute everything anew, even where the data file has it.")
 @click.option("--jobs", type=click.IntRange(min=1), default=None, help="Threads.  [default: one per core]")
 def main(
     names: tuple[str, ...], everything: bool, simulate: tuple[int, int] | None, paper_effort: bool, seed: int,
-    output: Path, force: bool, jobs: int | None,
+    output: Path, committed: bool, restamp: bool, force: bool, jobs: int | None,
 ) -> int:  # fmt: skip
     """Reproduce published figures: PNG, PDF, data (.nc) and a note (.json) for each NAME; without NAME, list them.
 
-    What was computed before with the same parameters and code is read back from the data file.
+    What was computed before with the same parameters and equations is read back from the data file in DIR, or from the data that
+    come with the project.
     """
     if not names and not everything:
         width = max(map(len, FIGURES))
@@ -59,12 +71,37 @@ def main(
     if n_runs and n_inputs < 2:
         raise click.UsageError(f"--simulate wants N >= 2 inputs, got {n_inputs}")
     effort = Effort(n_inputs, n_runs, seed) if n_runs else Effort(0, 0, seed)
+    if committed:
+        require_committed(
+            {"names", "everything", "simulate", "paper_effort", "seed", "committed", "restamp", "force", "jobs"}
+        )
+        output = COMMITTED
     require_writable(output / f"{chosen[0]}.nc")
-    for name in chosen:
-        made = build(name, output, effort, force=force, jobs=jobs or os.cpu_count() or 1)
-        origin = f"{len(made.computed)} parts computed, {len(made.reused)} read back"
-        click.echo(f"{name}: {output / name}.png  ({made.seconds:.1f} s; {origin})")
+    if restamp:
+        return _restamp(chosen, output, effort)
+    planned = [prepare(name, output, effort, force=force, sources=(COMMITTED,)) for name in chosen]
+    for job in planned:
+        compile_parts(job.missing)
+    total = sum(len(work.tasks()) for job in planned for work in job.missing.values())
+    with tqdm(total=total, desc="figures", unit="task", delay=2, smoothing=0.05) as bar:
+        for job in planned:
+            made = finish(job, jobs or os.cpu_count() or 1, bar)
+            origin = f"{len(made.computed)} parts computed, {len(made.reused)} read back"
+            bar.clear()
+            click.echo(f"{made.name}: {output / made.name}.png  ({made.seconds:.1f} s; {origin})")
     return 0
+
+
+def _restamp(names: list[str], output: Path, effort: Effort) -> int:
+    """Stamp figures anew; 1 if some of the data are not what would be computed."""
+    wrong = []
+    for name in names:
+        found = restamp_figure(name, output, effort)
+        click.echo(f"{name}: {f'{len(found)} parts are to be computed again' if found else 'stamped'}")
+        wrong += found
+    for line in wrong:
+        click.echo(f"warning: {line}", err=True)
+    return 1 if wrong else 0
 
 
 def _matching(patterns: tuple[str, ...]) -> list[str]:

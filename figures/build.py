@@ -1,41 +1,38 @@
 """What all published figures share: what is computed, how it is kept, and the note beside each picture.
 
-A figure is a function that returns a :class:`Plan`.  Every part of its work has a fingerprint, made of its parameters and of
-the source code it depends on; a part whose fingerprint is found in the figure's data file is read back, not computed.
+A figure is a function that returns a :class:`Plan`.  Every part of its work has a fingerprint (:mod:`figures.stamps`); a part
+whose fingerprint is found in the figure's data file is read back, not computed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import matplotlib
 import netCDF4
 import numpy as np
 import xarray
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
+from figures.stamps import disagreement, fingerprint, is_quick
 from numerics.commands import replacing, simulated
 from numerics.grids import ERROR_SUFFIX, LONG_NAMES, Grid
 from numerics.models import Chain, Estimator, GaussianMixture, with_parameter
 from numerics.optimize import optimize
-from numerics.provenance import code_version, package_versions
+from numerics.provenance import numbers_version, package_versions
 from numerics.simulation import simulate
 from numerics.solution import OBSERVABLES
 from numerics.solver import ConvergenceWarning, solve
 from numerics.style import journal_style
 from numerics.sweeps import evaluate
-
-VERSION = 1
-"""To be raised when a part of this file computes something else than before; data files are then made anew."""
 
 FIGURES: dict[str, Published] = {}
 """All figures, by name, in the order they are listed."""
@@ -202,6 +199,8 @@ class Simulation:
     observables: Sequence[str] = ("test_error",)
     tuning: Tuning | None = None
 
+    simulated: ClassVar[bool] = True
+
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(len(values) for values in self.over.values())
@@ -242,6 +241,8 @@ class Prediction:
     """What theory says at the points of a simulation."""
 
     simulation: Simulation
+
+    quick: ClassVar[bool] = True
 
     def tasks(self) -> list[Callable[[], object]]:
         return [lambda index=index: self._point(index) for index in np.ndindex(self.simulation.shape)]
@@ -304,37 +305,6 @@ def denser_near(low: float, high: float, count: int, *places: float) -> np.ndarr
     return points[(points >= low) & (points <= high)]
 
 
-# Fingerprints.
-
-
-def _plain(value: object) -> object:
-    if is_dataclass(value) and not isinstance(value, type) and type(value).__module__.startswith("figures"):
-        return {"type": type(value).__name__, **{f.name: _plain(getattr(value, f.name)) for f in fields(value)}}
-    if isinstance(value, Grid):
-        return {"type": "Grid", **{f.name: _plain(getattr(value, f.name)) for f in fields(value)}}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
-
-
-def fingerprint(work: Work) -> str:
-    """Hash of parameters and code version."""
-    # Parts defined next to their figures depend on that file too; for those of this file there is VERSION.
-    kinds = (type(work), type(getattr(work, "simulation", None)))
-    modules = (sys.modules[kind.__module__] for kind in kinds)
-    own = "".join(
-        Path(module.__file__).read_text(encoding="utf-8")
-        for module in modules
-        if module.__name__.startswith("figures.") and module.__name__ != __name__
-    )
-    text = json.dumps([VERSION, own, _plain(work), code_version(isinstance(work, Simulation))], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
 # Building a figure.
 
 
@@ -350,35 +320,76 @@ class Built:
     note: dict[str, object] = field(default_factory=dict)
 
 
-def build(name: str, output: Path, effort: Effort, *, force: bool = False, jobs: int | None = None) -> Built:
-    """Make one figure: ``<name>.png``, ``.pdf``, ``.nc`` and ``.json`` in the folder ``output``.
+@dataclass
+class Job:
+    """A figure to be made: its plan, the stamps of its parts, what is known of them, and what is to be computed."""
+
+    entry: Published
+    output: Path
+    effort: Effort
+    plan: Plan
+    stamps: dict[str, str]
+    data: dict[str, xarray.Dataset]
+    kept: dict[str, xarray.Dataset]
+
+    @property
+    def missing(self) -> dict[str, Work]:
+        return {part: work for part, work in self.plan.work.items() if part not in self.data}
+
+
+def prepare(name: str, output: Path, effort: Effort, *, force: bool = False, sources: Sequence[Path] = ()) -> Job:
+    """Read what there is of a figure: in its data file in ``output``, or in the folders ``sources``.
+
+    A part is read back if its stamp is the same, and if theory gives the stored numbers again at its ends.
 
     Raises
     ------
     KeyError
         If there is no such figure.
     """
-    began = time.perf_counter()
     entry = FIGURES[name]
     plan = entry.plan(effort)
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / f"{name}.nc"
-    result = Built(name)
-    known = {} if force else _read(path)
+    stamps = {part: fingerprint(work) for part, work in plan.work.items()}
+    kept = {} if force else _read(output / f"{name}.nc")
     data: dict[str, xarray.Dataset] = {}
-    for part, work in plan.work.items():
-        key = fingerprint(work)
-        if part in known and known[part].attrs.get("fingerprint") == key:
-            data[part] = known[part]
-            result.reused.append(part)
-            continue
+    for known in [kept, *(_read(folder / f"{name}.nc") for folder in sources if not force)]:
+        for part, work in plan.work.items():
+            same = part in known and known[part].attrs.get("fingerprint") == stamps[part]
+            if part not in data and same and not (is_quick(work) and disagreement(work, known[part])):
+                data[part] = known[part]
+    return Job(entry, output, effort, plan, stamps, data, kept)
+
+
+def build(
+    name: str, output: Path, effort: Effort, *, force: bool = False, jobs: int | None = None, sources: Sequence[Path] = ()
+) -> Built:  # fmt: skip
+    """Make one figure: ``<name>.png``, ``.pdf``, ``.nc`` and ``.json`` in the folder ``output``; see :func:`prepare`.
+
+    Raises
+    ------
+    KeyError
+        If there is no such figure.
+    """
+    return finish(prepare(name, output, effort, force=force, sources=sources), jobs)
+
+
+def finish(job: Job, jobs: int | None = None, progress: tqdm | str | None = None) -> Built:
+    """Compute what is missing and draw; ``progress`` is a bar that counts tasks, or its name."""
+    began = time.perf_counter()
+    entry, output, plan, data = job.entry, job.output, job.plan, job.data
+    result = Built(entry.name, reused=[part for part in plan.work if part in data])
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / f"{entry.name}.nc"
+    for part, work in job.missing.items():
         start = time.perf_counter()
-        data[part] = evaluate({part: work}, jobs or os.cpu_count() or 1)[part]
-        data[part].attrs |= {"fingerprint": key, "seconds": round(time.perf_counter() - start, 3)}
+        bar = entry.name if progress is None else progress
+        data[part] = evaluate({part: work}, jobs or os.cpu_count() or 1, progress=bar)[part]
+        data[part].attrs |= {"fingerprint": job.stamps[part], "seconds": round(time.perf_counter() - start, 3)}
         result.computed.append(part)
-        _write(path, {**known, **data})
+        _write(path, {**job.kept, **data})
+    data = {part: data[part] for part in plan.work}
     _write(path, data)
-    pictures = [output / f"{name}.{suffix}" for suffix in ("png", "pdf")]
+    pictures = [output / f"{entry.name}.{suffix}" for suffix in ("png", "pdf")]
     with journal_style():
         picture = plan.draw(data)
         for target in pictures:
@@ -386,11 +397,46 @@ def build(name: str, output: Path, effort: Effort, *, force: bool = False, jobs:
                 stamp = {"CreationDate": None} if target.suffix == ".pdf" else {"Software": None}
                 picture.savefig(temporary, metadata=stamp)
     result.seconds = time.perf_counter() - began
-    result.note = _note(entry, plan, data, effort)
-    with replacing(output / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(result.note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    result.files = (*pictures, path, output / f"{name}.json")
+    result.note = _note(entry, plan, data, job.effort)
+    _write_note(output / f"{entry.name}.json", result.note)
+    result.files = (*pictures, path, output / f"{entry.name}.json")
     return result
+
+
+def restamp(name: str, output: Path, effort: Effort) -> list[str]:
+    """Stamp those stored parts of a figure anew that agree with what is computed now at some of their points.
+
+    Returns
+    -------
+    list of str
+        Parts that do not agree, or are not there, with the reason; their stamps are removed, so that they are computed again.
+    """
+    path, note_path = output / f"{name}.nc", output / f"{name}.json"
+    plan, known = FIGURES[name].plan(effort), _read(path)
+    if not known:
+        return [f"{name}: there are no data"]
+    note = json.loads(note_path.read_text(encoding="utf-8"))
+    wrong = []
+    for part, work in plan.work.items():
+        reason = disagreement(work, known[part]) if part in known else "is not there"
+        if reason:
+            wrong.append(f"{name}: {part} {reason}")
+        if part in known:
+            known[part].attrs["fingerprint"] = "" if reason else fingerprint(work)
+            note["parts"][part]["fingerprint"] = known[part].attrs["fingerprint"]
+    note["code"] = _code()
+    _write(path, {part: known[part] for part in plan.work if part in known})
+    _write_note(note_path, note)
+    return wrong
+
+
+def _write_note(path: Path, note: Mapping[str, object]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _code() -> dict[str, str]:
+    return {"theory": numbers_version(False), "simulation": numbers_version(True)}
 
 
 def _read(path: Path) -> dict[str, xarray.Dataset]:
@@ -458,5 +504,5 @@ def _note(entry: Published, plan: Plan, data: Mapping[str, xarray.Dataset], effo
         "seconds": round(sum(part["seconds"] for part in parts.values()), 2),
         "parts": parts,
         "versions": {**package_versions(), "matplotlib": matplotlib.__version__, "xarray": xarray.__version__},
-        "code": {"theory": code_version(False), "simulation": code_version(True)},
+        "code": _code(),
     }  # fmt: skip

@@ -7,7 +7,7 @@ One stage, three losses: square, logistic, and a hinge whose corner is rounded o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,6 +145,16 @@ class SeparabilityLine:
     along: str
     values: np.ndarray
     others: Sequence[float]
+
+    def axes(self) -> dict[str, np.ndarray]:
+        """Values along both axes."""
+        other = "delta" if self.along == "rho" else "rho"
+        return {other: np.asarray(self.others), self.along: self.values}
+
+    def along_axes(self, over: Mapping[str, np.ndarray]) -> SeparabilityLine:
+        """The same for other values."""
+        others, values = over.values()
+        return SeparabilityLine(self.along, values, list(others))
 
     def tasks(self) -> list[Callable[[], object]]:
         return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import xarray
@@ -37,6 +38,8 @@ class FrozenTeacher(Simulation):
 @dataclass(frozen=True)
 class FrozenTeacherCurve(FrozenTeacher):
     """The same in theory."""
+
+    simulated: ClassVar[bool] = False
 
     def tasks(self) -> list[Callable[[], np.ndarray]]:
         return Prediction(self).tasks()

@@ -580,11 +580,15 @@ def simulate_command(
     output: Path | None, **flags,
 ) -> int:  # fmt: skip
     """``python -m numerics.simulate``."""
+    from numerics.compiled import compile_chain, compile_losses
     from numerics.simulation import simulate  # here: the other command does without
 
     data, chain = build_model(flags)
     if output is not None:
         require_writable(output)
+    compile_losses(chain)  # before the clock of the bar runs
+    if not no_theory:
+        compile_chain(chain)
     with warnings.catch_warnings(), blaming(SIMULATION_FLAGS, "--inputs", ParameterError):
         warnings.simplefilter("ignore", ConvergenceWarning)
         result = simulate(data, chain, inputs, runs, seed, n_jobs=jobs, progress=True)

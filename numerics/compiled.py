@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 
-from numerics.codegen import EQUATION_NAMES, core_module, equations_module, grid_kind, loss_module
+from numerics.codegen import EQUATION_NAMES, LossFunctions, core_module, equations_module, grid_kind, loss_module
 from numerics.constant_targets import resting_biases
 from numerics.directions import fixed_directions
 from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Stage
@@ -60,6 +60,16 @@ def compile_chain(chain: Chain) -> CompiledChain:
     """Generate, compile (or load from the cache) everything a chain needs; repeated calls are quick."""
     losses = tuple(structural_loss(stage) for stage in chain.stages)
     return _compile(tuple((loss.expression, loss.symbols, loss.teacher) for loss in losses), _Box(losses))
+
+
+def compile_losses(chain: Chain) -> None:
+    """Compile what simulations need of a chain's losses, as :func:`compile_chain` does for theory; repeated calls are quick."""
+    for number, stage in enumerate(chain.stages, start=1):
+        if isinstance(stage, Estimator):
+            functions, none = LossFunctions(stage.loss), np.empty(0)
+            logits = np.empty((0, len(stage.loss.stages(number))))
+            functions.value(none, none, logits)
+            functions.derivatives(none, none, logits)
 
 
 def structural_loss(stage: Stage) -> Loss:

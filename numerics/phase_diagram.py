@@ -211,7 +211,7 @@ def main(
         kept_points(data_path, work) as journal,
         blaming({**SIMULATION_FLAGS, "over:": "--x, --y:"}, "--simulate", ParameterError),
     ):
-        datasets = {**evaluate(work, jobs, executor=pool, journal=journal), **others}
+        datasets = {**evaluate(work, jobs, executor=pool, journal=journal, progress="phase diagram"), **others}
     attributes |= {f"alpha_{name}": value for name, value in limits.items()}
     attributes |= {f"version_{name}": text for name, text in package_versions().items()}
 

@@ -9,7 +9,11 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import sympy
+
 import theory
+from numerics.cache import derived_source
+from theory import envelope, potential
 
 SIMULATION_CODE = (
     "theory/losses.py", "theory/formula.py", "theory/functions.py", "theory/symbols.py", "theory/observables.py",
@@ -40,6 +44,51 @@ def _package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[package] = "not installed"
     return versions
+
+
+THEORY, SIMULATION = 1, 1
+"""Versions of the hand-written numerics, raised when theory's numbers, or those of simulations with the same seeds, change by more
+than they are good to."""
+
+_DIGITS = 12
+_EVALUATED = 30  # digits: rounding never reaches the digits that count
+_STAGES = (1, 2, 3)
+
+
+@lru_cache(maxsize=1)
+def equations_version() -> str:
+    """Hash of what theory's equations *are*: their values at a fixed point, not their text.
+
+    Rewriting them, another version of SymPy or of Python changes nothing; a wrong sign does.
+    """
+    return derived_source("equations_version", _equations_version)
+
+
+def _equations_version() -> str:
+    digest = hashlib.sha256()
+    for t in _STAGES:
+        for equations in (potential.channel_equations(t), potential.prior_equations(t), potential.conditional_moments(t),
+                          potential.cholesky_update(t)):  # fmt: skip
+            for name, expression in equations.outputs.items():
+                digest.update(f"{t} {name} {value_at_a_point(expression)}\n".encode())
+    for name, expression in envelope.moment_integrands().items():
+        digest.update(f"{name} {value_at_a_point(expression)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def value_at_a_point(expression: sympy.Expr) -> str:
+    """Value of an expression where every symbol has a number that follows from its name."""
+    places = {symbol: _place(symbol.name) for symbol in sympy.sympify(expression).free_symbols}
+    return str(sympy.sympify(expression).evalf(_EVALUATED, subs=places).evalf(_DIGITS))
+
+
+def _place(name: str) -> sympy.Rational:
+    return sympy.Rational(1, 3) + sympy.Rational(int(hashlib.sha256(name.encode()).hexdigest()[:6], 16) % 1000, 1000)
+
+
+def numbers_version(simulation: bool) -> str:
+    """What numbers depend on beside parameters and losses: a version of the numerics, and for theory the equations."""
+    return f"simulation {SIMULATION}" if simulation else f"theory {THEORY}, equations {equations_version()}"
 
 
 @lru_cache(maxsize=2)

@@ -110,7 +110,10 @@ def run(points: Sequence[Point], *, settings: Settings = DEFAULT, progress: bool
     """Solve all points in turn; a progress bar on standard error if ``progress`` and it takes over two seconds."""
     if points:
         solve_point(points[0], settings)  # so that the first time does not include loading the code
-    return [solve_point(point, settings) for point in tqdm(points, unit="point", delay=2, disable=not progress)]
+    return [
+        solve_point(point, settings)
+        for point in tqdm(points, desc="random box", unit="point", delay=2, disable=not progress)
+    ]
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, float | int]:

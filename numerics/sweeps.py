@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from numerics.compiled import compile_chain
+from numerics.compiled import compile_chain, compile_losses
 from numerics.executors import SERIAL, check_executor, noticing_interrupts, run_tasks
 from numerics.grids import Experiment, Grid, Over, axis_values, problem_at
 from numerics.journal import SUFFIX, Journal, differences, require_room
@@ -66,9 +66,11 @@ class Work(Protocol):
 
 def compute(
     work: Mapping[str, Work], *, executor: Any = None, jobs: int | None = None, journal: Journal | None = None,
-    progress: bool = True,
+    progress: bool | str | tqdm = True,
 ) -> dict[str, Callable[[], Iterable[Any]]]:  # fmt: skip
     """Run all tasks of all parts; for each part, a function that gives its results in order.
+
+    ``progress`` may be the name of the bar, or a bar to go on with, which counts tasks.  Code is compiled before it starts.
 
     Results are kept in the journal if there is one (only :class:`Grid` and :class:`Experiment` can be), else in memory; tasks that
     the journal has are not run again.
@@ -84,19 +86,13 @@ def compute(
     total = sum(p.size if isinstance(p, Grid | Experiment) else len(parts[name]) for name, p in work.items())
     before = sum(points(name, k) for name, found in done.items() for k in found)
     left = ((((name, k), tasks[k])) for name, tasks in parts.items() for k in range(len(tasks)) if k not in done[name])
+    compile_parts(work)
     # BLAS threads of several simulations at once would fight for the cores; filters of warnings are not per thread.
     with (
         threadpool_limits(1, user_api="blas"),
         warnings.catch_warnings(),
         noticing_interrupts(executor != SERIAL) as check_interrupt,
-        tqdm(
-            total=total,
-            initial=before,
-            unit="point",
-            delay=0 if before else _DELAY,
-            smoothing=0.05,
-            disable=not progress,
-        ) as bar,
+        _bar(progress, total, before) as bar,
     ):
         warnings.simplefilter("ignore", ConvergenceWarning)  # masked, counted and reported at the end
         for (name, k), result in run_tasks(left, executor, jobs):
@@ -104,7 +100,7 @@ def compute(
                 kept[name][k] = result
             else:
                 journal.add(name, k, result)
-            bar.update(points(name, k))
+            bar.update(1 if bar is progress else points(name, k))
             check_interrupt()
 
     def results(name: str) -> Iterable[Any]:
@@ -115,9 +111,31 @@ def compute(
     return {name: lambda name=name: results(name) for name in parts}
 
 
+def compile_parts(work: Mapping[str, Work]) -> None:
+    """Compile all that the parts need, so that no clock runs meanwhile."""
+    for part in work.values():
+        chain = getattr(getattr(part, "simulation", None), "chain", None) or getattr(part, "chain", None)
+        if isinstance(part, Grid) and (len(chain) > LONGEST_CHAIN or is_spectral(part.data, chain)):
+            continue  # no compiled solver takes it
+        if isinstance(chain, Chain) and not isinstance(part, Experiment):
+            compile_chain(chain)
+        if isinstance(chain, Chain) and not isinstance(part, Grid):
+            compile_losses(chain)
+
+
+def _bar(progress: bool | str | tqdm, total: int, before: int) -> AbstractContextManager[tqdm]:
+    """The bar that is given, or a new one."""
+    if isinstance(progress, tqdm):
+        return nullcontext(progress)
+    return tqdm(
+        total=total, initial=before, desc=progress if isinstance(progress, str) else "points", unit="point",
+        delay=0 if before else _DELAY, smoothing=0.05, disable=not progress,
+    )  # fmt: skip
+
+
 def evaluate(
     work: Mapping[str, Work], jobs: int | None = None, *, executor: Any = None, journal: Journal | None = None,
-    progress: bool = True,
+    progress: bool | str | tqdm = True,
 ) -> dict[str, xarray.Dataset]:  # fmt: skip
     """Datasets of all parts; see :func:`compute`."""
     for part in work.values():
@@ -207,13 +225,11 @@ def sweep(
     if simulation is None:
         grid = Grid(data, chain, axes, observables, settings, rtol)
         _ = grid.accuracy  # checked before anything is computed
-        if len(chain) <= LONGEST_CHAIN and not is_spectral(data, chain):
-            compile_chain(chain)  # once, before threads ask for it
     else:
         if rtol is not None:
             raise ParameterError(f"rtol is the accuracy of theory: it has no effect on a simulation, got {rtol!r}")
         grid = Experiment(data, chain, axes, observables, simulation)
-    how = {"executor": executor, "jobs": jobs, "progress": progress}
+    how = {"executor": executor, "jobs": jobs, "progress": "sweep" if progress else False}
     if output is None:
         dataset = evaluate({"sweep": grid}, **how)["sweep"]
         _require_a_point(grid, dataset)

@@ -10,11 +10,12 @@ import pytest
 import xarray
 from click.testing import CliRunner
 
+import figures.__main__
 import figures.mignacco
 import figures.saglietti
 from figures import build as machinery
 from figures.__main__ import main
-from figures.build import FIGURES, Effort, Simulation, fingerprint, z_scores
+from figures.build import FIGURES, Effort, Simulation, z_scores
 from figures.teachers import FrozenTeacher, FrozenTeacherCurve, optimal_teacher
 from numerics import Estimator, GaussianMixture, simulate, solve
 from numerics.grids import Grid
@@ -193,8 +194,9 @@ def tiny(monkeypatch):
     return "tiny"
 
 
-def test_end_to_end(tmp_path) -> None:
+def test_end_to_end(tmp_path, monkeypatch) -> None:
     """One real figure by the command line, with a small simulation, then again from its data."""
+    monkeypatch.setattr(figures.__main__, "COMMITTED", tmp_path / "nothing")
     arguments = ["saglietti-10", "--simulate", "60", "3", "--output", str(tmp_path)]
     first = CliRunner().invoke(main, arguments)
     assert first.exit_code == 0, first.output
@@ -238,19 +240,6 @@ def test_an_interrupted_run_keeps_finished_parts(tiny: str, tmp_path, monkeypatc
 def test_a_damaged_data_file_is_computed_anew(tiny: str, tmp_path) -> None:
     (tmp_path / "tiny.nc").write_text("not a data file")
     assert machinery.build(tiny, tmp_path, NOTHING).computed == ["curve"]
-
-
-def test_fingerprints_see_parameters_and_code(monkeypatch) -> None:
-    data, chain = GaussianMixture(1.0, 0.2), Chain.of(Estimator(CrossEntropy(), 0.1))
-    work = Grid(data, chain, {"alpha": np.linspace(0.5, 3, 2000)}, ("test_error",))
-    moved = np.linspace(0.5, 3, 2000)
-    moved[1000] += 1e-9
-    assert fingerprint(work) == fingerprint(replace(work))
-    assert fingerprint(work) != fingerprint(replace(work, over={"alpha": moved}))
-    assert fingerprint(work) != fingerprint(replace(work, data=GaussianMixture(1.0, 0.3)))
-    before = fingerprint(work)
-    monkeypatch.setattr(machinery, "code_version", lambda simulation: "other")
-    assert fingerprint(work) != before
 
 
 def test_z_scores() -> None:

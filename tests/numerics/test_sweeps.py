@@ -611,3 +611,28 @@ def test_bad_request_is_named_in_one_line(arguments: list[str], words: list[str]
     monkeypatch.chdir(tmp_path)
     assert_one_line_error(run(*arguments), *words)
     assert list(tmp_path.iterdir()) == []
+
+
+# Progress.
+
+
+def test_code_is_compiled_before_the_clock_of_the_bar_starts(monkeypatch) -> None:
+    """One bar, with a name, that is made when everything is compiled."""
+    happened: list[str] = []
+    for name in ("compile_chain", "compile_losses"):
+        monkeypatch.setattr(sweeps, name, lambda chain, name=name: happened.append(name))
+
+    make = sweeps._bar
+
+    def bar(progress, total, before):
+        made = make(progress, total, before)
+        happened.append(f"bar: {made.desc.removesuffix(': ')}: {made.total} points")
+        return made
+
+    monkeypatch.setattr(sweeps, "_bar", bar)
+    model = GaussianMixture(alpha=1.0), Estimator(CrossEntropy(), ridge=0.1)
+    sweep(*model, {"alpha": [1.0, 2.0]}, progress=True)
+    assert happened == ["compile_chain", "bar: sweep: 2 points"]
+    happened.clear()
+    sweep(*model, {"alpha": [1.0, 2.0]}, simulation=Simulation(20, 2), progress=True)
+    assert happened == ["compile_losses", "bar: sweep: 2 points"]
