@@ -36,12 +36,13 @@ from numerics import (
     simulation,
     solve,
 )
-from numerics.commands import LONGEST_MESSAGE, simulate_command, solve_command
+from numerics.commands import simulate_command, solve_command
 from numerics.phase_diagram import main as phase_diagram_command
 from numerics.problem import read_problem
 from numerics.random_box import main as random_box_command
 from theory.__main__ import run as run_theory
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation
+from theory.terminal import LONGEST_MESSAGE
 
 COMMANDS: dict[str, tuple[click.Command, tuple[str, ...]]] = {
     "solve": (solve_command, ("--alpha", "1")),
@@ -66,7 +67,7 @@ def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
         (simulation, "train"),
         (phase_diagram, "evaluate"),
         (commands, "compare"),
-        (figures.__main__, "build"),
+        (figures.__main__, "finish"),
     ):
         monkeypatch.setattr(module, name, must_not_run)
 
