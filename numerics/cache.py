@@ -45,7 +45,6 @@ CACHE_VARIABLE = "REPLICA_DISTILLATION_CACHE"
 """Environment variable that moves the cache."""
 
 SOLVER_NOTICE = "compiling the solver (once, about half a minute)"
-CHAIN_NOTICE = "compiling what is new in this chain (once, a few seconds)"
 
 _APPLICATION = "replica-distillation"
 _KERNELS = Path(__file__).parent / "kernels"
@@ -57,8 +56,7 @@ _ATTEMPTS = 3  # at reading an entry
 _SETTLED = 3600.0  # seconds after which nobody is still writing
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _PRIVATE = 0o700
-_OF_THE_SOLVER = ("core", "moments", "elementary", "hard_stage")
-_OF_A_CHAIN = ("loss", "pointwise", "equations")
+_OF_THE_SOLVER = ("core", "moments")
 _lock = threading.RLock()
 
 
@@ -288,12 +286,9 @@ def derived_source(name: str, derive: Callable[[], str]) -> str:
 
 
 def _announce(name: str) -> None:
-    """Say that something is going to be compiled, by the name of its module or text, unless it is a matter of no time."""
-    name = name.removeprefix("generated_")
-    if name.startswith(_OF_THE_SOLVER):
+    """Say that the solver is going to be compiled, by the name of its module or text; the rest is a matter of seconds."""
+    if name.removeprefix("generated_").startswith(_OF_THE_SOLVER):
         notice(SOLVER_NOTICE)
-    elif name.startswith(_OF_A_CHAIN):
-        notice(CHAIN_NOTICE, unless=SOLVER_NOTICE)
 
 
 # Modules.

@@ -467,7 +467,7 @@ def solve_quietly(data: GaussianMixture, chain: Chain, rtol: float | None) -> So
     """Solve; what did not converge is in the result, not in a warning."""
     with (
         warnings.catch_warnings(),
-        patience("solving"),
+        patience("solving; what is new in a chain is compiled first"),
         blaming({"rtol": "--rtol", "ridge": "ridge"}, "--rtol", ParameterError),
     ):
         warnings.simplefilter("ignore", ConvergenceWarning)

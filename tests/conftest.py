@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from numerics.cache import SOLVER_NOTICE
 from numerics.models import Estimator
+from theory import terminal
 from theory.losses import CrossEntropy, Distillation
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_is_new() -> None:
+    """What a first run says on standard error is tested by itself; other tests read only what belongs to them there."""
+    terminal._said.add(SOLVER_NOTICE)
 
 
 @pytest.fixture

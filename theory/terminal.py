@@ -37,9 +37,9 @@ def one_line(message: str) -> str:
     return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]} ..."
 
 
-def notice(message: str, *, unless: str = "") -> None:
-    """Say on standard error, once, what a command is busy with; nothing in other programs, or if ``unless`` has been said."""
-    if _running and not {message, unless} & _said:
+def notice(message: str) -> None:
+    """Say on standard error, once, what a command is busy with; nothing in other programs."""
+    if _running and message not in _said:
         _said.add(message)
         click.echo(message, err=True)
 

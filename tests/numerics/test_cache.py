@@ -16,7 +16,9 @@ from numerics import cache
 from numerics.cache import CACHE_VARIABLE, CacheWarning, cache_directory, read_entry, write_entry
 from numerics.compiled import compile_chain
 from numerics.models import Chain, Estimator
+from theory import terminal
 from theory.losses import CrossEntropy
+from theory.terminal import guarded
 
 SOLVE = ("-m", "numerics.solve", "--alpha", "1", "--single", "--json")
 COMPILES_A_LITTLE = ("-c", "from numerics.kernels.elementary import softplus; print(round(softplus(0.0), 6))")
@@ -155,6 +157,24 @@ def test_a_file_where_the_folder_should_be(tmp_path) -> None:
 
 
 # Whole commands.
+
+
+def test_the_solver_is_announced_before_it_is_compiled(monkeypatch, folder: Path, capsys) -> None:
+    """At once, once, and inside commands only; not for what takes no time."""
+    monkeypatch.setattr(terminal, "_said", set())
+    texts = iter(["first", "second", "third"])
+
+    def derive() -> str:
+        derived.append(capsys.readouterr().err)
+        return next(texts)
+
+    derived: list[str] = []
+    with guarded([]):
+        assert cache.derived_source("loss_of_mine", derive) == "first"
+        assert cache.derived_source("moments", derive) == "second"
+        assert cache.derived_source("moments", derive) == "second"
+        assert cache.derived_source("moments_of_more", derive) == "third"
+    assert derived == ["", f"{cache.SOLVER_NOTICE}\n", ""]
 
 
 def test_damaged_files_are_compiled_again(copy: Path) -> None:

@@ -67,7 +67,7 @@ def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
         (simulation, "train"),
         (phase_diagram, "evaluate"),
         (commands, "compare"),
-        (figures.__main__, "build"),
+        (figures.__main__, "finish"),
     ):
         monkeypatch.setattr(module, name, must_not_run)
 
