@@ -14,8 +14,9 @@ from functools import lru_cache
 
 import numpy as np
 import sympy
-from numba import njit, types
+from numba import types
 
+from numerics.cache import njit
 from numerics.codegen import loss_module
 from numerics.hard_stage import solve_gradient, with_values
 from numerics.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address
