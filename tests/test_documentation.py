@@ -64,7 +64,7 @@ TOOLS = {"venv", "pytest"}
 """Those of others."""
 
 LONG = (
-    r"numerics\.phase_diagram",  # the main figure
+    r"numerics\.phase_diagram( --committed)?",  # the main figure
     r"numerics\.phase_diagram .*--y .*",  # a heat map takes longer to draw than all the rest
     r"numerics\.random_box .*",
     r"figures .*",
