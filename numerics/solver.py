@@ -213,7 +213,12 @@ def _assemble(
         message = f"the quadrature error estimate {error:.1e} exceeds rtol={settings.rtol:.1e}"
     elif not residual <= settings.residual_tolerance:
         message = f"the residual {residual:.1e} exceeds {settings.residual_tolerance:.1e}"
-    if message and not isinstance(points[-1], HardPoint) and points[-1].status != _TOO_LARGE and points[-1].norm_squared < _VANISHING:
+    if (
+        message
+        and not isinstance(points[-1], HardPoint)
+        and points[-1].status != _TOO_LARGE
+        and points[-1].norm_squared < _VANISHING
+    ):
         message += "; the weights are nearly 0: the targets hardly differ between samples"
     return Solution(
         data=data, chain=chain, points=points, converged=message == "", residual=residual, quadrature_error=error,

@@ -30,7 +30,9 @@ def rounded(k):
 def test_a_chain_that_does_not_fit_is_refused_with_the_numbers():
     chain = [FIRST, *(Estimator(rounded(k), 0.1 * k, eta=1 - 0.08 * k, name=f"s{k}") for k in range(1, 4))]
     small = replace(DEFAULT, memory=1e6)
-    with pytest.raises(ParameterError, match=r"chain of 4 stages: .* GB for its averages, more than 0.001 GB; ask for a larger rtol"):
+    with pytest.raises(
+        ParameterError, match=r"chain of 4 stages: .* GB for its averages, more than 0.001 GB; ask for a larger rtol"
+    ):
         solve(DATA, chain, settings=small)
     refused = sweep(DATA, chain, {"alpha": [1.0]}, settings=small)
     assert not refused.converged.any()
@@ -45,7 +47,9 @@ def test_many_nodes_in_blocks_give_what_they_give_at_once():
         Estimator(Distillation(mixing=0.5), 0.1, eta=0.6),
     ]
     usual = solve(DATA, chain)
-    fine = solve(DATA, chain, settings=replace(DEFAULT, field_step=0.3, outer_step=0.12, max_levels=0, check_factor=1.2))
+    fine = solve(
+        DATA, chain, settings=replace(DEFAULT, field_step=0.3, outer_step=0.12, max_levels=0, check_factor=1.2)
+    )
     assert usual.converged
     assert fine[2].norm_squared == pytest.approx(usual[2].norm_squared, rel=1e-8)
     assert fine.response == pytest.approx(usual.response, rel=1e-7, abs=1e-8)

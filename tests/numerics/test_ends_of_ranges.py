@@ -20,7 +20,7 @@ RHO = 0.2
 
 @pytest.mark.parametrize(("ridge", "below"), [(1e-5, 0.034), (1e-5, 0.0282), (1e-5, 0.021), (1e-6, 0.01), (1e-6, 0.02)])
 def test_students_of_all_inputs_are_resolved_close_to_the_separability_threshold(ridge, below):
-    """The student's field is narrow and moves quickly with the teacher's; what the teacher's Newton iteration leaves is amplified."""
+    """The student's field is narrow and moves quickly with the teacher's; what Newton's method leaves of that is amplified."""
     data = GaussianMixture(separability_threshold(RHO, 1.0) * (1.0 - below), RHO, 1.0)
     chain = [Estimator(CrossEntropy(), ridge), Estimator(Distillation(), ridge)]
     found = solve(data, chain)
