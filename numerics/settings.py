@@ -52,7 +52,7 @@ class Settings:
     check_factor: float = 1.5
     first_ridge: float = 30.0
     ridge_steps: int = 200
-    memory: float = 4e9
+    memory: float = 8e9
 
 
 DEFAULT = Settings()

@@ -96,8 +96,9 @@ _LARGEST_STRIDE = 3.0
 _MOST_POINTS = 5  # that a point is extrapolated from
 _LARGEST_WEIGHT = 12.0  # of one of them
 _STILL = 1e-9  # a change that is none
-_BYTES_PER_NODE, _BYTES_PER_NODE_AND_STAGE = 200.0, 150.0  # measured, with what is needed while nodes are made
-_NARROW_FIELD = 1e-4  # of a field, below which its Gaussian variable is not read off logits; as in ``stage.py``
+_BYTES_PER_NODE, _BYTES_PER_NODE_AND_STAGE = 100.0, 25.0  # measured, with what is needed while nodes are made
+_NARROW_FIELD = 1e-4  # of a field, below which its Gaussian variable is not read off logits
+_LONG = 4  # from this stage on the points that this takes are too many, and less accuracy is asked for
 _INVERSE_ROOT_TWO_PI = 0.3989422804014327
 _RESPONSE_STEPS = 200  # of Newton's method for the response of a stage without weights
 _ROUNDING = 4e-16
@@ -538,7 +539,7 @@ def nodes_after(
         part = nodes
         if count < trained.size:
             part = take_nodes(nodes, members(nodes[4], wanted, 1))
-        narrow = rows == 0 and sigma < _NARROW_FIELD
+        narrow = rows == 0 and k + 1 < _LONG and sigma < _NARROW_FIELD
         along = np.empty(0)
         if narrow:
             part, along = along_a_narrow_field(part, step, tail)
@@ -601,6 +602,7 @@ def solve_level(
     triangle = np.empty(n_stages * (n_stages + 1) // 2)
     n_triangle = 0
     before = 0.0
+    growth = 0.0
     responses = np.empty(n_stages)
     for t in range(n_stages):
         k = t
@@ -741,10 +743,14 @@ def solve_level(
         if vanishing:
             nodes = with_constant_logit(nodes, fixed_bias)
             continue
-        # Nodes multiply by about as much from one stage to the next: what is too many is known before they are made.
+        # Nodes multiply by less and less from one stage to the next: what is too many is known before they are made.
         here = float(nodes[0].size)
         if rows == 0 and t > 0 and here > before:
-            needed_memory = here * (here / before) * (_BYTES_PER_NODE + _BYTES_PER_NODE_AND_STAGE * (t + 1))
+            last_growth = growth if growth > 0.0 else here / before
+            growth = here / before
+            needed_memory = (
+                here * growth * min(1.0, growth / last_growth) * (_BYTES_PER_NODE + _BYTES_PER_NODE_AND_STAGE * (t + 1))
+            )
             if needed_memory > settings[MEMORY]:
                 stats[t + 1, STATUS] = TOO_LARGE
                 stats[t + 1, DEFECT] = needed_memory
@@ -904,6 +910,12 @@ def solve_points(
             solved = level_solver(*point, rows, factor, tail, tolerance, False, *solution)
             for t in range(solved):
                 started[i, t] = 1
+            if solved < n_stages and level > 0 and stats[i, solved, STATUS] == TOO_LARGE:
+                # What is left is the level before, with the error it has.
+                stats[i, solved, STATUS], stats[i, solved, DEFECT] = CONVERGED, 0.0
+                solved = n_stages
+                level -= 1
+                break
             if solved < n_stages:
                 break
             if level == 0:

@@ -51,7 +51,11 @@ _ROUGH_TOLERANCE = 1e-3  # of Newton's method, above which a grid may drift this
 _ROUGH_DRIFT = 10.0
 _ROUGH_MAP_TOLERANCE = 0.03
 _BLOCK = 2**16  # nodes whose grid is in memory at a time
-_EXACT_WIDTH = 1e-4  # of a field, below which rounding of logits would show in its Gaussian variable
+_EXACT_WIDTH, _EXACT_LONG_WIDTH = (
+    1e-4,
+    1e-6,
+)  # of a field, below which rounding of logits would show in its Gaussian variable
+_LONG = 4  # earlier stages from which on the second of these holds: less accuracy is asked for, and nodes are many
 _EXACT_RULE, _weights = np.polynomial.hermite_e.hermegauss(8)
 _EXACT_DENSITY = _weights * np.exp(0.5 * _EXACT_RULE**2) / math.sqrt(2.0 * math.pi)
 _EXACT_PLACE = 1e-2  # how well a point must be where the rule has it, in units of the field, besides rounding
@@ -336,6 +340,7 @@ def solve_stage(
     grid_centre = np.zeros(n)
     no_centre = np.zeros(n)
     exact = False
+    exact_width = _EXACT_WIDTH if k_earlier < _LONG else _EXACT_LONG_WIDTH
     n_statistics = design.shape[1]
     block = min(n, _BLOCK)
     statistics, weighted = node_statistics(weight[:block], design[:block])
@@ -410,14 +415,14 @@ def solve_stage(
             if renewed:
                 # Nodes of narrow fields do not share points: each has those of a Gauss rule of its own.
                 points, used = build_grid(
-                    slopes, features, n_features, shareable if sigma > _EXACT_WIDTH else 0, weight[low:high], its_centre,
+                    slopes, features, n_features, shareable if sigma > exact_width else 0, weight[low:high], its_centre,
                     its_branch, offset[low:high], labels[low:high], logits[low:high], parameters, gamma, sigma, step,
                     map_tolerance, reach[low:high], False, 0.0, no_extra, points, start, stop, order,
                 )  # fmt: skip
                 if tables.shape[1] < used:
                     tables = np.empty((TABLE_ROWS, points.shape[1]))
             point_tables(gamma, sigma, points, used, tables)
-            if sigma < _EXACT_WIDTH and measure_from_centres(
+            if sigma < exact_width and measure_from_centres(
                 gamma, sigma, its_centre, its_branch, start, stop, tables
             ):  # fmt: skip
                 its_centre = no_centre[low:high]

@@ -30,7 +30,9 @@ def rounded(k):
 def test_a_chain_that_does_not_fit_is_refused_with_the_numbers():
     chain = [FIRST, *(Estimator(rounded(k), 0.1 * k, eta=1 - 0.08 * k, name=f"s{k}") for k in range(1, 4))]
     small = replace(DEFAULT, memory=1e6)
-    with pytest.raises(ParameterError, match=r"chain of 4 stages: .* GB for its averages, more than 0.001 GB"):
+    with pytest.raises(
+        ParameterError, match=r"chain of 4 stages: .* GB for its averages, more than 0.001 GB; ask for a larger rtol"
+    ):
         solve(DATA, chain, settings=small)
     refused = sweep(DATA, chain, {"alpha": [1.0]}, settings=small)
     assert not refused.converged.any()
