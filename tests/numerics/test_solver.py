@@ -192,3 +192,5 @@ def test_vanishing_weights_are_named() -> None:
     solution = solve(GaussianMixture(alpha=1.0, rho=0.2), Estimator(CrossEntropy(smoothing=0.5), ridge=0.1))
     assert solution.converged
     assert "its weights are 0" in solution.message
+    with pytest.raises(ParameterError, match="settings"):
+        solve(GaussianMixture(1.0, 0.3, 1.0), Estimator(CrossEntropy(), 0.1), settings=3)
