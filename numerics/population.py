@@ -37,6 +37,12 @@ CHUNK = 2**13
 MAX_GRID_DIMENSION = 3
 """Averages over more variables (ensembles of many teachers) use quasi-Monte Carlo points."""
 
+WIDE_LOGITS = 300.0
+"""Widths of two logits above which their outputs are compared rather than found from the logits' difference."""
+
+WIDE_FIRST, WIDE_GROWTH = 3.0, 4.0
+"""End of the panel next to 0, and growth from one to the next, where variables are very wide."""
+
 PANEL_NODES = 20
 """Gauss-Legendre nodes of a panel of an average over a function with jumps."""
 
@@ -128,6 +134,8 @@ def gaussian_mean(
             atol,
         )
     half = np.ceil(QUADRATURE_RANGE / np.minimum(0.5, 2.0 / widths)).astype(int)
+    if np.prod(2.0 * half + 1) > QUADRATURE_NODES:
+        return _wide_mean(function, mean, covariance, rtol, atol)
     return _refine(
         lambda finer: _trapezoid(function, mean, directions, finer * half),
         lambda finer: np.prod(2.0 * finer * half + 1),
@@ -135,6 +143,29 @@ def gaussian_mean(
         rtol,
         atol,
     )
+
+
+def _wide_mean(
+    function: Callable[[Array], Array], mean: Array, covariance: Array, rtol: float, atol: float
+) -> tuple[float, float]:  # fmt: skip
+    """Average over variables so wide that steps of the function's own scale are too many.
+
+    What a function of logits does, it does around 0: panels grow away from there by a constant factor.
+    """
+    edges: list[tuple[int, float]] = []
+    for k, width in enumerate(np.sqrt(np.diag(covariance))):
+        reach = abs(mean[k]) + QUADRATURE_RANGE * width
+        count = max(1, math.ceil(math.log(max(reach / WIDE_FIRST, 1.0), WIDE_GROWTH)))
+        places = WIDE_FIRST * WIDE_GROWTH ** np.arange(count)
+        edges += [(k, float(place)) for place in (0.0, *places, *-places)]
+    most = max(sum(k == j for j, _ in edges) for k, _ in edges)
+
+    def size(finer: float) -> float:
+        return (finer * PANEL_NODES * (1 + most)) ** len(mean)
+
+    if size(1) > QUADRATURE_NODES:
+        return _quasi_monte_carlo(function, mean, _semidefinite_cholesky(covariance))
+    return _refine(lambda finer: _panels(function, mean, covariance, edges, finer), size, QUADRATURE_NODES, rtol, atol)
 
 
 def _independent(factor: Array) -> Array:
@@ -322,6 +353,9 @@ class Population:
 
     def output_distance(self, t: int, s: int) -> tuple[float, float]:
         """E[(sigmoid(h_t) - sigmoid(h_s))^2] on a test point, and its quadrature error."""
+        if self.data.delta * min(self.overlap[t, t], self.overlap[s, s]) > WIDE_LOGITS**2:
+            # Both bend at 0 only, which the difference does not show.
+            return self.average(lambda points, _: (special.expit(points[0]) - special.expit(points[1])) ** 2, [s, t])
         combine = np.zeros((2, len(self.bias)))
         combine[0, s] = combine[1, t] = 1.0
         combine[1, s] -= 1.0

@@ -199,6 +199,13 @@ def test_five_logistic_stages_at_two_accuracies() -> None:
     np.testing.assert_allclose([s.test_error for s in loose], [s.test_error for s in tight], rtol=1e-6)
 
 
+def test_vanishing_weights_are_named() -> None:
+    """Labels smoothed to 1/2 say nothing: the weights are 0, and the message says why there are no errors."""
+    solution = solve(GaussianMixture(alpha=1.0, rho=0.2), Estimator(CrossEntropy(smoothing=0.5), ridge=0.1))
+    assert solution.converged
+    assert "its weights are 0" in solution.message
+
+
 def test_settings_are_checked() -> None:
     with pytest.raises(ParameterError, match="settings"):
         solve(GaussianMixture(1.0, 0.3, 1.0), Estimator(CrossEntropy(), 0.1), settings=3)
