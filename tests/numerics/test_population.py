@@ -7,10 +7,12 @@ import math
 
 import numpy as np
 import pytest
+from scipy import special
 from scipy.integrate import quad
 from scipy.special import expit
+from scipy.stats import multivariate_normal
 
-from numerics import Estimator, GaussianMixture, Hebbian, solve
+from numerics import Estimator, GaussianMixture, Hebbian, population, solve
 from numerics.codegen import LossFunctions
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels
 
@@ -81,3 +83,20 @@ def test_training_error_of_two_equal_stages(rho: float) -> None:
     first, second = solve(GaussianMixture(0.885, rho, 0.885, label_noise=0.111), [stage, stage])
     assert second.train_error == pytest.approx(first.train_error, rel=1e-9)
     assert second.clean_train_error == pytest.approx(first.clean_train_error, rel=1e-9)
+
+
+def test_very_wide_logits_are_averaged_on_panels_that_grow() -> None:
+    """Steps of the outputs' own scale over fields 1e5 wide would be 1e11 nodes; at 60, both rules can be compared."""
+
+    def apart(points: np.ndarray) -> np.ndarray:
+        return (special.expit(points[0]) - special.expit(points[1])) ** 2
+
+    mean, covariance = np.array([20.0, -5.0]), np.array([[3600.0, 900.0], [900.0, 2500.0]])
+    steps, _ = population.gaussian_mean(apart, mean, covariance, rtol=1e-11)
+    growing, error = population._wide_mean(apart, mean, covariance, 1e-10, 0.0)
+    assert growing == pytest.approx(steps, rel=1e-9)
+    assert error < 1e-8
+    wide, _ = population.gaussian_mean(apart, 1e4 * mean, 1e8 * covariance)
+    # Outputs are 0 or 1: the probability of different signs.
+    same = multivariate_normal(mean, covariance).cdf([0, 0]) + multivariate_normal(-mean, covariance).cdf([0, 0])
+    assert wide == pytest.approx(1 - same, abs=1e-5)
