@@ -51,11 +51,11 @@ PASSES = 4
 SOBOL_ROWS = (2**9, 2**13)
 """Points of the Sobol sequence, first and last; doubled in between until the average no longer changes."""
 
-_UNSEEN = 1e-6  # factor on the tolerance after a pass in which nothing was found
 _BATCH = 2**11  # rows integrated at a time
 _PILOTS = 2**7
 _SHIFT = 1e-3  # of the differences that tell the fastest direction
 _TYPICAL = 0.01  # average that is expected where no pilots are sent
+_LEAST_ALONE = 1e-12  # what an average along one direction is compared with at least
 _LEAST = 1e-4  # average relative to which several directions are integrated, if it is smaller than that
 
 
@@ -77,7 +77,7 @@ def mean_tail(
     weight : array, shape (groups,)
         Probabilities of the groups.
     rtol : float
-        Relative accuracy asked for; of several directions, relative to 1e-4 where the average is smaller.
+        Relative accuracy asked for, relative to 1e-12 where the average is smaller; of several directions, to 1e-4.
     check : bool
         Integrate on other panels (or further on in the Sobol sequence): what tells whether the first ones were blind.
     evaluations : int
@@ -108,11 +108,11 @@ def mean_tail(
         values, errors = nest.mean(groups, np.empty((len(weight), 0)), np.full(len(weight), tolerance))
         beyond = 2.0 * count * float(special.ndtr(-nest.reach))
         found = Integral(float(weight @ values), float(weight @ errors) + beyond)
-        least = _LEAST if count > 1 else 0.0
+        least = _LEAST if count > 1 else _LEAST_ALONE
         if not found.error > rtol * max(abs(found.value), least) or nest.budget.left <= 0:
             break
         wanted = rtol * max(abs(found.value), least)
-        tolerance = min(0.1 * tolerance, wanted) if wanted else _UNSEEN * tolerance
+        tolerance = min(0.1 * tolerance, wanted)
     return found
 
 
