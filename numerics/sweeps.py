@@ -340,9 +340,9 @@ def _require_a_point(grid: Grid | Experiment, dataset: xarray.Dataset) -> None:
 def _sweep_to_file(grid: Grid | Experiment, path: Path, overwrite: bool, how: Mapping[str, Any]) -> xarray.Dataset:
     import xarray
 
+    require_room(path, 2 * 8 * grid.height * grid.size)
     if not path.is_file() or overwrite:
         require_affordable(grid, to_file=True)
-    require_room(path, 2 * 8 * grid.height * grid.size)
     description = {"sweep": grid.description()}
     text = json.dumps(description, sort_keys=True)
     if path.is_file() and not overwrite:
