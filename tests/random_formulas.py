@@ -255,13 +255,11 @@ def distance(residual, x: np.ndarray, scale: np.ndarray, panels: int, most: int)
             moved[0][k] += _DIFFERENCE * scale[k]
             moved[1][k] -= _DIFFERENCE * scale[k]
             jacobian[:, k] = (residual(moved[0], panels) - residual(moved[1], panels)) / (2 * _DIFFERENCE)
-        move = -np.linalg.solve(jacobian, value)
         finer = residual(x, 2 * panels)
         change = float(np.abs(np.linalg.solve(jacobian, finer - value)).max())
         if change <= _AGREEMENT or 4 * panels > most:
             return -np.linalg.solve(jacobian, finer), change
         panels, value = 2 * panels, finer
-        del move
 
 
 def check(case: Case) -> dict:

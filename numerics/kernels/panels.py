@@ -158,7 +158,6 @@ def panels(slopes, points, n, low, high, guess, centre, step, y, logits, paramet
             slopes(at, y, logits, parameters, address(slope, 0))
             if k == 0 or slope[2] < np.inf:
                 steepest = max(steepest, slope[2])
-        slopes(near, y, logits, parameters, address(slope, 0))
     begun = n
     for k in range(count):
         goal = low + (high - low) * (k + 1) / count
