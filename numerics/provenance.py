@@ -17,7 +17,8 @@ from theory import envelope, potential
 
 SIMULATION_CODE = (
     "theory/losses.py", "theory/formula.py", "theory/functions.py", "theory/symbols.py", "theory/observables.py",
-    "numerics/codegen.py", "numerics/formulas.py", "numerics/models.py", "numerics/optimisers.py", "numerics/population.py",
+    "numerics/codegen.py", "numerics/formulas.py", 
+    "numerics/models/chain.py", "numerics/models/checks.py", "numerics/models/data.py", "numerics/models/parameters.py", "numerics/models/stages.py", "numerics/optimisers.py", "numerics/population.py",
     "numerics/simulation.py", "numerics/thresholds.py",
 )  # fmt: skip
 """Files that a simulation depends on; everything else depends on all of ``theory`` and ``numerics``."""
