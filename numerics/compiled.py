@@ -10,7 +10,9 @@ from types import ModuleType
 
 import numpy as np
 
-from numerics.codegen import EQUATION_NAMES, LossFunctions, core_module, equations_module, grid_kind, loss_module
+from numerics.codegen.core import core_module
+from numerics.codegen.equations import EQUATION_NAMES, equations_module
+from numerics.codegen.losses import LossFunctions, grid_kind, loss_module
 from numerics.constant_targets import resting_biases
 from numerics.directions import fixed_directions
 from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Stage

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from numerics.codegen import equations_module
+from numerics.codegen.equations import equations_module
 from numerics.compiled import newton
 from numerics.deferred import special
 from numerics.limits import extend_any

@@ -16,8 +16,8 @@ import numpy as np
 import sympy
 from numba import types
 
-from numerics.cache import njit
-from numerics.codegen import loss_module
+from numerics.codegen.cache import njit
+from numerics.codegen.losses import loss_module
 from numerics.hard_stage import solve_gradient, with_values
 from numerics.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address
 from numerics.models import Estimator, Frozen

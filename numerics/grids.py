@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from numerics import formulas
+from numerics.codegen import observables
 from numerics.compiled import PointArrays, compile_chain
 from numerics.journal import Piece
 from numerics.limits import require_plain
@@ -165,7 +165,7 @@ def _over_norm(values: np.ndarray, q: np.ndarray) -> np.ndarray:
 def _test_error(m: np.ndarray, b: np.ndarray, q: np.ndarray, delta: np.ndarray, rho: np.ndarray) -> np.ndarray:
     """P(s h < 0) on a fresh sample; a stage without weights decides by its bias, and with none it does not."""
     by_bias = np.where(b > 0.0, 1.0 - rho, np.where(b < 0.0, rho, np.nan))
-    return np.where(q > 0.0, formulas.test_error()(m, b, np.where(q > 0.0, q, 1.0), delta, rho), by_bias)
+    return np.where(q > 0.0, observables.test_error()(m, b, np.where(q > 0.0, q, 1.0), delta, rho), by_bias)
 
 
 def problem_at(

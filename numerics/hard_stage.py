@@ -26,8 +26,9 @@ import sympy
 from numba import types
 
 from numerics import thresholds
-from numerics.cache import njit
-from numerics.codegen import LossFunctions, equations_module, loss_module
+from numerics.codegen.cache import njit
+from numerics.codegen.equations import equations_module
+from numerics.codegen.losses import LossFunctions, loss_module
 from numerics.deferred import optimize, special
 from numerics.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address
 from numerics.models import Chain, Estimator, GaussianMixture

@@ -23,7 +23,8 @@ import numpy as np
 import sympy
 
 from numerics import thresholds
-from numerics.codegen import LossFunctions, equations_module
+from numerics.codegen.equations import equations_module
+from numerics.codegen.losses import LossFunctions
 from numerics.compiled import PointArrays, cholesky_triangle, compile_chain, newton, target_features
 from numerics.hard_stage import (
     HARD,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from numerics.codegen import core_module, grid_kind, loss_module
+from numerics.codegen.core import core_module
+from numerics.codegen.losses import grid_kind, loss_module
 from numerics.models import Estimator, Frozen, GaussianMixture
 from theory.losses import LinearLoss, Loss
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from numerics.codegen import equations_module
+from numerics.codegen.equations import equations_module
 from numerics.models import Estimator, Frozen
 
 _ROUNDING = 1e-12

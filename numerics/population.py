@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics import formulas
-from numerics.codegen import LossFunctions
+from numerics.codegen import observables
+from numerics.codegen.losses import LossFunctions
 from numerics.deferred import special
 from numerics.models import GaussianMixture
 from theory.functions import step
@@ -319,7 +319,7 @@ class Population:
         rho = self.data.rho
         if q == 0.0:
             return 0.5 if b == 0.0 else (1 - rho if b > 0.0 else rho)
-        return float(formulas.test_error()(m, b, q, self.data.delta, rho))
+        return float(observables.test_error()(m, b, q, self.data.delta, rho))
 
     def agreement(self, t: int, s: int) -> float:
         """Probability that stages t and s give a test point the same label."""
@@ -334,7 +334,9 @@ class Population:
                 with np.errstate(divide="ignore", invalid="ignore"):
                     a, b = np.nan_to_num(means / norms, nan=0.0)
                 correlation = 0.0
-            same = formulas.bivariate_normal_cdf(a, b, correlation) + formulas.bivariate_normal_cdf(-a, -b, correlation)
+            same = observables.bivariate_normal_cdf(a, b, correlation) + observables.bivariate_normal_cdf(
+                -a, -b, correlation
+            )
             total += weight * same
         return total
 
@@ -342,14 +344,14 @@ class Population:
         """E[(h_t - h_s)^2] on a test point."""
         # That of their difference to no model at all: no digits are lost where they are nearly equal.
         m, b, row = (values[t] - values[s] for values in (self.magnetization, self.bias, self.factor))
-        return float(formulas.logit_distance()(m, 0.0, b, 0.0, row @ row, 0.0, 0.0, self.data.delta, self.data.rho))
+        return float(observables.logit_distance()(m, 0.0, b, 0.0, row @ row, 0.0, 0.0, self.data.delta, self.data.rho))
 
     def calibration(self, t: int) -> tuple[float, float]:
         """(slope, offset) of the true log-odds as a function of h_t; nan for a model of zero norm."""
         q = self.overlap[t, t]
         if q == 0.0:
             return math.nan, math.nan
-        return formulas.calibration()(self.magnetization[t], self.bias[t], q, self.data.delta, self.data.rho)
+        return observables.calibration()(self.magnetization[t], self.bias[t], q, self.data.delta, self.data.rho)
 
     def output_distance(self, t: int, s: int) -> tuple[float, float]:
         """E[(sigmoid(h_t) - sigmoid(h_s))^2] on a test point, and its quadrature error."""

@@ -12,23 +12,14 @@ from pathlib import Path
 import sympy
 
 import theory
-from numerics.cache import derived_source
+from numerics.codegen.cache import derived_source
 from theory import envelope, potential
 
-SIMULATION_CODE = (
-    "theory/losses.py", "theory/formula.py", "theory/functions.py", "theory/symbols.py", "theory/observables.py",
-    "numerics/codegen.py", "numerics/formulas.py", 
-    "numerics/models/chain.py", "numerics/models/checks.py", "numerics/models/data.py", "numerics/models/parameters.py", "numerics/models/stages.py", "numerics/optimisers.py", "numerics/population.py",
-    "numerics/simulation.py", "numerics/thresholds.py",
-)  # fmt: skip
-"""Files that a simulation depends on; everything else depends on all of ``theory`` and ``numerics``."""
+SIMULATION_ROOMS = ("theory", "numerics/models", "numerics/codegen", "numerics/solution", "numerics/simulation")
+"""Folders that a simulation depends on; what theory computes depends on all of ``theory`` and ``numerics`` but:"""
 
-OTHER_CODE = (
-    "numerics/cache.py", "numerics/commands.py", "numerics/double_descent.py", "numerics/executors.py",
-    "numerics/explorer.py", "numerics/figure.py", "numerics/journal.py", "numerics/phase_diagram.py",
-    "numerics/provenance.py", "numerics/style.py", "numerics/sweep.py", "theory/__main__.py", "theory/terminal.py",
-)  # fmt: skip
-"""Files that no number depends on: they draw, keep, ask and distribute."""
+SILENT_ROOMS = ("numerics/cli", "numerics/plots")
+"""Folders that no number depends on, which ask and draw.  Commands, modules that may be run, do not count either."""
 
 
 def package_versions() -> dict[str, str]:
@@ -52,6 +43,7 @@ THEORY, SIMULATION = 1, 1
 than they are good to."""
 
 _DIGITS = 12
+_GUARD = '\nif __name__ == "__main__":\n'
 _EVALUATED = 30  # digits: rounding never reaches the digits that count
 _STAGES = (1, 2, 3)
 
@@ -95,13 +87,23 @@ def numbers_version(simulation: bool) -> str:
 @lru_cache(maxsize=2)
 def code_version(simulation: bool) -> str:
     """Hash of the source, without its texts, that the results of theory, or of simulations, depend on."""
-    roots = [Path(theory.__file__).parent, Path(__file__).parent]
-    files = {f"{root.name}/{path.relative_to(root).as_posix()}": path for root in roots for path in root.rglob("*.py")}
-    kept = SIMULATION_CODE if simulation else sorted(set(files) - set(OTHER_CODE))
     digest = hashlib.sha256()
-    for name in kept:
-        digest.update(name.encode() + _without_texts(files[name].read_text(encoding="utf-8")).encode())
+    for name, source in sorted(_sources(simulation).items()):
+        digest.update(name.encode() + _without_texts(source).encode())
     return digest.hexdigest()[:16]
+
+
+def _sources(simulation: bool) -> dict[str, str]:
+    """Text of the files that count, by their names below the folder of the packages."""
+    packages = Path(theory.__file__).parent, Path(__file__).parent
+    files = {path: path.relative_to(root.parent) for root in packages for path in root.rglob("*.py")}
+    found = {}
+    for path, name in files.items():
+        room, source = name.parent.as_posix(), path.read_text(encoding="utf-8")
+        counts = room.startswith(SIMULATION_ROOMS) if simulation else not room.startswith(SILENT_ROOMS)
+        if counts and path.name != "__main__.py" and _GUARD not in source:
+            found[name.as_posix()] = source
+    return found
 
 
 def _without_texts(source: str) -> str:

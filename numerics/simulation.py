@@ -26,7 +26,7 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from numerics.codegen import LossFunctions
+from numerics.codegen.losses import LossFunctions
 from numerics.models import (
     TRAINING,
     Chain,

@@ -16,9 +16,11 @@ from functools import cached_property
 
 import numpy as np
 
-from numerics import formulas, thresholds
+from numerics import thresholds
 from numerics.calibration import calibration_error
-from numerics.codegen import LossFunctions, equations_module
+from numerics.codegen import observables
+from numerics.codegen.equations import equations_module
+from numerics.codegen.losses import LossFunctions
 from numerics.deferred import special
 from numerics.directions import sobol_directions
 from numerics.hard_stage import MAX_MARGIN, MINIMUM_NORM, HardPoint, effective_ridge
@@ -443,7 +445,7 @@ class StageSolution:
     @property
     def test_error(self) -> float:
         """P(s h < 0) on a fresh sample."""
-        return float(formulas.test_error()(*self._direction, self._data.delta, self._data.rho))
+        return float(observables.test_error()(*self._direction, self._data.delta, self._data.rho))
 
     @property
     def train_error(self) -> float:
@@ -642,7 +644,7 @@ class StageSolution:
         constants = solution.moments(t - 1).prior_constants(t - 1, self.estimator.ridge)
         parameters = [self.magnetization, *solution.finite_overlap[t - 1, :t], *point.response_row]
         inputs = [*parameters, *point.conjugates, alpha * envelope.value]
-        return Integral(-float(formulas.free_energy(t)(inputs, constants)), alpha * envelope.error)
+        return Integral(-float(observables.free_energy(t)(inputs, constants)), alpha * envelope.error)
 
     @property
     def calibration_slope(self) -> float:
@@ -656,7 +658,7 @@ class StageSolution:
 
     @property
     def _calibration(self) -> tuple[float, float]:
-        slope, offset = formulas.calibration()(*self._direction, self._data.delta, self._data.rho)
+        slope, offset = observables.calibration()(*self._direction, self._data.delta, self._data.rho)
         return (0.0 if self.limit == MAX_MARGIN else slope), offset
 
     @property

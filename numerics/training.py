@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from numerics import crossings
-from numerics.codegen import LossFunctions
+from numerics.codegen.losses import LossFunctions
 from numerics.compiled import structural_loss
 from numerics.deferred import special
 from numerics.hard_stage import MAX_MARGIN, MINIMUM_NORM, HardPoint, constraint, follow_hard

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from numerics.cache import njit
+from numerics.codegen.cache import njit
 
 OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 """Of every compiled function.  What is divided by zero is infinite or NaN, and is found by whoever called; an exception could

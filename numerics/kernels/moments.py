@@ -4,7 +4,7 @@ A *node* i is one point of the law of label, earlier fields and earlier logits, 
 value of this stage's training logit ``h``.  Node i owns the points ``start[i] <= j < stop[i]``.  On every point
 ``P = h + gamma S(h)``, so that the field is explicit and only one Gaussian density is evaluated for each pair.
 
-The names imported from ``_generated`` are written by :mod:`numerics.codegen` from ``theory.envelope``.
+The names imported from ``_generated`` are written by :mod:`numerics.codegen.equations` from ``theory.envelope``.
 """
 
 from __future__ import annotations

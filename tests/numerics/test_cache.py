@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from surroundings import NOBODY, as_nobody, python
 
-from numerics import cache
-from numerics.cache import CACHE_VARIABLE, CacheWarning, cache_directory, read_entry, write_entry
+from numerics.codegen import cache
+from numerics.codegen.cache import CACHE_VARIABLE, CacheWarning, cache_directory, read_entry, write_entry
 from numerics.compiled import compile_chain
 from numerics.models import Chain, Estimator
 from theory import terminal
@@ -245,7 +245,7 @@ def test_nothing_can_be_written_at_all(monkeypatch, tmp_path) -> None:
         assert cache_directory() is None
         with pytest.warns(CacheWarning, match="every start compiles again"):
             module = cache.load(
-                "unkept", "from numerics.cache import njit\n\n@njit(cache=True)\ndef f(x):\n    return x + 1\n"
+                "unkept", "from numerics.codegen.cache import njit\n\n@njit(cache=True)\ndef f(x):\n    return x + 1\n"
             )
         assert module.f(1) == 2
     finally:

@@ -9,7 +9,7 @@ from mpmath import mp
 from numba import njit
 
 from numerics import Estimator, GaussianMixture, solve
-from numerics.codegen import LossFunctions, loss_module
+from numerics.codegen.losses import LossFunctions, loss_module
 from numerics.kernels.elementary import address
 from theory.functions import MPMATH
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation

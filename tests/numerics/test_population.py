@@ -13,7 +13,7 @@ from scipy.special import expit
 from scipy.stats import multivariate_normal
 
 from numerics import Estimator, GaussianMixture, Hebbian, population, solve
-from numerics.codegen import LossFunctions
+from numerics.codegen.losses import LossFunctions
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels
 
 DATA = GaussianMixture(0.8, 0.2, 1.0)

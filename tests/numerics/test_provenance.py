@@ -10,10 +10,19 @@ from numerics import provenance
 ROOT = Path(numerics.__file__).parents[1]
 
 
-def test_files_exist() -> None:
-    for name in (*provenance.SIMULATION_CODE, *provenance.OTHER_CODE):
-        assert (ROOT / name).is_file(), name
-    assert not set(provenance.SIMULATION_CODE) & set(provenance.OTHER_CODE)
+def test_what_counts_is_told_by_rooms() -> None:
+    theory, simulation = provenance._sources(False), provenance._sources(True)
+    for room in provenance.SIMULATION_ROOMS:
+        assert (ROOT / room / "__init__.py").is_file()
+        assert any(name.startswith(f"{room}/") for name in simulation)
+    assert set(simulation) < set(theory)
+    assert {"theory/potential.py", "numerics/solver.py", "numerics/settings.py", "numerics/thresholds.py"} <= set(
+        theory
+    )
+    assert not {"numerics/solve.py", "numerics/phase_diagram.py", "theory/__main__.py"} & set(theory)
+    for room in provenance.SILENT_ROOMS:
+        assert (ROOT / room / "__init__.py").is_file()
+        assert not any(name.startswith(f"{room}/") for name in theory)
 
 
 def test_texts_do_not_count() -> None:

@@ -11,9 +11,9 @@ import pytest
 import sympy
 
 from numerics import Estimator, GaussianMixture, solve
-from numerics.codegen import LossFunctions
+from numerics.codegen.losses import LossFunctions
+from numerics.codegen.observables import as_function
 from numerics.compiled import target_features
-from numerics.formulas import as_function
 from numerics.models import Chain
 from numerics.nodes import StagePoint, extend, label_nodes
 from numerics.patterns import WeightMoments, nested_patterns

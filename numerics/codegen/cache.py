@@ -47,8 +47,8 @@ CACHE_VARIABLE = "REPLICA_DISTILLATION_CACHE"
 SOLVER_NOTICE = "compiling the solver (once, about half a minute)"
 
 _APPLICATION = "replica-distillation"
-_KERNELS = Path(__file__).parent / "kernels"
-_CODEGEN = Path(__file__).with_name("codegen.py")
+_CODEGEN = Path(__file__).parent
+_KERNELS = _CODEGEN.parent / "kernels"
 _INDEX_SUFFIX, _DATA_SUFFIX = ".nbi", ".nbc"
 _MACHINE_CODE = "__pycache__"
 _DIGITS = 16  # of a hash, in a name
@@ -262,7 +262,7 @@ def fingerprint() -> str:
     """Hash of all that generated code depends on: kernels, theory, code generation, and the versions of the tools."""
     digest = hashlib.sha256()
     theories = (path for path in Path(theory.__file__).parent.glob("*.py") if path.name not in _SAYS_NOTHING)
-    for path in [*sorted(_KERNELS.glob("*.py")), *sorted(theories), _CODEGEN]:
+    for path in [*sorted(_KERNELS.glob("*.py")), *sorted(theories), *sorted(_CODEGEN.glob("*.py"))]:
         digest.update(path.read_bytes())
     digest.update(f"{sympy.__version__} ".encode())
     digest.update(f"{numba.__version__} {llvmlite.__version__} {sys.implementation.cache_tag}".encode())

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import sympy
 
-from numerics.codegen import derived_source
+from numerics.codegen.cache import derived_source
+from numerics.codegen.printing import with_tails
 from numerics.deferred import special
-from numerics.thresholds import with_tails
 from theory import observables, potential
 from theory.symbols import delta, rho
 
@@ -25,12 +25,12 @@ def as_function(arguments: tuple[sympy.Symbol, ...], expression: sympy.Expr) -> 
 
 
 def _source(arguments: tuple[sympy.Symbol, ...], expression: sympy.Expr) -> str:
-    names = {"_complement": None, "erf": None}
+    names = {"complement": None, "erf": None}
     return inspect.getsource(sympy.lambdify(arguments, with_tails(expression), modules=[names, "numpy"]))
 
 
 def _function(source: str) -> Callable:
-    namespace = {**vars(np), "_complement": special.erfc, "erf": special.erf}
+    namespace = {**vars(np), "complement": special.erfc, "erf": special.erf}
     exec(source, namespace)  # text that lambdify printed
     return namespace["_lambdifygenerated"]
 
