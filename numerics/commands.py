@@ -580,7 +580,7 @@ def simulate_command(
     output: Path | None, **flags,
 ) -> int:  # fmt: skip
     """``python -m numerics.simulate``."""
-    from numerics.compiled import compile_chain, compile_losses
+    from numerics.scalar.compiled import compile_chain, compile_losses
     from numerics.simulation import simulate  # here: the other command does without
 
     data, chain = build_model(flags)

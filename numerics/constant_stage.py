@@ -12,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 
 from numerics.codegen.equations import equations_module
-from numerics.compiled import newton
 from numerics.deferred import special
-from numerics.limits import extend_any
 from numerics.models import Frozen, total_alpha
-from numerics.nodes import Nodes, StagePoint, extend, label_nodes
-from numerics.patterns import WeightMoments, mask_patterns
+from numerics.scalar.compiled import newton
+from numerics.scalar.limits import extend_any
+from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes
+from numerics.scalar.prior import WeightMoments, mask_patterns
 from numerics.solution import Solution, StageSolution
 
 _SHIFT = 2e-3  # of a logit that responses are read off, by differences of fourth order
@@ -25,7 +25,7 @@ _SMOOTH = 1e-6  # change of such a difference at half the shift, above which the
 
 
 class ConstantStage(StageSolution):
-    """A stage without weights (:mod:`numerics.constant_targets`), or one whose predecessor has none.
+    """A stage without weights (:mod:`numerics.scalar.constant_targets`), or one whose predecessor has none.
 
     Examples
     --------

@@ -17,8 +17,8 @@ import numpy as np
 
 from numerics import panels
 from numerics.deferred import special
-from numerics.directions import sobol_directions
 from numerics.panels import Budget, Integral
+from numerics.scalar.directions import sobol_directions
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Score z of points: takes their groups, integers of shape (p,), and g_1..g_k, shape (p, k)."""

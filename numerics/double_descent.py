@@ -14,9 +14,9 @@ import numpy as np
 import xarray
 
 from numerics import style, thresholds
-from numerics.compiled import structural_loss
 from numerics.grids import Experiment, Grid
 from numerics.models import TRAINING, Chain, Estimator, Frozen, GaussianMixture, ParameterError, Stage, total_alpha
+from numerics.scalar.compiled import structural_loss
 from numerics.simulation import Simulation
 from theory.losses import CrossEntropy, Distillation
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from numerics.hard_stage import HardPoint
-from numerics.nodes import StagePoint, sharpness_along
-from numerics.walk import Walk
+from numerics.scalar.constrained import HardPoint
+from numerics.scalar.nodes import StagePoint, sharpness_along
+from numerics.scalar.walk import Walk
 
 if TYPE_CHECKING:
     from numerics.solution import Solution
@@ -27,7 +27,7 @@ _GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
 def displaced(solution: Solution) -> Solution:
     """The solution with its order parameters off by their error; of a chain all of whose stages are solved.
 
-    Limits ridge -> 0 and chains solved by :mod:`numerics.spectral` take no compiled Newton step: there every order parameter is off
+    Limits ridge -> 0 and chains solved by :mod:`numerics.square_chain` take no compiled Newton step: there every order parameter is off
     by the quadrature error stated, times a factor between -1 and 1.
     """
     points = solution.points

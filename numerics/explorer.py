@@ -36,9 +36,9 @@ from PIL import Image
 
 from numerics import figure, style, thresholds
 from numerics.commands import replacing, require_writable, simulated
-from numerics.compiled import PointArrays, compile_chain
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, require_number, with_parameter
 from numerics.phase_diagram import SIMULATED_ALPHAS, refined_grid, thresholds_in_alpha, write_data
+from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation import SimulationResult, simulate
 from numerics.solution import OBSERVABLES, Solution

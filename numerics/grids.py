@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from numerics.codegen import observables
-from numerics.compiled import PointArrays, compile_chain
 from numerics.journal import Piece
-from numerics.limits import require_plain
 from numerics.models import Chain, GaussianMixture, ParameterError, check_fit, parameter_paths, with_parameter
 from numerics.problem import write_problem
 from numerics.provenance import code_version, package_versions
+from numerics.scalar.compiled import PointArrays, compile_chain
+from numerics.scalar.limits import require_plain
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation import Simulation, simulate
 from numerics.solution import OBSERVABLES, Solution
@@ -37,7 +37,7 @@ from numerics.solver import (
     solve,
     spectral_solution,
 )
-from numerics.spectral import is_spectral
+from numerics.square_chain.spectral import is_spectral
 
 if TYPE_CHECKING:
     import xarray

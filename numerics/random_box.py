@@ -19,8 +19,8 @@ with starting(__name__):
     from tqdm import tqdm
 
     from numerics.commands import Command, table
-    from numerics.compiled import PointArrays, compile_chain
     from numerics.models import Chain, Estimator, GaussianMixture
+    from numerics.scalar.compiled import PointArrays, compile_chain
     from numerics.settings import DEFAULT, Settings
     from numerics.solver import read_solution
     from theory.losses import CrossEntropy, Distillation

@@ -22,9 +22,6 @@ from numerics.codegen import observables
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions
 from numerics.deferred import special
-from numerics.directions import sobol_directions
-from numerics.hard_stage import MAX_MARGIN, MINIMUM_NORM, HardPoint, effective_ridge
-from numerics.limits import MAXIMUM_LIKELIHOOD, extend_any
 from numerics.models import (
     TRAINING,
     Chain,
@@ -35,13 +32,16 @@ from numerics.models import (
     parameter_values,
     total_alpha,
 )
-from numerics.nodes import Nodes, StagePoint, extend, label_nodes, sharpness_along
 from numerics.panels import Integral
-from numerics.patterns import WeightMoments, mask_patterns
 from numerics.population import Population, output_difference
+from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, HardPoint, effective_ridge
+from numerics.scalar.directions import sobol_directions
+from numerics.scalar.limits import MAXIMUM_LIKELIHOOD, extend_any
+from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes, sharpness_along
+from numerics.scalar.prior import WeightMoments, mask_patterns
 from numerics.settings import Settings
-from numerics.spectral import SpectralStages
-from numerics.square_training import SquareTraining
+from numerics.square_chain.spectral import SpectralStages
+from numerics.square_chain.training import SquareTraining
 from numerics.training import TrainingSamples
 from theory.losses import CrossEntropy
 
@@ -238,7 +238,7 @@ class Solution:
 
     @cached_property
     def square_training(self) -> SquareTraining | None:
-        """Law of the training logits of a chain that was solved by :mod:`numerics.spectral`; None for all others."""
+        """Law of the training logits of a chain that was solved by :mod:`numerics.square_chain`; None for all others."""
         return None if self.spectral is None else SquareTraining(self.spectral)
 
     @cached_property

@@ -16,16 +16,16 @@ from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from numerics.compiled import compile_chain, compile_losses
 from numerics.executors import SERIAL, check_executor, noticing_interrupts, run_tasks
 from numerics.grids import Experiment, Grid, Over, axis_values, problem_at
 from numerics.journal import SUFFIX, Journal, differences, require_room
 from numerics.models import Chain, ConvergenceWarning, GaussianMixture, ParameterError, Stage, parameter_value
+from numerics.scalar.compiled import compile_chain, compile_losses
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation import MEASURED, Simulation
 from numerics.solution import OBSERVABLES
 from numerics.solver import LONGEST_CHAIN
-from numerics.spectral import is_spectral
+from numerics.square_chain.spectral import is_spectral
 
 if TYPE_CHECKING:
     import xarray

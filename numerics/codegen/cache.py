@@ -48,7 +48,7 @@ SOLVER_NOTICE = "compiling the solver (once, about half a minute)"
 
 _APPLICATION = "replica-distillation"
 _CODEGEN = Path(__file__).parent
-_KERNELS = _CODEGEN.parent / "kernels"
+_KERNELS = _CODEGEN.parent / "scalar" / "kernels"
 _INDEX_SUFFIX, _DATA_SUFFIX = ".nbi", ".nbc"
 _MACHINE_CODE = "__pycache__"
 _DIGITS = 16  # of a hash, in a name

@@ -8,18 +8,19 @@ from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
-from numerics import kernels
 from numerics.codegen.cache import derived_source, load
 from numerics.codegen.equations import moment_definitions
 from numerics.codegen.printing import HEADER_TEXT
+from numerics.scalar import kernels
 
 _KERNELS = Path(kernels.__file__).parent
 _KERNEL_IMPORT = re.compile(
-    r"^(from (numerics\.kernels\.\w+|\._generated|numba|__future__) import (\([^)]*\)|[^(\n]*)[^\n]*|import (math|numpy as np))\n",
+    r"^(from (numerics\.scalar\.kernels\.\w+|\._generated|numba|__future__) import (\([^)]*\)|[^(\n]*)[^\n]*"
+    r"|import (math|numpy as np))\n",
     re.MULTILINE,
 )
 _HEADER = re.compile(r'\A(""".*?"""\n)?\s*from __future__ import annotations\n', re.DOTALL)
-_CORE = ("points", "panels", "grid", "moments", "nodes", "stage", "chain", "lists")
+_CORE = ("proximal", "panels", "grid", "averages", "nodes", "stage", "chain", "lists")
 """Kernel files of the core, each after those it needs."""
 
 

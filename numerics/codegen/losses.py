@@ -14,7 +14,7 @@ from numba.core import types
 
 from numerics.codegen.cache import derived_source, load
 from numerics.codegen.printing import HEADER_TEXT, by_label, function, gathered, statements, without_cancellation
-from numerics.kernels.elementary import SEARCHED, SHARED
+from numerics.scalar.kernels.elementary import SEARCHED, SHARED
 from theory.losses import Loss
 from theory.symbols import h, y
 
@@ -81,7 +81,7 @@ class _ByFormula:
 
 
 def grid_kind(loss: Loss, may_share: bool = True) -> int:
-    """What ``kernels/grid.py`` is told of a loss: the sum of SHARED and SEARCHED, as they apply."""
+    """What ``scalar/kernels/grid.py`` is told of a loss: the sum of SHARED and SEARCHED, as they apply."""
     shared = SHARED if may_share and loss.split is not None else 0
     return shared + (0 if loss.bends_are_known else SEARCHED)
 

@@ -79,7 +79,7 @@ def function(name: str, arguments: Sequence[str], body: str, result: str = "", *
 
 HEADER_TEXT = (
     "from __future__ import annotations\n\nimport math\n\nimport numpy as np\nfrom numba import types\n\n"
-    "from numerics.codegen.cache import njit\nfrom numerics.kernels.elementary import *\n\n\n"
+    "from numerics.codegen.cache import njit\nfrom numerics.scalar.kernels.elementary import *\n\n\n"
 )
 
 

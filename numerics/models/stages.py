@@ -57,7 +57,7 @@ class Estimator:
         Convex loss in this stage's logit ``h = w.x/sqrt(N) + b``; it may look at the label and at earlier logits.
     ridge : float
         Strength ``lambda >= 0`` of the L2 penalty on the weights; the bias ``b`` is not regularised.  0 stands for the limit
-        ``lambda -> 0`` from above; see :mod:`numerics.limits`.
+        ``lambda -> 0`` from above; see :mod:`numerics.scalar.limits`.
     eta : float
         Fraction of trainable weights, in (0, 1]; the others stay 0.
     name : str or None

@@ -18,8 +18,8 @@ from straightforward import solve_logistic
 from numerics import Chain, Estimator, GaussianMixture, solve, sweep
 from numerics.codegen.cache import CACHE_VARIABLE
 from numerics.codegen.core import core_module
-from numerics.compiled import PointArrays, compile_chain
 from numerics.random_box import random_points
+from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import DEFAULT
 from theory.losses import CrossEntropy, Distillation, Loss
 

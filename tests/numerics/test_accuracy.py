@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from numerics.compiled import PointArrays, compile_chain
 from numerics.random_box import random_points
+from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import DEFAULT
 
 FINE = replace(DEFAULT, max_levels=0, field_step=0.4, outer_step=0.38, tail=1e-16)

@@ -14,14 +14,14 @@ from surroundings import NOBODY, as_nobody, python
 
 from numerics.codegen import cache
 from numerics.codegen.cache import CACHE_VARIABLE, CacheWarning, cache_directory, read_entry, write_entry
-from numerics.compiled import compile_chain
 from numerics.models import Chain, Estimator
+from numerics.scalar.compiled import compile_chain
 from theory import terminal
 from theory.losses import CrossEntropy
 from theory.terminal import guarded
 
 SOLVE = ("-m", "numerics.solve", "--alpha", "1", "--single", "--json")
-COMPILES_A_LITTLE = ("-c", "from numerics.kernels.elementary import softplus; print(round(softplus(0.0), 6))")
+COMPILES_A_LITTLE = ("-c", "from numerics.scalar.kernels.elementary import softplus; print(round(softplus(0.0), 6))")
 
 
 @pytest.fixture

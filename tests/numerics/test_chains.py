@@ -24,15 +24,15 @@ from numerics import (
     Hebbian,
     ParameterError,
     Solution,
-    compiled,
     simulate,
     solve,
     sweep,
     with_parameter,
 )
 from numerics.models import Stage
-from numerics.nodes import extend, label_nodes
 from numerics.optimize import optimize
+from numerics.scalar import compiled
+from numerics.scalar.nodes import extend, label_nodes
 from numerics.simulation import SimulationResult, draw
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation, SquareLoss
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from numerics import DataSet, Estimator, GaussianMixture, separability_threshold, solve, sweep
-from numerics.constant_targets import resting_biases
 from numerics.models import ConvergenceWarning
+from numerics.scalar.constant_targets import resting_biases
 from numerics.settings import DEFAULT
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation
 

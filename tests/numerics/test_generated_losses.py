@@ -10,7 +10,7 @@ from numba import njit
 
 from numerics import Estimator, GaussianMixture, solve
 from numerics.codegen.losses import LossFunctions, loss_module
-from numerics.kernels.elementary import address
+from numerics.scalar.kernels.elementary import address
 from theory.functions import MPMATH
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation
 from theory.symbols import h, y

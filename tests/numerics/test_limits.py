@@ -14,9 +14,9 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from numerics import OBSERVABLES, Chain, ConvergenceWarning, Estimator, GaussianMixture, ParameterError, Solution, solve
-from numerics.hard_stage import minimisers
-from numerics.limits import is_logistic, minimum_is_finite
-from numerics.nodes import Nodes
+from numerics.scalar.constrained import minimisers
+from numerics.scalar.limits import is_logistic, minimum_is_finite
+from numerics.scalar.nodes import Nodes
 from numerics.simulation import Sample, draw, train
 from numerics.thresholds import max_margin, minimum_norm_interpolator, separability_threshold
 from theory.losses import CrossEntropy, Distillation, LinearLoss, Loss, SquareDistillation, SquareLoss

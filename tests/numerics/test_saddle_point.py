@@ -13,10 +13,10 @@ import sympy
 from numerics import Estimator, GaussianMixture, solve
 from numerics.codegen.losses import LossFunctions
 from numerics.codegen.observables import as_function
-from numerics.compiled import target_features
 from numerics.models import Chain
-from numerics.nodes import StagePoint, extend, label_nodes
-from numerics.patterns import WeightMoments, nested_patterns
+from numerics.scalar.compiled import target_features
+from numerics.scalar.nodes import StagePoint, extend, label_nodes
+from numerics.scalar.prior import WeightMoments, nested_patterns
 from numerics.solver import plain_iteration
 from numerics.thresholds import bayes_error_known_means
 from theory import potential

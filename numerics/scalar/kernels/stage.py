@@ -12,7 +12,8 @@ import math
 import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import (
+from numerics.scalar.kernels.averages import channel_averages, point_tables
+from numerics.scalar.kernels.elementary import (
     OPTIONS,
     POINT_FUNCTION,
     FloatArray,
@@ -23,10 +24,9 @@ from numerics.kernels.elementary import (
     lu_solve,
     multiply,
 )
-from numerics.kernels.grid import MAP_TOLERANCE, build_grid, choose_branches, half_widths
-from numerics.kernels.moments import channel_averages, point_tables
-from numerics.kernels.nodes import MARGIN
-from numerics.kernels.points import POINT_ROWS
+from numerics.scalar.kernels.grid import MAP_TOLERANCE, build_grid, choose_branches, half_widths
+from numerics.scalar.kernels.nodes import MARGIN
+from numerics.scalar.kernels.proximal import POINT_ROWS
 
 from ._generated import DENSITY_ROW, N_MOMENTS, TABLE_ROWS  # generated
 
@@ -303,7 +303,7 @@ def solve_stage(
     Parameters
     ----------
     slopes, targets, features, n_features, shareable
-        The loss; see ``kernels/grid.py``.
+        The loss; see ``scalar/kernels/grid.py``.
     functions, first
         List of generated equations, and where this stage's begin in it.
     weight, design, labels, logits

@@ -9,7 +9,7 @@
 - *max margin*: logistic labels and ``alpha < alpha*``.  The weights become infinite; their direction is that of the shortest
   weights with ``s h >= 1`` on every sample.
 
-The last two minimise ``|w|^2`` under a hard constraint; see :mod:`numerics.hard_stage`.
+The last two minimise ``|w|^2`` under a hard constraint; see :mod:`numerics.scalar.constrained`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import sympy
 from numerics import thresholds
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions
-from numerics.compiled import PointArrays, cholesky_triangle, compile_chain, newton, target_features
-from numerics.hard_stage import (
+from numerics.models import Chain, Estimator, GaussianMixture, ParameterError
+from numerics.scalar.compiled import PointArrays, cholesky_triangle, compile_chain, newton, target_features
+from numerics.scalar.constrained import (
     HARD,
     MAX_MARGIN,
     MINIMUM_NORM,
@@ -39,9 +40,8 @@ from numerics.hard_stage import (
     extend_hard,
     with_values,
 )
-from numerics.models import Chain, Estimator, GaussianMixture, ParameterError
-from numerics.nodes import Nodes, StagePoint, extend, label_nodes, sharp_crossings
-from numerics.patterns import WeightMoments, nested_patterns
+from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes, sharp_crossings
+from numerics.scalar.prior import WeightMoments, nested_patterns
 from numerics.settings import Settings
 from theory.functions import sigmoid
 from theory.losses import Loss
@@ -418,7 +418,7 @@ def solve_stage(
     nodes, prior, earlier
         Nodes on training samples, constants of the prior (``WeightMoments.prior_constants``), saddle points.
     x : array, shape (2t + 2,)
-        Starting point; unknowns as in ``kernels/stage.py``.
+        Starting point; unknowns as in ``scalar/kernels/stage.py``.
     """
     unknowns, conjugates, _, outcome = newton(
         data, stage, nodes, prior, earlier, x, step, settings.tail, settings.newton_tolerance, settings.max_iterations

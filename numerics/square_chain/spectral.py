@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.models import Chain, GaussianMixture
-from numerics.nodes import StagePoint
-from numerics.square_chain import SquareChain, square_chain
+from numerics.scalar.nodes import StagePoint
+from numerics.square_chain.reduction import SquareChain, square_chain
 
 Array = NDArray[np.float64]
 
@@ -361,7 +361,7 @@ class _OrderParameters:
         )  # fmt: skip
 
     def change(self, before: _OrderParameters) -> float:
-        """Largest change of an order parameter, relative to its natural size (``natural_scales`` of ``kernels/stage.py``)."""
+        """Largest change of an order parameter, relative to its natural size (``natural_scales`` of the kernels)."""
         norm = self._norms
         diagonal = np.diag(self.v)
         units = np.sqrt(np.outer(diagonal, diagonal)) + 1e-3 * diagonal[:, None] + np.abs(self.v)

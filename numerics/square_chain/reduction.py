@@ -1,6 +1,6 @@
 """Chains of quadratic losses on one data set as numbers: which chains those are, and what infinitely many stages amount to.
 
-All stages of such a chain are rational functions of one random matrix (:mod:`theory.quadratic`); :mod:`numerics.spectral` solves
+All stages of such a chain are rational functions of one random matrix (:mod:`theory.quadratic`); :mod:`numerics.square_chain` solves
 them at any length.
 
 Examples
@@ -22,7 +22,7 @@ import sympy
 from numpy.typing import NDArray
 
 from numerics.models import TRAINING, Chain, Estimator, Frozen, GaussianMixture, ParameterError, total_alpha
-from numerics.patterns import mask_patterns
+from numerics.scalar.prior import mask_patterns
 from theory.functions import MPMATH
 from theory.losses import Loss, SquareLoss
 from theory.quadratic import linear_force, self_distillation_limit

@@ -5,9 +5,9 @@ from __future__ import annotations
 from numba import njit, types
 from numba.typed import List
 
-from numerics.kernels.chain import SOLVE_LEVEL, LevelSolvers
-from numerics.kernels.elementary import POINT_FUNCTION, VECTOR_FUNCTION, PointFunctions, VectorFunctions
-from numerics.kernels.stage import SOLVE_STAGE, StageSolvers
+from numerics.scalar.kernels.chain import SOLVE_LEVEL, LevelSolvers
+from numerics.scalar.kernels.elementary import POINT_FUNCTION, VECTOR_FUNCTION, PointFunctions, VectorFunctions
+from numerics.scalar.kernels.stage import SOLVE_STAGE, StageSolvers
 
 _STAGE_SOLVER = types.FunctionType(SOLVE_STAGE)
 _LEVEL_SOLVER = types.FunctionType(SOLVE_LEVEL)

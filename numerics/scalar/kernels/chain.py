@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import (
+from numerics.scalar.kernels.elementary import (
     OPTIONS,
     POINT_FUNCTION,
     VECTOR_FUNCTION,
@@ -24,8 +24,8 @@ from numerics.kernels.elementary import (
     VectorFunctions,
     address,
 )
-from numerics.kernels.grid import half_widths
-from numerics.kernels.nodes import (
+from numerics.scalar.kernels.grid import half_widths
+from numerics.scalar.kernels.nodes import (
     MARGIN,
     extend_nodes,
     follow_nodes,
@@ -39,7 +39,7 @@ from numerics.kernels.nodes import (
     take_integers,
     take_rows,
 )
-from numerics.kernels.stage import (
+from numerics.scalar.kernels.stage import (
     _SMALLEST_SHARE,
     CONVERGED,
     MOMENTS,
@@ -72,7 +72,7 @@ FIXED_BIAS, FROZEN, FROZEN_M, FROZEN_Q = range(4)
 """Columns of what is special about a stage: bias (NaN: learned); ``GIVEN`` or ``VANISHING`` weights; m and Q of given ones."""
 
 TRAINED, GIVEN, VANISHING = 0.0, 1.0, 2.0
-"""Values of the column ``FROZEN``.  Weights vanish where every sample's force does: see ``numerics/constant_targets.py``."""
+"""Values of the column ``FROZEN``.  Weights vanish where every sample's force does: see ``numerics/scalar/constant_targets.py``."""
 
 _Cube = types.float64[:, :, ::1]
 _Hypercube = types.float64[:, :, :, ::1]

@@ -23,7 +23,7 @@ class StagePoint:
     Attributes
     ----------
     unknowns : array, shape (2t + 2,)
-        What Newton's method works with: ``m, b, C_t1.., ln C_tt^2, V_t1.., ln V_tt`` (see ``kernels/stage.py``).
+        What Newton's method works with: ``m, b, C_t1.., ln C_tt^2, V_t1.., ln V_tt`` (see ``scalar/kernels/stage.py``).
     conjugates : array, shape (2t + 1,)
         ``mh, Qh_t1..Qh_tt, Vh_t1..Vh_tt``.
     status : int
@@ -71,7 +71,7 @@ class StagePoint:
 
     @property
     def vanishes(self) -> bool:
-        """Whether the weights are exactly 0 (:mod:`numerics.constant_targets`); ``ln C_tt^2`` then is -oo."""
+        """Whether the weights are exactly 0 (:mod:`numerics.scalar.constant_targets`); ``ln C_tt^2`` then is -oo."""
         return self.unknowns[2 + self.earlier] == -math.inf
 
 
@@ -180,7 +180,7 @@ def extend(
 
     ``extra``, shape (e, 2), holds (position, scale) of what a later integrand does as a function of this stage's logit.
     ``directions``, shape (r,), has a value of this stage's g for each row; without it g is integrated over.
-    ``sharpness`` says how steeply later fields depend on it; see :func:`numerics.nodes.sharpness_along`.
+    ``sharpness`` says how steeply later fields depend on it; see :func:`numerics.scalar.nodes.sharpness_along`.
     """
     number = point.earlier + 1
     loss = stage_loss(stage)

@@ -18,9 +18,9 @@ from numba import types
 
 from numerics.codegen.cache import njit
 from numerics.codegen.losses import loss_module
-from numerics.hard_stage import solve_gradient, with_values
-from numerics.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address
 from numerics.models import Estimator, Frozen
+from numerics.scalar.constrained import solve_gradient, with_values
+from numerics.scalar.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address
 from theory.losses import Loss
 from theory.symbols import h
 

@@ -1,4 +1,4 @@
-"""Averages over the training samples of a chain that :mod:`numerics.spectral` solved.
+"""Averages over the training samples of a chain that :mod:`numerics.square_chain` solved.
 
 Given class and label, the training logits of all stages are jointly Gaussian: errors are normal tails, losses and squared distances
 sums, and what is curved in the logits an integral over one or two of them.  Differences between stages are formed before they are
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from numerics.deferred import special
 from numerics.population import gaussian_mean, output_difference
-from numerics.spectral import SpectralStages
+from numerics.square_chain.spectral import SpectralStages
 from theory.functions import MPMATH
 from theory.losses import Loss
 from theory.quadratic import least_value

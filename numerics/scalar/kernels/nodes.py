@@ -7,9 +7,9 @@ import math
 import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, IntArray, Matrix, address
-from numerics.kernels.grid import MAP_TOLERANCE, build_grid, choose_branches, half_widths
-from numerics.kernels.points import CURVATURE, LOW, POINT_ROWS, WEIGHT, H, proximal_point
+from numerics.scalar.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, IntArray, Matrix, address
+from numerics.scalar.kernels.grid import MAP_TOLERANCE, build_grid, choose_branches, half_widths
+from numerics.scalar.kernels.proximal import CURVATURE, LOW, POINT_ROWS, WEIGHT, H, proximal_point
 
 _ROOT_TWO_PI = 2.5066282746310002
 MARGIN = 0.5  # in widths, so that a grid whose nodes drift a little still covers them

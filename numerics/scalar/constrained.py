@@ -1,6 +1,6 @@
 """A stage whose loss is a hard constraint: every sample's logit at its best place, or beyond a margin.
 
-What ridge -> 0+ leaves of a stage where it is not an ordinary one (:mod:`numerics.limits`) minimises ``|w|^2`` under
+What ridge -> 0+ leaves of a stage where it is not an ordinary one (:mod:`numerics.scalar.limits`) minimises ``|w|^2`` under
 
 - ``h = h*`` on every sample (*minimum norm*), ``h*`` being where the sample's loss is smallest, or
 - ``s h >= 1`` on every sample (*max margin*).
@@ -30,9 +30,9 @@ from numerics.codegen.cache import njit
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions, loss_module
 from numerics.deferred import optimize, special
-from numerics.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address
 from numerics.models import Chain, Estimator, GaussianMixture
-from numerics.nodes import Nodes, StagePoint
+from numerics.scalar.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address
+from numerics.scalar.nodes import Nodes, StagePoint
 from theory.losses import Loss
 from theory.symbols import h
 
@@ -40,7 +40,7 @@ MINIMUM_NORM, MAX_MARGIN = HARD = "minimum norm", "max margin"
 """The two constraints."""
 
 CONVERGED, TOO_MANY_ITERATIONS, SINGULAR, NOT_FINITE, NOT_TRIED = range(5)
-"""Status of a stage, as in ``kernels/stage.py``."""
+"""Status of a stage, as in ``scalar/kernels/stage.py``."""
 
 FIELD_STEP, FIRST_FIELD_STEP = 0.7, 0.2
 """Trapezoid steps in the own Gaussian of a constrained stage, at quadrature level 0 and unit ``outer_step``; of a first stage."""

@@ -17,8 +17,18 @@ import math
 import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, Pointer, address
-from numerics.kernels.points import CURVATURE, LANES, LOW, THIRD, WEIGHT, H, PointCount, enlarged, proximal_point
+from numerics.scalar.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, Pointer, address
+from numerics.scalar.kernels.proximal import (
+    CURVATURE,
+    LANES,
+    LOW,
+    THIRD,
+    WEIGHT,
+    H,
+    PointCount,
+    enlarged,
+    proximal_point,
+)
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(LANES)
 _PANEL_WIDTH = 3.3  # in widths of the field, per unit step

@@ -9,7 +9,7 @@ of the proximal map, by a fraction of the loss's own scale ``b_k``.  (Gauss-Herm
 branch points a distance of order ``b_k`` from the real axis.)  Centres ``c_k``, scales ``b_k`` and curvatures ``s_k`` are
 read off the loss by ``theory``.
 
-Bends that ``theory`` cannot read off (powers, functions of functions) are searched for instead; see ``kernels/panels.py``.
+Bends that ``theory`` cannot read off (powers, functions of functions) are searched for instead; see ``scalar/kernels/panels.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import math
 import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import (
+from numerics.scalar.kernels.elementary import (
     OPTIONS,
     POINT_FUNCTION,
     SEARCHED,
@@ -31,8 +31,8 @@ from numerics.kernels.elementary import (
     address,
     argsort,
 )
-from numerics.kernels.panels import panels
-from numerics.kernels.points import (
+from numerics.scalar.kernels.panels import panels
+from numerics.scalar.kernels.proximal import (
     BRACKET_STEPS,
     CURVATURE,
     HIGH,

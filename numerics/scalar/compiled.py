@@ -13,11 +13,11 @@ import numpy as np
 from numerics.codegen.core import core_module
 from numerics.codegen.equations import EQUATION_NAMES, equations_module
 from numerics.codegen.losses import LossFunctions, grid_kind, loss_module
-from numerics.constant_targets import resting_biases
-from numerics.directions import fixed_directions
 from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Stage
-from numerics.nodes import Nodes, StagePoint, set_table
-from numerics.patterns import mask_patterns
+from numerics.scalar.constant_targets import resting_biases
+from numerics.scalar.directions import fixed_directions
+from numerics.scalar.nodes import Nodes, StagePoint, set_table
+from numerics.scalar.prior import mask_patterns
 from numerics.settings import Settings
 from theory.losses import LinearLoss, Loss
 
@@ -51,7 +51,7 @@ class CompiledChain:
 
     @property
     def arguments(self) -> tuple:
-        """In the order of ``kernels/chain.py``."""
+        """In the order of ``scalar/kernels/chain.py``."""
         return (
             self.level_solvers, self.stage_solvers, self.point_functions, self.vector_functions, self.shareable, self.n_features,
             self.seen, self.n_parameters
@@ -162,7 +162,7 @@ def newton(
         Nodes on the samples that the stage is trained on, constants of the prior (``WeightMoments.prior_constants``), saddle
         points of the stages before.
     x : array, shape (2t + 2,)
-        Starting point; unknowns as in ``kernels/stage.py``.
+        Starting point; unknowns as in ``scalar/kernels/stage.py``.
     shareable : bool
         Whether nodes may share points where the loss allows it.
 
@@ -189,7 +189,7 @@ def newton(
 
 
 def settings_vector(settings: Settings) -> np.ndarray:
-    """Settings in the order of ``kernels/chain.py``."""
+    """Settings in the order of ``scalar/kernels/chain.py``."""
     return np.array(
         [
             settings.field_step, settings.outer_step, settings.refinement, settings.tail, settings.newton_tolerance,
@@ -228,7 +228,7 @@ class PointArrays:
     summary : array, shape (n, 3)
         Stages converged, quadrature level, quadrature error.
     vanishing : boolean array, shape (n, T)
-        Stages without weights (:mod:`numerics.constant_targets`); their ``ln C_tt^2`` in ``x`` is 0 and stands for -oo.
+        Stages without weights (:mod:`numerics.scalar.constant_targets`); their ``ln C_tt^2`` in ``x`` is 0 and stands for -oo.
     """
 
     def __init__(self, points: Sequence[tuple[GaussianMixture, Chain]]) -> None:

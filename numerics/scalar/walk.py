@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from numerics.compiled import newton, structural_loss, target_features
-from numerics.directions import fixed_directions
 from numerics.models import Chain, Frozen, GaussianMixture
-from numerics.nodes import StagePoint, extend, label_nodes
-from numerics.patterns import WeightMoments, mask_patterns
+from numerics.scalar.compiled import newton, structural_loss, target_features
+from numerics.scalar.directions import fixed_directions
+from numerics.scalar.nodes import StagePoint, extend, label_nodes
+from numerics.scalar.prior import WeightMoments, mask_patterns
 from numerics.settings import Settings
 
 

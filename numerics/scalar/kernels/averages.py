@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import OPTIONS, FloatArray, IntArray, Matrix
-from numerics.kernels.points import CURVATURE, LOW, THIRD, WEIGHT, H
+from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, IntArray, Matrix
+from numerics.scalar.kernels.proximal import CURVATURE, LOW, THIRD, WEIGHT, H
 
 from ._generated import DENSITY_ROW, N_MOMENTS, accumulate_pairs, point_coefficients  # generated
 

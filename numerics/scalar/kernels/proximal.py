@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 
-from numerics.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, Pointer, address
+from numerics.scalar.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, Pointer, address
 
 POINT_ROWS = 6
 H, LOW, HIGH, CURVATURE, THIRD, WEIGHT = range(POINT_ROWS)
