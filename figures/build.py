@@ -29,7 +29,7 @@ from numerics.models import Chain, Estimator, GaussianMixture, with_parameter
 from numerics.optimize import optimize
 from numerics.provenance import numbers_version, package_versions
 from numerics.simulation import simulate
-from numerics.solution import OBSERVABLES
+from numerics.solution.solution import OBSERVABLES
 from numerics.solver import ConvergenceWarning, solve
 from numerics.style import journal_style
 from numerics.sweeps import evaluate

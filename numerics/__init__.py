@@ -30,7 +30,7 @@ _HOMES = {
         "with_parameter",
     ),
     "simulation": ("Simulation", "simulate"),
-    "solution": ("OBSERVABLES", "Solution"),
+    "solution.solution": ("OBSERVABLES", "Solution"),
     "solver": ("ConvergenceError", "ConvergenceWarning", "solve"),
     "sweeps": ("sweep",),
     "thresholds": (

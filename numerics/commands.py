@@ -25,7 +25,7 @@ from numerics.executors import EXECUTORS, THREADS, WorkersLostError, cluster
 from numerics.journal import Journal, require_room
 from numerics.models import TRAINING, Chain, Estimator, GaussianMixture, ParameterError, Stage, check_fit
 from numerics.problem import read_problem
-from numerics.solution import OBSERVABLES, Solution
+from numerics.solution.solution import OBSERVABLES, Solution
 from numerics.solver import ConvergenceWarning, solve
 from theory import terminal
 from theory.convexity import ConvexityWarning

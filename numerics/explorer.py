@@ -41,7 +41,7 @@ from numerics.phase_diagram import SIMULATED_ALPHAS, refined_grid, thresholds_in
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation import SimulationResult, simulate
-from numerics.solution import OBSERVABLES, Solution
+from numerics.solution.solution import OBSERVABLES, Solution
 from numerics.solver import ConvergenceWarning, read_solution, solve
 from numerics.sweeps import sweep
 from theory.losses import CrossEntropy, Distillation

@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 
 from numerics import style
 from numerics.grids import ERROR_SUFFIX
-from numerics.solution import OBSERVABLES
+from numerics.solution.solution import OBSERVABLES
 
 THRESHOLDS = {
     "interpolation": r"\alpha_I",

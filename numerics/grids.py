@@ -27,7 +27,7 @@ from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.scalar.limits import require_plain
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation import Simulation, simulate
-from numerics.solution import OBSERVABLES, Solution
+from numerics.solution.solution import OBSERVABLES, Solution
 from numerics.solver import (
     LONGEST_CHAIN,
     has_limit,
@@ -591,7 +591,7 @@ class Grid(_AnyGrid):
     over : mapping of parameter name to array
         Axes; names as in :func:`numerics.models.parameter_paths`.
     observables : sequence of str
-        Keys of :data:`numerics.solution.OBSERVABLES`.
+        Keys of :data:`numerics.OBSERVABLES`.
     """
 
     settings: Settings = DEFAULT

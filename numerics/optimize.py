@@ -29,7 +29,7 @@ from numerics.models import (
 from numerics.scalar.nodes import sharpness_along
 from numerics.scalar.walk import Walk
 from numerics.settings import DEFAULT, Settings
-from numerics.solution import OBSERVABLES, Solution
+from numerics.solution.solution import OBSERVABLES, Solution
 from numerics.solver import ConvergenceWarning, require_solvable, settings_for, solve, spectral_solution
 
 SHIFT = 1e-3
@@ -126,7 +126,7 @@ def optimize(
         Names as in :func:`numerics.models.parameter_paths`: ``teacher.ridge``, ``student.mixing``, ...  Bounds that are
         positive and more than a factor 10 apart are searched logarithmically.
     observable : str
-        ``<stage>.<observable>``, the latter one of :data:`numerics.solution.OBSERVABLES`.
+        ``<stage>.<observable>``, the latter one of :data:`numerics.OBSERVABLES`.
     maximize : bool
         Look for the largest value instead of the smallest.
 

@@ -46,7 +46,7 @@ with starting(__name__):
     from numerics.problem import plain_name, write_problem
     from numerics.provenance import package_versions
     from numerics.simulation import MEASURED, TEACHER_QUANTITIES, Simulation
-    from numerics.solution import OBSERVABLES
+    from numerics.solution.solution import OBSERVABLES
     from numerics.sweeps import evaluate
 
 __all__ = ["SIMULATED_ALPHAS", "Axis", "main", "refined_grid", "thresholds_in_alpha", "write_data", "write_figure"]

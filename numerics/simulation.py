@@ -40,8 +40,8 @@ from numerics.models import (
     require_number,
 )
 from numerics.optimisers import RidgeFit, minimise_ridge
-from numerics.population import Population, as_columns, target_jumps
-from numerics.solution import _without_nan
+from numerics.solution.population import Population, as_columns, target_jumps
+from numerics.solution.solution import _without_nan
 from numerics.solver import ConvergenceError, ConvergenceWarning
 from theory.losses import CrossEntropy, Loss
 

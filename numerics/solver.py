@@ -16,7 +16,7 @@ from numerics.scalar.limits import read_points, solve_limit
 from numerics.scalar.nodes import Nodes, StagePoint
 from numerics.scalar.prior import WeightMoments
 from numerics.settings import DEFAULT, Settings
-from numerics.solution import Solution
+from numerics.solution.solution import Solution
 from numerics.square_chain.reduction import square_chain
 from numerics.square_chain.spectral import is_spectral, solve_square_chain
 

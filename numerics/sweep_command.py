@@ -26,7 +26,7 @@ from numerics.journal import SUFFIX
 from numerics.models import ParameterError
 from numerics.problem import plain_name
 from numerics.simulation import Simulation
-from numerics.solution import OBSERVABLES
+from numerics.solution.solution import OBSERVABLES
 from numerics.sweeps import sweep
 
 

@@ -23,7 +23,7 @@ from numerics.models import Chain, ConvergenceWarning, GaussianMixture, Paramete
 from numerics.scalar.compiled import compile_chain, compile_losses
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation import MEASURED, Simulation
-from numerics.solution import OBSERVABLES
+from numerics.solution.solution import OBSERVABLES
 from numerics.solver import LONGEST_CHAIN
 from numerics.square_chain.spectral import is_spectral
 
@@ -168,7 +168,7 @@ def sweep(
         Names as in :func:`numerics.models.parameter_paths` (``alpha``, ``teacher.ridge``, ...); any number of axes.  Values are
         numbers, or ``"LOW:HIGH:COUNT"`` with ``":log"`` for logarithmic spacing.
     observables : sequence of str
-        Keys of :data:`numerics.solution.OBSERVABLES`.
+        Keys of :data:`numerics.OBSERVABLES`.
     simulation : Simulation or None
         Simulate instead of solving: means over runs, and ``<observable>_standard_error``.
     output : path or None

@@ -1,10 +1,11 @@
 """Fixed points of the Gaussian directions g_1, g_2, ... of a chain, where a tensor product of nodes would not do.
 
 Two cases.  With losses that are quadratic in all logits every average is of second degree in the g's, and a two-level orthogonal
-design (rows of a Hadamard matrix) gives it exactly (chains on one data set need none: :mod:`numerics.square_chain`).  Chains of other
-losses too long for a tensor product are integrated over a Sobol sequence mapped to normal variables, doubled until the estimate is
-small; the last stage's own field is integrated over exactly in either case.  (Up to seven stages the pruned tensor product is both
-faster and better by orders of magnitude: responses between stages whose weights nearly coincide amplify a sequence's noise.)
+design (rows of a Hadamard matrix) gives it exactly (chains on one data set need none: :mod:`numerics.square_chain`).  Chains of
+other losses too long for a tensor product are integrated over a Sobol sequence mapped to normal variables, doubled until the
+estimate is small; the last stage's own field is integrated over exactly in either case.  (Up to seven stages the pruned tensor
+product is both faster and better by orders of magnitude: responses between stages whose weights nearly coincide amplify a
+sequence's noise.)
 """
 
 from __future__ import annotations

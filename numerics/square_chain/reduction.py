@@ -1,7 +1,7 @@
 """Chains of quadratic losses on one data set as numbers: which chains those are, and what infinitely many stages amount to.
 
-All stages of such a chain are rational functions of one random matrix (:mod:`theory.quadratic`); :mod:`numerics.square_chain` solves
-them at any length.
+All stages of such a chain are rational functions of one random matrix (:mod:`theory.quadratic`); :mod:`numerics.square_chain`
+solves them at any length.
 
 Examples
 --------

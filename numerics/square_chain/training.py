@@ -16,7 +16,7 @@ import sympy
 from numpy.typing import NDArray
 
 from numerics.deferred import special
-from numerics.population import gaussian_mean, output_difference
+from numerics.solution.population import gaussian_mean, output_difference
 from numerics.square_chain.spectral import SpectralStages
 from theory.functions import MPMATH
 from theory.losses import Loss

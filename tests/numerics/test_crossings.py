@@ -9,9 +9,9 @@ import pytest
 from scipy.integrate import quad
 from scipy.special import ndtr
 
-from numerics import crossings
-from numerics.crossings import mean_tail
-from numerics.panels import Budget, integrate
+from numerics.solution import crossings
+from numerics.solution.crossings import mean_tail
+from numerics.solution.quadrature import Budget, integrate
 
 
 def average(score, count: int, rtol: float = 1e-9, **how) -> crossings.Integral:

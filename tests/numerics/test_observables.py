@@ -25,8 +25,8 @@ from numerics import (
     solve,
 )
 from numerics.optimize import derivatives
-from numerics.population import Population, output_difference
-from numerics.training import TrainingSamples
+from numerics.solution.population import Population, output_difference
+from numerics.solution.training import TrainingSamples
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation, SquareLoss
 
 GAIN, LABEL = 0.9, 0.1

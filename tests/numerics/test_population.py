@@ -12,8 +12,9 @@ from scipy.integrate import quad
 from scipy.special import expit
 from scipy.stats import multivariate_normal
 
-from numerics import Estimator, GaussianMixture, Hebbian, population, solve
+from numerics import Estimator, GaussianMixture, Hebbian, solve
 from numerics.codegen.losses import LossFunctions
+from numerics.solution import population
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels
 
 DATA = GaussianMixture(0.8, 0.2, 1.0)

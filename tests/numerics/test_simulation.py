@@ -28,8 +28,8 @@ from numerics.models import (
     ParameterError,
 )
 from numerics.optimisers import _Packed, minimise_ridge
-from numerics.population import Population, gaussian_mean
 from numerics.simulation import draw, draw_frozen, draw_masks, simulate, train
+from numerics.solution.population import Population, gaussian_mean
 from numerics.solver import ConvergenceError, ConvergenceWarning
 from theory import observables
 from theory.losses import CrossEntropy, Distillation, LinearLoss, Loss, PseudoLabels, SquareDistillation, SquareLoss

@@ -9,7 +9,7 @@ from scipy.stats import multivariate_normal
 
 from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Hebbian
 from numerics.simulation import TEACHER_QUANTITIES, simulate
-from numerics.solution import OBSERVABLES, StageSolution
+from numerics.solution.solution import OBSERVABLES, StageSolution
 from numerics.solver import solve
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation
 

@@ -18,7 +18,7 @@ from numerics.scalar.compiled import newton
 from numerics.scalar.limits import extend_any
 from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes
 from numerics.scalar.prior import WeightMoments, mask_patterns
-from numerics.solution import Solution, StageSolution
+from numerics.solution.solution import Solution, StageSolution
 
 _SHIFT = 2e-3  # of a logit that responses are read off, by differences of fourth order
 _SMOOTH = 1e-6  # change of such a difference at half the shift, above which the target jumps

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from numerics import panels
 from numerics.deferred import special
-from numerics.panels import Budget, Integral
-from numerics.population import output_difference
+from numerics.solution import quadrature
+from numerics.solution.population import output_difference
+from numerics.solution.quadrature import Budget, Integral
 
 TOLERANCE = 1e-13
 """Accuracy, absolute and after a second pass relative, that panels are halved for: little more work than 1e-8."""
@@ -49,7 +49,7 @@ def calibration_error(
         return Integral(float(abs(rho - special.expit(bias))), 0.0)
     slope, offset = (float(value) for value in odds)
     classes = ((bias + mean, rho), (bias - mean, 1.0 - rho))
-    edges = {centre + side * panels.REACH * width for centre, _ in classes for side in (-1, 0, 1)}
+    edges = {centre + side * quadrature.REACH * width for centre, _ in classes for side in (-1, 0, 1)}
     low, high = min(edges), max(edges)
     edges |= set(FIRST_PANELS)
     if slope != 0.0:
@@ -61,14 +61,14 @@ def calibration_error(
         ends = np.sort(np.concatenate((ends, ends[:-1] + CHECK_CUT * np.diff(ends))))
 
     def integrand(_: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        weight = sum(share * panels.density((h - centre) / width) for centre, share in classes) / width
+        weight = sum(share * quadrature.density((h - centre) / width) for centre, share in classes) / width
         gap = np.abs(output_difference(h, (slope - 1.0) * h + offset))
         return weight * gap, np.zeros_like(h)
 
     found = Integral(0.0, 0.0)
     tolerance = TOLERANCE
     for _ in range(2):
-        value, error = panels.integrate(integrand, ends, np.array([tolerance]), Budget())
+        value, error = quadrature.integrate(integrand, ends, np.array([tolerance]), Budget())
         found = Integral(float(value[0]), float(error[0]))
         if not found.error > TOLERANCE * found.value:
             break

@@ -19,7 +19,7 @@ from numerics.scalar.nodes import StagePoint, sharpness_along
 from numerics.scalar.walk import Walk
 
 if TYPE_CHECKING:
-    from numerics.solution import Solution
+    from numerics.solution.solution import Solution
 
 _GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
 
@@ -27,8 +27,8 @@ _GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
 def displaced(solution: Solution) -> Solution:
     """The solution with its order parameters off by their error; of a chain all of whose stages are solved.
 
-    Limits ridge -> 0 and chains solved by :mod:`numerics.square_chain` take no compiled Newton step: there every order parameter is off
-    by the quadrature error stated, times a factor between -1 and 1.
+    Limits ridge -> 0 and chains solved by :mod:`numerics.square_chain` take no compiled Newton step: there every order
+    parameter is off by the quadrature error stated, times a factor between -1 and 1.
     """
     points = solution.points
     if solution.spectral is not None or any(isinstance(point, HardPoint) for point in points):

@@ -2,9 +2,9 @@
 
 ``P(label * h_t < 0)`` is a normal tail ``Phi(z)`` given the Gaussian directions g_1..g_k of the earlier stages.  Where the stage's
 own field is much narrower than the others, that tail is a step across a surface in the g's.  The direction along which the step
-is crossed fastest is integrated first, as the tail it is, however steep (:func:`numerics.panels.tail_means`); what is left is
-smooth in the others, as far as it can be, and is integrated by trapezoid rules inside one another, or by adaptive panels where
-those do not converge.  Of many stages, the others are a Sobol sequence.
+is crossed fastest is integrated first, as the tail it is, however steep (:func:`numerics.solution.quadrature.tail_means`); what
+is left is smooth in the others, as far as it can be, and is integrated by trapezoid rules inside one another, or by adaptive
+panels where those do not converge.  Of many stages, the others are a Sobol sequence.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from numerics import panels
 from numerics.deferred import special
-from numerics.panels import Budget, Integral
 from numerics.scalar.directions import sobol_directions
+from numerics.solution import quadrature
+from numerics.solution.quadrature import Budget, Integral
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Score z of points: takes their groups, integers of shape (p,), and g_1..g_k, shape (p, k)."""
@@ -66,7 +66,7 @@ def mean_tail(
     rtol: float,
     *,
     check: bool = False,
-    evaluations: int = panels.EVALUATIONS,
+    evaluations: int = quadrature.EVALUATIONS,
 ) -> Integral:
     """Average of ``Phi(score)`` over groups and ``count`` standard normal directions.
 
@@ -120,10 +120,10 @@ class _Nest:
     """Panels inside one another."""
 
     def __init__(
-        self, score: Score, count: int, tolerance: float, check: bool, evaluations: int = panels.EVALUATIONS
+        self, score: Score, count: int, tolerance: float, check: bool, evaluations: int = quadrature.EVALUATIONS
     ) -> None:
         self.score, self.count, self.budget = score, count, Budget(evaluations)
-        reach = min(panels.REACH, -float(special.ndtri(max(0.01 * tolerance, 1e-300))))
+        reach = min(quadrature.REACH, -float(special.ndtri(max(0.01 * tolerance, 1e-300))))
         widths = (CHECK_WIDTH, OUTER_CHECK_WIDTH) if check else (WIDTH, OUTER_WIDTH)
         self.edges, self.outer_edges = (
             np.linspace(-reach, reach, math.ceil(2.0 * reach / width) + 1) for width in widths
@@ -145,7 +145,7 @@ class _Nest:
         values, errors, done = self._trapezoid(group, known, tolerance)
         rest = np.flatnonzero(~done)
         if rest.size:
-            values[rest], errors[rest] = panels.integrate(
+            values[rest], errors[rest] = quadrature.integrate(
                 lambda row, g: self._weighted(group[rest[row]], known[rest[row]], tolerance[rest[row]], g),
                 self.outer_edges, tolerance[rest], self.budget,
             )  # fmt: skip
@@ -155,7 +155,7 @@ class _Nest:
         self, group: np.ndarray, known: np.ndarray, tolerance: np.ndarray, g: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Density of the next direction at ``g``, shape (rows, n), times the average over those after it; and its error."""
-        weight = panels.density(g).ravel()
+        weight = quadrature.density(g).ravel()
         # Far out, what is inside may be as wrong as it likes.
         allowed = INNER * np.repeat(tolerance, g.shape[1]) / (2.0 * self.reach * weight)
         matters = allowed < 1.0
@@ -268,6 +268,6 @@ def _tails(
     score: Score, group: np.ndarray, known: np.ndarray, edges: np.ndarray, tolerance: np.ndarray, budget: Budget
 ) -> tuple[np.ndarray, np.ndarray]:
     """Averages over the direction that is crossed, all others being ``known``."""
-    return panels.tail_means(
+    return quadrature.tail_means(
         lambda row, g: score(*_points(group, known, row, g)).reshape(g.shape), edges, tolerance, budget
     )

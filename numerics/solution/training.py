@@ -2,7 +2,8 @@
 
 If all losses are quadratic in all logits, the logits are affine functions of the Gaussian directions g_1..g_t given class and
 label: errors then are normal tails, and averages of second degree a sum over 2t points.  Otherwise a sign is integrated by
-:mod:`numerics.crossings`, and a smooth function over the nodes of :mod:`numerics.scalar.nodes`, which get finer until two of them agree.
+:mod:`numerics.solution.crossings`, and a smooth function over the nodes of :mod:`numerics.scalar.nodes`, which get finer until
+two of them agree.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from numerics import crossings
 from numerics.codegen.losses import LossFunctions
 from numerics.deferred import special
 from numerics.models import TRAINING
-from numerics.panels import EVALUATIONS, Integral
-from numerics.population import gaussian_mean
 from numerics.scalar.compiled import structural_loss
 from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, HardPoint, constraint, follow_hard
 from numerics.scalar.nodes import Nodes, extend, label_nodes, stage_loss
+from numerics.solution import crossings
+from numerics.solution.population import gaussian_mean
+from numerics.solution.quadrature import EVALUATIONS, Integral
 from theory.functions import step
 
 if TYPE_CHECKING:
-    from numerics.solution import Solution
+    from numerics.solution.solution import Solution
 
 FINEST = 3
 """Levels that the nodes of an average may be finer than those of the solution."""

@@ -17,7 +17,6 @@ from functools import cached_property
 import numpy as np
 
 from numerics import thresholds
-from numerics.calibration import calibration_error
 from numerics.codegen import observables
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions
@@ -32,17 +31,18 @@ from numerics.models import (
     parameter_values,
     total_alpha,
 )
-from numerics.panels import Integral
-from numerics.population import Population, output_difference
 from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, HardPoint, effective_ridge
 from numerics.scalar.directions import sobol_directions
 from numerics.scalar.limits import MAXIMUM_LIKELIHOOD, extend_any
 from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes, sharpness_along
 from numerics.scalar.prior import WeightMoments, mask_patterns
 from numerics.settings import Settings
+from numerics.solution.calibration import calibration_error
+from numerics.solution.population import Population, output_difference
+from numerics.solution.quadrature import Integral
+from numerics.solution.training import TrainingSamples
 from numerics.square_chain.spectral import SpectralStages
 from numerics.square_chain.training import SquareTraining
-from numerics.training import TrainingSamples
 from theory.losses import CrossEntropy
 
 _OUTPUT_BEND = (0.0, 1.0)  # of sigmoid(h) and of cross-entropies
@@ -119,7 +119,7 @@ class Solution:
     def __getitem__(self, index: int) -> StageSolution:
         number = range(1, len(self) + 1)[index]
         if any(self.points[k - 1].vanishes for k in (*self.chain.teachers(number), number) if k <= len(self.points)):
-            from numerics.constant_stage import ConstantStage
+            from numerics.solution.constant_stage import ConstantStage
 
             return ConstantStage(self, number)
         return StageSolution(self, number)
@@ -196,7 +196,7 @@ class Solution:
     def response(self) -> np.ndarray:
         """V_ts, lower triangular, shape (stages, stages)."""
         if any(point.vanishes for point in self.points[:-1]):
-            from numerics.constant_stage import completed_responses
+            from numerics.solution.constant_stage import completed_responses
 
             return completed_responses(self)
         hard = [isinstance(point, HardPoint) for point in self.points] + [False] * self._missing
@@ -244,7 +244,7 @@ class Solution:
     @cached_property
     def _displaced(self) -> Solution:
         """With order parameters off by their error."""
-        from numerics.errors import displaced  # here: it needs the compiled solver, most readers do not
+        from numerics.solution.errors import displaced  # here: it needs the compiled solver, most readers do not
 
         return displaced(self)
 
@@ -481,7 +481,7 @@ class StageSolution:
 
     def error_of(self, name: str) -> float:
         """Estimated absolute error of an observable, computed now: what its own integration leaves, and what the error of the
-        order parameters makes of it (:mod:`numerics.errors`).
+        order parameters makes of it (:mod:`numerics.solution.errors`).
 
         The first is the difference from a rule of another kind or level: other panels for errors and calibration, finer nodes
         for averages over training samples, half the step for those over fresh ones.  Where ``settings.rtol`` could not be met,
