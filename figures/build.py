@@ -28,7 +28,7 @@ from numerics.grids import ERROR_SUFFIX, LONG_NAMES, Grid
 from numerics.models import Chain, Estimator, GaussianMixture, with_parameter
 from numerics.optimize import optimize
 from numerics.provenance import numbers_version, package_versions
-from numerics.simulation import simulate
+from numerics.simulation.run import simulate
 from numerics.solution.solution import OBSERVABLES
 from numerics.solver import ConvergenceWarning, solve
 from numerics.style import journal_style

@@ -29,7 +29,7 @@ _HOMES = {
         "parameter_paths",
         "with_parameter",
     ),
-    "simulation": ("Simulation", "simulate"),
+    "simulation.run": ("Simulation", "simulate"),
     "solution.solution": ("OBSERVABLES", "Solution"),
     "solver": ("ConvergenceError", "ConvergenceWarning", "solve"),
     "sweeps": ("sweep",),

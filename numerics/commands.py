@@ -33,7 +33,7 @@ from theory.losses import BUILT_IN, Loss
 
 if TYPE_CHECKING:
     from numerics.grids import Experiment, Grid
-    from numerics.simulation import Estimate, SimulationResult
+    from numerics.simulation.result import Estimate, SimulationResult
 
 PATIENCE = 2.0
 """Seconds after which a command says what it is waiting for."""
@@ -581,7 +581,7 @@ def simulate_command(
 ) -> int:  # fmt: skip
     """``python -m numerics.simulate``."""
     from numerics.scalar.compiled import compile_chain, compile_losses
-    from numerics.simulation import simulate  # here: the other command does without
+    from numerics.simulation.run import simulate  # here: the other command does without
 
     data, chain = build_model(flags)
     if output is not None:

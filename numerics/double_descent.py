@@ -17,7 +17,7 @@ from numerics import style, thresholds
 from numerics.grids import Experiment, Grid
 from numerics.models import TRAINING, Chain, Estimator, Frozen, GaussianMixture, ParameterError, Stage, total_alpha
 from numerics.scalar.compiled import structural_loss
-from numerics.simulation import Simulation
+from numerics.simulation.run import Simulation
 from theory.losses import CrossEntropy, Distillation
 
 UNREGULARISED = 1e-5

@@ -40,7 +40,8 @@ from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, r
 from numerics.phase_diagram import SIMULATED_ALPHAS, refined_grid, thresholds_in_alpha, write_data
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import DEFAULT, Settings
-from numerics.simulation import SimulationResult, simulate
+from numerics.simulation.result import SimulationResult
+from numerics.simulation.run import simulate
 from numerics.solution.solution import OBSERVABLES, Solution
 from numerics.solver import ConvergenceWarning, read_solution, solve
 from numerics.sweeps import sweep

@@ -26,7 +26,7 @@ from numerics.provenance import code_version, package_versions
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.scalar.limits import require_plain
 from numerics.settings import DEFAULT, Settings
-from numerics.simulation import Simulation, simulate
+from numerics.simulation.run import Simulation, simulate
 from numerics.solution.solution import OBSERVABLES, Solution
 from numerics.solver import (
     LONGEST_CHAIN,

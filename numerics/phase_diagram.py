@@ -45,7 +45,8 @@ with starting(__name__):
     from numerics.models import Chain, GaussianMixture, ParameterError, parameter_paths, with_parameter
     from numerics.problem import plain_name, write_problem
     from numerics.provenance import package_versions
-    from numerics.simulation import MEASURED, TEACHER_QUANTITIES, Simulation
+    from numerics.simulation.measure import MEASURED, TEACHER_QUANTITIES
+    from numerics.simulation.run import Simulation
     from numerics.solution.solution import OBSERVABLES
     from numerics.sweeps import evaluate
 

@@ -25,7 +25,7 @@ from numerics.grids import spaced
 from numerics.journal import SUFFIX
 from numerics.models import ParameterError
 from numerics.problem import plain_name
-from numerics.simulation import Simulation
+from numerics.simulation.run import Simulation
 from numerics.solution.solution import OBSERVABLES
 from numerics.sweeps import sweep
 

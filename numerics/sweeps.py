@@ -22,7 +22,8 @@ from numerics.journal import SUFFIX, Journal, differences, require_room
 from numerics.models import Chain, ConvergenceWarning, GaussianMixture, ParameterError, Stage, parameter_value
 from numerics.scalar.compiled import compile_chain, compile_losses
 from numerics.settings import DEFAULT, Settings
-from numerics.simulation import MEASURED, Simulation
+from numerics.simulation.measure import MEASURED
+from numerics.simulation.run import Simulation
 from numerics.solution.solution import OBSERVABLES
 from numerics.solver import LONGEST_CHAIN
 from numerics.square_chain.spectral import is_spectral

@@ -300,14 +300,14 @@ class Solution:
             ],
             "overlap": self.overlap.tolist(), "response": self.response.tolist(),
         }  # fmt: skip
-        return _without_nan(result)
+        return without_nan(result)
 
 
-def _without_nan(value):
+def without_nan(value):
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

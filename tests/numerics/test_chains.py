@@ -33,7 +33,8 @@ from numerics.models import Stage
 from numerics.optimize import optimize
 from numerics.scalar import compiled
 from numerics.scalar.nodes import extend, label_nodes
-from numerics.simulation import SimulationResult, draw
+from numerics.simulation.draw import draw
+from numerics.simulation.result import SimulationResult
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation, SquareLoss
 
 RUNS = 16

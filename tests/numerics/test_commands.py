@@ -360,7 +360,7 @@ def test_a_first_solution_does_not_wait_for_other_modules() -> None:
         "from theory.losses import CrossEntropy\n"
         "solve(GaussianMixture(1.0), Estimator(CrossEntropy(), 0.1))\n"
         "slow = ('scipy.optimize', 'scipy.integrate', 'scipy.stats', 'xarray', 'pandas', 'matplotlib', 'tqdm',\n"
-        "        'threadpoolctl', 'numerics.simulation', 'numerics.sweeps')\n"
+        "        'threadpoolctl', 'numerics.simulation', 'numerics.sweeps.run')\n"
         "print([name for name in slow if name in sys.modules])\n"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -381,7 +381,7 @@ def test_modules_run_and_do_not_hide_the_functions() -> None:
     code = (
         "import numerics, numerics.solve, numerics.simulate\n"
         "from numerics import simulate, solve\n"
-        "from numerics.simulation import simulate as second\n"
+        "from numerics.simulation.run import simulate as second\n"
         "from numerics.solver import solve as first\n"
         "assert solve is first is numerics.solve and simulate is second is numerics.simulate\n"
     )

@@ -17,7 +17,8 @@ from numerics import OBSERVABLES, Chain, ConvergenceWarning, Estimator, Gaussian
 from numerics.scalar.constrained import minimisers
 from numerics.scalar.limits import is_logistic, minimum_is_finite
 from numerics.scalar.nodes import Nodes
-from numerics.simulation import Sample, draw, train
+from numerics.simulation.draw import Sample, draw
+from numerics.simulation.train import train
 from numerics.thresholds import max_margin, minimum_norm_interpolator, separability_threshold
 from theory.losses import CrossEntropy, Distillation, LinearLoss, Loss, SquareDistillation, SquareLoss
 

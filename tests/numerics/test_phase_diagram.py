@@ -18,7 +18,7 @@ from numerics import Estimator, GaussianMixture, double_descent, executors, figu
 from numerics.grids import Experiment, Grid
 from numerics.models import Chain
 from numerics.phase_diagram import Axis, main, refined_grid, thresholds_in_alpha
-from numerics.simulation import Simulation, simulate
+from numerics.simulation.run import Simulation, simulate
 from theory.losses import CrossEntropy, Distillation
 
 DATA = GaussianMixture(alpha=2.0, rho=0.2, delta=1.0)

@@ -14,7 +14,6 @@ from scipy.special import expit
 from scipy.stats import norm
 from sympy import exp, lambdify, log
 
-from numerics import simulation
 from numerics.codegen.losses import LossFunctions
 from numerics.codegen.observables import bivariate_normal_cdf
 from numerics.models import (
@@ -27,8 +26,13 @@ from numerics.models import (
     Hebbian,
     ParameterError,
 )
-from numerics.optimisers import _Packed, minimise_ridge
-from numerics.simulation import draw, draw_frozen, draw_masks, simulate, train
+from numerics.simulation.draw import draw, draw_frozen, draw_masks
+from numerics.simulation.measure import measure
+from numerics.simulation.responses import measure_responses
+from numerics.simulation.result import estimate
+from numerics.simulation.ridge_fit import _Packed, minimise_ridge
+from numerics.simulation.run import simulate
+from numerics.simulation.train import train
 from numerics.solution.population import Population, gaussian_mean
 from numerics.solver import ConvergenceError, ConvergenceWarning
 from theory import observables
@@ -441,7 +445,7 @@ def test_test_error_of_a_trained_chain_agrees_with_fresh_test_points():
     sample = sample_of(n_inputs=100)
     chain = Chain((TEACHER, STUDENT))
     fits = train(sample, chain, (100, 60), 1e-8)
-    found = simulation.measure(DATA, sample, chain, fits)
+    found = measure(DATA, sample, chain, fits)
     rng, count = np.random.default_rng(3), 60_000
     labels = (rng.random(count) < DATA.rho).astype(float)
     signs = 2 * labels - 1
@@ -528,12 +532,12 @@ def test_hebbian_weights_and_strong_ridge_reach_the_bayes_error():
     expected = {"magnetization": 1.0, "overlap": 1.5, "test_error": float(observables.bayes_error(2, 1, 0.5))}
     measured = {
         "magnetization": result[0].magnetization,
-        "overlap": simulation.estimate(result.runs["overlap"][:, 0, 0]),
+        "overlap": estimate(result.runs["overlap"][:, 0, 0]),
         "test_error": result[0].test_error,
     }
     for name, found in measured.items():
         assert abs(found.mean - expected[name]) < 4 * found.standard_error, name
-    error = simulation.estimate(norm.cdf(-result.runs["magnetization"][:, 1] / result.runs["norm"][:, 1]))
+    error = estimate(norm.cdf(-result.runs["magnetization"][:, 1] / result.runs["norm"][:, 1]))
     assert abs(error.mean - expected["test_error"]) < 4 * error.standard_error
 
 
@@ -596,7 +600,7 @@ def test_responses_are_derivatives_of_the_trained_weights(name, monkeypatch):
     sample = draw(data, n_inputs, seed)
     frozen = draw_frozen(chain, sample.mean, seed)
     fits = train(sample, chain, masks, 1e-12, frozen)
-    exact = simulation.measure_responses(sample, chain, fits)
+    exact = measure_responses(sample, chain, fits)
     trained = [t for t, stage in enumerate(chain.stages) if isinstance(stage, Estimator)]
     plain = minimise_ridge
 
@@ -624,7 +628,7 @@ def test_responses_are_derivatives_of_the_trained_weights(name, monkeypatch):
             weights = fit.weights + shift
             return type(fit)(**{**vars(fit), "weights": weights, "logits": fit.logits + moved})
 
-        monkeypatch.setattr(simulation, "minimise_ridge", with_field)
+        monkeypatch.setattr("numerics.simulation.train.minimise_ridge", with_field)
         return [fit.all_weights(n_inputs) for fit in train(sample, chain, masks, 1e-12, frozen)]
 
     measured = np.zeros_like(exact)
@@ -833,13 +837,13 @@ def test_frozen_stages_have_the_overlaps_they_were_given():
     result = simulate(DATA, chain, n_inputs=500, n_runs=20)
     expected = {(0, 0): 1.2, (2, 0): 0.3, (2, 2): 0.25}
     for (t, s), value in expected.items():
-        found = simulation.estimate(result.runs["overlap"][:, t, s])
+        found = estimate(result.runs["overlap"][:, t, s])
         assert abs(found.mean - value) < 4 * found.standard_error
     for t, value in ((0, 0.6), (2, 0.5)):
         assert abs(result[t].magnetization.mean - value) < 4 * result[t].magnetization.standard_error
     assert result.runs["overlap_cosine"][:, 2, 0] == pytest.approx(result.runs["cosine"][:, 0], rel=1e-9)
     assert np.all(result.runs["bias"][:, 0] == -0.3)
-    gap = simulation.estimate(result.runs["generalization_gap"][:, 0])
+    gap = estimate(result.runs["generalization_gap"][:, 0])
     assert abs(gap.mean) < 4 * gap.standard_error
     assert math.isnan(result[0].train_loss.mean)
     assert result[0].train_cross_entropy.mean > 0

@@ -36,7 +36,7 @@ from numerics.models import ConvergenceWarning, Stage, parameter_paths, paramete
 from numerics.optimize import derivatives
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import Settings
-from numerics.simulation import MEASURED
+from numerics.simulation.measure import MEASURED
 from numerics.solver import LONGEST_CHAIN, read_solution, spectral_solution
 from numerics.square_chain import spectral
 from numerics.square_chain.reduction import limit_of_self_distillation, square_chain

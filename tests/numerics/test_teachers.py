@@ -8,7 +8,8 @@ from scipy.special import expit
 from scipy.stats import multivariate_normal
 
 from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Hebbian
-from numerics.simulation import TEACHER_QUANTITIES, simulate
+from numerics.simulation.measure import TEACHER_QUANTITIES
+from numerics.simulation.run import simulate
 from numerics.solution.solution import OBSERVABLES, StageSolution
 from numerics.solver import solve
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation

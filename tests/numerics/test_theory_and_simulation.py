@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from numerics import Estimator, GaussianMixture, Solution, simulate, solve
-from numerics.simulation import SimulationResult
+from numerics.simulation.result import SimulationResult
 from theory.losses import CrossEntropy, Distillation
 
 RUNS = 16
