@@ -18,7 +18,7 @@ with starting(__name__):
     from figures.build import FIGURES, Effort, finish, prepare
     from figures.build import restamp as restamp_figure
     from numerics.commands import OUTPUT_FOLDER, ROOT, Command, require_committed, require_writable
-    from numerics.sweeps import compile_parts
+    from numerics.sweeps.run import compile_parts
 
 COMMITTED = ROOT / "figures" / "published"
 """Figures that come with the project; a wheel has none."""

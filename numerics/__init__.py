@@ -32,7 +32,7 @@ _HOMES = {
     "simulation.run": ("Simulation", "simulate"),
     "solution.solution": ("OBSERVABLES", "Solution"),
     "solver": ("ConvergenceError", "ConvergenceWarning", "solve"),
-    "sweeps": ("sweep",),
+    "sweeps.run": ("sweep",),
     "thresholds": (
         "bayes_error",
         "interpolation_threshold",

@@ -21,19 +21,19 @@ import click
 import numpy as np
 from click.core import ParameterSource
 
-from numerics.executors import EXECUTORS, THREADS, WorkersLostError, cluster
-from numerics.journal import Journal, require_room
 from numerics.models import TRAINING, Chain, Estimator, GaussianMixture, ParameterError, Stage, check_fit
 from numerics.problem import read_problem
 from numerics.solution.solution import OBSERVABLES, Solution
 from numerics.solver import ConvergenceWarning, solve
+from numerics.sweeps.executors import EXECUTORS, THREADS, WorkersLostError, cluster
+from numerics.sweeps.journal import Journal, require_room
 from theory import terminal
 from theory.convexity import ConvexityWarning
 from theory.losses import BUILT_IN, Loss
 
 if TYPE_CHECKING:
-    from numerics.grids import Experiment, Grid
     from numerics.simulation.result import Estimate, SimulationResult
+    from numerics.sweeps.grid import Experiment, Grid
 
 PATIENCE = 2.0
 """Seconds after which a command says what it is waiting for."""

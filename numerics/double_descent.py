@@ -14,10 +14,10 @@ import numpy as np
 import xarray
 
 from numerics import style, thresholds
-from numerics.grids import Experiment, Grid
 from numerics.models import TRAINING, Chain, Estimator, Frozen, GaussianMixture, ParameterError, Stage, total_alpha
 from numerics.scalar.compiled import structural_loss
 from numerics.simulation.run import Simulation
+from numerics.sweeps.grid import Experiment, Grid
 from theory.losses import CrossEntropy, Distillation
 
 UNREGULARISED = 1e-5

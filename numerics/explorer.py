@@ -44,7 +44,7 @@ from numerics.simulation.result import SimulationResult
 from numerics.simulation.run import simulate
 from numerics.solution.solution import OBSERVABLES, Solution
 from numerics.solver import ConvergenceWarning, read_solution, solve
-from numerics.sweeps import sweep
+from numerics.sweeps.run import sweep
 from theory.losses import CrossEntropy, Distillation
 
 try:

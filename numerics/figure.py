@@ -19,8 +19,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from numerics import style
-from numerics.grids import ERROR_SUFFIX
 from numerics.solution.solution import OBSERVABLES
+from numerics.sweeps.grid import ERROR_SUFFIX
 
 THRESHOLDS = {
     "interpolation": r"\alpha_I",

@@ -41,14 +41,15 @@ with starting(__name__):
         refined_grid,
         thresholds_in_alpha,
     )
-    from numerics.grids import Experiment, Grid, spaced
     from numerics.models import Chain, GaussianMixture, ParameterError, parameter_paths, with_parameter
     from numerics.problem import plain_name, write_problem
-    from numerics.provenance import package_versions
     from numerics.simulation.measure import MEASURED, TEACHER_QUANTITIES
     from numerics.simulation.run import Simulation
     from numerics.solution.solution import OBSERVABLES
-    from numerics.sweeps import evaluate
+    from numerics.sweeps.axes import spaced
+    from numerics.sweeps.grid import Experiment, Grid
+    from numerics.sweeps.provenance import package_versions
+    from numerics.sweeps.run import evaluate
 
 __all__ = ["SIMULATED_ALPHAS", "Axis", "main", "refined_grid", "thresholds_in_alpha", "write_data", "write_figure"]
 

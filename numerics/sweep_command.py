@@ -21,13 +21,13 @@ from numerics.commands import (
     tell_of_journal,
     warn_of_failures,
 )
-from numerics.grids import spaced
-from numerics.journal import SUFFIX
 from numerics.models import ParameterError
 from numerics.problem import plain_name
 from numerics.simulation.run import Simulation
 from numerics.solution.solution import OBSERVABLES
-from numerics.sweeps import sweep
+from numerics.sweeps.axes import spaced
+from numerics.sweeps.journal import SUFFIX
+from numerics.sweeps.run import sweep
 
 
 def read_axis(text: str) -> tuple[str, np.ndarray]:

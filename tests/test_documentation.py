@@ -43,7 +43,7 @@ ALSO_SHOWN = (
     "numerics.optimize.optimize",
     "numerics.optimize.derivatives",
     "numerics.schedules.optimal_schedule",
-    "numerics.grids.spaced",
+    "numerics.sweeps.axes.spaced",
     "numerics.problem.read_problem",
     "numerics.problem.write_problem",
 )

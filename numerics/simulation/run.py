@@ -45,7 +45,8 @@ class Simulation:
 
     Examples
     --------
-    >>> from numerics import sweep
+    >>> from numerics import Estimator, GaussianMixture, sweep
+    >>> from theory.losses import CrossEntropy
     >>> chain = Estimator(CrossEntropy(), ridge=0.1)
     >>> runs = sweep(GaussianMixture(1.0), chain, {"alpha": [1.0, 2.0]}, simulation=Simulation(n_inputs=100, n_runs=4))
     >>> sorted(runs.data_vars)
@@ -112,6 +113,7 @@ def simulate(
 
     Examples
     --------
+    >>> from theory.losses import CrossEntropy
     >>> data = GaussianMixture(alpha=2.0, rho=0.2, delta=1.0)
     >>> runs = simulate(data, Estimator(CrossEntropy(), ridge=0.1), n_inputs=200, n_runs=4, seed=0)
     >>> found = runs[0].test_error

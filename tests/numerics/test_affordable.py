@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from numerics import Estimator, GaussianMixture, ParameterError, solve, sweep
-from numerics.grids import Grid
 from numerics.models import Chain
 from numerics.phase_diagram import main as phase_diagram
 from numerics.settings import DEFAULT
 from numerics.sweep_command import sweep_command
-from numerics.sweeps import LargeGridWarning, require_affordable
+from numerics.sweeps.grid import Grid
+from numerics.sweeps.run import LargeGridWarning, require_affordable
 from theory.losses import CrossEntropy, Distillation, Loss, SquareLoss
 
 DATA = GaussianMixture(1.3, 0.35, 0.8, label_noise=0.1)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from numerics import executors
 from numerics.models import ParameterError
+from numerics.sweeps import executors
 
 
 class Dies:

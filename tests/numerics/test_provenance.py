@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numerics
-from numerics import provenance
+from numerics.sweeps import provenance
 
 ROOT = Path(numerics.__file__).parents[1]
 

@@ -31,18 +31,18 @@ from numerics import (
     Hebbian,
     ParameterError,
     Simulation,
-    executors,
-    grids,
-    journal,
     simulate,
     solve,
     sweep,
-    sweeps,
 )
 from numerics.models import Chain
 from numerics.problem import read_problem, write_problem
 from numerics.settings import DEFAULT
 from numerics.sweep_command import sweep_command
+from numerics.sweeps import executors, journal
+from numerics.sweeps import run as sweeping
+from numerics.sweeps.grid import SHOWN_FAILURES, Grid
+from numerics.sweeps.tasks import Solve
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation, SquareLoss
 
 DATA = GaussianMixture(alpha=0.8, rho=0.2, delta=1.0)
@@ -133,12 +133,12 @@ def test_any_number_of_axes_and_spacings() -> None:
 
 
 def test_points_per_task_are_fewer_for_long_chains(monkeypatch) -> None:
-    grid = grids.Grid(DATA, CHAIN, {"alpha": np.linspace(1, 2, 101)}, OBSERVED)
+    grid = Grid(DATA, CHAIN, {"alpha": np.linspace(1, 2, 101)}, OBSERVED)
     assert [task.size for task in grid.tasks()] == [50, 50, 1]
     limit = Chain.of([CHAIN[0], replace(CHAIN[1], ridge=0.0)])
-    assert len(grids.Grid(DATA, limit, {"alpha": np.linspace(1, 2, 101)}, OBSERVED).tasks()) == 101
+    assert len(Grid(DATA, limit, {"alpha": np.linspace(1, 2, 101)}, OBSERVED).tasks()) == 101
     longer = Chain.of([*CHAIN.stages, *(Estimator(Distillation(), 0.1) for _ in range(4))])
-    assert len(grids.Grid(DATA, longer, {"alpha": np.linspace(1, 2, 101)}, OBSERVED).tasks()) == 101
+    assert len(Grid(DATA, longer, {"alpha": np.linspace(1, 2, 101)}, OBSERVED).tasks()) == 101
 
 
 def test_simulations_are_swept_the_same_way(tmp_path) -> None:
@@ -259,9 +259,9 @@ def test_failures_are_masked_and_listed() -> None:
     settings = replace(DEFAULT, max_iterations=2, ridge_steps=0)
     found = sweep(DATA, CHAIN, {"alpha": np.linspace(0.5, 4.0, 120)}, settings=settings)
     failed = ~found.converged.values
-    assert found.attrs["failed_points"] == failed.sum() > grids.SHOWN_FAILURES
+    assert found.attrs["failed_points"] == failed.sum() > SHOWN_FAILURES
     lines = found.attrs["failures"].split("\n")
-    assert len(lines) == grids.SHOWN_FAILURES
+    assert len(lines) == SHOWN_FAILURES
     assert lines[0].startswith(f"alpha={found.alpha.values[failed][0]:.6g}: stage")
     assert np.all(np.isnan(found.test_error.values[:, failed]))
 
@@ -309,7 +309,7 @@ def test_other_files_are_refused(tmp_path, monkeypatch) -> None:
     ):  # fmt: skip
         with pytest.raises(ParameterError, match=rf"output: .*grid.nc.*{name}"):
             sweep(**{"data": DATA, "chain": CHAIN, "over": over, **change}, output=path)
-    monkeypatch.setattr(grids, "code_version", lambda simulation: "another")
+    monkeypatch.setattr("numerics.sweeps.grid.code_version", lambda simulation: "another")
     with pytest.raises(ParameterError, match=r"code \(different: code\)"):
         sweep(DATA, CHAIN, over, output=path)
     assert path.read_bytes() == before
@@ -346,7 +346,7 @@ def test_other_journals_are_refused(tmp_path) -> None:
 def test_a_journal_in_use_stays(tmp_path) -> None:
     """Neither refusing nor overwriting takes it away from who writes it."""
     path, over = tmp_path / "grid.nc", {"alpha": [1.0, 2.0]}
-    description = {"sweep": grids.Grid(DATA, CHAIN, {"alpha": np.array([1.0, 2.0])}, ("test_error",)).description()}
+    description = {"sweep": Grid(DATA, CHAIN, {"alpha": np.array([1.0, 2.0])}, ("test_error",)).description()}
     with journal.Journal(path, description) as kept:
         for overwrite in (False, True):
             with pytest.raises(ParameterError, match="being written by another process"):
@@ -362,7 +362,7 @@ def test_a_journal_in_use_stays(tmp_path) -> None:
 def test_what_a_kill_leaves_beside_a_complete_file_is_removed(tmp_path) -> None:
     path, over = tmp_path / "grid.nc", {"alpha": [1.0, 2.0]}
     sweep(DATA, CHAIN, over, output=path).close()
-    description = {"sweep": grids.Grid(DATA, CHAIN, {"alpha": np.array([1.0, 2.0])}, ("test_error",)).description()}
+    description = {"sweep": Grid(DATA, CHAIN, {"alpha": np.array([1.0, 2.0])}, ("test_error",)).description()}
     with journal.Journal(path, description) as kept:
         kept.add("sweep", 0, journal.Piece(np.zeros((5, 2))))
     sweep(DATA, CHAIN, over, output=path, executor=NoExecutor()).close()
@@ -393,7 +393,7 @@ def test_a_disk_that_fills_up_at_the_end_loses_nothing(tmp_path, monkeypatch) ->
         raise RuntimeError("NetCDF: HDF error")
 
     path, over = tmp_path / "grid.nc", {"alpha": [1.0, 2.0]}
-    monkeypatch.setattr(grids.Grid, "write", full)
+    monkeypatch.setattr(Grid, "write", full)
     with pytest.raises(OSError, match="what was computed is in"):
         sweep(DATA, CHAIN, over, output=path)
     monkeypatch.undo()
@@ -488,7 +488,7 @@ def assert_goes_on(path: Path, done: set[int], uninterrupted: xarray.Dataset, mo
 
         return executors.run_tasks(drawn(), *arguments)
 
-    monkeypatch.setattr(sweeps, "run_tasks", counted)
+    monkeypatch.setattr(sweeping, "run_tasks", counted)
     found = sweep(DATA, CHAIN, *SWEPT, output=path)
     assert sorted([*begun, *done]) == list(range(32))
     assert begun
@@ -540,11 +540,9 @@ def test_full_disk_loses_nothing(tmp_path, uninterrupted, monkeypatch) -> None:
 
 def test_many_points_stream_to_disk(tmp_path, monkeypatch) -> None:
     """A quarter of a million points, their results made up: memory does not grow with them."""
-    monkeypatch.setattr(
-        grids._Solve, "__call__", lambda task: journal.Piece(np.full((4, task.size), task.values[0, -1]))
-    )
+    monkeypatch.setattr(Solve, "__call__", lambda task: journal.Piece(np.full((4, task.size), task.values[0, -1])))
     over = {"alpha": np.linspace(0.1, 6, 500), "teacher.ridge": np.geomspace(1e-5, 10, 500)}
-    grid = grids.Grid(DATA, Chain.of(CHAIN[0]), over, ("test_error",))
+    grid = Grid(DATA, Chain.of(CHAIN[0]), over, ("test_error",))
     assert grid.height == 4
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = sweep(DATA, CHAIN[0], over, output=tmp_path / "grid.nc", executor="serial")
@@ -620,16 +618,16 @@ def test_code_is_compiled_before_the_clock_of_the_bar_starts(monkeypatch) -> Non
     """One bar, with a name, that is made when everything is compiled."""
     happened: list[str] = []
     for name in ("compile_chain", "compile_losses"):
-        monkeypatch.setattr(sweeps, name, lambda chain, name=name: happened.append(name))
+        monkeypatch.setattr(sweeping, name, lambda chain, name=name: happened.append(name))
 
-    make = sweeps._bar
+    make = sweeping._bar
 
     def bar(progress, total, before):
         made = make(progress, total, before)
         happened.append(f"bar: {made.desc.removesuffix(': ')}: {made.total} points")
         return made
 
-    monkeypatch.setattr(sweeps, "_bar", bar)
+    monkeypatch.setattr(sweeping, "_bar", bar)
     model = GaussianMixture(alpha=1.0), Estimator(CrossEntropy(), ridge=0.1)
     sweep(*model, {"alpha": [1.0, 2.0]}, progress=True)
     assert happened == ["compile_chain", "bar: sweep: 2 points"]

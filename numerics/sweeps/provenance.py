@@ -95,7 +95,7 @@ def code_version(simulation: bool) -> str:
 
 def _sources(simulation: bool) -> dict[str, str]:
     """Text of the files that count, by their names below the folder of the packages."""
-    packages = Path(theory.__file__).parent, Path(__file__).parent
+    packages = Path(theory.__file__).parent, Path(__file__).parents[1]
     files = {path: path.relative_to(root.parent) for root in packages for path in root.rglob("*.py")}
     found = {}
     for path, name in files.items():

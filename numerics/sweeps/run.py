@@ -16,9 +16,6 @@ from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from numerics.executors import SERIAL, check_executor, noticing_interrupts, run_tasks
-from numerics.grids import Experiment, Grid, Over, axis_values, problem_at
-from numerics.journal import SUFFIX, Journal, differences, require_room
 from numerics.models import Chain, ConvergenceWarning, GaussianMixture, ParameterError, Stage, parameter_value
 from numerics.scalar.compiled import compile_chain, compile_losses
 from numerics.settings import DEFAULT, Settings
@@ -27,6 +24,11 @@ from numerics.simulation.run import Simulation
 from numerics.solution.solution import OBSERVABLES
 from numerics.solver import LONGEST_CHAIN
 from numerics.square_chain.spectral import is_spectral
+from numerics.sweeps.axes import Over, axis_values
+from numerics.sweeps.executors import SERIAL, check_executor, noticing_interrupts, run_tasks
+from numerics.sweeps.grid import Experiment, Grid
+from numerics.sweeps.journal import SUFFIX, Journal, differences, require_room
+from numerics.sweeps.tasks import problem_at
 
 if TYPE_CHECKING:
     import xarray
@@ -203,7 +205,7 @@ def sweep(
         ``output`` cannot be written or is something else; without ``output``, if the results do not fit into ``settings.memory``.
     OSError
         If results cannot be kept any more (a full disk); those before are safe.
-    numerics.executors.WorkersLostError
+    numerics.sweeps.executors.WorkersLostError
         If the workers of an executor die for good.
 
     Examples
