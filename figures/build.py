@@ -26,10 +26,10 @@ from figures.stamps import disagreement, fingerprint, is_quick
 from numerics.commands import replacing, simulated
 from numerics.models import Chain, Estimator, GaussianMixture, with_parameter
 from numerics.optimize import optimize
+from numerics.plots.style import journal_style
 from numerics.simulation.run import simulate
 from numerics.solution.solution import OBSERVABLES
 from numerics.solver import ConvergenceWarning, solve
-from numerics.style import journal_style
 from numerics.sweeps.grid import ERROR_SUFFIX, LONG_NAMES, Grid
 from numerics.sweeps.provenance import numbers_version, package_versions
 from numerics.sweeps.run import evaluate

@@ -14,9 +14,10 @@ import pytest
 import xarray
 from command_line import assert_one_line_error
 
-from numerics import Estimator, GaussianMixture, double_descent, figure, phase_diagram, solve
+from numerics import Estimator, GaussianMixture, phase_diagram, solve
 from numerics.models import Chain
 from numerics.phase_diagram import Axis, main, refined_grid, thresholds_in_alpha
+from numerics.plots import plan
 from numerics.simulation.run import Simulation, simulate
 from numerics.sweeps import executors, grid
 from numerics.sweeps.grid import ERROR_SUFFIX, Experiment, Grid
@@ -34,9 +35,9 @@ run = partial(command_line.run, main)
 @pytest.fixture
 def tiny(monkeypatch) -> None:
     """The main figure on a few points."""
-    monkeypatch.setattr(double_descent, "CURVE_POINTS", 8)
-    monkeypatch.setattr(double_descent, "MAP_POINTS", (4, 3))
-    monkeypatch.setattr(double_descent, "SIMULATED_ALPHAS", (1.0,))
+    monkeypatch.setattr(plan, "CURVE_POINTS", 8)
+    monkeypatch.setattr(plan, "MAP_POINTS", (4, 3))
+    monkeypatch.setattr(plan, "SIMULATED_ALPHAS", (1.0,))
 
 
 # Axes.
@@ -330,7 +331,7 @@ def test_interrupt_leaves_no_half_written_file(tmp_path, monkeypatch) -> None:
         path.write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(figure, "save", interrupted)
+    monkeypatch.setattr(phase_diagram, "save", interrupted)
     result = run("--x", "alpha=1:2:2", "--output", tmp_path / "i")
     assert result.exit_code == 130
     assert {path.name for path in tmp_path.iterdir()} <= {"i.nc", "i.nc.partial"}

@@ -14,10 +14,11 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 from surroundings import python
 
-from numerics import Estimator, Frozen, GaussianMixture, max_margin, separability_threshold, solve, style, sweep
+from numerics import Estimator, Frozen, GaussianMixture, max_margin, separability_threshold, solve, sweep
 from numerics.commands import solve_command
 from numerics.models import Chain, DataSet, ParameterError, with_parameter
 from numerics.phase_diagram import main as phase_diagram
+from numerics.plots import style
 from numerics.problem import read_problem
 from numerics.sweep_command import sweep_command
 from theory.losses import CrossEntropy, Loss

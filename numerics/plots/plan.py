@@ -13,8 +13,9 @@ from dataclasses import replace
 import numpy as np
 import xarray
 
-from numerics import style, thresholds
+from numerics import thresholds
 from numerics.models import TRAINING, Chain, Estimator, Frozen, GaussianMixture, ParameterError, Stage, total_alpha
+from numerics.plots import style
 from numerics.scalar.compiled import structural_loss
 from numerics.simulation.run import Simulation
 from numerics.sweeps.grid import Experiment, Grid
