@@ -23,7 +23,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from figures.stamps import disagreement, fingerprint, is_quick
-from numerics.commands import replacing, simulated
+from numerics.cli.command import replacing
+from numerics.cli.report import simulated
 from numerics.models import Chain, Estimator, GaussianMixture, with_parameter
 from numerics.optimize import optimize
 from numerics.plots.style import journal_style

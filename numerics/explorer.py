@@ -35,7 +35,8 @@ from matplotlib.ticker import AutoLocator, ScalarFormatter
 from PIL import Image
 
 from numerics import thresholds
-from numerics.commands import replacing, require_writable, simulated
+from numerics.cli.command import replacing, require_writable
+from numerics.cli.report import simulated
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, require_number, with_parameter
 from numerics.phase_diagram import SIMULATED_ALPHAS, refined_grid, thresholds_in_alpha, write_data
 from numerics.plots import style

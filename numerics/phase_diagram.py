@@ -16,24 +16,26 @@ with starting(__name__):
     from click.core import ParameterSource
     from matplotlib.figure import Figure
 
-    from numerics.commands import (
-        MODEL,
+    from numerics.cli.command import (
         OUTPUT_FOLDER,
         ROOT,
-        SIMULATION_FLAGS,
         Command,
         blaming,
-        build_model,
-        executor_options,
-        jobs_option,
         kept_points,
-        model_options,
-        opened_executor,
         replacing,
         require_committed,
         require_writable,
-        warn_of_failures,
     )
+    from numerics.cli.flags import (
+        MODEL,
+        SIMULATION_FLAGS,
+        build_model,
+        executor_options,
+        jobs_option,
+        model_options,
+        opened_executor,
+    )
+    from numerics.cli.report import warn_of_failures
     from numerics.models import Chain, GaussianMixture, ParameterError, parameter_paths, with_parameter
     from numerics.plots import style
     from numerics.plots.curves import curves, save

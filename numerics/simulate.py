@@ -6,7 +6,7 @@ import sys
 from numerics.deferred import importing, starting
 
 with importing(), starting(__name__):
-    from numerics.commands import simulate_command as main
+    from numerics.cli.simulate import simulate_command as main
     from numerics.simulation.run import simulate
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 from numerics.deferred import importing, starting
 
 with importing(), starting(__name__):
-    from numerics.sweep_command import sweep_command as main
+    from numerics.cli.sweep import sweep_command as main
     from numerics.sweeps.run import sweep
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from numerics import Estimator, GaussianMixture, ParameterError, solve, sweep
+from numerics.cli.sweep import sweep_command
 from numerics.models import Chain
 from numerics.phase_diagram import main as phase_diagram
 from numerics.settings import DEFAULT
-from numerics.sweep_command import sweep_command
 from numerics.sweeps.grid import Grid
 from numerics.sweeps.run import LargeGridWarning, require_affordable
 from theory.losses import CrossEntropy, Distillation, Loss, SquareLoss

@@ -10,11 +10,12 @@ from command_line import run
 from surroundings import ROOT, python
 
 from figures.__main__ import main as figures
-from numerics.commands import simulate_command, solve_command
+from numerics.cli.simulate import simulate_command
+from numerics.cli.solve import solve_command
+from numerics.cli.sweep import sweep_command
 from numerics.models import ParameterError
 from numerics.phase_diagram import main as phase_diagram
 from numerics.random_box import main as random_box
-from numerics.sweep_command import sweep_command
 from numerics.sweeps.executors import WorkersLostError
 from theory import terminal
 from theory.__main__ import main as derivation

@@ -19,12 +19,11 @@ from numerics import (
     Frozen,
     GaussianMixture,
     Hebbian,
-    commands,
     simulate,
-    simulation,
     solve,
 )
-from numerics.commands import simulate_command, solve_command
+from numerics.cli.simulate import simulate_command
+from numerics.cli.solve import solve_command
 from numerics.problem import read_problem
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels
 
@@ -283,8 +282,8 @@ def test_output_goes_to_a_file(tmp_path) -> None:
 
 
 def test_unwritable_output_fails_before_computing(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(commands, "solve", _must_not_run)
-    monkeypatch.setattr(simulation, "simulate", _must_not_run)
+    monkeypatch.setattr("numerics.cli.solve.solve", _must_not_run)
+    monkeypatch.setattr("numerics.simulation.run.simulate", _must_not_run)
     (tmp_path / "file").write_text("")
     for target in (tmp_path / "file" / "out.json", tmp_path):
         for command in (solve_command, simulate_command):
@@ -296,7 +295,7 @@ def _must_not_run(*arguments, **options):
 
 
 def test_not_converged_is_printed_with_exit_code_1(monkeypatch) -> None:
-    monkeypatch.setattr(commands, "solve", partial(solve, max_iterations=1))
+    monkeypatch.setattr("numerics.cli.solve.solve", partial(solve, max_iterations=1))
     result = run(solve_command, "--alpha", 1.7, "--teacher-ridge", 1e-4, "--json")
     assert result.exit_code == 1
     document = json.loads(result.stdout)
@@ -310,7 +309,7 @@ def test_interrupt_has_exit_code_130(monkeypatch) -> None:
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "solve", interrupted)
+    monkeypatch.setattr("numerics.cli.solve.solve", interrupted)
     assert run(solve_command, "--alpha", 1).exit_code == 130
 
 
@@ -336,7 +335,7 @@ def test_simulation_beside_theory() -> None:
 
 
 def test_simulation_without_theory(monkeypatch) -> None:
-    monkeypatch.setattr(commands, "solve", _must_not_run)
+    monkeypatch.setattr("numerics.cli.solve.solve", _must_not_run)
     arguments = ("--alpha", 1, "--inputs", 60, "--runs", 2, "--no-theory")
     assert json.loads(run(simulate_command, *arguments, "--json").stdout)["theory"] is None
     assert "theory" not in run(simulate_command, *arguments).stdout
@@ -346,7 +345,7 @@ def test_simulation_that_does_not_converge(monkeypatch) -> None:
     def unfinished(*arguments, **options):
         return replace(simulate(*arguments, **options), converged=False, message="run 0, teacher: stopped")
 
-    monkeypatch.setattr(simulation, "simulate", unfinished)
+    monkeypatch.setattr("numerics.simulation.run.simulate", unfinished)
     result = run(simulate_command, "--alpha", 1, "--inputs", 60, "--runs", 2, "--no-theory")
     assert result.exit_code == 1
     assert "run 0, teacher: stopped" in result.stderr

@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 from command_line import assert_one_line_error, run
 
 import figures.__main__
+import numerics
 from numerics import (
     BayesOptimal,
     Chain,
@@ -30,13 +31,11 @@ from numerics import (
     GaussianMixture,
     Hebbian,
     ParameterError,
-    commands,
-    phase_diagram,
     simulate,
-    simulation,
     solve,
 )
-from numerics.commands import simulate_command, solve_command
+from numerics.cli.simulate import simulate_command
+from numerics.cli.solve import solve_command
 from numerics.phase_diagram import main as phase_diagram_command
 from numerics.problem import read_problem
 from numerics.random_box import main as random_box_command
@@ -63,13 +62,13 @@ def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     def must_not_run(*arguments: object, **options: object) -> None:
         raise AssertionError("computed before checking the input")
 
-    for module, name in (
-        (simulation, "train"),
-        (phase_diagram, "evaluate"),
-        (commands, "compare"),
-        (figures.__main__, "finish"),
+    for name in (
+        "numerics.simulation.run.train",
+        "numerics.phase_diagram.evaluate",
+        "numerics.cli.simulate.compare",
+        "figures.__main__.finish",
     ):
-        monkeypatch.setattr(module, name, must_not_run)
+        monkeypatch.setattr(name, must_not_run)
 
 
 @pytest.fixture
@@ -213,7 +212,7 @@ def test_theory(folder: Path, capsys: pytest.CaptureFixture, arguments: list[str
     ids=lambda arguments: arguments[0],
 )
 def test_in_a_process_of_its_own(folder: Path, arguments: list[str]) -> None:
-    root = Path(commands.__file__).parents[1]
+    root = Path(numerics.__file__).parents[1]
     code = (
         f"import sys, runpy; sys.path.insert(0, {str(root)!r}); sys.argv[:] = sys.argv[1:]; "
         "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=False)"
@@ -270,7 +269,7 @@ def test_too_little_memory_is_one_line(folder: Path, monkeypatch: pytest.MonkeyP
     def exhausted(*arguments: object, **options: object) -> None:
         raise MemoryError("Unable to allocate 7 EiB")
 
-    monkeypatch.setattr(simulation, "simulate", exhausted)
+    monkeypatch.setattr("numerics.simulation.run.simulate", exhausted)
     command, given = COMMANDS["simulate"]
     result = run(command, *given, "--output", "new/runs")
     assert result.exit_code == 1

@@ -15,12 +15,12 @@ from scipy.stats import norm
 from surroundings import python
 
 from numerics import Estimator, Frozen, GaussianMixture, max_margin, separability_threshold, solve, sweep
-from numerics.commands import solve_command
+from numerics.cli.solve import solve_command
+from numerics.cli.sweep import sweep_command
 from numerics.models import Chain, DataSet, ParameterError, with_parameter
 from numerics.phase_diagram import main as phase_diagram
 from numerics.plots import style
 from numerics.problem import read_problem
-from numerics.sweep_command import sweep_command
 from theory.losses import CrossEntropy, Loss
 
 GREEK = '{"data": {"alpha": 2}, "chain": [{"loss": "cross-entropy", "ridge": 0.1, "name": "αβ"}]}'

@@ -35,10 +35,10 @@ from numerics import (
     solve,
     sweep,
 )
+from numerics.cli.sweep import sweep_command
 from numerics.models import Chain
 from numerics.problem import read_problem, write_problem
 from numerics.settings import DEFAULT
-from numerics.sweep_command import sweep_command
 from numerics.sweeps import executors, journal
 from numerics.sweeps import run as sweeping
 from numerics.sweeps.grid import SHOWN_FAILURES, Grid

@@ -8,19 +8,17 @@ import click
 import numpy as np
 from click.core import ParameterSource
 
-from numerics.commands import (
+from numerics.cli.command import Command, blaming, tell_of_journal
+from numerics.cli.flags import (
     MODEL,
     SIMULATION_FLAGS,
-    Command,
-    blaming,
     build_model,
     executor_options,
     jobs_option,
     model_options,
     opened_executor,
-    tell_of_journal,
-    warn_of_failures,
 )
+from numerics.cli.report import warn_of_failures
 from numerics.models import ParameterError
 from numerics.problem import plain_name
 from numerics.simulation.run import Simulation
