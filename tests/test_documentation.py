@@ -24,6 +24,7 @@ import figures.__main__
 import numerics.cli.simulate
 import numerics.cli.solve
 import numerics.cli.sweep
+import numerics.phase_diagram
 import numerics.random_box
 import theory.__main__
 import theory.losses

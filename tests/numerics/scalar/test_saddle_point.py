@@ -135,7 +135,7 @@ def test_equations_are_the_gradient_of_the_potential(chain: list[Estimator], see
 
 
 def published_points() -> list[dict[str, str]]:
-    path = Path(__file__).parents[1] / "data" / "published_points.csv"
+    path = Path(__file__).parents[2] / "data" / "published_points.csv"
     with path.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
