@@ -26,7 +26,7 @@ def _loss_names(loss: Loss) -> dict[sympy.Symbol, str]:
 
 
 def loss_definitions(loss: Loss) -> str:
-    """Compiled functions ``(h, y, logits, parameters, out)`` of a loss: slopes, targets, features.
+    """Compiled functions ``(h, y, logits, parameters, out)`` of a loss: slopes, targets, bends.
 
     Where the gradient splits into ``S(h) - c``, both are measured from the limit of S at -oo (branch 0) and at +oo (branch 1):
     near saturation the difference then keeps its relative accuracy.  Elsewhere S is the whole gradient and c = 0.
@@ -45,19 +45,15 @@ def loss_definitions(loss: Loss) -> str:
         curvatures = [("out[2]", without_cancellation(loss.curvature)), ("out[3]", without_cancellation(loss.third))]
         slopes = statements([*measured, *curvatures], names)
         targets = by_label([(f"out[{branch}]", split[1] - limit) for branch, limit in enumerate(limits)], names)
-    n = len(loss.features)
-    features = statements(
-        [
-            (f"out[{row * n + k}]", entry)
-            for k, feature in enumerate(loss.features)
-            for row, entry in enumerate(feature)
-        ],
+    n = len(loss.bends)
+    bends = statements(
+        [(f"out[{row * n + k}]", entry) for k, bend in enumerate(loss.bends) for row, entry in enumerate(bend)],
         names,
     )
     arguments = ["h", "y", "logits", "parameters", "out"]
     return "".join(
         function(name, arguments, body, signature="POINT_FUNCTION.signature")
-        for name, body in (("slopes", slopes), ("targets", targets), ("features", features))
+        for name, body in (("slopes", slopes), ("targets", targets), ("bends", bends))
     )
 
 
@@ -91,11 +87,11 @@ class CompiledLoss(NamedTuple):
 
     slopes: types.CompileResultWAP
     targets: types.CompileResultWAP
-    features: types.CompileResultWAP
+    bends: types.CompileResultWAP
 
 
 def loss_module(loss: Loss) -> CompiledLoss:
-    """Compiled ``slopes``, ``targets`` and ``features`` of a loss."""
+    """Compiled ``slopes``, ``targets`` and ``bends`` of a loss."""
     return _loss_module(_ByFormula(loss))
 
 

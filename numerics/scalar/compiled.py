@@ -33,8 +33,8 @@ class CompiledChain:
     level_solvers, stage_solvers : numba typed lists
         The core's own solvers of one level and of one stage.
     point_functions, vector_functions : numba typed lists
-        ``slopes, targets, features`` of each loss; equations of each stage.
-    shareable, n_features, n_parameters : integer arrays, shape (T,)
+        ``slopes, targets, bends`` of each loss; equations of each stage.
+    shareable, n_bends, n_parameters : integer arrays, shape (T,)
     seen : integer array, shape (T, l)
         Stages (1-based) whose logits a loss looks at, then zeros.
     """
@@ -45,7 +45,7 @@ class CompiledChain:
     point_functions: object
     vector_functions: object
     shareable: np.ndarray
-    n_features: np.ndarray
+    n_bends: np.ndarray
     n_parameters: np.ndarray
     seen: np.ndarray
 
@@ -53,7 +53,7 @@ class CompiledChain:
     def arguments(self) -> tuple:
         """In the order of ``scalar/kernels/chain.py``."""
         return (
-            self.level_solvers, self.stage_solvers, self.point_functions, self.vector_functions, self.shareable, self.n_features,
+            self.level_solvers, self.stage_solvers, self.point_functions, self.vector_functions, self.shareable, self.n_bends,
             self.seen, self.n_parameters
         )  # fmt: skip
 
@@ -99,7 +99,7 @@ def _compile(structure: tuple, box: _Box) -> CompiledChain:
     losses = box.losses
     for number, loss in enumerate(losses, start=1):
         compiled, equations = loss_module(loss), equations_module(number)
-        for name in ("slopes", "targets", "features"):
+        for name in ("slopes", "targets", "bends"):
             core.push_point_function(point_functions, getattr(compiled, name))
         for name in EQUATION_NAMES:
             core.push_vector_function(vector_functions, getattr(equations, name))
@@ -114,14 +114,14 @@ def _compile(structure: tuple, box: _Box) -> CompiledChain:
         point_functions,
         vector_functions,
         np.array([grid_kind(loss) for loss in losses], dtype=np.int64),
-        np.array([len(loss.features) for loss in losses], dtype=np.int64),
+        np.array([len(loss.bends) for loss in losses], dtype=np.int64),
         np.array([len(loss.symbols) for loss in losses], dtype=np.int64),
         seen,
     )
 
 
 @lru_cache(maxsize=4096)
-def target_features(chain: Chain, number: int) -> np.ndarray:
+def target_bends(chain: Chain, number: int) -> np.ndarray:
     """(position, scale) of the bends of later stages' targets as functions of the logit of stage ``number``, shape (e, 2)."""
     found = set()
     for later in range(number + 1, len(chain) + 1):
@@ -130,7 +130,7 @@ def target_features(chain: Chain, number: int) -> np.ndarray:
         if number not in stages:
             continue
         # A bend that moves with another logit is left to the quadrature's error estimate.
-        for stage, bends in zip(stages, loss.target_bends(), strict=True):
+        for stage, bends in zip(stages, loss.target_bends_at_values(), strict=True):
             if stage == number:
                 found.update(bends)
     return np.array(sorted(found), dtype=float).reshape(-1, 2)
@@ -179,7 +179,7 @@ def newton(
     compiled, triangle = loss_module(loss), cholesky_triangle(earlier)
     unknowns, conjugates, updated = x.copy(), np.empty(2 * number + 2), np.empty(2 * number + 1)
     outcome = core_module().solve_stage(
-        compiled.slopes, compiled.targets, compiled.features, len(loss.features), grid_kind(loss, shareable),
+        compiled.slopes, compiled.targets, compiled.bends, len(loss.bends), grid_kind(loss, shareable),
         _stage_equations(number), 0, unknowns, nodes.weight, nodes.design, nodes.labels, nodes.seen(loss.stages(number)),
         np.array(loss.values, dtype=float), data.delta, np.concatenate(([data.delta], triangle)), prior, triangle,
         np.array([point.response_row[-1] for point in earlier], dtype=float),
@@ -201,13 +201,13 @@ def settings_vector(settings: Settings) -> np.ndarray:
 
 
 def _bends(points: Sequence[tuple[GaussianMixture, Chain]]) -> list[list[np.ndarray]]:
-    """Target features of every stage at every point; looked up once for neighbours that share their losses."""
+    """Target bends of every stage at every point; looked up once for neighbours that share their losses."""
     found: list[list[np.ndarray]] = []
     previous: list[object] = []
     for _, chain in points:
         losses = [getattr(stage, "loss", None) for stage in chain.stages]
         same = len(previous) == len(losses) and all(a is b for a, b in zip(losses, previous, strict=True))
-        found.append(found[-1] if same else [target_features(chain, t) for t in range(1, len(chain) + 1)])
+        found.append(found[-1] if same else [target_bends(chain, t) for t in range(1, len(chain) + 1)])
         previous = losses
     return found
 

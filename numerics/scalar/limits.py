@@ -26,7 +26,7 @@ from numerics import thresholds
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError
-from numerics.scalar.compiled import PointArrays, cholesky_triangle, compile_chain, newton, target_features
+from numerics.scalar.compiled import PointArrays, cholesky_triangle, compile_chain, newton, target_bends
 from numerics.scalar.constrained import (
     HARD,
     MAX_MARGIN,
@@ -134,7 +134,7 @@ def minimum_is_finite(loss: Loss) -> bool:
     functions = LossFunctions(loss)
     values = dict(zip(loss.symbols, loss.values, strict=True))
     places = []
-    for bends in loss.target_features:
+    for bends in loss.target_bends:
         entries = [tuple(entry.subs(values) for entry in bend) for bend in bends]
         numbers = [(float(c), float(scale)) for c, scale in entries if c.is_number and scale.is_number]
         scales = [(c, scale) for c, scale in numbers if math.isfinite(c) and 0 < scale < math.inf]
@@ -441,7 +441,7 @@ def extend_any(
         return nodes.with_constant_logit(point.bias)
     if training and isinstance(point, HardPoint):
         return extend_hard(nodes, data, chain, number, point, step, settings.tail)
-    wanted = sorted({*map(tuple, target_features(chain, number)), *bends})
+    wanted = sorted({*map(tuple, target_bends(chain, number)), *bends})
     extra = np.array(wanted, dtype=float).reshape(-1, 2)
     extended, _ = extend(
         nodes, data, chain.resolved(data)[number - 1], point, step, settings.tail, training=training, extra=extra,

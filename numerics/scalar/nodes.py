@@ -13,7 +13,7 @@ from numerics.codegen.losses import grid_kind, loss_module
 from numerics.models import Estimator, Frozen, GaussianMixture
 from theory.losses import LinearLoss, Loss
 
-_NO_FEATURES = np.empty((0, 2))
+_NO_BENDS = np.empty((0, 2))
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def label_nodes(data: GaussianMixture, *, training: bool = True, rows: int = 1) 
 
 def extend(
     nodes: Nodes, data: GaussianMixture, stage: Estimator | Frozen, point: StagePoint, step: float, tail: float, *,
-    training: bool, extra: np.ndarray = _NO_FEATURES, directions: np.ndarray | None = None, sharpness: float = 0.0,
+    training: bool, extra: np.ndarray = _NO_BENDS, directions: np.ndarray | None = None, sharpness: float = 0.0,
 ) -> tuple[Nodes, float]:  # fmt: skip
     """Nodes that include this stage too, on training samples or on fresh ones, and their normalisation defect.
 
@@ -204,7 +204,7 @@ def extend(
         gamma = reaction * responses[-1] if on else 0.0
         if directions is None:
             *arrays, origin, part_defect = core_module().extend_nodes(
-                compiled.slopes, compiled.targets, compiled.features, len(loss.features), grid_kind(loss),
+                compiled.slopes, compiled.targets, compiled.bends, len(loss.bends), grid_kind(loss),
                 part.weight, part.design, part.labels, part.logits, seen, values, *place, gamma, on, step, tail, sharpness, extra,
             )  # fmt: skip
             parts.append(Nodes(*arrays, part.member[origin], part.row[origin]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from numerics.models import Chain, Frozen, GaussianMixture
-from numerics.scalar.compiled import newton, structural_loss, target_features
+from numerics.scalar.compiled import newton, structural_loss, target_bends
 from numerics.scalar.directions import fixed_directions
 from numerics.scalar.nodes import StagePoint, extend, label_nodes
 from numerics.scalar.prior import WeightMoments, mask_patterns
@@ -51,6 +51,6 @@ class Walk:
             self.moments.add_stage(number, stage, conjugates)
             self.nodes, _ = extend(
                 self.nodes, self.data, stage, point, self.settings.outer_step * self.factor, self.settings.tail,
-                training=True, extra=target_features(self.chain, number),
+                training=True, extra=target_bends(self.chain, number),
                 directions=None if self.directions is None else self.directions[number - 1], sharpness=sharpness,
             )  # fmt: skip

@@ -52,7 +52,7 @@ from numerics.scalar.kernels.stage import (
 )
 
 N_POINT_FUNCTIONS = 3
-SLOPES, TARGETS, FEATURES = range(N_POINT_FUNCTIONS)
+SLOPES, TARGETS, BENDS = range(N_POINT_FUNCTIONS)
 """Order of a loss's functions in the list of point functions."""
 
 N_SETTINGS = 14
@@ -129,7 +129,7 @@ def norm_squared(x, k):
     ),
     **OPTIONS,
 )  # fmt: skip
-def loss_units(slopes, targets, features, n_features, labels, logits, parameters):
+def loss_units(slopes, targets, bends, n_bends, labels, logits, parameters):
     """Units of logits and of curvature in which the loss is like the cross-entropy, whose force at 0 is 1/2, curvature 1/4."""
     slope = np.empty(4)
     pair = np.empty(2)
@@ -150,12 +150,12 @@ def loss_units(slopes, targets, features, n_features, labels, logits, parameters
         return 1.0, 1.0
     # A loss that is flat at 0 bends elsewhere: logits will be where it does.
     unit = force / (2.0 * curvature) if curvature > 0.0 else np.inf
-    found = np.empty(3 * n_features + 1)
-    if n_features > 0:
-        features(0.0, labels[0], address(logits, 0), values, address(found, 0))
+    found = np.empty(3 * n_bends + 1)
+    if n_bends > 0:
+        bends(0.0, labels[0], address(logits, 0), values, address(found, 0))
         furthest = 0.0
-        for k in range(n_features):
-            furthest = max(furthest, abs(found[k]) + found[n_features + k])
+        for k in range(n_bends):
+            furthest = max(furthest, abs(found[k]) + found[n_bends + k])
         if 0.0 < furthest < unit:
             unit = furthest
     if not unit < np.inf:
@@ -353,7 +353,7 @@ _PRIOR_CONSTANTS = 7
     ),
     **OPTIONS,
 )  # fmt: skip
-def attempt(stage_solvers, point_functions, functions, t, n_features, shareable, x, problem):
+def attempt(stage_solvers, point_functions, functions, t, n_bends, shareable, x, problem):
     """Stage t (from 0) by Newton's method from ``x``; see :func:`solve_stage`."""
     (
         weight, design, labels, logits, parameters, delta, channel_constants, prior_constants, cholesky_constants,
@@ -362,7 +362,7 @@ def attempt(stage_solvers, point_functions, functions, t, n_features, shareable,
     stage_solver = stage_solvers[0]
     at = N_POINT_FUNCTIONS * t
     return stage_solver(
-        point_functions[at + SLOPES], point_functions[at + TARGETS], point_functions[at + FEATURES], n_features, shareable,
+        point_functions[at + SLOPES], point_functions[at + TARGETS], point_functions[at + BENDS], n_bends, shareable,
         functions, N_EQUATIONS * t, x, weight, design, labels, logits, parameters, delta, channel_constants, prior_constants,
         cholesky_constants, earlier_responses, fixed_bias, step, tail, tolerance, max_iterations, conjugate, updated,
     )  # fmt: skip
@@ -376,7 +376,7 @@ def attempt(stage_solvers, point_functions, functions, t, n_features, shareable,
     **OPTIONS,
 )  # fmt: skip
 def follow_ridges(
-    stage_solvers, point_functions, functions, t, n_features, shareable, x, problem, log_ridge, steps
+    stage_solvers, point_functions, functions, t, n_bends, shareable, x, problem, log_ridge, steps
 ):  # fmt: skip
     """Stage t at falling ridges, from ``exp(log_ridge)``, where ``x`` is nearly a solution, to the one of ``problem``.
 
@@ -401,7 +401,7 @@ def follow_ridges(
                 trial[r] += (x[r] - previous[r]) * (there - here) / (here - previous_at)
         constants[1] = math.exp(there)
         status, used, residual, last_step, defect = attempt(
-            stage_solvers, point_functions, functions, t, n_features, shareable, trial, problem
+            stage_solvers, point_functions, functions, t, n_bends, shareable, trial, problem
         )
         constants[1] = ridge
         iterations += used
@@ -504,7 +504,7 @@ def with_constant_logit(nodes, logit):
     **OPTIONS,
 )  # fmt: skip
 def nodes_after(
-    slopes, targets, features, n_features, shareable, parameters, nodes, seen, trained, needed, delta, theta, directions, rows,
+    slopes, targets, bends, n_bends, shareable, parameters, nodes, seen, trained, needed, delta, theta, directions, rows,
     step, tail, sharpness, extra,
 ):  # fmt: skip
     """Nodes that include the stage with order parameters ``theta``, in the data sets (1 in ``needed``, d) that are needed.
@@ -515,7 +515,7 @@ def nodes_after(
         Nodes of the earlier stages; which of these the stage looks at; which data sets it is trained on (1 there).
     directions, rows
         See :func:`solve_level`.
-    n_features, shareable, step, tail, sharpness, extra
+    n_bends, shareable, step, tail, sharpness, extra
         See :func:`extend_nodes`.
     """
     k = nodes[3].shape[1]
@@ -548,7 +548,7 @@ def nodes_after(
         reaction = gamma if side == 1 else 0.0
         if rows == 0 and not narrow:
             weight, design, labels, logits, origin, _ = extend_nodes(
-                slopes, targets, features, n_features, shareable, weight, design, labels, logits, visible, parameters, mean,
+                slopes, targets, bends, n_bends, shareable, weight, design, labels, logits, visible, parameters, mean,
                 mean_bias, coefficients, sigma, shifts, reaction, side == 1, step, tail, sharpness, extra,
             )  # fmt: skip
             member, row = take_integers(member, origin), take_integers(row, origin)
@@ -577,7 +577,7 @@ LevelSolvers = types.ListType(types.FunctionType(SOLVE_LEVEL))
 
 @njit(SOLVE_LEVEL, **OPTIONS)
 def solve_level(
-    stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, settings, data,
+    stage_solvers, point_functions, functions, shareable, n_bends, seen, n_parameters, trained, directions, settings, data,
     sets, special, ridges, pattern_share, pattern_active, parameters, mixing, extra, n_extra, rows, factor, tail, tolerance,
     check, x, started, conjugates, updates, stats,
 ):  # fmt: skip
@@ -609,7 +609,7 @@ def solve_level(
         size = 2 * k + 4
         slopes = point_functions[N_POINT_FUNCTIONS * t + SLOPES]
         targets = point_functions[N_POINT_FUNCTIONS * t + TARGETS]
-        features = point_functions[N_POINT_FUNCTIONS * t + FEATURES]
+        bends = point_functions[N_POINT_FUNCTIONS * t + BENDS]
         loss_parameters = head(parameters[t], n_parameters[t])
         cholesky_constants = head(triangle, n_triangle)
         channel_constants = np.empty(1 + n_triangle)
@@ -638,7 +638,7 @@ def solve_level(
                 teacher = seen[t, r]
         unit, curvature = 1.0, 1.0
         if not check:
-            unit, curvature = loss_units(slopes, targets, features, n_features[t], its_labels, visible, loss_parameters)
+            unit, curvature = loss_units(slopes, targets, bends, n_bends[t], its_labels, visible, loss_parameters)
         unknowns = np.empty(size)
         conjugate = np.empty(size)
         updated = np.empty(size - 1)
@@ -658,7 +658,7 @@ def solve_level(
             if vanishing:
                 conjugate[size - 2] = eta / v - ridges[t]
             status, residual, last_step, defect = CONVERGED, 0.0, 0.0, 0.0
-        solver = stage_solvers, point_functions, functions, t, n_features[t], shareable[t]
+        solver = stage_solvers, point_functions, functions, t, n_bends[t], shareable[t]
         problem = (
             its_weight, its_design, its_labels, visible, loss_parameters, delta, channel_constants, prior_constants,
             cholesky_constants, head(responses, k), fixed_bias, settings[FIELD_STEP] * factor, tail, tolerance, max_iterations,
@@ -757,7 +757,7 @@ def solve_level(
                 return t + 1
         before = here
         nodes = nodes_after(
-            slopes, targets, features, n_features[t], shareable[t], loss_parameters, nodes, seen[t], trained[t], needed, delta,
+            slopes, targets, bends, n_bends[t], shareable[t], loss_parameters, nodes, seen[t], trained[t], needed, delta,
             theta, directions, rows, settings[OUTER_STEP] * factor, tail, sharpness_along(x, started, t), wanted_bends,
         )  # fmt: skip
     return n_stages
@@ -825,7 +825,7 @@ def prediction(x, position, i, used, out):
     **OPTIONS,
 )  # fmt: skip
 def solve_points(
-    level_solvers, stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions,
+    level_solvers, stage_solvers, point_functions, functions, shareable, n_bends, seen, n_parameters, trained, directions,
     data, sets, special, ridges,
     pattern_share, pattern_active, parameters, mixing, extra, n_extra, settings, first_rows, position, continued, x, started,
     conjugates, updates, stats, summary,
@@ -859,7 +859,7 @@ def solve_points(
     scratch = np.empty((n_stages, width)), np.empty((n_stages, width)), np.zeros((n_stages, 5))
     for i in range(n_points):
         point = (
-            stage_solvers, point_functions, functions, shareable, n_features, seen, n_parameters, trained, directions, settings,
+            stage_solvers, point_functions, functions, shareable, n_bends, seen, n_parameters, trained, directions, settings,
             data[i], sets[i], special[i], ridges[i], pattern_share[i], pattern_active[i], parameters[i], mixing[i], extra[i],
             n_extra[i],
         )  # fmt: skip

@@ -84,15 +84,15 @@ _GAUSS_RATIO = 0.09  # of the field's width to the scale of the proximal map, pe
     ),
     **OPTIONS,
 )  # fmt: skip
-def find_kinks(features, n_features, y, logits, parameters, gamma, sigma, extra, found, kinks):
-    """Fill rows (position, width, strength) of ``kinks``, and ``found`` with the loss's features; returns how many kinks."""
-    if n_features > 0:
-        features(0.0, y, logits, parameters, address(found, 0))
+def find_kinks(bends, n_bends, y, logits, parameters, gamma, sigma, extra, found, kinks):
+    """Fill rows (position, width, strength) of ``kinks``, and ``found`` with the loss's bends; returns how many kinks."""
+    if n_bends > 0:
+        bends(0.0, y, logits, parameters, address(found, 0))
     n = 0
-    for k in range(n_features):
+    for k in range(n_bends):
         centre = found[k]
-        scale = found[n_features + k]
-        strength = abs(found[2 * n_features + k])
+        scale = found[n_bends + k]
+        strength = abs(found[2 * n_bends + k])
         if not (0.0 < strength < np.inf and 0.0 < scale < np.inf and math.isfinite(centre)):
             continue
         amount = _KINK_POINTS * min(max((sigma / scale - 0.5) / 3.5, 0.0), 1.0)
@@ -117,12 +117,12 @@ def find_kinks(features, n_features, y, logits, parameters, gamma, sigma, extra,
 
 
 @njit(types.float64(FloatArray, types.int64), **OPTIONS)
-def smallest_scale(found, n_features):
+def smallest_scale(found, n_bends):
     """Smallest scale on which the loss's gradient bends; infinite for a linear gradient."""
     smallest = np.inf
-    for k in range(n_features):
-        if abs(found[2 * n_features + k]) > 0.0:
-            smallest = min(smallest, found[n_features + k])
+    for k in range(n_bends):
+        if abs(found[2 * n_bends + k]) > 0.0:
+            smallest = min(smallest, found[n_bends + k])
     return smallest
 
 
@@ -374,7 +374,7 @@ def locate(
     **OPTIONS,
 )  # fmt: skip
 def build_grid(
-    slopes, features, n_features, shareable, weight, centre, branch, offset, labels, logits, parameters, gamma, sigma, step,
+    slopes, bends, n_bends, shareable, weight, centre, branch, offset, labels, logits, parameters, gamma, sigma, step,
     tolerance, reach, outer, sharpness, extra, points, start, stop, order,
 ):  # fmt: skip
     """Points that cover every node's Gaussian.
@@ -396,7 +396,7 @@ def build_grid(
     sharpness : float
         Of the later stages' dependence on this stage's g, if ``outer``: how much of it moves their fields by one width.
     extra : array, shape (e, 2)
-        Further (position, scale) features in h to resolve.
+        Further (position, scale) bends in h to resolve.
     points : array, shape (6, p)
         Storage; the table returned is this one, or a larger one.
     start, stop : integer arrays, shape (n,), output
@@ -409,21 +409,21 @@ def build_grid(
     table of points (rows as in ``POINT_ROWS``), and how many of its columns are used.
     """
     n = weight.size
-    kinks = np.empty((2 * n_features + extra.shape[0] + 1, 3))
-    found = np.empty(3 * n_features + 1)
+    kinks = np.empty((2 * n_bends + extra.shape[0] + 1, 3))
+    found = np.empty(3 * n_bends + 1)
     slope = np.empty(4)
     values = address(parameters, 0)
     used = 0
     low = np.empty(n)
     share = shareable & SHARED != 0
     searched = shareable & SEARCHED != 0
-    bends = np.inf
+    finest = np.inf
     for k in range(extra.shape[0]):
-        bends = min(bends, extra[k, 1])
+        finest = min(finest, extra[k, 1])
     may_rule = outer and not searched and step > _LAST_RULE_STEP and sharpness < _SHARPNESS[1]
-    if may_rule and share and n_features > 0:
-        features(0.0, labels[0], address(logits, 0), values, address(found, 0))
-        share = not sigma < _OUTER_RATIO * min(smallest_scale(found, n_features), bends)
+    if may_rule and share and n_bends > 0:
+        bends(0.0, labels[0], address(logits, 0), values, address(found, 0))
+        share = not sigma < _OUTER_RATIO * min(smallest_scale(found, n_bends), finest)
     if share:
         for i in range(n):
             low[i] = centre[i] - reach[i] * sigma + gamma * offset[i]
@@ -456,14 +456,14 @@ def build_grid(
                         h = points[H, start[i]]
                         stop[i] = used
                         continue
-                n_kinks = find_kinks(features, n_features, y, earlier, values, gamma, sigma, extra, found, kinks)
-                scale = smallest_scale(found, n_features)
+                n_kinks = find_kinks(bends, n_bends, y, earlier, values, gamma, sigma, extra, found, kinks)
+                scale = smallest_scale(found, n_bends)
                 # Enough for a start, unless the field is so narrow that this is the only point that is solved for.
                 place = _PLACE * sigma if sigma > _PLACE * scale else 0.0
                 h = proximal_point(slopes, centre[i], h, place, y, earlier, values, gamma, branch[i], slope)
                 slopes(h, y, earlier, values, address(slope, 0))
                 # Few points do where the map is nearly linear; but a later stage's integrand has a scale of its own.
-                rule = may_rule and sigma < _OUTER_RATIO * min(scale, bends)
+                rule = may_rule and sigma < _OUTER_RATIO * min(scale, finest)
                 narrow = _POINT_RATIO * min(scale, 1.0) if outer else _GAUSS_RATIO * step * scale
                 if rule or searched or sigma < narrow * (1.0 + gamma * slope[2]):
                     half = reach[i] if outer and not rule else 0.0
@@ -493,7 +493,7 @@ def build_grid(
         return points, used
 
     earlier = address(logits, 0)
-    n_kinks = find_kinks(features, n_features, labels[0], earlier, values, gamma, sigma, extra, found, kinks)
+    n_kinks = find_kinks(bends, n_bends, labels[0], earlier, values, gamma, sigma, extra, found, kinks)
     rank = 0
     while rank < n:
         first_rank = rank

@@ -47,7 +47,7 @@ def leading(indices, n):
     **OPTIONS,
 )  # fmt: skip
 def extend_nodes(
-    slopes, targets, features, n_features, shareable, weight, design, labels, logits, seen, parameters, mean, mean_bias,
+    slopes, targets, bends, n_bends, shareable, weight, design, labels, logits, seen, parameters, mean, mean_bias,
     coefficients, sigma, shifts, gamma, trained, step, tail, sharpness, extra,
 ):  # fmt: skip
     """Integrate this stage's field, node by node, and keep what weighs more than ``tail`` of the heaviest node.
@@ -90,7 +90,7 @@ def extend_nodes(
         centre[i] = a
     half_widths(weight, tail, MARGIN, reach)
     points, _ = build_grid(
-        slopes, features, n_features, shareable, weight, centre, branch, offset, labels, seen, parameters, gamma, sigma,
+        slopes, bends, n_bends, shareable, weight, centre, branch, offset, labels, seen, parameters, gamma, sigma,
         step, MAP_TOLERANCE, reach, True, sharpness, extra, np.empty((POINT_ROWS, 256)), start, stop, np.arange(n),
     )  # fmt: skip
     capacity = 0

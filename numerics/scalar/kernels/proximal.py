@@ -2,7 +2,7 @@
 
 A loss enters as compiled functions ``(h, y, logits, parameters, out)`` called through pointers, so that kernels are compiled
 once for all losses.  ``slopes`` gives S measured from its limits at -oo and at +oo (branch 0 and branch 1), S', S''; ``targets``
-gives c measured likewise; ``features`` gives rows of centres, scales and strengths.  See ``codegen/losses.py``.
+gives c measured likewise; ``bends`` gives rows of centres, scales and strengths.  See ``codegen/losses.py``.
 """
 
 from __future__ import annotations

@@ -294,7 +294,7 @@ StageSolvers = types.ListType(types.FunctionType(SOLVE_STAGE))
 
 @njit(SOLVE_STAGE, **OPTIONS)
 def solve_stage(
-    slopes, targets, features, n_features, shareable, functions, first, x, weight, design, labels, logits, parameters,
+    slopes, targets, bends, n_bends, shareable, functions, first, x, weight, design, labels, logits, parameters,
     delta, channel_constants, prior_constants, cholesky_constants, earlier_responses, fixed_bias, step, tail, tolerance,
     max_iterations, conjugate, updated,
 ):  # fmt: skip
@@ -302,7 +302,7 @@ def solve_stage(
 
     Parameters
     ----------
-    slopes, targets, features, n_features, shareable
+    slopes, targets, bends, n_bends, shareable
         The loss; see ``scalar/kernels/grid.py``.
     functions, first
         List of generated equations, and where this stage's begin in it.
@@ -415,7 +415,7 @@ def solve_stage(
             if renewed:
                 # Nodes of narrow fields do not share points: each has those of a Gauss rule of its own.
                 points, used = build_grid(
-                    slopes, features, n_features, shareable if sigma > exact_width else 0, weight[low:high], its_centre,
+                    slopes, bends, n_bends, shareable if sigma > exact_width else 0, weight[low:high], its_centre,
                     its_branch, offset[low:high], labels[low:high], logits[low:high], parameters, gamma, sigma, step,
                     map_tolerance, reach[low:high], False, 0.0, no_extra, points, start, stop, order,
                 )  # fmt: skip

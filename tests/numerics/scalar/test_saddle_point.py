@@ -14,7 +14,7 @@ from numerics import Estimator, GaussianMixture, solve
 from numerics.codegen.losses import LossFunctions
 from numerics.codegen.observables import as_function
 from numerics.models import Chain
-from numerics.scalar.compiled import target_features
+from numerics.scalar.compiled import target_bends
 from numerics.scalar.nodes import StagePoint, extend, label_nodes
 from numerics.scalar.prior import WeightMoments, nested_patterns
 from numerics.solver import plain_iteration
@@ -40,7 +40,7 @@ class EarlierStages:
             self.moments.add_stage(number, chain[number - 1], point.conjugates)
             self.nodes, _ = extend(
                 self.nodes, data, chain[number - 1], point, STEP, 1e-15, training=True,
-                extra=target_features(chain, number),
+                extra=target_bends(chain, number),
             )  # fmt: skip
         self.cholesky = np.zeros((self.number, self.number))
         for number, point in enumerate(self.points):
