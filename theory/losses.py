@@ -26,8 +26,8 @@ from sympy import Add, Expr, Integer, Symbol, collect, diff, expand, factor
 
 from theory.bends import CURVED, Bend, are_known, numeric_bends, symbolic_bends
 from theory.convexity import ConvexityWarning, examine
-from theory.formula import earlier_logits, parameter_symbol, read_formula, require_used
 from theory.functions import sigmoid, softplus, stabilise, step
+from theory.parser import earlier_logits, parameter_symbol, read_formula, require_used
 from theory.symbols import TEACHER, h, logit, y
 
 Teacher = int | tuple[int, ...] | None

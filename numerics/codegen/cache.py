@@ -56,7 +56,7 @@ _ATTEMPTS = 3  # at reading an entry
 _SETTLED = 3600.0  # seconds after which nobody is still writing
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _PRIVATE = 0o700
-_OF_THE_SOLVER = ("core", "moments")
+_OF_THE_SOLVER = ("core", "averages")
 _lock = threading.RLock()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from numerics.codegen.cache import derived_source, load
-from numerics.codegen.equations import moment_definitions
+from numerics.codegen.equations import average_definitions
 from numerics.codegen.printing import HEADER_TEXT
 from numerics.scalar import kernels
 
@@ -35,11 +35,11 @@ def fill(templates: Sequence[str], definitions: str) -> str:
 
 @lru_cache(maxsize=1)
 def core_module() -> ModuleType:
-    """The solver: the kernel files joined with the generated moments, compiled once for all losses and chain lengths."""
+    """The solver: the kernel files joined with the generated averages, compiled once for all losses and chain lengths."""
     return load(
         "core",
         fill(
             _CORE,
-            derived_source("moments", moment_definitions),
+            derived_source("averages", average_definitions),
         ),
     )

@@ -74,13 +74,13 @@ def equation_definitions(t: int) -> str:
 
 
 @lru_cache(maxsize=1)
-def moment_definitions() -> str:
-    """The loop over one node's points, from the moment integrands of ``theory.envelope``.
+def average_definitions() -> str:
+    """The loop over one node's points, from the integrands of ``theory.envelope``.
 
     An integrand is a polynomial in f and g whose coefficients belong to the point alone; those are tabulated once per grid.
     Factors that are the same for all points are taken out of the sums, and equal sums are done once.
     """
-    integrands = envelope.moment_integrands()
+    integrands = envelope.average_integrands()
     coefficients: dict[sympy.Expr, sympy.Symbol] = {}
     factors: dict[str, sympy.Expr] = {}
     reduced: dict[str, sympy.Expr] = {}
@@ -97,7 +97,7 @@ def moment_definitions() -> str:
         reduced[name] = sympy.Add(*(outside / factors[name] * term for outside, term in terms))
     unique = list(dict.fromkeys(reduced.values()))
     table_names = {envelope.S1: "slope1", envelope.S2: "slope2", envelope.gamma: "gamma"}
-    text = f"N_MOMENTS = {len(reduced) + 1}\nTABLE_ROWS = {5 + len(coefficients)}\nDENSITY_ROW = 4\n\n\n"
+    text = f"N_SUMS = {len(reduced) + 1}\nTABLE_ROWS = {5 + len(coefficients)}\nDENSITY_ROW = 4\n\n\n"
     text += function(
         "point_coefficients",
         ["slope1", "slope2", "gamma", "tables", "j"],

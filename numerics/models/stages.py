@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from numerics.models.checks import ROUNDING, ParameterError, require_finite, require_number, spelt
 from numerics.models.data import TRAINING, GaussianMixture, total_alpha
-from theory.formula import MODEL_NAMES
 from theory.losses import LinearLoss, Loss
+from theory.parser import MODEL_NAMES
 
 
 def _require_name(holder: Stage) -> None:

@@ -180,7 +180,7 @@ def newton(
     unknowns, conjugates, updated = x.copy(), np.empty(2 * number + 2), np.empty(2 * number + 1)
     outcome = core_module().solve_stage(
         compiled.slopes, compiled.targets, compiled.bends, len(loss.bends), grid_kind(loss, shareable),
-        _stage_equations(number), 0, unknowns, nodes.weight, nodes.design, nodes.labels, nodes.seen(loss.stages(number)),
+        _stage_equations(number), 0, unknowns, nodes.weight, nodes.statistics, nodes.labels, nodes.seen(loss.stages(number)),
         np.array(loss.values, dtype=float), data.delta, np.concatenate(([data.delta], triangle)), prior, triangle,
         np.array([point.response_row[-1] for point in earlier], dtype=float),
         math.nan if stage.fixed_bias is None else stage.fixed_bias, step, tail, tolerance, max_iterations, conjugates, updated,

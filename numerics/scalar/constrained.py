@@ -204,7 +204,7 @@ def label_threshold(loss: Loss, low: float, high: float) -> tuple[float, float] 
 def constraint(chain: Chain, number: int, limit: str, nodes: Nodes) -> np.ndarray:
     """``h*`` of constrained stage ``number`` at each node, or the sign ``s`` for a margin; shape (n,)."""
     if limit == MAX_MARGIN:
-        return np.ascontiguousarray(nodes.design[:, 0])
+        return np.ascontiguousarray(nodes.statistics[:, 0])
     return minimisers(chain[number - 1].loss, number, nodes)
 
 
@@ -242,9 +242,13 @@ class HardStage:
     def field(self, x: np.ndarray) -> tuple[np.ndarray, float]:
         """Mean of ``u`` at each node and its variance, for unknowns ``x`` (:attr:`HardPoint.variables`)."""
         k, delta = self.number - 1, self.data.delta
-        design = self.nodes.design
-        mean = design[:, 0] * x[0] + x[1]
-        mean = mean + math.sqrt(delta) * design[:, 2 : 2 + k] @ x[2 : 2 + k] + delta * self.nodes.forces @ x[3 + k : -1]
+        statistics = self.nodes.statistics
+        mean = statistics[:, 0] * x[0] + x[1]
+        mean = (
+            mean
+            + math.sqrt(delta) * statistics[:, 2 : 2 + k] @ x[2 : 2 + k]
+            + delta * self.nodes.forces @ x[3 + k : -1]
+        )
         return mean, delta * x[2 + k]
 
     def distance(self, x: np.ndarray) -> np.ndarray:
@@ -269,7 +273,7 @@ class HardStage:
             square = variance * ((1.0 + z * z) * tail + z * density) / gamma**2
             slope = -tail / gamma
         weight = self.nodes.weight
-        return np.array([*((weight * force) @ self.nodes.design), weight @ square, weight @ slope])
+        return np.array([*((weight * force) @ self.nodes.statistics), weight @ square, weight @ slope])
 
     def evaluate(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Residuals ``updated - x`` (for the bias ``alpha E[f]``), and the conjugates."""
@@ -402,10 +406,13 @@ def extend_hard(
     weight = nodes.weight[:, None] * width * np.exp(-0.5 * g * g) / _ROOT_TWO_PI
     keep = (weight > 0.01 * tail * nodes.weight.max()).ravel()
     old = nodes.rows(np.repeat(np.arange(n), g.shape[1])[keep])
-    design = np.column_stack((old.design[:, : 2 + k], g.ravel()[keep], old.forces, force.ravel()[keep]))
+    statistics = np.column_stack((old.statistics[:, : 2 + k], g.ravel()[keep], old.forces, force.ravel()[keep]))
     logits = np.column_stack((old.logits, logit.ravel()[keep]))
     return replace(
-        old, weight=weight.ravel()[keep], design=np.ascontiguousarray(design), logits=np.ascontiguousarray(logits)
+        old,
+        weight=weight.ravel()[keep],
+        statistics=np.ascontiguousarray(statistics),
+        logits=np.ascontiguousarray(logits),
     )
 
 
@@ -419,8 +426,8 @@ def follow_hard(
     field = mean + math.sqrt(variance) * directions
     logit = _constrained(stage.goal, field, point.limit)
     force = (logit - field) / (data.delta * point.response_row[-1])
-    design = np.column_stack((nodes.design[:, : 2 + k], directions, nodes.forces, force))
-    return replace(nodes, design=design, logits=np.column_stack((nodes.logits, logit)))
+    statistics = np.column_stack((nodes.statistics[:, : 2 + k], directions, nodes.forces, force))
+    return replace(nodes, statistics=statistics, logits=np.column_stack((nodes.logits, logit)))
 
 
 def _constrained(goal: np.ndarray, field: np.ndarray, limit: str) -> np.ndarray:

@@ -83,7 +83,7 @@ class Nodes:
     ----------
     weight, labels : arrays, shape (n,)
         Labels as training sees them.
-    design : array, shape (n, 2 + 2k)
+    statistics : array, shape (n, 2 + 2k)
         ``s, 1, g_1..g_k, f_1..f_k``: sign, Gaussian directions and training forces of k stages.
     logits : array, shape (n, k)
         ``h_1..h_k``.
@@ -94,7 +94,7 @@ class Nodes:
     """
 
     weight: np.ndarray
-    design: np.ndarray
+    statistics: np.ndarray
     labels: np.ndarray
     logits: np.ndarray
     member: np.ndarray = None
@@ -112,7 +112,7 @@ class Nodes:
     @property
     def forces(self) -> np.ndarray:
         """``f_1..f_k``, shape (n, k)."""
-        return self.design[:, 2 + self.stages :]
+        return self.statistics[:, 2 + self.stages :]
 
     def seen(self, stages: Sequence[int]) -> np.ndarray:
         """Columns of ``logits`` for the given stages (1-based), contiguous."""
@@ -144,8 +144,8 @@ class Nodes:
     def with_constant_logit(self, logit: float) -> Nodes:
         """With one stage more, whose weights are 0: the same logit on all samples, no direction and no force."""
         k, nothing = self.stages, np.zeros((self.weight.size, 1))
-        design = np.hstack((self.design[:, : 2 + k], nothing, self.forces, nothing))
-        return replace(self, design=design, logits=np.hstack((self.logits, nothing + logit)))
+        statistics = np.hstack((self.statistics[:, : 2 + k], nothing, self.forces, nothing))
+        return replace(self, statistics=statistics, logits=np.hstack((self.logits, nothing + logit)))
 
     @staticmethod
     def joined(parts: Sequence[Nodes]) -> Nodes:
@@ -168,8 +168,8 @@ def set_table(data: GaussianMixture) -> np.ndarray:
 def label_nodes(data: GaussianMixture, *, training: bool = True, rows: int = 1) -> Nodes:
     """Signs and labels, for training in each data set, in ``rows`` equal parts; fresh samples have labels without noise."""
     table = set_table(data) if training else np.array([[data.alpha, 0.0]])
-    weight, design, labels, member, row = core_module().label_nodes(data.rho, table, rows)
-    return Nodes(weight, design, labels, np.empty((labels.size, 0)), member, row)
+    weight, statistics, labels, member, row = core_module().label_nodes(data.rho, table, rows)
+    return Nodes(weight, statistics, labels, np.empty((labels.size, 0)), member, row)
 
 
 def extend(
@@ -205,16 +205,17 @@ def extend(
         if directions is None:
             *arrays, origin, part_defect = core_module().extend_nodes(
                 compiled.slopes, compiled.targets, compiled.bends, len(loss.bends), grid_kind(loss),
-                part.weight, part.design, part.labels, part.logits, seen, values, *place, gamma, on, step, tail, sharpness, extra,
+                part.weight, part.statistics, part.labels, part.logits, seen, values, *place, gamma, on, step, tail, sharpness,
+                extra,
             )  # fmt: skip
             parts.append(Nodes(*arrays, part.member[origin], part.row[origin]))
             defect = max(defect, part_defect)
         else:
-            design, logits = core_module().follow_nodes(
-                compiled.slopes, compiled.targets, part.design, part.labels, part.logits, seen, values, directions[part.row],
+            statistics, logits = core_module().follow_nodes(
+                compiled.slopes, compiled.targets, part.statistics, part.labels, part.logits, seen, values, directions[part.row],
                 *place, gamma, on,
             )  # fmt: skip
-            parts.append(replace(part, design=design, logits=logits))
+            parts.append(replace(part, statistics=statistics, logits=logits))
     return Nodes.joined(parts), defect
 
 

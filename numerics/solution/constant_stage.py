@@ -74,7 +74,7 @@ class ConstantStage(StageSolution):
         if not self._vanishes:
             return super().clean_train_error
         nodes = self._training.groups
-        return self._wrong_share(nodes.design[:, 0], nodes.weight)
+        return self._wrong_share(nodes.statistics[:, 0], nodes.weight)
 
     def _wrong_share(self, signs: np.ndarray, weight: np.ndarray) -> float:
         """Share of the samples whose sign is not that of the bias."""

@@ -92,7 +92,7 @@ class TrainingSamples:
         """
         solution, n = self.solution, len(group)
         start = self.groups.rows(group)
-        nodes = Nodes(np.ones(n), start.design, start.labels, np.empty((n, 0)), start.member, np.arange(n))
+        nodes = Nodes(np.ones(n), start.statistics, start.labels, np.empty((n, 0)), start.member, np.arange(n))
         for j in range(g.shape[1]):
             along, point = np.ascontiguousarray(g[:, j]), solution.points[j]
             if isinstance(point, HardPoint):
@@ -110,7 +110,7 @@ class TrainingSamples:
 
         The proximal map is monotone: given the earlier stages this is a normal tail.  ``check`` integrates on other panels.
         """
-        sign = self.groups.design[:, 0] if clean else 2.0 * self.groups.labels - 1.0
+        sign = self.groups.statistics[:, 0] if clean else 2.0 * self.groups.labels - 1.0
         if self.hard == MAX_MARGIN:  # every sample is on the side of its label, and labels have no noise
             return Integral(0.0, 0.0)
 
@@ -139,7 +139,7 @@ class TrainingSamples:
         """The probability given the nodes of the earlier stages, averaged over them."""
 
         def tail(nodes: Nodes) -> np.ndarray:
-            sign = nodes.design[:, 0] if clean else 2.0 * nodes.labels - 1.0
+            sign = nodes.statistics[:, 0] if clean else 2.0 * nodes.labels - 1.0
             return special.ndtr(sign * self._threshold(nodes))
 
         return self._until_levels_agree(tail, self.number - 1)
@@ -151,9 +151,9 @@ class TrainingSamples:
             return -goal * _SURE**0.5
         point, delta, k = self.point, self.data.delta, self.number - 1
         row, responses = point.cholesky_row, point.response_row
-        design = nodes.design
-        mean = design[:, 0] * point.magnetization + point.bias
-        mean = mean + math.sqrt(delta) * design[:, 2 : 2 + k] @ row[:-1] + delta * nodes.forces @ responses[:-1]
+        statistics = nodes.statistics
+        mean = statistics[:, 0] * point.magnetization + point.bias
+        mean = mean + math.sqrt(delta) * statistics[:, 2 : 2 + k] @ row[:-1] + delta * nodes.forces @ responses[:-1]
         loss = stage_loss(self.stage)
         slope, _ = LossFunctions(loss).derivatives(
             np.zeros(len(mean)), nodes.labels, nodes.seen(loss.stages(self.number))
@@ -208,7 +208,7 @@ class TrainingSamples:
             return nodes
         goal = constraint(self.solution.chain, self.number, MINIMUM_NORM, nodes)
         # Without columns of its own direction and force, which are not needed.
-        return Nodes(nodes.weight, nodes.design, nodes.labels, np.column_stack((nodes.logits, goal)))
+        return Nodes(nodes.weight, nodes.statistics, nodes.labels, np.column_stack((nodes.logits, goal)))
 
     def _affine(self) -> tuple[np.ndarray, Nodes]:
         """Groups and nodes of the points ``+-sqrt(t) e_j``, whose averages are exact up to the third degree."""

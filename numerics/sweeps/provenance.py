@@ -64,7 +64,7 @@ def _equations_version() -> str:
                           potential.cholesky_update(t)):  # fmt: skip
             for name, expression in equations.outputs.items():
                 digest.update(f"{t} {name} {value_at_a_point(expression)}\n".encode())
-    for name, expression in envelope.moment_integrands().items():
+    for name, expression in envelope.average_integrands().items():
         digest.update(f"{name} {value_at_a_point(expression)}\n".encode())
     return digest.hexdigest()[:16]
 

@@ -11,8 +11,8 @@ from sympy import Integer, Rational, Symbol, diff, simplify
 from numerics import Estimator, GaussianMixture
 from theory import CrossEntropy, Distillation, LinearLoss, Loss, PseudoLabels, SquareDistillation, SquareLoss
 from theory.bends import JUMP_WIDTH
-from theory.formula import MODEL_NAMES
 from theory.functions import MPMATH, sigmoid, softplus, step
+from theory.parser import MODEL_NAMES
 from theory.symbols import TEACHER, h, logit, y
 
 CHI, T, EPSILON = Distillation().symbols

@@ -15,7 +15,7 @@ from numba import njit, types
 from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, IntArray, Matrix
 from numerics.scalar.kernels.proximal import CURVATURE, LOW, THIRD, WEIGHT, H
 
-from ._generated import DENSITY_ROW, N_MOMENTS, accumulate_pairs, point_coefficients  # generated
+from ._generated import DENSITY_ROW, N_SUMS, accumulate_pairs, point_coefficients  # generated
 
 _INVERSE_SQRT_2PI = 0.3989422804014327
 
@@ -74,7 +74,7 @@ def channel_averages(
         The same times the weight of the node (alpha included); row 1 is the weight itself.
     centre, target, branch, start, stop : arrays, shape (n,)
         Gaussian centres in P, target ``c`` (gradient ``S - c``) with the branch both are measured on, point ranges.
-    sums : array, shape (N_MOMENTS, n), work space and output
+    sums : array, shape (N_SUMS, n), work space and output
         Row 0: the integral of each node's conditional density, 1 up to truncation and quadrature error.
     averages : array, shape (w + 2,), output
         ``E[statistics f]``, ``E[f^2]``, ``E[df/domega]``.
@@ -85,7 +85,7 @@ def channel_averages(
     for i in range(n):
         if start[i] == stop[i]:
             sums[0, i] = 1.0
-            for r in range(1, N_MOMENTS):
+            for r in range(1, N_SUMS):
                 sums[r, i] = 0.0
         else:
             row = 2 * branch[i]

@@ -356,14 +356,14 @@ _PRIOR_CONSTANTS = 7
 def attempt(stage_solvers, point_functions, functions, t, n_bends, shareable, x, problem):
     """Stage t (from 0) by Newton's method from ``x``; see :func:`solve_stage`."""
     (
-        weight, design, labels, logits, parameters, delta, channel_constants, prior_constants, cholesky_constants,
+        weight, statistics, labels, logits, parameters, delta, channel_constants, prior_constants, cholesky_constants,
         earlier_responses, fixed_bias, step, tail, tolerance, max_iterations, conjugate, updated,
     ) = problem  # fmt: skip
     stage_solver = stage_solvers[0]
     at = N_POINT_FUNCTIONS * t
     return stage_solver(
         point_functions[at + SLOPES], point_functions[at + TARGETS], point_functions[at + BENDS], n_bends, shareable,
-        functions, N_EQUATIONS * t, x, weight, design, labels, logits, parameters, delta, channel_constants, prior_constants,
+        functions, N_EQUATIONS * t, x, weight, statistics, labels, logits, parameters, delta, channel_constants, prior_constants,
         cholesky_constants, earlier_responses, fixed_bias, step, tail, tolerance, max_iterations, conjugate, updated,
     )  # fmt: skip
 
@@ -425,15 +425,15 @@ def follow_ridges(
 
 
 _Nodes = types.Tuple((FloatArray, Matrix, FloatArray, Matrix, IntArray, IntArray))
-"""Weight, design, labels, logits, data set and row of fixed directions of every node."""
+"""Weight, statistics, labels, logits, data set and row of fixed directions of every node."""
 
 
 @njit(_Nodes(_Nodes, IntArray), **OPTIONS)
 def take_nodes(nodes, indices):
     """The nodes at ``indices``."""
-    weight, design, labels, logits, member, row = nodes
+    weight, statistics, labels, logits, member, row = nodes
     return (
-        take(weight, indices), take_rows(design, indices), take(labels, indices), take_rows(logits, indices),
+        take(weight, indices), take_rows(statistics, indices), take(labels, indices), take_rows(logits, indices),
         take_integers(member, indices), take_integers(row, indices),
     )  # fmt: skip
 
@@ -482,18 +482,18 @@ def along_a_narrow_field(nodes, step, tail):
 @njit(_Nodes(_Nodes, types.float64), **OPTIONS)
 def with_constant_logit(nodes, logit):
     """The nodes with one stage more, which has the same logit on all samples, no direction and no force."""
-    weight, design, labels, logits, member, row = nodes
+    weight, statistics, labels, logits, member, row = nodes
     n, k = logits.shape
-    new_design = np.zeros((n, 4 + 2 * k))
+    new_statistics = np.zeros((n, 4 + 2 * k))
     new_logits = np.empty((n, k + 1))
     for i in range(n):
         for r in range(2 + k):
-            new_design[i, r] = design[i, r]
+            new_statistics[i, r] = statistics[i, r]
         for r in range(k):
-            new_design[i, 3 + k + r] = design[i, 2 + k + r]
+            new_statistics[i, 3 + k + r] = statistics[i, 2 + k + r]
             new_logits[i, r] = logits[i, r]
         new_logits[i, k] = logit
-    return weight, new_design, labels, new_logits, member, row
+    return weight, new_statistics, labels, new_logits, member, row
 
 
 @njit(
@@ -543,12 +543,12 @@ def nodes_after(
         along = np.empty(0)
         if narrow:
             part, along = along_a_narrow_field(part, step, tail)
-        weight, design, labels, logits, member, row = part
+        weight, statistics, labels, logits, member, row = part
         visible = select_columns(logits, seen)
         reaction = gamma if side == 1 else 0.0
         if rows == 0 and not narrow:
-            weight, design, labels, logits, origin, _ = extend_nodes(
-                slopes, targets, bends, n_bends, shareable, weight, design, labels, logits, visible, parameters, mean,
+            weight, statistics, labels, logits, origin, _ = extend_nodes(
+                slopes, targets, bends, n_bends, shareable, weight, statistics, labels, logits, visible, parameters, mean,
                 mean_bias, coefficients, sigma, shifts, reaction, side == 1, step, tail, sharpness, extra,
             )  # fmt: skip
             member, row = take_integers(member, origin), take_integers(row, origin)
@@ -557,11 +557,11 @@ def nodes_after(
                 along = np.empty(row.size)
                 for r in range(row.size):
                     along[r] = directions[row[r], k]
-            design, logits = follow_nodes(
-                slopes, targets, design, labels, logits, visible, parameters, along, mean, mean_bias, coefficients, sigma,
+            statistics, logits = follow_nodes(
+                slopes, targets, statistics, labels, logits, visible, parameters, along, mean, mean_bias, coefficients, sigma,
                 shifts, reaction, side == 1,
             )  # fmt: skip
-        part = weight, design, labels, logits, member, row
+        part = weight, statistics, labels, logits, member, row
         extended = join_nodes(extended, part) if parts > 0 else part
         parts += 1
     return extended
@@ -594,8 +594,8 @@ def solve_level(
     n_sets = sets.shape[0]
     rho, delta = data[1], data[2]
     max_iterations = 1 if check else int(settings[MAX_ITERATIONS])
-    weight, design, labels, member, row = label_nodes(rho, sets, max(rows, 1))
-    nodes = weight, design, labels, np.empty((labels.size, 0)), member, row
+    weight, statistics, labels, member, row = label_nodes(rho, sets, max(rows, 1))
+    nodes = weight, statistics, labels, np.empty((labels.size, 0)), member, row
     mu = np.zeros((n_patterns, n_stages))
     covariance = np.zeros((n_patterns, n_stages, n_stages))
     propagator = np.zeros((n_patterns, n_stages, n_stages))
@@ -630,7 +630,7 @@ def solve_level(
         its_nodes = nodes
         if not everywhere and not given:
             its_nodes = take_nodes(nodes, members(nodes[4], trained[t], 1))
-        its_weight, its_design, its_labels, its_logits, _, _ = its_nodes
+        its_weight, its_statistics, its_labels, its_logits, _, _ = its_nodes
         visible = select_columns(its_logits, seen[t])
         teacher = 0
         for r in range(seen.shape[1]):
@@ -660,7 +660,7 @@ def solve_level(
             status, residual, last_step, defect = CONVERGED, 0.0, 0.0, 0.0
         solver = stage_solvers, point_functions, functions, t, n_bends[t], shareable[t]
         problem = (
-            its_weight, its_design, its_labels, visible, loss_parameters, delta, channel_constants, prior_constants,
+            its_weight, its_statistics, its_labels, visible, loss_parameters, delta, channel_constants, prior_constants,
             cholesky_constants, head(responses, k), fixed_bias, settings[FIELD_STEP] * factor, tail, tolerance, max_iterations,
             conjugate, updated,
         )  # fmt: skip

@@ -47,15 +47,15 @@ def leading(indices, n):
     **OPTIONS,
 )  # fmt: skip
 def extend_nodes(
-    slopes, targets, bends, n_bends, shareable, weight, design, labels, logits, seen, parameters, mean, mean_bias,
+    slopes, targets, bends, n_bends, shareable, weight, statistics, labels, logits, seen, parameters, mean, mean_bias,
     coefficients, sigma, shifts, gamma, trained, step, tail, sharpness, extra,
 ):  # fmt: skip
     """Integrate this stage's field, node by node, and keep what weighs more than ``tail`` of the heaviest node.
 
     Parameters
     ----------
-    weight, labels : arrays, shape (n,);  design : shape (n, 2 + 2k);  logits : shape (n, k)
-        Nodes of the earlier stages; ``design`` holds ``s, 1, g_1..g_k, f_1..f_k``.
+    weight, labels : arrays, shape (n,);  statistics : shape (n, 2 + 2k);  logits : shape (n, k)
+        Nodes of the earlier stages; ``statistics`` holds ``s, 1, g_1..g_k, f_1..f_k``.
     seen : array, shape (n, l)
         The logits that this stage's loss looks at.
     mean, mean_bias, coefficients, sigma
@@ -70,7 +70,7 @@ def extend_nodes(
 
     Returns
     -------
-    weight, design, labels, logits of the extended nodes, the node that each comes from, and the largest deviation of a node's
+    weight, statistics, labels, logits of the extended nodes, the node that each comes from, and the largest deviation of a node's
     weight from its sum.
     """
     n = weight.size
@@ -84,9 +84,9 @@ def extend_nodes(
     stop = np.zeros(n, np.int64)
     choose_branches(targets, labels, seen, parameters, target, offset, branch)
     for i in range(n):
-        a = mean * design[i, 0] + mean_bias + gamma * target[i]
+        a = mean * statistics[i, 0] + mean_bias + gamma * target[i]
         for k in range(k_earlier):
-            a += coefficients[k] * design[i, 2 + k] + shifts[k] * design[i, 2 + k_earlier + k]
+            a += coefficients[k] * statistics[i, 2 + k] + shifts[k] * statistics[i, 2 + k_earlier + k]
         centre[i] = a
     half_widths(weight, tail, MARGIN, reach)
     points, _ = build_grid(
@@ -119,22 +119,22 @@ def extend_nodes(
             defect = max(defect, weight[i] / largest * abs(total - 1.0))
     new_weight = np.empty(kept)
     new_labels = np.empty(kept)
-    new_design = np.empty((kept, 2 * k_earlier + 4))
+    new_statistics = np.empty((kept, 2 * k_earlier + 4))
     new_logits = np.empty((kept, k_earlier + 1))
     for r in range(kept):
         i, j = origin[r], place[r]
         new_weight[r] = pair_weight[r]
         new_labels[r] = labels[i]
         for k in range(2 + k_earlier):
-            new_design[r, k] = design[i, k]
+            new_statistics[r, k] = statistics[i, k]
         for k in range(k_earlier):
-            new_design[r, 3 + k_earlier + k] = design[i, 2 + k_earlier + k]
+            new_statistics[r, 3 + k_earlier + k] = statistics[i, 2 + k_earlier + k]
             new_logits[r, k] = logits[i, k]
         slope = points[LOW + branch[i], j]
-        new_design[r, 2 + k_earlier] = (points[H, j] + gamma * slope - centre[i]) / sigma
-        new_design[r, 3 + 2 * k_earlier] = target[i] - slope if trained else 0.0
+        new_statistics[r, 2 + k_earlier] = (points[H, j] + gamma * slope - centre[i]) / sigma
+        new_statistics[r, 3 + 2 * k_earlier] = target[i] - slope if trained else 0.0
         new_logits[r, k_earlier] = points[H, j]
-    return new_weight, new_design, new_labels, new_logits, leading(origin, kept), defect
+    return new_weight, new_statistics, new_labels, new_logits, leading(origin, kept), defect
 
 
 @njit(
@@ -145,12 +145,12 @@ def extend_nodes(
     **OPTIONS,
 )  # fmt: skip
 def follow_nodes(
-    slopes, targets, design, labels, logits, seen, parameters, directions, mean, mean_bias, coefficients, sigma, shifts, gamma,
+    slopes, targets, statistics, labels, logits, seen, parameters, directions, mean, mean_bias, coefficients, sigma, shifts, gamma,
     trained,
 ):  # fmt: skip
-    """As :func:`extend_nodes` where every node already has its value ``directions[i]`` of this stage's g: design and logits."""
+    """As :func:`extend_nodes` where every node already has its value ``directions[i]`` of this stage's g: statistics and logits."""
     n, k_earlier = logits.shape
-    new_design = np.empty((n, 2 * k_earlier + 4))
+    new_statistics = np.empty((n, 2 * k_earlier + 4))
     new_logits = np.empty((n, k_earlier + 1))
     target = np.empty(n)
     offset = np.empty(n)
@@ -161,19 +161,19 @@ def follow_nodes(
     h = 0.0
     for i in range(n):
         earlier = address(seen, i * seen.shape[1])
-        place = mean * design[i, 0] + mean_bias + gamma * target[i] + sigma * directions[i]
+        place = mean * statistics[i, 0] + mean_bias + gamma * target[i] + sigma * directions[i]
         for k in range(k_earlier):
-            place += coefficients[k] * design[i, 2 + k] + shifts[k] * design[i, 2 + k_earlier + k]
-            new_design[i, 3 + k_earlier + k] = design[i, 2 + k_earlier + k]
+            place += coefficients[k] * statistics[i, 2 + k] + shifts[k] * statistics[i, 2 + k_earlier + k]
+            new_statistics[i, 3 + k_earlier + k] = statistics[i, 2 + k_earlier + k]
             new_logits[i, k] = logits[i, k]
         for k in range(2 + k_earlier):
-            new_design[i, k] = design[i, k]
+            new_statistics[i, k] = statistics[i, k]
         h = proximal_point(slopes, place, h, 0.0, labels[i], earlier, values, gamma, branch[i], slope)
         slopes(h, labels[i], earlier, values, address(slope, 0))
         new_logits[i, k_earlier] = h
-        new_design[i, 2 + k_earlier] = directions[i]
-        new_design[i, 3 + 2 * k_earlier] = target[i] - slope[branch[i]] if trained else 0.0
-    return new_design, new_logits
+        new_statistics[i, 2 + k_earlier] = directions[i]
+        new_statistics[i, 3 + 2 * k_earlier] = target[i] - slope[branch[i]] if trained else 0.0
+    return new_statistics, new_logits
 
 
 @njit(FloatArray(FloatArray, IntArray), **OPTIONS)
@@ -233,14 +233,14 @@ def label_nodes(rho, sets, rows):
 
     Returns
     -------
-    weight, design (s, 1), labels (as seen in training), data set and row of each node.
+    weight, statistics (s, 1), labels (as seen in training), data set and row of each node.
     """
     count = 0
     for d in range(sets.shape[0]):
         count += 4 if sets[d, 1] > 0.0 else 2
     count *= rows
     weight = np.empty(count)
-    design = np.ones((count, 2))
+    statistics = np.ones((count, 2))
     labels = np.empty(count)
     member = np.empty(count, np.int64)
     row = np.empty(count, np.int64)
@@ -251,12 +251,12 @@ def label_nodes(rho, sets, rows):
                 for r in range(rows):
                     share = sets[d, 1] if flipped == 1 else 1.0 - sets[d, 1]
                     weight[i] = sets[d, 0] * (rho if positive == 1 else 1.0 - rho) * share / rows
-                    design[i, 0] = 2.0 * positive - 1.0
+                    statistics[i, 0] = 2.0 * positive - 1.0
                     labels[i] = float(positive if flipped == 0 else 1 - positive)
                     member[i] = d
                     row[i] = r
                     i += 1
-    return weight, design, labels, member, row
+    return weight, statistics, labels, member, row
 
 
 @njit(FloatArray(FloatArray, FloatArray), **OPTIONS)

@@ -28,7 +28,7 @@ from numerics.scalar.kernels.grid import MAP_TOLERANCE, build_grid, choose_branc
 from numerics.scalar.kernels.nodes import MARGIN
 from numerics.scalar.kernels.proximal import POINT_ROWS
 
-from ._generated import DENSITY_ROW, N_MOMENTS, TABLE_ROWS  # generated
+from ._generated import DENSITY_ROW, N_SUMS, TABLE_ROWS  # generated
 
 N_EQUATIONS = 7
 CONJUGATES, CONJUGATES_JACOBIAN, PRIOR, PRIOR_JACOBIAN, CHOLESKY, CHOLESKY_JACOBIAN, MOMENTS = range(N_EQUATIONS)
@@ -97,14 +97,14 @@ def natural_scales(theta, earlier_responses, scale):
     nogil=True,
     error_model="numpy",
 )
-def field_centres(theta, delta, gamma, design, target, centre):
+def field_centres(theta, delta, gamma, statistics, target, centre):
     """Mean of ``P(h)`` given a node: cavity mean, shift by earlier responses, and the target's pull."""
     k = (theta.size - 4) // 2
     root = math.sqrt(delta)
     for i in range(centre.size):
-        a = theta[0] * design[i, 0] + theta[1] * design[i, 1] + gamma * target[i]
+        a = theta[0] * statistics[i, 0] + theta[1] * statistics[i, 1] + gamma * target[i]
         for r in range(k):
-            a += root * theta[2 + r] * design[i, 2 + r] + delta * theta[3 + k + r] * design[i, 2 + k + r]
+            a += root * theta[2 + r] * statistics[i, 2 + r] + delta * theta[3 + k + r] * statistics[i, 2 + k + r]
         centre[i] = a
 
 
@@ -243,15 +243,15 @@ def grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, gri
 
 
 @njit(types.UniTuple(Matrix, 2)(FloatArray, Matrix), **OPTIONS)
-def node_statistics(weight, design):
+def node_statistics(weight, statistics):
     """``s, 1, g_1.., f_1..`` of nodes, one row each, and the same times the weights: what :func:`channel_averages` takes."""
-    statistics = np.empty((design.shape[1], weight.size))
-    weighted = np.empty((design.shape[1], weight.size))
-    for k in range(design.shape[1]):
+    by_row = np.empty((statistics.shape[1], weight.size))
+    weighted = np.empty((statistics.shape[1], weight.size))
+    for k in range(statistics.shape[1]):
         for i in range(weight.size):
-            statistics[k, i] = design[i, k]
-            weighted[k, i] = weight[i] * design[i, k]
-    return statistics, weighted
+            by_row[k, i] = statistics[i, k]
+            weighted[k, i] = weight[i] * statistics[i, k]
+    return by_row, weighted
 
 
 @njit(
@@ -294,7 +294,7 @@ StageSolvers = types.ListType(types.FunctionType(SOLVE_STAGE))
 
 @njit(SOLVE_STAGE, **OPTIONS)
 def solve_stage(
-    slopes, targets, bends, n_bends, shareable, functions, first, x, weight, design, labels, logits, parameters,
+    slopes, targets, bends, n_bends, shareable, functions, first, x, weight, statistics, labels, logits, parameters,
     delta, channel_constants, prior_constants, cholesky_constants, earlier_responses, fixed_bias, step, tail, tolerance,
     max_iterations, conjugate, updated,
 ):  # fmt: skip
@@ -306,7 +306,7 @@ def solve_stage(
         The loss; see ``scalar/kernels/grid.py``.
     functions, first
         List of generated equations, and where this stage's begin in it.
-    weight, design, labels, logits
+    weight, statistics, labels, logits
         Nodes of the earlier stages, the logits those that the loss looks at.
     fixed_bias : float
         Value of the bias, NaN if it is learned.
@@ -341,10 +341,10 @@ def solve_stage(
     no_centre = np.zeros(n)
     exact = False
     exact_width = _EXACT_WIDTH if k_earlier < _LONG else _EXACT_LONG_WIDTH
-    n_statistics = design.shape[1]
+    n_statistics = statistics.shape[1]
     block = min(n, _BLOCK)
-    statistics, weighted = node_statistics(weight[:block], design[:block])
-    sums = np.empty((N_MOMENTS, block))
+    by_row, weighted = node_statistics(weight[:block], statistics[:block])
+    sums = np.empty((N_SUMS, block))
     reach = np.empty(n)
     start = np.zeros(block, np.int64)
     stop = np.zeros(block, np.int64)
@@ -388,7 +388,7 @@ def solve_stage(
             finite = finite and math.isfinite(theta[r])
         if not finite:
             return NOT_FINITE, iteration, largest_residual, last_step, defect
-        field_centres(theta, delta, gamma, design, target, centre)
+        field_centres(theta, delta, gamma, statistics, target, centre)
         averages[:] = 0.0
         gradients[:] = 0.0
         defect = 0.0
@@ -406,8 +406,8 @@ def solve_stage(
         for low in range(0, n, block):
             high = min(low + block, n)
             if block < n:
-                statistics, weighted = node_statistics(weight[low:high], design[low:high])
-                sums = np.empty((N_MOMENTS, high - low))
+                by_row, weighted = node_statistics(weight[low:high], statistics[low:high])
+                sums = np.empty((N_SUMS, high - low))
                 start = np.zeros(high - low, np.int64)
                 stop = np.zeros(high - low, np.int64)
                 order = np.arange(high - low)
@@ -428,7 +428,7 @@ def solve_stage(
                 its_centre = no_centre[low:high]
                 exact = True
             channel_averages(
-                sigma, statistics, weighted, its_centre, its_target, its_branch, start, stop, tables, sums, part_averages,
+                sigma, by_row, weighted, its_centre, its_target, its_branch, start, stop, tables, sums, part_averages,
                 part_gradients,
             )  # fmt: skip
             for r in range(size):

@@ -171,9 +171,9 @@ def test_the_solver_is_announced_before_it_is_compiled(monkeypatch, folder: Path
     derived: list[str] = []
     with guarded([]):
         assert cache.derived_source("loss_of_mine", derive) == "first"
-        assert cache.derived_source("moments", derive) == "second"
-        assert cache.derived_source("moments", derive) == "second"
-        assert cache.derived_source("moments_of_more", derive) == "third"
+        assert cache.derived_source("averages", derive) == "second"
+        assert cache.derived_source("averages", derive) == "second"
+        assert cache.derived_source("averages_of_more", derive) == "third"
     assert derived == ["", f"{cache.SOLVER_NOTICE}\n", ""]
 
 
@@ -184,7 +184,7 @@ def test_damaged_files_are_compiled_again(copy: Path) -> None:
         next(machine.glob("elementary.*.nbc")),
         next(machine.glob("elementary.softplus*.nbi")),
         next(machine.glob("generated_equations1_*.nbc")),
-        next(copy.glob("source_moments*.nbc")),
+        next(copy.glob("source_averages*.nbc")),
     ]
     targets += [
         path

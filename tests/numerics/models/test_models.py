@@ -19,8 +19,8 @@ from numerics.models import (
     parameter_value,
     with_parameter,
 )
-from theory.formula import parameter_symbol
 from theory.losses import CrossEntropy, Distillation, LinearLoss, Loss, Range, SquareLoss
+from theory.parser import parameter_symbol
 from theory.symbols import h
 
 DATA = GaussianMixture(2.0, 0.3, 0.5, label_noise=0.1, further=(DataSet("transfer", 1.5), DataSet("fresh", 0.5, 0.2)))

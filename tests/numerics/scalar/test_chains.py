@@ -535,7 +535,7 @@ def sampled_training_errors(solution: Solution, rows: int) -> list[tuple[np.ndar
     for k, stage in enumerate(solution.resolved):
         own = nodes.of(solution.data, stage.sets or ("training",))
         wrong = []
-        for sign in (2 * own.labels - 1, own.design[:, 0]):
+        for sign in (2 * own.labels - 1, own.statistics[:, 0]):
             weight = own.weight * (sign * own.logits[:, k] < 0)
             wrong.append(np.bincount(own.row, weight, minlength=rows) * rows / own.weight.sum())
         found.append((np.mean(wrong, axis=1), np.std(wrong, axis=1) / math.sqrt(rows)))
