@@ -29,10 +29,10 @@ _HOMES = {
         "parameter_paths",
         "with_parameter",
     ),
-    "simulation": ("Simulation", "simulate"),
-    "solution": ("OBSERVABLES", "Solution"),
+    "simulation.run": ("Simulation", "simulate"),
+    "solution.solution": ("OBSERVABLES", "Solution"),
     "solver": ("ConvergenceError", "ConvergenceWarning", "solve"),
-    "sweeps": ("sweep",),
+    "sweeps.run": ("sweep",),
     "thresholds": (
         "bayes_error",
         "interpolation_threshold",

@@ -34,16 +34,21 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import AutoLocator, ScalarFormatter
 from PIL import Image
 
-from numerics import figure, style, thresholds
-from numerics.commands import replacing, require_writable, simulated
-from numerics.compiled import PointArrays, compile_chain
+from numerics import thresholds
+from numerics.cli.command import replacing, require_writable
+from numerics.cli.report import simulated
 from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, require_number, with_parameter
 from numerics.phase_diagram import SIMULATED_ALPHAS, refined_grid, thresholds_in_alpha, write_data
+from numerics.plots import style
+from numerics.plots.curves import THRESHOLDS
+from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import DEFAULT, Settings
-from numerics.simulation import SimulationResult, simulate
-from numerics.solution import OBSERVABLES, Solution
+from numerics.simulation.result import SimulationResult
+from numerics.simulation.run import simulate
+from numerics.solution.solution import OBSERVABLES, Solution
 from numerics.solver import ConvergenceWarning, read_solution, solve
-from numerics.sweeps import sweep
+from numerics.sweeps.grid import ERROR_SUFFIX
+from numerics.sweeps.run import sweep
 from theory.losses import CrossEntropy, Distillation
 
 try:
@@ -172,7 +177,7 @@ class _Panel:
         self.bound = self.axes.plot([], [], color=style.BLACK, lw=0.9, ls=style.LINES[2], animated=True)[0]
         self.here = self.axes.axvline(1.0, color=style.BLACK, lw=0.7, zorder=1, animated=True)
         self.thresholds = {}
-        for name, symbol in figure.THRESHOLDS.items():
+        for name, symbol in THRESHOLDS.items():
             line = self.axes.axvline(1.0, color=style.GREY, lw=0.7, ls=(0, (1, 1.5)), zorder=0.8, animated=True)
             text = self.axes.annotate(
                 f"${symbol}$", (1.0, 1.0), xytext=(0, 2), xycoords=("data", "axes fraction"),
@@ -226,7 +231,7 @@ class _Panel:
         if points is None:
             return
         for k, line in enumerate(self.lines):
-            mean, error = (points[self.name + suffix].values[k] for suffix in ("", figure.ERROR_SUFFIX))
+            mean, error = (points[self.name + suffix].values[k] for suffix in ("", ERROR_SUFFIX))
             container = self.axes.errorbar(
                 points.alpha.values, mean, yerr=np.nan_to_num(error), ls="none", marker=self.dots[k].get_marker(),
                 color=line.get_color(), ms=4, elinewidth=0.9, capsize=2, zorder=4,
@@ -536,7 +541,7 @@ class Explorer:
                 shown.append(np.array([value]))
             panel.simulated(points)
             if points is not None:
-                mean, error = (points[panel.name + suffix].values for suffix in ("", figure.ERROR_SUFFIX))
+                mean, error = (points[panel.name + suffix].values for suffix in ("", ERROR_SUFFIX))
                 shown += [mean - error, mean + error] if _LINEAR.search(panel.name) else [mean]
             if panel.name == "test_error":
                 panel.bound.set_data(self.alphas, self.bound)
@@ -727,7 +732,7 @@ class Explorer:
             with self._quiet():
                 solution = solve(*here, settings=self.settings)
             for k, stage in enumerate(solution.stages if solution.converged else ()):
-                mean, error = (float(points[name + end].values[k, i]) for end in ("", figure.ERROR_SUFFIX))
+                mean, error = (float(points[name + end].values[k, i]) for end in ("", ERROR_SUFFIX))
                 if error > 0:
                     found.append((mean - getattr(stage, name), error))
         return np.array(found).reshape(-1, 2).T
@@ -830,7 +835,7 @@ def _collect(found: Mapping[float, SimulationResult]) -> xarray.Dataset:
         rows = [[simulated(runs, k, name) for runs in found.values()] for k in range(len(names))]
         for suffix, attribute, words in (
             ("", "mean", f"{OBSERVABLES[name]}, mean over runs"),
-            (figure.ERROR_SUFFIX, "standard_error", "standard error of the mean"),
+            (ERROR_SUFFIX, "standard_error", "standard error of the mean"),
         ):
             values = [[math.nan if e is None else float(getattr(e, attribute)) for e in row] for row in rows]
             variables[name + suffix] = (("stage", "alpha"), values, {"long_name": words})

@@ -26,11 +26,11 @@ from numerics.models import (
     parameter_value,
     with_parameter,
 )
-from numerics.nodes import sharpness_along
+from numerics.scalar.nodes import sharpness_along
+from numerics.scalar.walk import Walk
 from numerics.settings import DEFAULT, Settings
-from numerics.solution import OBSERVABLES, Solution
+from numerics.solution.solution import OBSERVABLES, Solution
 from numerics.solver import ConvergenceWarning, require_solvable, settings_for, solve, spectral_solution
-from numerics.walk import Walk
 
 SHIFT = 1e-3
 """Shift of a parameter, or of its logarithm, in the differences; they are of fourth order, so the error is about 1e-12."""
@@ -126,7 +126,7 @@ def optimize(
         Names as in :func:`numerics.models.parameter_paths`: ``teacher.ridge``, ``student.mixing``, ...  Bounds that are
         positive and more than a factor 10 apart are searched logarithmically.
     observable : str
-        ``<stage>.<observable>``, the latter one of :data:`numerics.solution.OBSERVABLES`.
+        ``<stage>.<observable>``, the latter one of :data:`numerics.OBSERVABLES`.
     maximize : bool
         Look for the largest value instead of the smallest.
 
@@ -207,7 +207,7 @@ def derivatives(
 
 
 def tangent(solution: Solution, parameter: str) -> list[np.ndarray]:
-    """Derivatives of the unknowns of each stage (see :class:`numerics.nodes.StagePoint`) with respect to a parameter.
+    """Derivatives of the unknowns of each stage (see :class:`numerics.scalar.nodes.StagePoint`) with respect to a parameter.
 
     Raises
     ------

@@ -21,8 +21,9 @@ from functools import cache
 import numpy as np
 from mpmath import mp
 from numpy.typing import ArrayLike, NDArray
-from sympy import Expr, Function, Symbol, erf, exp, lambdify, pi, sqrt
+from sympy import Expr, Symbol, lambdify
 
+from numerics.codegen.printing import with_tails
 from numerics.deferred import optimize, special
 from numerics.models import ParameterError, require_number
 from theory import observables
@@ -435,18 +436,9 @@ def _descent(gradient: NDArray, curvature: NDArray) -> NDArray:
     return -gradient
 
 
-class _complement(Function):  # noqa: N801 - a mathematical function
-    """``erfc``, safe from SymPy's ``erfc(-x) = 2 - erfc(x)``, which would bring the cancellation back."""
-
-    nargs = 1
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        return -2 * exp(-(self.args[0] ** 2)) / sqrt(pi)
-
-
 def _compile(symbols: Sequence[Symbol], expressions: Expr | list[Expr], module: str) -> Callable:
     complement = {"math": math, "mpmath": mp, "scipy": special}[module].erfc
-    return lambdify(symbols, expressions, modules=[{"_complement": complement}, module], cse=True)
+    return lambdify(symbols, expressions, modules=[{"complement": complement}, module], cse=True)
 
 
 def _hinge_moment(mean: float, variance: float) -> list[float]:
@@ -486,19 +478,6 @@ def _test_error(m: Number, b: Number, overlap: Number, delta: float, rho: float)
 
 def _bayes_error(alpha: Number, rho: float, delta: float) -> Number:
     return _compiled_error("bayes")(alpha, delta, rho)
-
-
-def with_tails(expression: Expr) -> Expr:
-    """Rewrite ``1 + erf(x)`` and ``1 - erf(x)`` by ``erfc``, which keeps its digits where the two cancel."""
-
-    def rewrite(total: Expr) -> Expr:
-        constant, rest = total.as_independent(erf)
-        factor, function = rest.as_coeff_Mul()
-        if isinstance(function, erf) and abs(factor) == abs(constant):
-            return constant * _complement(-(factor / constant) * function.args[0])
-        return total
-
-    return expression.replace(lambda e: e.is_Add and e.has(erf), rewrite)
 
 
 def _require_alpha(alpha: ArrayLike) -> NDArray[np.float64]:

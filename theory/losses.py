@@ -24,10 +24,10 @@ from functools import lru_cache
 import sympy
 from sympy import Add, Expr, Integer, Symbol, collect, diff, expand, factor
 
-from theory.bends import CURVED, Feature, are_known, numeric_bends, symbolic_bends
+from theory.bends import CURVED, Bend, are_known, numeric_bends, symbolic_bends
 from theory.convexity import ConvexityWarning, examine
-from theory.formula import earlier_logits, parameter_symbol, read_formula, require_used
 from theory.functions import sigmoid, softplus, stabilise, step
+from theory.parser import earlier_logits, parameter_symbol, read_formula, require_used
 from theory.symbols import TEACHER, h, logit, y
 
 Teacher = int | tuple[int, ...] | None
@@ -256,7 +256,7 @@ class Loss:
         return _saturation(self.expression)
 
     @property
-    def features(self) -> tuple[Feature, ...]:
+    def bends(self) -> tuple[Bend, ...]:
         """Bends of the gradient in h: (centre, scale, strength) each, from its terms with curved functions.
 
         A function of slope*h + offset bends at centre -offset/slope over the scale 1/|slope|; strength is the
@@ -267,11 +267,11 @@ class Loss:
 
     @property
     def bends_are_known(self) -> bool:
-        """Whether ``features`` are all the bends of the gradient in h; if not, an integration has to search for the others."""
+        """Whether ``bends`` are all the bends of the gradient in h; if not, an integration has to search for the others."""
         return are_known(self.gradient if self.split is None else self.split[0], h)
 
     @property
-    def target_features(self) -> tuple[tuple[tuple[Expr, Expr], ...], ...]:
+    def target_bends(self) -> tuple[tuple[tuple[Expr, Expr], ...], ...]:
         """For each of ``logits``, the (centre, scale) of the bends of -dl/dh as a function of that logit.
 
         The jump of a ``step`` has the scale ``JUMP_WIDTH``.
@@ -281,7 +281,7 @@ class Loss:
             for symbol in self.logits
         )
 
-    def target_bends(self) -> tuple[tuple[tuple[float, float], ...], ...]:
+    def target_bends_at_values(self) -> tuple[tuple[tuple[float, float], ...], ...]:
         """For each of ``logits``, the (position, scale) of the bends of dl/dh in that logit, at the loss's parameter values.
 
         Those that move with another logit are left out.

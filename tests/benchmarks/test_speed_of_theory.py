@@ -16,10 +16,10 @@ from scipy.special import expit
 from straightforward import solve_logistic
 
 from numerics import Chain, Estimator, GaussianMixture, solve, sweep
-from numerics.cache import CACHE_VARIABLE
-from numerics.codegen import core_module
-from numerics.compiled import PointArrays, compile_chain
+from numerics.codegen.cache import CACHE_VARIABLE
+from numerics.codegen.core import core_module
 from numerics.random_box import random_points
+from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import DEFAULT
 from theory.losses import CrossEntropy, Distillation, Loss
 

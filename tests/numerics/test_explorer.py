@@ -19,10 +19,11 @@ from PIL import Image
 
 pytest.importorskip("ipywidgets")
 
-from numerics import Estimator, GaussianMixture, explorer, simulate, solve, style
+from numerics import Estimator, GaussianMixture, explorer, simulate, solve
 from numerics.explorer import CHOICES, PARAMETERS, Explorer, explore
 from numerics.models import Chain, ParameterError, with_parameter
 from numerics.phase_diagram import SIMULATED_ALPHAS
+from numerics.plots import style
 from numerics.settings import DEFAULT
 from numerics.thresholds import bayes_error, separability_threshold
 from theory.losses import CrossEntropy, Distillation

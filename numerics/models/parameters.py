@@ -1,0 +1,103 @@
+"""Parameters by name: which there are, their values, and copies in which one is changed."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from numerics.models.chain import Chain
+from numerics.models.checks import ParameterError, spelt
+from numerics.models.data import GaussianMixture
+from numerics.models.stages import Estimator, Stage
+
+_DATA_PARAMETERS = ("alpha", "rho", "delta", "label_noise")
+_SET_PARAMETERS = ("alpha", "label_noise")
+
+
+def with_parameter(data: GaussianMixture, chain: Chain, path: str, value: float) -> tuple[GaussianMixture, Chain]:
+    """Return copies in which the parameter called ``path`` has the given value.
+
+    ``path`` is ``alpha``, ``rho``, ``delta``, ``label_noise``; ``<set>.alpha`` or ``<set>.label_noise`` with the name of a
+    further data set; or ``<stage>.<parameter>`` with the stage's name and ``ridge``, ``eta``, a parameter of its loss
+    (``student.temperature``), ``bias`` or ``mask_overlap`` where they are numbers, or what a special stage has.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such parameter (the message lists those that exist), or the value is not allowed.
+
+    Examples
+    --------
+    >>> from numerics import Chain, Estimator, GaussianMixture
+    >>> from theory.losses import CrossEntropy
+    >>> data, chain = with_parameter(GaussianMixture(1.0), Chain.of(Estimator(CrossEntropy(), ridge=0.1)), "teacher.ridge", 0.5)
+    >>> chain[0].ridge
+    0.5
+    """
+    owner, dot, parameter = spelt(path).rpartition(".")
+    if not dot and parameter in _DATA_PARAMETERS:
+        return replace(data, **{parameter: value}), chain
+    if dot and owner in chain.names:
+        index = chain.names.index(owner)
+        stage = chain[index]
+        changed = None
+        if parameter in _own_parameters(stage):
+            changed = replace(stage, **{parameter: value})
+        elif isinstance(stage, Estimator) and parameter in stage.loss.parameters:
+            try:
+                changed = replace(stage, loss=stage.loss.with_parameters(**{parameter: value}))
+            except ValueError as error:
+                raise ParameterError(f"{path}: {error}") from None
+        if changed is not None:
+            return data, Chain((*chain.stages[:index], changed, *chain.stages[index + 1 :]))
+    if dot and parameter in _SET_PARAMETERS and owner in {found.name for found in data.further}:
+        further = [replace(s, **{parameter: value}) if s.name == owner else s for s in data.further]
+        return replace(data, further=tuple(further)), chain
+    raise ParameterError(f"unknown parameter {path!r}; allowed are {', '.join(parameter_paths(chain, data))}")
+
+
+def parameter_value(data: GaussianMixture, chain: Chain, path: str) -> float:
+    """Value of the parameter called ``path``; ParameterError if there is none."""
+    if path not in parameter_paths(chain, data):
+        raise ParameterError(f"unknown parameter {path!r}; allowed are {', '.join(parameter_paths(chain, data))}")
+    return parameter_values(data, chain)[path]
+
+
+def parameter_values(data: GaussianMixture, chain: Chain) -> dict[str, float]:
+    """All parameters that :func:`parameter_paths` lists, and their values."""
+    values = {name: getattr(data, name) for name in _DATA_PARAMETERS}
+    for further in data.further:
+        values |= {f"{further.name}.{parameter}": getattr(further, parameter) for parameter in _SET_PARAMETERS}
+    for name, stage in zip(chain.names, chain.stages, strict=True):
+        values |= {f"{name}.{parameter}": getattr(stage, parameter) for parameter in _own_parameters(stage)}
+        if isinstance(stage, Estimator):
+            for parameter, value in stage.loss.parameters.items():
+                values.setdefault(f"{name}.{parameter}", value)
+    return values
+
+
+def parameter_paths(chain: Chain, data: GaussianMixture | None = None) -> tuple[str, ...]:
+    """Names that :func:`with_parameter` accepts for this chain; with the data, those of label noise and data sets too.
+
+    Examples
+    --------
+    >>> from numerics import Chain, Estimator, GaussianMixture
+    >>> from theory.losses import CrossEntropy
+    >>> parameter_paths(Chain.of(Estimator(CrossEntropy(), ridge=0.1)), GaussianMixture(alpha=1.0))
+    ('alpha', 'rho', 'delta', 'label_noise', 'teacher.ridge', 'teacher.eta', 'teacher.smoothing')
+    """
+    paths = ["alpha", "rho", "delta"]
+    if data is not None:
+        paths.append("label_noise")
+        paths += [f"{further.name}.{parameter}" for further in data.further for parameter in _SET_PARAMETERS]
+    for name, stage in zip(chain.names, chain.stages, strict=True):
+        paths += [f"{name}.{parameter}" for parameter in _own_parameters(stage)]
+        if isinstance(stage, Estimator):
+            paths += [f"{name}.{parameter}" for parameter in stage.loss.parameters]
+    return tuple(paths)
+
+
+def _own_parameters(stage: Stage) -> tuple[str, ...]:
+    """Numbers of a stage, beside those of its loss, that can be varied."""
+    names = ("ridge", "eta", "bias", "mask_overlap", "magnetization", "norm_squared")
+    held = {item.name for item in fields(stage)}
+    return tuple(name for name in names if name in held and getattr(stage, name) is not None)

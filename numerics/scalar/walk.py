@@ -1,0 +1,56 @@
+"""Newton steps through a whole chain from given unknowns, at one quadrature level finer than those were found with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from numerics.models import Chain, Frozen, GaussianMixture
+from numerics.scalar.compiled import newton, structural_loss, target_bends
+from numerics.scalar.directions import fixed_directions
+from numerics.scalar.nodes import StagePoint, extend, label_nodes
+from numerics.scalar.prior import WeightMoments, mask_patterns
+from numerics.settings import Settings
+
+
+class Walk:
+    """The stages of a chain one after the other, at given unknowns: Newton steps, conjugates, nodes."""
+
+    def __init__(self, data: GaussianMixture, chain: Chain, settings: Settings, level: int) -> None:
+        self.data, self.chain, self.settings = data, chain, settings
+        self.stages = chain.resolved(data)
+        directions, rows, self.exact = fixed_directions([structural_loss(stage) for stage in chain.stages])
+        rows = rows if self.exact or rows == 0 else min(rows * 2 ** (level + 1), len(directions))
+        self.directions = np.ascontiguousarray(directions[:rows].T) if rows else None
+        # One level finer than the solution: errors of quadrature are divided by SHIFT.
+        self.factor = 1.0 if rows else settings.refinement ** (level + 1)
+        self.nodes = label_nodes(data, rows=max(rows, 1))
+        self.moments = WeightMoments(
+            mask_patterns(tuple(stage.eta for stage in self.stages), tuple(stage.mask_overlap for stage in self.stages))
+        )
+        self.points: list[StagePoint] = []
+
+    def newton(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Newton step of the next stage from ``x``, and its conjugates at ``x``."""
+        stage = self.stages[len(self.points)]
+        if isinstance(stage, Frozen):
+            return np.zeros_like(x), np.zeros_like(x)
+        moved, conjugates, _, _ = newton(
+            self.data, stage, self.nodes.of(self.data, stage.sets), self.moments.prior_constants(len(self.points), stage.ridge),
+            self.points, x, self.settings.field_step * self.factor, self.settings.tail, shareable=not self.exact,
+        )  # fmt: skip
+        return moved - x, conjugates
+
+    def advance(self, x: np.ndarray, sharpness: float) -> None:
+        """Put the next stage at ``x`` and go on to the one after it; ``sharpness`` as in :func:`extend`."""
+        number = len(self.points) + 1
+        stage = self.stages[number - 1]
+        conjugates = self.newton(x)[1][:-1].copy()
+        point = StagePoint(x, conjugates, 0, 1, 0.0, 0.0, 0.0)
+        self.points.append(point)
+        if number < len(self.chain):
+            self.moments.add_stage(number, stage, conjugates)
+            self.nodes, _ = extend(
+                self.nodes, self.data, stage, point, self.settings.outer_step * self.factor, self.settings.tail,
+                training=True, extra=target_bends(self.chain, number),
+                directions=None if self.directions is None else self.directions[number - 1], sharpness=sharpness,
+            )  # fmt: skip
