@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.models import Chain, GaussianMixture
+from numerics.models import Chain, Estimator, GaussianMixture
 from numerics.scalar.nodes import StagePoint
 from numerics.square_chain.reduction import SquareChain, square_chain
 
@@ -26,6 +26,9 @@ Array = NDArray[np.float64]
 
 SPECTRAL_STAGES = 4
 """Stages from which a chain is solved here; shorter ones are solved in batches by the compiled solver, to the same numbers."""
+
+LEAST_RIDGE = 1e-6
+"""Ridge below which a chain of any length is solved here: the compiled solver's fields lose digits to large responses."""
 
 PANEL_NODES = (16, 24, 36, 54, 80)
 """Gauss-Legendre nodes of a panel at each level; neighbouring levels are compared."""
@@ -302,8 +305,9 @@ class SquareSolution:
 
 
 def is_spectral(data: GaussianMixture, chain: Chain) -> bool:
-    """Whether a chain is long enough to be solved here, and can be."""
-    return len(chain) >= SPECTRAL_STAGES and square_chain(data, chain) is not None
+    """Whether a chain is long enough, or a ridge of it so small, that it is better solved here, and can be."""
+    small = any(stage.ridge < LEAST_RIDGE for stage in chain.stages if isinstance(stage, Estimator) and stage.ridge > 0)
+    return (small or len(chain) >= SPECTRAL_STAGES) and square_chain(data, chain) is not None
 
 
 def solve_square_chain(chain: SquareChain) -> SquareSolution:

@@ -103,6 +103,10 @@ _INVERSE_ROOT_TWO_PI = 0.3989422804014327
 _RESPONSE_STEPS = 200  # of Newton's method for the response of a stage without weights
 _ROUNDING = 4e-16
 _TINY = 1e-300
+_VISIBLE_ROUNDING = 1e6
+_DISPLACEMENT = 1e-15
+_ROUNDING_TRIALS = 5
+_ROUNDING_SAFETY = 4.0  # error over the largest change that displacements of the unknowns by their last digits make
 
 
 @njit(FloatArray(FloatArray, types.int64), **OPTIONS)
@@ -782,6 +786,27 @@ def largest_change(before, after, n_stages):
     return worst
 
 
+@njit(types.boolean(Matrix, types.int64, types.float64), **OPTIONS)
+def rounding_may_show(x, n_stages, delta):
+    """Whether a field is so narrow beside the pull of targets of order 1, or of earlier logits, that its last digits matter."""
+    target = 1.0
+    for t in range(n_stages):
+        root = math.sqrt(norm_squared(x[t], t))
+        if math.sqrt(delta) * math.exp(x[t, 2 * t + 3]) * target > _VISIBLE_ROUNDING * root:
+            return True
+        target = max(target, root)
+    return False
+
+
+@njit(types.void(Matrix, types.int64, types.int64, Matrix), **OPTIONS)
+def displaced(x, n_stages, trial, out):
+    """The unknowns, moved by a few units in the last place, each up or down as the ``trial`` has it, into ``out``."""
+    for t in range(n_stages):
+        for r in range(2 * t + 4):
+            sign = 1.0 if (trial >> (r % 3)) & 1 == 1 else -1.0
+            out[t, r] = x[t, r] + sign * _DISPLACEMENT * max(abs(x[t, r]), 1.0 if r == 2 * t + 3 or r == 2 + t else 0.0)
+
+
 @njit(types.float64(_Cube, FloatArray, types.int64, types.int64, Matrix), **OPTIONS)
 def prediction(x, position, i, used, out):
     """Point i by the polynomial through the ``used`` points before it, into ``out``.
@@ -856,6 +881,7 @@ def solve_points(
     level_solver = level_solvers[0]
     width = x.shape[2]
     other = np.empty((n_stages, width))
+    first = np.empty((n_stages, width))
     scratch = np.empty((n_stages, width)), np.empty((n_stages, width)), np.zeros((n_stages, 5))
     for i in range(n_points):
         point = (
@@ -953,6 +979,14 @@ def solve_points(
             else:
                 factor *= settings[REFINEMENT]
                 tail *= _TAIL_REFINEMENT
+        # Two rules that agree may share their rounding errors: Newton steps from next to the solution have others.
+        if solved == n_stages and rounding_may_show(x[i], n_stages, data[i, 2]):
+            for trial in range(_ROUNDING_TRIALS):
+                moved = other if trial > 0 else first
+                displaced(x[i], n_stages, trial, moved)
+                solved_again = level_solver(*point, rows, factor, tail, 0.0, True, moved, started[i], *scratch)
+                if trial > 0 and solved_again == n_stages:
+                    error = max(error, _ROUNDING_SAFETY * largest_change(other, first, n_stages))
         summary[i, 0] = solved
         summary[i, 1] = level
         summary[i, 2] = error
