@@ -81,7 +81,7 @@ def refined_grid(low: float, high: float, count: int, peaks: Mapping[float, tupl
 def thresholds_in_alpha(data: GaussianMixture, chain: Chain) -> dict[str, float]:
     """Where the last stage interpolates its teacher, and where the samples stop being separable for it and for the first one.
 
-    Only those that there are: of stages that are trained on the training set, and separability of clean labels.
+    Only those that there are: of stages that are trained on the training set.
     """
     values = {}
     first, last = chain[0], chain[-1]
@@ -91,8 +91,10 @@ def thresholds_in_alpha(data: GaussianMixture, chain: Chain) -> dict[str, float]
             values["interpolation"] = last.eta
         separable = {"student_separability": last, **separable}
     for name, stage in separable.items():
-        if _learns(stage) and data.label_noise == 0:
-            values[name] = thresholds.separability_threshold(data.rho, data.delta, stage.eta)
+        if _learns(stage):
+            values[name] = thresholds.separability_threshold(
+                data.rho, data.delta, stage.eta, label_noise=data.label_noise, bias_is_free=stage.bias is None
+            )
     return values
 
 

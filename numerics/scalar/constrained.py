@@ -77,8 +77,7 @@ class HardPoint(StagePoint):
     @property
     def variables(self) -> np.ndarray:
         """What the equations of a constrained stage are in: ``m, b, C_t1.., C_tt^2, V_t1.., V_tt``, no logarithms."""
-        norms = self.unknowns[: 2 + self.earlier], [self.cholesky_row[-1] ** 2]
-        return np.concatenate((*norms, self.response_row))
+        return _variables(self.unknowns)
 
 
 def effective(stage: Estimator | Frozen, point: StagePoint) -> Estimator | Frozen:
@@ -328,6 +327,32 @@ class HardStage:
             x[-1] = self.eta - self.nodes.weight @ special.ndtr(z)
         return x
 
+    def newton(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Unknowns (:attr:`HardPoint.unknowns`) after one Newton step, and the conjugates (2k + 3,) before it."""
+        k, x = self.number - 1, _variables(unknowns)
+        conjugates = self.evaluate(x)[1]
+        known = self.start()
+        known[-1] = known[-1] if self.limit == MAX_MARGIN or self.number == 1 else self.eta - self.alpha
+        if self.limit == MAX_MARGIN:
+            known[2 + k] -= x[2 : 2 + k] @ x[2 : 2 + k]
+        fixed = np.setdiff1d(np.arange(x.size), self.free())
+        x[fixed] = known[fixed]
+        residual, free = self.evaluate(x)[0], self.free()
+        if free.size:
+            x = self.moved(x, free, -np.linalg.solve(self._jacobian(x, free), residual[free]))
+        return _unknowns(x), conjugates
+
+    def _jacobian(self, x: np.ndarray, free: np.ndarray) -> np.ndarray:
+        """Of the residuals of the free unknowns in these, by differences; exact where the equations are quadratic."""
+        widths = (0.5 if self.limit == MINIMUM_NORM else 1e-4) * self.scales(x)[free]
+        jacobian = np.empty((free.size, free.size))
+        for c, width in enumerate(widths):
+            shift = np.zeros(free.size)
+            shift[c] = width
+            up, down = (self.evaluate(self.moved(x, free, sign * shift))[0] for sign in (1.0, -1.0))
+            jacobian[:, c] = (up - down)[free] / (2.0 * width)
+        return jacobian
+
     def free(self) -> np.ndarray:
         """Indices of the unknowns that Newton's method moves; the others are known in closed form."""
         k = self.number - 1
@@ -347,7 +372,6 @@ class HardStage:
     def solve(self, x: np.ndarray) -> HardPoint:
         """Newton's method from ``x``; the equations of a minimum-norm stage are linear in all unknowns but ``q_perp``."""
         k, free = self.number - 1, self.free()
-        relative = 0.5 if self.limit == MINIMUM_NORM else 1e-4
         last = previous = math.inf
         status = TOO_MANY_ITERATIONS
         iterations = 0
@@ -355,16 +379,8 @@ class HardStage:
         while iterations < MAX_NEWTON:
             iterations += 1
             scale = self.scales(x)
-            jacobian = np.empty((free.size, free.size))
-            for c, width in enumerate(relative * scale[free]):
-                shift = np.zeros(free.size)
-                shift[c] = width
-                difference = (
-                    self.evaluate(self.moved(x, free, shift))[0] - self.evaluate(self.moved(x, free, -shift))[0]
-                )
-                jacobian[:, c] = difference[free] / (2.0 * width)
             try:
-                step = -np.linalg.solve(jacobian, residual[free])
+                step = -np.linalg.solve(self._jacobian(x, free), residual[free])
             except np.linalg.LinAlgError:
                 status = SINGULAR
                 break
@@ -386,11 +402,25 @@ class HardStage:
         units = self.scales(x)
         units[1] = (units[1] + 1.0) * abs(self.channel(x)[-1])
         size = float(np.max(np.abs(residual / units)))
-        unknowns = x.copy()
-        q = float(x[2 : 2 + k] @ x[2 : 2 + k] + max(x[2 + k], 0.0))
-        unknowns[2 + k] = math.log(max(x[2 + k], SMALLEST_SHARE * q, 1e-300))
-        unknowns[-1] = math.log(x[-1])
-        return HardPoint(unknowns, conjugates, status, iterations, size, last, 0.0, self.limit)
+        return HardPoint(_unknowns(x), conjugates, status, iterations, size, last, 0.0, self.limit)
+
+
+def _unknowns(x: np.ndarray) -> np.ndarray:
+    """:attr:`HardPoint.unknowns` from :attr:`HardPoint.variables`."""
+    k = (x.size - 4) // 2
+    out = x.copy()
+    q = float(x[2 : 2 + k] @ x[2 : 2 + k] + max(x[2 + k], 0.0))
+    out[2 + k] = math.log(max(x[2 + k], SMALLEST_SHARE * q, 1e-300))
+    out[-1] = math.log(x[-1])
+    return out
+
+
+def _variables(unknowns: np.ndarray) -> np.ndarray:
+    """:attr:`HardPoint.variables` from :attr:`HardPoint.unknowns`."""
+    k = (unknowns.size - 4) // 2
+    out = unknowns.copy()
+    out[2 + k], out[-1] = math.exp(unknowns[2 + k]), math.exp(unknowns[-1])
+    return out
 
 
 def extend_hard(

@@ -225,6 +225,11 @@ def solve_limit(data: GaussianMixture, chain: Chain, settings: Settings) -> Limi
     return _Assembly(data, chain, limits, settings).solve()
 
 
+def without_ridge(stage: Estimator | Frozen) -> Estimator | Frozen:
+    """With a ridge that stands for 0 in the compiled equations, which have logarithms, if it is 0."""
+    return replace(stage, ridge=NO_RIDGE) if isinstance(stage, Estimator) and stage.ridge == 0 else stage
+
+
 def _small_ridges(chain: Chain, ridge: float) -> Chain:
     return Chain(
         tuple(replace(stage, ridge=ridge) if getattr(stage, "ridge", None) == 0 else stage for stage in chain.stages)

@@ -391,6 +391,11 @@ class StageSolution:
         return 1.0 / math.sqrt(self._overlaps[-1, -1]) if self.limit == MAX_MARGIN else math.nan
 
     @property
+    def constraint(self) -> str | None:
+        """The limit, if it is one under a hard constraint: "minimum norm" or "max margin"."""
+        return self.limit if isinstance(self.solution.points[self.number - 1], HardPoint) else None
+
+    @property
     def relative_bias(self) -> float:
         """Bias over norm, finite in every limit."""
         return float(self.solution.finite_bias[self.number - 1] / math.sqrt(self._overlaps[-1, -1]))
