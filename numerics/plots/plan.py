@@ -14,7 +14,18 @@ import numpy as np
 import xarray
 
 from numerics import thresholds
-from numerics.models import TRAINING, Chain, Estimator, Frozen, GaussianMixture, ParameterError, Stage, total_alpha
+from numerics.models import (
+    PARAMETERS,
+    TRAINING,
+    Chain,
+    Estimator,
+    Frozen,
+    GaussianMixture,
+    ParameterError,
+    Stage,
+    described,
+    total_alpha,
+)
 from numerics.plots import style
 from numerics.scalar.compiled import structural_loss
 from numerics.simulation.run import Simulation
@@ -24,7 +35,7 @@ from theory.losses import CrossEntropy, Distillation
 UNREGULARISED = 1e-5
 """Ridge that stands for none; the other one compared is the chain's own."""
 
-ALPHA_RANGE = (0.05, 6.0)
+ALPHA_RANGE = PARAMETERS["alpha"].low, PARAMETERS["alpha"].high
 CURVE_POINTS = 180
 MAP_POINTS = (180, 120)
 MAP_RIDGES = (1e-5, 10.0)
@@ -240,7 +251,7 @@ def _loss(stage: Estimator) -> list[str]:
     found = []
     for name, value in stage.loss.parameters.items():
         if not (name == "smoothing" and value == 0):
-            symbol = style.SYMBOLS[name][1] if name in style.SYMBOLS else rf"\mathrm{{{name}}}".replace("_", r"\_")
+            symbol = described(name).symbol or rf"\mathrm{{{name}}}".replace("_", r"\_")
             found.append(rf"${symbol}={style.plain_number(value)}$")
     return found
 

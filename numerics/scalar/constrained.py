@@ -3,7 +3,7 @@
 What ridge -> 0+ leaves of a stage where it is not an ordinary one (:mod:`numerics.scalar.limits`) minimises ``|w|^2`` under
 
 - ``h = h*`` on every sample (*minimum norm*), ``h*`` being where the sample's loss is smallest, or
-- ``s h >= 1`` on every sample (*max margin*).
+- ``s h >= 1`` on every sample (*max margin*), s being the sign of the label that training sees.
 
 That is a stage with ``ridge = 1`` whose loss is 0 where the constraint holds and infinite elsewhere, so its saddle point is
 finite and its proximal point piecewise linear:
@@ -30,7 +30,7 @@ from numerics.codegen.cache import njit
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions, loss_module
 from numerics.deferred import optimize, special
-from numerics.models import Chain, Estimator, GaussianMixture
+from numerics.models import Chain, Estimator, Frozen, GaussianMixture
 from numerics.scalar.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address
 from numerics.scalar.nodes import Nodes, StagePoint
 from theory.losses import Loss
@@ -81,9 +81,9 @@ class HardPoint(StagePoint):
         return np.concatenate((*norms, self.response_row))
 
 
-def effective_ridge(stage: Estimator, point: StagePoint) -> float:
-    """The ridge in the equations that ``point`` solves: 1 for a constrained stage."""
-    return 1.0 if isinstance(point, HardPoint) else stage.ridge
+def effective(stage: Estimator | Frozen, point: StagePoint) -> Estimator | Frozen:
+    """The stage with the ridge of the equations that ``point`` solves: 1 for a constrained one."""
+    return replace(stage, ridge=1.0) if isinstance(point, HardPoint) else stage
 
 
 # Where every sample has its minimum
@@ -202,9 +202,9 @@ def label_threshold(loss: Loss, low: float, high: float) -> tuple[float, float] 
 
 
 def constraint(chain: Chain, number: int, limit: str, nodes: Nodes) -> np.ndarray:
-    """``h*`` of constrained stage ``number`` at each node, or the sign ``s`` for a margin; shape (n,)."""
+    """``h*`` of constrained stage ``number`` at each node, or the sign of the label seen for a margin; shape (n,)."""
     if limit == MAX_MARGIN:
-        return np.ascontiguousarray(nodes.statistics[:, 0])
+        return 2.0 * nodes.labels - 1.0
     return minimisers(chain[number - 1].loss, number, nodes)
 
 
@@ -225,6 +225,8 @@ class HardStage:
         ``h*``; with a margin, the sign ``s``.
     data, prior, triangle
         Noise; constants of the prior with ridge 1; Cholesky factor of the earlier stages, row by row.
+    fixed_bias : float or None
+        A given bias of a minimum-norm stage; beside weights that grow (max margin) it is nothing, whatever it is.
     """
 
     number: int
@@ -234,10 +236,22 @@ class HardStage:
     data: GaussianMixture
     prior: np.ndarray
     triangle: np.ndarray
+    fixed_bias: float | None = None
 
     @property
     def eta(self) -> float:
         return float(self.prior[0])
+
+    @property
+    def alpha(self) -> float:
+        """Of the data sets it is trained on."""
+        return float(self.nodes.weight.sum())
+
+    @property
+    def flipped(self) -> float:
+        """Share of the labels it is trained on that noise flipped."""
+        wrong = self.nodes.statistics[:, 0] != 2.0 * self.nodes.labels - 1.0
+        return min(float(self.nodes.weight[wrong].sum()) / self.alpha, 0.5)
 
     def field(self, x: np.ndarray) -> tuple[np.ndarray, float]:
         """Mean of ``u`` at each node and its variance, for unknowns ``x`` (:attr:`HardPoint.variables`)."""
@@ -285,7 +299,7 @@ class HardStage:
         equations.prior(conjugates, self.prior, updated)
         equations.cholesky(np.ascontiguousarray(updated[1 : 2 + k]), self.triangle, factor)
         residual = np.concatenate(([updated[0], 0.0], factor, updated[2 + k :])) - x
-        residual[1] = conjugates[-1]
+        residual[1] = conjugates[-1] if self.fixed_bias is None else 0.0
         return residual, conjugates[:-1]
 
     def scales(self, x: np.ndarray) -> np.ndarray:
@@ -299,21 +313,26 @@ class HardStage:
         """First guess: no weights; or the separator, which does not depend on earlier stages, orthogonal to them."""
         k = self.number - 1
         x = np.zeros(2 * k + 4)
-        x[2 + k], x[-1] = 1.0, self.eta - self.data.alpha
+        x[2 + k], x[-1] = 1.0, self.eta - self.alpha
+        if self.fixed_bias is not None:
+            x[1] = self.fixed_bias
         if self.limit == MAX_MARGIN:
-            found = thresholds.max_margin(self.data.alpha, self.data.rho, self.data.delta, self.eta)
+            found = thresholds.max_margin(
+                self.alpha, self.data.rho, self.data.delta, self.eta, label_noise=self.flipped,
+                bias_is_free=self.fixed_bias is None,
+            )  # fmt: skip
             x[0], x[1] = found.magnetization / found.margin, found.bias / found.margin
             x[2 + k] = found.margin**-2
-            mean = x[0] + self.goal * x[1]
-            z = (1.0 - mean) / math.sqrt(self.data.delta * x[2 + k])
+            mean = self.nodes.statistics[:, 0] * x[0] + x[1]
+            z = (1.0 - self.goal * mean) / math.sqrt(self.data.delta * x[2 + k])
             x[-1] = self.eta - self.nodes.weight @ special.ndtr(z)
         return x
 
     def free(self) -> np.ndarray:
         """Indices of the unknowns that Newton's method moves; the others are known in closed form."""
         k = self.number - 1
-        if self.limit == MINIMUM_NORM:
-            return np.arange(2 * k + 3)  # V_tt = eta - alpha
+        if self.limit == MINIMUM_NORM:  # V_tt = eta - alpha
+            return np.array([r for r in range(2 * k + 3) if r != 1 or self.fixed_bias is None])
         return np.array([*range(2, 2 + k), *range(3 + k, 3 + 2 * k)], dtype=int)  # a separator is one without a teacher
 
     def moved(self, x: np.ndarray, free: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -419,12 +438,16 @@ def extend_hard(
 def follow_hard(
     nodes: Nodes, data: GaussianMixture, chain: Chain, number: int, point: HardPoint, directions: np.ndarray
 ) -> Nodes:  # fmt: skip
-    """As :func:`extend_hard` where every node already has its value of the stage's own Gaussian, ``directions`` of shape (n,)."""
+    """As :func:`extend_hard` where every node already has its value of the stage's own Gaussian, ``directions`` of shape (n,).
+
+    Samples of data sets that the stage is not trained on keep the logit that the field gives them.
+    """
     k = number - 1
     stage = HardStage(number, point.limit, nodes, constraint(chain, number, point.limit, nodes), data, _NONE, _NONE)
     mean, variance = stage.field(point.variables)
     field = mean + math.sqrt(variance) * directions
-    logit = _constrained(stage.goal, field, point.limit)
+    trained = nodes.trained(data, chain[number - 1].sets)
+    logit = np.where(trained, _constrained(stage.goal, field, point.limit), field)
     force = (logit - field) / (data.delta * point.response_row[-1])
     statistics = np.column_stack((nodes.statistics[:, : 2 + k], directions, nodes.forces, force))
     return replace(nodes, statistics=statistics, logits=np.column_stack((nodes.logits, logit)))

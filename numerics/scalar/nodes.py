@@ -128,12 +128,16 @@ class Nodes:
         # Not a BLAS product: its threads cost more than these sums.
         return float(np.sum(self.weight * values))
 
+    def trained(self, data: GaussianMixture, sets: Sequence[str]) -> np.ndarray:
+        """Which nodes are of these data sets, shape (n,); all where there is only one."""
+        if len(data.sets) == 1:
+            return np.ones(self.weight.size, dtype=bool)
+        names = [found.name for found in data.sets]
+        return np.isin(self.member, [names.index(name) for name in sets])
+
     def of(self, data: GaussianMixture, sets: Sequence[str]) -> Nodes:
         """The nodes of some data sets; these nodes if that is all of them, or if there are no such."""
-        if len(data.sets) == 1:
-            return self
-        names = [found.name for found in data.sets]
-        wanted = np.isin(self.member, [names.index(name) for name in sets])
+        wanted = self.trained(data, sets)
         if wanted.all() or not wanted.any():
             return self
         return self.rows(wanted)
@@ -189,10 +193,7 @@ def extend(
     row, responses = point.cholesky_row, point.response_row
     root = math.sqrt(data.delta)
     reaction = data.delta if training else 0.0
-    places = {found.name: k for k, found in enumerate(data.sets)}
-    trained = np.ones(nodes.labels.size, dtype=bool)
-    if training and len(places) > 1:
-        trained = np.isin(nodes.member, [places[name] for name in stage.sets])
+    trained = nodes.trained(data, stage.sets) if training else np.ones(nodes.labels.size, dtype=bool)
     parts, defect = [], 0.0
     for on in (True, False):
         chosen = np.flatnonzero(trained == on)

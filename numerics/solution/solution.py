@@ -18,7 +18,6 @@ import numpy as np
 
 from numerics import thresholds
 from numerics.codegen import observables
-from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions
 from numerics.deferred import special
 from numerics.models import (
@@ -31,7 +30,7 @@ from numerics.models import (
     parameter_values,
     total_alpha,
 )
-from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, HardPoint, effective_ridge
+from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, HardPoint, effective
 from numerics.scalar.directions import sobol_directions
 from numerics.scalar.limits import MAXIMUM_LIKELIHOOD, extend_any
 from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes, sharpness_along
@@ -268,11 +267,7 @@ class Solution:
             mask_patterns(tuple(stage.eta for stage in stages), tuple(stage.mask_overlap for stage in stages))
         )
         for earlier, stage, point in zip(range(1, number + 1), stages, self.points, strict=False):
-            if isinstance(stage, Frozen):
-                found.add_stage(earlier, stage, point.conjugates)
-            else:
-                ridge = effective_ridge(stage, point)
-                found.add(earlier - 1, ridge, point.conjugates, equations_module(earlier).moments)
+            found.add_stage(earlier, effective(stage, point), point.conjugates)
         return found
 
     def _long_nodes(self, number: int, *, training: bool, finer: int) -> Nodes:

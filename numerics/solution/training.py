@@ -111,8 +111,8 @@ class TrainingSamples:
         The proximal map is monotone: given the earlier stages this is a normal tail.  ``check`` integrates on other panels.
         """
         sign = self.groups.statistics[:, 0] if clean else 2.0 * self.groups.labels - 1.0
-        if self.hard == MAX_MARGIN:  # every sample is on the side of its label, and labels have no noise
-            return Integral(0.0, 0.0)
+        if self.hard == MAX_MARGIN:  # every sample is on the side of the label that was trained on
+            return Integral(float(self.probability @ (sign != 2.0 * self.groups.labels - 1.0)), 0.0)
 
         def score(group: np.ndarray, g: np.ndarray) -> np.ndarray:
             return sign[group] * self._threshold(self.follow(group, g))
