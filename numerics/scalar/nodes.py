@@ -8,11 +8,12 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from numerics.codegen.core import core_module
 from numerics.codegen.losses import grid_kind, loss_module
+from numerics.deferred import Deferred
 from numerics.models import Estimator, Frozen, GaussianMixture
 from theory.losses import LinearLoss, Loss
 
+_kernel = Deferred("numerics.scalar.kernels.nodes")
 _NO_BENDS = np.empty((0, 2))
 
 
@@ -172,7 +173,7 @@ def set_table(data: GaussianMixture) -> np.ndarray:
 def label_nodes(data: GaussianMixture, *, training: bool = True, rows: int = 1) -> Nodes:
     """Signs and labels, for training in each data set, in ``rows`` equal parts; fresh samples have labels without noise."""
     table = set_table(data) if training else np.array([[data.alpha, 0.0]])
-    weight, statistics, labels, member, row = core_module().label_nodes(data.rho, table, rows)
+    weight, statistics, labels, member, row = _kernel.label_nodes(data.rho, table, rows)
     return Nodes(weight, statistics, labels, np.empty((labels.size, 0)), member, row)
 
 
@@ -204,7 +205,7 @@ def extend(
         place = (point.magnetization, point.bias, root * row[:-1], root * row[-1], reaction * responses[:-1])
         gamma = reaction * responses[-1] if on else 0.0
         if directions is None:
-            *arrays, origin, part_defect = core_module().extend_nodes(
+            *arrays, origin, part_defect = _kernel.extend_nodes(
                 compiled.slopes, compiled.targets, compiled.bends, len(loss.bends), grid_kind(loss),
                 part.weight, part.statistics, part.labels, part.logits, seen, values, *place, gamma, on, step, tail, sharpness,
                 extra,
@@ -212,7 +213,7 @@ def extend(
             parts.append(Nodes(*arrays, part.member[origin], part.row[origin]))
             defect = max(defect, part_defect)
         else:
-            statistics, logits = core_module().follow_nodes(
+            statistics, logits = _kernel.follow_nodes(
                 compiled.slopes, compiled.targets, part.statistics, part.labels, part.logits, seen, values, directions[part.row],
                 *place, gamma, on,
             )  # fmt: skip
