@@ -16,6 +16,7 @@ from numerics.codegen.cache import derived_source
 from numerics.codegen.printing import with_tails
 from numerics.deferred import special
 from theory import observables, potential
+from theory.envelope import gamma
 from theory.symbols import delta, rho
 
 
@@ -25,14 +26,19 @@ def as_function(arguments: tuple[sympy.Symbol, ...], expression: sympy.Expr) -> 
 
 
 def _source(arguments: tuple[sympy.Symbol, ...], expression: sympy.Expr) -> str:
-    names = {"complement": None, "erf": None}
+    names = dict.fromkeys(_numbers(), None)
     return inspect.getsource(sympy.lambdify(arguments, with_tails(expression), modules=[names, "numpy"]))
 
 
 def _function(source: str) -> Callable:
-    namespace = {**vars(np), "complement": special.erfc, "erf": special.erf}
+    namespace = {**vars(np), **_numbers()}
     exec(source, namespace)  # text that lambdify printed
     return namespace["_lambdifygenerated"]
+
+
+def _numbers() -> dict[str, Callable]:
+    """Functions that the printed text calls beside those of NumPy."""
+    return {"complement": special.erfc, "erf": special.erf, "bivariate_normal_cdf": bivariate_normal_cdf}
 
 
 @lru_cache(maxsize=1)
@@ -64,16 +70,49 @@ def training_error() -> Callable:
 
 
 @lru_cache(maxsize=1)
+def field_of() -> Callable:
+    """``f(level, slope, gamma)``."""
+    level, slope = _symbols("level slope")
+    return _kept("field_of", lambda: ((level, slope, gamma), observables.field_of(level, slope)))
+
+
+@lru_cache(maxsize=1)
+def bayes_bias() -> Callable:
+    """``f(q, delta, rho)``."""
+    arguments = (*_symbols("q,"), delta, rho)
+    return _kept("bayes_bias", lambda: (arguments, observables.bayes_bias(*arguments)))
+
+
+@lru_cache(maxsize=1)
+def cosine() -> Callable:
+    """``f(q12, q11, q22)``."""
+    arguments = _symbols("q12 q11 q22")
+    return _kept("cosine", lambda: (arguments, observables.cosine(*arguments)))
+
+
+@lru_cache(maxsize=1)
+def signal_cosine() -> Callable:
+    """``f(m, q)``."""
+    arguments = _symbols("m q")
+    return _kept("signal_cosine", lambda: (arguments, observables.signal_cosine(*arguments)))
+
+
+def _of_two(name: str, formula: Callable[..., sympy.Expr]) -> Callable:
+    m1, m2, b1, b2, q11, q22, q12 = arguments = _symbols("m1 m2 b1 b2 q11 q22 q12")
+    return _kept(name, lambda: ((*arguments, delta, rho), formula((m1, m2), (b1, b2), (q11, q22, q12), delta, rho)))
+
+
+@lru_cache(maxsize=1)
 def logit_distance() -> Callable:
     """``f(m1, m2, b1, b2, q11, q22, q12, delta, rho)``."""
-    m1, m2, b1, b2, q11, q22, q12 = arguments = _symbols("m1 m2 b1 b2 q11 q22 q12")
-    return _kept(
-        "logit_distance",
-        lambda: (
-            (*arguments, delta, rho),
-            observables.logit_distance((m1, m2), (b1, b2), (q11, q22, q12), delta, rho),
-        ),
-    )
+    return _of_two("logit_distance", observables.logit_distance)
+
+
+@lru_cache(maxsize=1)
+def agreement() -> Callable:
+    """``f(m1, m2, b1, b2, q11, q22, q12, delta, rho)`` of numbers."""
+    cdf = sympy.Function(bivariate_normal_cdf.__name__)
+    return _of_two("agreement", lambda *arguments: observables.agreement(*arguments, cdf=cdf))
 
 
 @lru_cache(maxsize=1)

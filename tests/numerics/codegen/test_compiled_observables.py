@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import erfc, log_ndtr
 
+import theory.observables
 from numerics.codegen import cache, observables
 
 
@@ -17,7 +18,18 @@ def test_small_errors_keep_their_relative_accuracy() -> None:
     np.testing.assert_allclose(found, np.exp(log_ndtr([-0.2, -12.0, 3.0])), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["test_error", "training_error", "logit_distance", "calibration"])
+FUNCTIONS = (
+    "test_error", "training_error", "field_of", "bayes_bias", "cosine", "signal_cosine", "logit_distance", "agreement", "calibration",
+)  # fmt: skip
+
+
+def test_agreement_is_the_integral_of_theory() -> None:
+    m, b, q, delta, rho = (1.1, 0.8), (-0.6, 0.4), (1.9, 1.2, 0.7), 0.9, 0.3
+    expected = float(theory.observables.agreement(m, b, q, delta, rho).evalf())
+    assert observables.agreement()(*m, *b, *q, delta, rho) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_are_the_same_with_and_without_the_cache(name: str, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path))
     build = getattr(observables, name).__wrapped__
