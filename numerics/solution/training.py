@@ -40,6 +40,7 @@ JUMPING_EVALUATIONS = 10**6
 
 _SURE = 1e200  # score of a sign that is known
 _ROUNDING = 4e-16
+_DEFECT_SAFETY = 4.0  # error of an average over the deviation of its weights from what they add up to
 
 
 class TrainingSamples:
@@ -191,12 +192,17 @@ class TrainingSamples:
         return self._until_levels_agree(lambda nodes: function(self._with_goal(nodes)), earlier)
 
     def _until_levels_agree(self, function: Callable[[Nodes], np.ndarray], stages: int) -> Integral:
-        """Average over nodes of the first ``stages``, finer and finer; its error is the change at the last level."""
+        """Average over nodes of the first ``stages``, finer and finer.
+
+        Its error is the change at the last level, or what rounding does: probabilities then do not add up to 1.
+        """
         before = math.nan
         for finer in range(-1, FINEST + 1):
             nodes = self.solution.nodes(stages, training=True, finer=finer).of(self.data, self.sets)
-            value = nodes.mean(function(nodes))
-            error = abs(value - before)
+            values = function(nodes)
+            value = nodes.mean(values)
+            missing = abs(nodes.weight.sum() / self.groups.weight.sum() - 1.0)
+            error = max(abs(value - before), _DEFECT_SAFETY * missing * nodes.mean(np.abs(values)))
             if error <= self.rtol * abs(value) or (finer >= 0 and 2 * nodes.weight.size > MOST_NODES):
                 break
             before = value

@@ -109,7 +109,7 @@ _TINY = 1e-300
 _VISIBLE_ROUNDING = 1e6
 _DISPLACEMENT = 1e-15
 _ROUNDING_TRIALS = 5
-_ROUNDING_SAFETY = 4.0  # error over the largest change that displacements of the unknowns by their last digits make
+_ROUNDING_SAFETY = 2.0  # error over the largest change that displacements of the unknowns by their last digits make
 
 
 @njit(FloatArray(FloatArray, types.int64), **INNER)
