@@ -75,7 +75,7 @@ def bayes_bias(q: Expr, delta: Expr, rho: Expr) -> Expr:
 def bayes_error(alpha: Expr, delta: Expr, rho: Expr, eta: Expr = 1) -> Expr:
     """Smallest test error from M = alpha N samples, by an estimator that sees a fraction eta of the inputs.
 
-  XX
+    XX
     """
     alpha, delta, rho, eta = map(sympify, (alpha, delta, rho, eta))
     alpha, delta = alpha / eta, delta / eta
