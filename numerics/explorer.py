@@ -36,10 +36,20 @@ from PIL import Image
 from numerics import thresholds
 from numerics.cli.command import replacing, require_writable
 from numerics.cli.report import simulated
-from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, require_number, with_parameter
+from numerics.models import (
+    Chain,
+    Description,
+    Estimator,
+    GaussianMixture,
+    ParameterError,
+    described,
+    require_number,
+    with_parameter,
+)
 from numerics.phase_diagram import SIMULATED_ALPHAS, refined_grid, thresholds_in_alpha, write_data
 from numerics.plots import style
 from numerics.plots.curves import THRESHOLDS
+from numerics.plots.plan import ALPHA_RANGE
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation.result import SimulationResult
@@ -58,9 +68,6 @@ except ImportError as error:
     raise ImportError(
         "numerics.explorer needs ipywidgets: install the extra, replica-distillation[notebooks]"
     ) from error
-
-ALPHA_RANGE = (0.05, 6.0)
-"""Ends of the curves."""
 
 CURVE_POINTS = 60
 """Points of a curve, denser around thresholds."""
@@ -87,16 +94,18 @@ _SEED = 0
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """A slider: keyword, name for :func:`numerics.models.with_parameter`, what it says, value, ends, and its scale."""
+class Slider:
+    """A parameter that can be moved: keyword, name for :func:`numerics.models.with_parameter`, what it says, and its value."""
 
     key: str
     path: str
     label: str
     value: float
-    low: float
-    high: float
-    log: bool
+
+    @property
+    def ends(self) -> Description:
+        """Its range and scale."""
+        return described(self.path)
 
     def slider(self) -> widgets.FloatSlider | widgets.FloatLogSlider:
         """A new widget for it."""
@@ -107,21 +116,21 @@ class Parameter:
             "style": {"description_width": "118px"},
             "layout": {"width": "330px", "margin": "0"},
         }
-        if self.log:
-            ends = {"min": math.log10(self.low), "max": math.log10(self.high), "step": 0.01}
+        if self.ends.log:
+            ends = {"min": math.log10(self.ends.low), "max": math.log10(self.ends.high), "step": 0.01}
             return widgets.FloatLogSlider(base=10, **ends, **how)
-        return widgets.FloatSlider(min=self.low, max=self.high, step=0.01, **how)
+        return widgets.FloatSlider(min=self.ends.low, max=self.ends.high, step=0.01, **how)
 
 
-PARAMETERS = (
-    Parameter("alpha", "alpha", "alpha = M/N", 0.8, *ALPHA_RANGE, True),
-    Parameter("rho", "rho", "rho, P(y=1)", 0.2, 0.02, 0.98, False),
-    Parameter("delta", "delta", "Delta, noise", 1.0, 0.1, 10.0, True),
-    Parameter("teacher_ridge", "teacher.ridge", "teacher's ridge", 0.1, 1e-6, 10.0, True),
-    Parameter("student_ridge", "student.ridge", "student's ridge", 1e-5, 1e-6, 10.0, True),
-    Parameter("eta", "student.eta", "eta, student", 0.5, 0.05, 1.0, False),
-    Parameter("chi", "student.mixing", "chi, mixing", 1.0, 0.0, 1.0, False),
-    Parameter("temperature", "student.temperature", "T, temperature", 1.0, 0.1, 100.0, True),
+SLIDERS = (
+    Slider("alpha", "alpha", "alpha = M/N", 0.8),
+    Slider("rho", "rho", "rho, P(y=1)", 0.2),
+    Slider("delta", "delta", "Delta, noise", 1.0),
+    Slider("teacher_ridge", "teacher.ridge", "teacher's ridge", 0.1),
+    Slider("student_ridge", "student.ridge", "student's ridge", 1e-5),
+    Slider("eta", "student.eta", "eta, student", 0.5),
+    Slider("chi", "student.mixing", "chi, mixing", 1.0),
+    Slider("temperature", "student.temperature", "T, temperature", 1.0),
 )
 """What can be moved."""
 
@@ -308,7 +317,7 @@ class Explorer:
     # The interface.
 
     def _build_widgets(self) -> None:
-        self.sliders = {parameter.key: parameter.slider() for parameter in PARAMETERS}
+        self.sliders = {parameter.key: parameter.slider() for parameter in SLIDERS}
         options = [(plain_label(name), name) for name in OBSERVABLES]
         self.choices = tuple(
             widgets.Dropdown(options=options, value=name, layout={"width": "300px"})
@@ -397,11 +406,11 @@ class Explorer:
 
     def set(self, **values: float) -> None:
         """Move several sliders and draw once; ParameterError for an unknown parameter or a value outside its slider."""
-        known = {parameter.key: parameter for parameter in PARAMETERS}
+        known = {parameter.key: parameter for parameter in SLIDERS}
         for key, value in values.items():
             if key not in known:
                 raise ParameterError(f"unknown parameter {key!r}; there are {', '.join(known)}")
-            low, high = known[key].low, known[key].high
+            low, high = known[key].ends.low, known[key].ends.high
             require_number(key, value, at_least=low, at_most=high, allowed=f"in [{low:g}, {high:g}] here")
         self._held = True
         try:
@@ -416,7 +425,7 @@ class Explorer:
         """Data and chain that the sliders describe."""
         teacher, student = Estimator(CrossEntropy(), 1.0), Estimator(Distillation(), 1.0)
         data, chain = GaussianMixture(1.0), Chain((teacher, student))
-        for parameter in PARAMETERS:
+        for parameter in SLIDERS:
             data, chain = with_parameter(data, chain, parameter.path, self.parameters[parameter.key])
         return data, chain
 

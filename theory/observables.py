@@ -75,7 +75,8 @@ def bayes_bias(q: Expr, delta: Expr, rho: Expr) -> Expr:
 def bayes_error(alpha: Expr, delta: Expr, rho: Expr, eta: Expr = 1) -> Expr:
     """Smallest test error from M = alpha N samples, by an estimator that sees a fraction eta of the inputs.
 
-    XX
+      The posterior mean of v has m = 1, Q = 1 + Delta/alpha, and the bias of :func:`bayes_bias`.  With a fraction of
+    the inputs, alpha and Delta are both divided by it.
     """
     alpha, delta, rho, eta = map(sympify, (alpha, delta, rho, eta))
     alpha, delta = alpha / eta, delta / eta
@@ -170,14 +171,17 @@ def hinge_moment(m: Expr, b: Expr, delta: Expr) -> Expr:
     return delta * ((1 + a**2) * normal_cdf(-a) - a * normal_density(a))
 
 
-def separability_ratio(m: Expr, b: Expr, delta: Expr, rho: Expr) -> Expr:
-    """The alpha up to which weights of unit norm, overlap m and bias b can separate the samples.
+def separability_ratio(m: Expr, b: Expr, delta: Expr, rho: Expr, label_noise: Expr = 0) -> Expr:
+    """The alpha up to which weights of unit norm, overlap m and bias b can separate the samples by their labels.
 
     Its maximum over |m| < 1 and b is the separability threshold alpha*(Delta, rho); with a fraction eta of
-    the inputs the threshold is eta alpha*(Delta/eta, rho).
+    the inputs the threshold is eta alpha*(Delta/eta, rho).  The share ``label_noise`` of the labels is flipped.
     """
-    m, b, delta = map(sympify, (m, b, delta))
-    return delta * (1 - m**2) / _over_classes(lambda s: hinge_moment(m, s * b, delta), rho)
+    m, b, delta, theta = map(sympify, (m, b, delta, label_noise))
+    shortfall = _over_classes(
+        lambda s: (1 - theta) * hinge_moment(m, s * b, delta) + theta * hinge_moment(-m, -s * b, delta), rho
+    )
+    return delta * (1 - m**2) / shortfall
 
 
 def interpolation_threshold(eta: Expr) -> Expr:

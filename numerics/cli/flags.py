@@ -37,7 +37,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict], ...] = (
     (("--delta",), {"type": float, "default": 1.0, "help": "Noise variance Delta > 0 of every input."}),
     (
         ("--label-noise",),
-        {"type": float, "default": 0.0, "help": "Probability, in [0, 1/2), that a training label is flipped."},
+        {"type": float, "default": 0.0, "help": "Probability, in [0, 1/2], that a training label is flipped."},
     ),
     (
         ("--teacher-ridge",),

@@ -11,10 +11,12 @@ container was built, is read by all.  Where nothing can be written, code is comp
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import marshal
 import os
 import pickle
+import re
 import stat
 import sys
 import tempfile
@@ -48,7 +50,9 @@ SOLVER_NOTICE = "compiling the solver (once, about half a minute)"
 
 _APPLICATION = "replica-distillation"
 _CODEGEN = Path(__file__).parent
-_KERNELS = _CODEGEN.parent / "scalar" / "kernels"
+_PROJECT = _CODEGEN.parents[1]
+_KERNELS = "numerics.scalar.kernels."
+_IMPORT = re.compile(r"^(?:from|import) (numerics[.\w]*)", re.MULTILINE)
 _INDEX_SUFFIX, _DATA_SUFFIX = ".nbi", ".nbc"
 _MACHINE_CODE = "__pycache__"
 _DIGITS = 16  # of a hash, in a name
@@ -56,7 +60,7 @@ _ATTEMPTS = 3  # at reading an entry
 _SETTLED = 3600.0  # seconds after which nobody is still writing
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _PRIVATE = 0o700
-_OF_THE_SOLVER = ("core", "averages")
+_OF_THE_SOLVER = "averages"
 _lock = threading.RLock()
 
 
@@ -259,10 +263,10 @@ def _tell_of_damage(folder: Path) -> None:
 
 @lru_cache(maxsize=1)
 def fingerprint() -> str:
-    """Hash of all that generated code depends on: kernels, theory, code generation, and the versions of the tools."""
+    """Hash of all that generated text depends on: theory, code generation, and the versions of the tools."""
     digest = hashlib.sha256()
     theories = (path for path in Path(theory.__file__).parent.glob("*.py") if path.name not in _SAYS_NOTHING)
-    for path in [*sorted(_KERNELS.glob("*.py")), *sorted(theories), *sorted(_CODEGEN.glob("*.py"))]:
+    for path in [*sorted(theories), *sorted(_CODEGEN.glob("*.py"))]:
         digest.update(path.read_bytes())
     digest.update(f"{sympy.__version__} ".encode())
     digest.update(f"{numba.__version__} {llvmlite.__version__} {sys.implementation.cache_tag}".encode())
@@ -271,6 +275,21 @@ def fingerprint() -> str:
 
 _SAYS_NOTHING = ("__main__.py", "terminal.py")
 """Files of theory that no equation depends on."""
+
+
+@lru_cache(maxsize=256)
+def _with_imports(text: str) -> str:
+    """Hash of the text of a module, and of those of this package that it imports at its top, and so on: machine code holds them."""
+    texts = {"": text}
+    found = _IMPORT.findall(text)
+    while found:
+        name = found.pop()
+        if name not in texts:
+            path = _PROJECT.joinpath(*name.split("."))
+            path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            texts[name] = path.read_text(encoding="utf-8") if path.parent != _PROJECT / "numerics" / "codegen" else ""
+            found += _IMPORT.findall(texts[name])
+    return hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()
 
 
 def derived_source(name: str, derive: Callable[[], str]) -> str:
@@ -287,7 +306,7 @@ def derived_source(name: str, derive: Callable[[], str]) -> str:
 
 def _announce(name: str) -> None:
     """Say that the solver is going to be compiled, by the name of its module or text; the rest is a matter of seconds."""
-    if name.removeprefix("generated_").startswith(_OF_THE_SOLVER):
+    if name.startswith((_OF_THE_SOLVER, f"generated_{_OF_THE_SOLVER}", _KERNELS)) and name != f"{_KERNELS}elementary":
         notice(SOLVER_NOTICE)
 
 
@@ -296,7 +315,7 @@ def _announce(name: str) -> None:
 
 def load(name: str, source: str) -> ModuleType:
     """Import generated source as a module whose name holds its hash; its text is kept for reading."""
-    digest = hashlib.sha256((fingerprint() + source).encode()).hexdigest()[:_DIGITS]
+    digest = hashlib.sha256((fingerprint() + _with_imports(source)).encode()).hexdigest()[:_DIGITS]
     full_name = f"generated_{name}_{digest}"
     with _lock:
         if full_name in sys.modules:
@@ -334,14 +353,23 @@ def _code(full_name: str, source: str, path: str) -> CodeType:
 # Machine code.
 
 
-def njit(*signature: Any, cache: bool = False, **options: Any) -> Callable[[FunctionType], Any]:
+def njit(
+    *signature: Any, cache: bool = False, apart: bool = False, inner: bool = False, **options: Any
+) -> Callable[[FunctionType], Any]:
     """``numba.njit`` for the kernels: with ``cache=True`` machine code is kept here, not where numba would.
 
     Parameters
     ----------
     signature
         None, or one, for which the function is compiled at once.
+    apart
+        Compiled functions that call this one, which has a signature, jump to its code.  Numba would compile a copy of it into each
+        of them, and of these into what calls them: most of the time that compiling a solver takes.
+    inner
+        Only compiled functions call this one: the way in from Python is left out.
     """
+    if inner:
+        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
     def decorate(function: FunctionType) -> Any:
         if numba.config.DISABLE_JIT:
@@ -353,9 +381,26 @@ def njit(*signature: Any, cache: bool = False, **options: Any) -> Callable[[Func
             with typeinfer.register_dispatcher(dispatcher):
                 dispatcher.compile(*signature)
             dispatcher.disable_compile()
+            if apart:
+                _set_apart(dispatcher)
         return dispatcher
 
     return decorate
+
+
+def _set_apart(dispatcher: Any) -> None:
+    """Let callers find the machine code of a compiled function by a name that they can keep, instead of including it.
+
+    The name is that of its cache entry, and so the same in every process.
+    """
+    (result,) = dispatcher.overloads.values()
+    name = dispatcher._cache.symbol(result)
+    address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+    llvmlite.binding.add_symbol(name, address)
+    declared = copy.copy(result.fndesc)
+    declared.mangled_name = name
+    dispatcher.targetctx.remove_user_function(result.entry_point)
+    dispatcher.targetctx.insert_user_function(result.entry_point, declared)
 
 
 class _MachineCode(NullCache):
@@ -380,7 +425,7 @@ class _MachineCode(NullCache):
                 return CompileResult._rebuild(target_context, *pickle.loads(data))
             except Exception:  # whatever unpickling meets: the hash is right, but the code is of no use here
                 _tell_of_damage(Path(self.cache_path))
-        _announce(self._module)
+        _announce(self._function.__module__)
         return None
 
     def save_overload(self, sig: Any, data: CompileResult) -> None:
@@ -389,21 +434,25 @@ class _MachineCode(NullCache):
             return  # it holds objects of this process
         write_entry(self._entry(sig, data.codegen), dumps(data._reduce()))
 
+    def symbol(self, result: CompileResult) -> str:
+        """Name under which other machine code finds that of a result."""
+        return self._entry(result.signature, result.library.codegen).rpartition("/")[2]
+
     def _entry(self, sig: Any, codegen: Any) -> str:
         """Name of an entry: the function, and a hash of its source, signature and processor."""
-        depends = (fingerprint(), _own_source(self._function), str(sig), codegen.magic_tuple())
+        depends = (fingerprint(), _source_of(self._function), str(sig), codegen.magic_tuple())
         key = hashlib.sha256(repr(depends).encode()).hexdigest()[:_DIGITS]
         return f"{_MACHINE_CODE}/{self._name}.{sys.implementation.cache_tag}.{key}"
 
 
-def _own_source(function: FunctionType) -> str:
-    """Hash of the file of a function; names of generated modules have it already."""
+def _source_of(function: FunctionType) -> str:
+    """Hash of the file of a function and of what it imports; names of generated modules have it already."""
     return "" if function.__module__.startswith("generated_") else _hash_of(function.__code__.co_filename)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _hash_of(path: str) -> str:
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return _with_imports(Path(path).read_text(encoding="utf-8"))
     except OSError:
         return path

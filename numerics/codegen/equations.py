@@ -74,6 +74,11 @@ def equation_definitions(t: int) -> str:
 
 
 @lru_cache(maxsize=1)
+def averages_module() -> ModuleType:
+    """The loop over one node's points, and the coefficients of a point that it reads."""
+    return load("averages", HEADER_TEXT + derived_source("averages", average_definitions))
+
+
 def average_definitions() -> str:
     """The loop over one node's points, from the integrands of ``theory.envelope``.
 

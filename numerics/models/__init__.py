@@ -4,13 +4,21 @@ What one object can know it checks itself; what takes both data and chain is che
 """
 
 from numerics.models.chain import Chain, check_fit
-from numerics.models.checks import ROUNDING, ConvergenceWarning, ParameterError, require_number
+from numerics.models.checks import ROUNDING, ConvergenceWarning, ParameterError, require_noise, require_number
 from numerics.models.data import TRAINING, DataSet, GaussianMixture, total_alpha
-from numerics.models.parameters import parameter_paths, parameter_value, parameter_values, with_parameter
+from numerics.models.parameters import (
+    PARAMETERS,
+    Description,
+    described,
+    parameter_paths,
+    parameter_value,
+    parameter_values,
+    with_parameter,
+)  # fmt: skip
 from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Stage
 
 __all__ = [
-    "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ConvergenceWarning", "DataSet", "Estimator", "Frozen", "GaussianMixture",
-    "Hebbian", "ParameterError", "Stage", "check_fit", "parameter_paths", "parameter_value", "parameter_values", "require_number",
-    "total_alpha", "with_parameter",
+    "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ConvergenceWarning", "DataSet", "Description", "Estimator",
+    "Frozen", "GaussianMixture", "Hebbian", "ParameterError", "Stage", "check_fit", "described", "parameter_paths",
+    "parameter_value", "parameter_values", "require_noise", "require_number", "total_alpha", "with_parameter",
 ]  # fmt: skip

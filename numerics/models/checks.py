@@ -68,7 +68,7 @@ def require_number(
 
 
 def require_noise(name: str, value: object) -> float:
-    return require_number(name, value, at_least=0, below=0.5, allowed="a number in [0, 1/2)")
+    return require_number(name, value, at_least=0, at_most=0.5, allowed="a number in [0, 1/2]")
 
 
 def require_alpha(name: str, value: object) -> float:

@@ -23,7 +23,7 @@ class DataSet:
     alpha : float
         Its samples per input dimension, > 0.
     label_noise : float
-        Probability theta in [0, 1/2) with which a label seen in training is flipped.
+        Probability theta in [0, 1/2] with which a label seen in training is flipped.
 
     Raises
     ------
@@ -62,7 +62,7 @@ class GaussianMixture:
     delta : float
         Noise variance ``Delta > 0`` of every coordinate.
     label_noise : float
-        Probability theta in [0, 1/2) with which a training label is flipped; the cloud a sample comes from, and test labels,
+        Probability theta in [0, 1/2] with which a training label is flipped; the cloud a sample comes from, and test labels,
         stay what they are.
     further : sequence of DataSet
         More samples that some stages are trained on.

@@ -1,16 +1,64 @@
-"""Parameters by name: which there are, their values, and copies in which one is changed."""
+"""Parameters by name: which there are, their values, copies in which one is changed; how they are called, and where one looks."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+import math
+from dataclasses import dataclass, fields, replace
 
 from numerics.models.chain import Chain
 from numerics.models.checks import ParameterError, spelt
 from numerics.models.data import GaussianMixture
 from numerics.models.stages import Estimator, Stage
 
+
+@dataclass(frozen=True)
+class Description:
+    """How a parameter is called, and the range that is looked at where nobody asks for another.
+
+    Attributes
+    ----------
+    long_name : str
+        In datasets.
+    word, symbol : str
+        On axes; the symbol in mathtext, empty if there is none.
+    low, high : float
+        Of axes and sliders, NaN where there are none; ``log`` if their scale is logarithmic.
+    """
+
+    long_name: str
+    word: str
+    symbol: str = ""
+    low: float = math.nan
+    high: float = math.nan
+    log: bool = False
+
+
+PARAMETERS = {
+    "alpha": Description("samples per input, alpha = M/N", "samples per input", r"\alpha = M/N", 0.05, 6.0, True),
+    "rho": Description("probability of the positive class", "fraction of positive samples", r"\rho", 0.02, 0.98),
+    "delta": Description("noise variance Delta", "noise variance", r"\Delta", 0.1, 10.0, True),
+    "ridge": Description("ridge", "ridge", r"\lambda", 1e-6, 10.0, True),
+    "eta": Description("fraction of trainable weights", "trained fraction", r"\eta", 0.05, 1.0),
+    "mixing": Description("mixing chi", "mixing", r"\chi", 0.0, 1.0),
+    "temperature": Description("temperature T", "temperature", "T", 0.1, 100.0, True),
+    "smoothing": Description("label smoothing", "label smoothing", r"\varepsilon"),
+    "gain": Description("gain", "gain", r"\beta"),
+    "bias": Description("bias", "bias"),
+    "label_noise": Description("probability of a flipped training label", "label noise"),
+    "mask_overlap": Description("overlap of masks", "mask overlap"),
+    "magnetization": Description("magnetization m", "magnetization"),
+    "norm_squared": Description("squared norm Q", "norm squared"),
+}
+"""Parameters by their last name: that of data and data sets, or of a stage and its loss."""
+
 _DATA_PARAMETERS = ("alpha", "rho", "delta", "label_noise")
 _SET_PARAMETERS = ("alpha", "label_noise")
+
+
+def described(path: str) -> Description:
+    """What is known of the parameter called ``path``; one that is not in the table is called by its name."""
+    name = path.rpartition(".")[2]
+    return PARAMETERS.get(name) or Description(path, name.replace("_", " "))
 
 
 def with_parameter(data: GaussianMixture, chain: Chain, path: str, value: float) -> tuple[GaussianMixture, Chain]:

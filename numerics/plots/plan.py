@@ -14,7 +14,18 @@ import numpy as np
 import xarray
 
 from numerics import thresholds
-from numerics.models import TRAINING, Chain, Estimator, Frozen, GaussianMixture, ParameterError, Stage, total_alpha
+from numerics.models import (
+    PARAMETERS,
+    TRAINING,
+    Chain,
+    Estimator,
+    Frozen,
+    GaussianMixture,
+    ParameterError,
+    Stage,
+    described,
+    total_alpha,
+)
 from numerics.plots import style
 from numerics.scalar.compiled import structural_loss
 from numerics.simulation.run import Simulation
@@ -24,7 +35,7 @@ from theory.losses import CrossEntropy, Distillation
 UNREGULARISED = 1e-5
 """Ridge that stands for none; the other one compared is the chain's own."""
 
-ALPHA_RANGE = (0.05, 6.0)
+ALPHA_RANGE = PARAMETERS["alpha"].low, PARAMETERS["alpha"].high
 CURVE_POINTS = 180
 MAP_POINTS = (180, 120)
 MAP_RIDGES = (1e-5, 10.0)
@@ -70,7 +81,7 @@ def refined_grid(low: float, high: float, count: int, peaks: Mapping[float, tupl
 def thresholds_in_alpha(data: GaussianMixture, chain: Chain) -> dict[str, float]:
     """Where the last stage interpolates its teacher, and where the samples stop being separable for it and for the first one.
 
-    Only those that there are: of stages that are trained on the training set, and separability of clean labels.
+    Only those that there are: of stages that are trained on the training set.
     """
     values = {}
     first, last = chain[0], chain[-1]
@@ -80,8 +91,10 @@ def thresholds_in_alpha(data: GaussianMixture, chain: Chain) -> dict[str, float]
             values["interpolation"] = last.eta
         separable = {"student_separability": last, **separable}
     for name, stage in separable.items():
-        if _learns(stage) and data.label_noise == 0:
-            values[name] = thresholds.separability_threshold(data.rho, data.delta, stage.eta)
+        if _learns(stage):
+            values[name] = thresholds.separability_threshold(
+                data.rho, data.delta, stage.eta, label_noise=data.label_noise, bias_is_free=stage.bias is None
+            )
     return values
 
 
@@ -240,7 +253,7 @@ def _loss(stage: Estimator) -> list[str]:
     found = []
     for name, value in stage.loss.parameters.items():
         if not (name == "smoothing" and value == 0):
-            symbol = style.SYMBOLS[name][1] if name in style.SYMBOLS else rf"\mathrm{{{name}}}".replace("_", r"\_")
+            symbol = described(name).symbol or rf"\mathrm{{{name}}}".replace("_", r"\_")
             found.append(rf"${symbol}={style.plain_number(value)}$")
     return found
 

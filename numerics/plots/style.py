@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from numerics.models import described
+
 BLUE, RED, YELLOW, BLACK, GREY = "#004488", "#BB5566", "#DDAA33", "#000000", "#777777"
 COLOURS = (BLUE, RED, YELLOW, BLACK)
 LineStyle = str | tuple[float, tuple[float, ...]]
@@ -58,19 +60,6 @@ STYLE = {
     "ytick.right": True,
 }
 
-SYMBOLS = {
-    "alpha": ("samples per input", r"\alpha = M/N"),
-    "rho": ("fraction of positive samples", r"\rho"),
-    "delta": ("noise variance", r"\Delta"),
-    "ridge": ("ridge", r"\lambda"),
-    "eta": ("trained fraction", r"\eta"),
-    "mixing": ("mixing", r"\chi"),
-    "temperature": ("temperature", "T"),
-    "smoothing": ("label smoothing", r"\varepsilon"),
-    "gain": ("gain", r"\beta"),
-}
-"""Word and symbol of each parameter."""
-
 
 @contextmanager
 def journal_style() -> Iterator[None]:
@@ -94,15 +83,14 @@ def stage_looks(count: int) -> list[tuple[str, str]]:
 
 def parameter_symbol(path: str) -> str:
     """Symbol of a parameter such as ``teacher.ridge``, the teacher's with a tilde; empty if it has none."""
-    stage, _, name = path.rpartition(".")
-    symbol = SYMBOLS.get(name, ("", ""))[1]
-    return rf"\tilde{{{symbol}}}" if stage == "teacher" and symbol else symbol
+    symbol = described(path).symbol
+    return rf"\tilde{{{symbol}}}" if path.startswith("teacher.") and symbol else symbol
 
 
 def parameter_label(path: str) -> str:
     """Axis label of a parameter such as ``alpha`` or ``teacher.ridge``: word and symbol."""
-    stage, _, name = path.rpartition(".")
-    word = SYMBOLS.get(name, (words(name), ""))[0]
+    stage = path.rpartition(".")[0]
+    word = described(path).word
     if stage:
         word = f"{words(stage)}'s {word}"
     symbol = parameter_symbol(path)

@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from types import ModuleType
 
 import numpy as np
 
-from numerics.codegen.core import core_module
 from numerics.codegen.equations import EQUATION_NAMES, equations_module
 from numerics.codegen.losses import LossFunctions, grid_kind, loss_module
+from numerics.deferred import Deferred
 from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Stage
 from numerics.scalar.constant_targets import resting_biases
 from numerics.scalar.directions import fixed_directions
@@ -21,6 +20,9 @@ from numerics.scalar.prior import mask_patterns
 from numerics.settings import Settings
 from theory.losses import LinearLoss, Loss
 
+_lists = Deferred("numerics.scalar.kernels.lists")
+_kernel = Deferred("numerics.scalar.kernels.chain")
+
 
 @dataclass(frozen=True, eq=False)
 class CompiledChain:
@@ -28,10 +30,6 @@ class CompiledChain:
 
     Attributes
     ----------
-    core : module
-        The compiled solver.
-    level_solvers, stage_solvers : numba typed lists
-        The core's own solvers of one level and of one stage.
     point_functions, vector_functions : numba typed lists
         ``slopes, targets, bends`` of each loss; equations of each stage.
     shareable, n_bends, n_parameters : integer arrays, shape (T,)
@@ -39,9 +37,6 @@ class CompiledChain:
         Stages (1-based) whose logits a loss looks at, then zeros.
     """
 
-    core: ModuleType
-    level_solvers: object
-    stage_solvers: object
     point_functions: object
     vector_functions: object
     shareable: np.ndarray
@@ -53,7 +48,7 @@ class CompiledChain:
     def arguments(self) -> tuple:
         """In the order of ``scalar/kernels/chain.py``."""
         return (
-            self.level_solvers, self.stage_solvers, self.point_functions, self.vector_functions, self.shareable, self.n_bends,
+            self.point_functions, self.vector_functions, self.shareable, self.n_bends,
             self.seen, self.n_parameters
         )  # fmt: skip
 
@@ -94,23 +89,19 @@ class _Box:
 
 @lru_cache(maxsize=128)
 def _compile(structure: tuple, box: _Box) -> CompiledChain:
-    core = core_module()
-    point_functions, vector_functions = core.new_point_functions(), core.new_vector_functions()
+    point_functions, vector_functions = _lists.new_point_functions(), _lists.new_vector_functions()
     losses = box.losses
     for number, loss in enumerate(losses, start=1):
         compiled, equations = loss_module(loss), equations_module(number)
         for name in ("slopes", "targets", "bends"):
-            core.push_point_function(point_functions, getattr(compiled, name))
+            _lists.push_point_function(point_functions, getattr(compiled, name))
         for name in EQUATION_NAMES:
-            core.push_vector_function(vector_functions, getattr(equations, name))
+            _lists.push_vector_function(vector_functions, getattr(equations, name))
     seen = np.zeros((len(losses), max(1, *(len(loss.logits) for loss in losses))), dtype=np.int64)
     for number, loss in enumerate(losses, start=1):
         stages = loss.stages(number)
         seen[number - 1, : len(stages)] = stages
     return CompiledChain(
-        core,
-        core.list_of_level_solver(core.solve_level),
-        core.list_of_stage_solver(core.solve_stage),
         point_functions,
         vector_functions,
         np.array([grid_kind(loss) for loss in losses], dtype=np.int64),
@@ -144,9 +135,9 @@ def cholesky_triangle(points: Sequence[StagePoint]) -> np.ndarray:
 @lru_cache(maxsize=64)
 def _stage_equations(number: int) -> object:
     """Compiled equations of one stage as the core takes them."""
-    equations, functions = equations_module(number), core_module().new_vector_functions()
+    equations, functions = equations_module(number), _lists.new_vector_functions()
     for name in EQUATION_NAMES:
-        core_module().push_vector_function(functions, getattr(equations, name))
+        _lists.push_vector_function(functions, getattr(equations, name))
     return functions
 
 
@@ -178,7 +169,7 @@ def newton(
     number, loss = len(earlier) + 1, stage.loss
     compiled, triangle = loss_module(loss), cholesky_triangle(earlier)
     unknowns, conjugates, updated = x.copy(), np.empty(2 * number + 2), np.empty(2 * number + 1)
-    outcome = core_module().solve_stage(
+    outcome = _kernel.solve_stage(
         compiled.slopes, compiled.targets, compiled.bends, len(loss.bends), grid_kind(loss, shareable),
         _stage_equations(number), 0, unknowns, nodes.weight, nodes.statistics, nodes.labels, nodes.seen(loss.stages(number)),
         np.array(loss.values, dtype=float), data.delta, np.concatenate(([data.delta], triangle)), prior, triangle,
@@ -232,7 +223,6 @@ class PointArrays:
     """
 
     def __init__(self, points: Sequence[tuple[GaussianMixture, Chain]]) -> None:
-        core = core_module()
         n, size = len(points), len(points[0][1])
         width = 2 * size + 2
         data, chain = points[0]
@@ -268,7 +258,7 @@ class PointArrays:
                 self.extra[i, t, : len(bends[i][t])] = bends[i][t]
                 self.n_extra[i, t] = len(bends[i][t])
                 if isinstance(stage, Frozen):
-                    self.special[i, t] = stage.bias, core.GIVEN, stage.magnetization, stage.norm_squared
+                    self.special[i, t] = stage.bias, _kernel.GIVEN, stage.magnetization, stage.norm_squared
                     continue
                 values = stage.loss.values
                 self.ridges[i, t] = stage.ridge
@@ -278,8 +268,8 @@ class PointArrays:
                 if stage.fixed_bias is not None:
                     self.special[i, t, 0] = stage.fixed_bias
                 if at_rest[t] is not None:
-                    self.special[i, t, :2] = at_rest[t], core.VANISHING
-        self.vanishing = self.special[:, :, 1] == core.VANISHING
+                    self.special[i, t, :2] = at_rest[t], _kernel.VANISHING
+        self.vanishing = self.special[:, :, 1] == _kernel.VANISHING
         self.x = np.zeros((n, size, width))
         self.started = np.zeros((n, size), dtype=np.int64)
         self.conjugates = np.full((n, size, width), math.nan)
@@ -311,7 +301,7 @@ class PointArrays:
         arguments = (
             replace(compiled, shareable=np.zeros_like(compiled.shareable)).arguments if exact else compiled.arguments
         )
-        compiled.core.solve_points(
+        _kernel.solve_points(
             *arguments, self.trained, directions, self.data, self.sets, self.special, self.ridges, self.pattern_share,
             self.pattern_active, self.parameters, self.mixing, self.extra, self.n_extra, settings_vector(settings), first_rows,
             where, position is not None, self.x, self.started, self.conjugates, self.updates, self.stats, self.summary,

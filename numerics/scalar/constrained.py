@@ -3,7 +3,7 @@
 What ridge -> 0+ leaves of a stage where it is not an ordinary one (:mod:`numerics.scalar.limits`) minimises ``|w|^2`` under
 
 - ``h = h*`` on every sample (*minimum norm*), ``h*`` being where the sample's loss is smallest, or
-- ``s h >= 1`` on every sample (*max margin*).
+- ``s h >= 1`` on every sample (*max margin*), s being the sign of the label that training sees.
 
 That is a stage with ``ridge = 1`` whose loss is 0 where the constraint holds and infinite elsewhere, so its saddle point is
 finite and its proximal point piecewise linear:
@@ -30,7 +30,7 @@ from numerics.codegen.cache import njit
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions, loss_module
 from numerics.deferred import optimize, special
-from numerics.models import Chain, Estimator, GaussianMixture
+from numerics.models import Chain, Estimator, Frozen, GaussianMixture
 from numerics.scalar.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address
 from numerics.scalar.nodes import Nodes, StagePoint
 from theory.losses import Loss
@@ -77,13 +77,12 @@ class HardPoint(StagePoint):
     @property
     def variables(self) -> np.ndarray:
         """What the equations of a constrained stage are in: ``m, b, C_t1.., C_tt^2, V_t1.., V_tt``, no logarithms."""
-        norms = self.unknowns[: 2 + self.earlier], [self.cholesky_row[-1] ** 2]
-        return np.concatenate((*norms, self.response_row))
+        return _variables(self.unknowns)
 
 
-def effective_ridge(stage: Estimator, point: StagePoint) -> float:
-    """The ridge in the equations that ``point`` solves: 1 for a constrained stage."""
-    return 1.0 if isinstance(point, HardPoint) else stage.ridge
+def effective(stage: Estimator | Frozen, point: StagePoint) -> Estimator | Frozen:
+    """The stage with the ridge of the equations that ``point`` solves: 1 for a constrained one."""
+    return replace(stage, ridge=1.0) if isinstance(point, HardPoint) else stage
 
 
 # Where every sample has its minimum
@@ -202,9 +201,9 @@ def label_threshold(loss: Loss, low: float, high: float) -> tuple[float, float] 
 
 
 def constraint(chain: Chain, number: int, limit: str, nodes: Nodes) -> np.ndarray:
-    """``h*`` of constrained stage ``number`` at each node, or the sign ``s`` for a margin; shape (n,)."""
+    """``h*`` of constrained stage ``number`` at each node, or the sign of the label seen for a margin; shape (n,)."""
     if limit == MAX_MARGIN:
-        return np.ascontiguousarray(nodes.statistics[:, 0])
+        return 2.0 * nodes.labels - 1.0
     return minimisers(chain[number - 1].loss, number, nodes)
 
 
@@ -225,6 +224,8 @@ class HardStage:
         ``h*``; with a margin, the sign ``s``.
     data, prior, triangle
         Noise; constants of the prior with ridge 1; Cholesky factor of the earlier stages, row by row.
+    fixed_bias : float or None
+        A given bias of a minimum-norm stage; beside weights that grow (max margin) it is nothing, whatever it is.
     """
 
     number: int
@@ -234,10 +235,22 @@ class HardStage:
     data: GaussianMixture
     prior: np.ndarray
     triangle: np.ndarray
+    fixed_bias: float | None = None
 
     @property
     def eta(self) -> float:
         return float(self.prior[0])
+
+    @property
+    def alpha(self) -> float:
+        """Of the data sets it is trained on."""
+        return float(self.nodes.weight.sum())
+
+    @property
+    def flipped(self) -> float:
+        """Share of the labels it is trained on that noise flipped."""
+        wrong = self.nodes.statistics[:, 0] != 2.0 * self.nodes.labels - 1.0
+        return min(float(self.nodes.weight[wrong].sum()) / self.alpha, 0.5)
 
     def field(self, x: np.ndarray) -> tuple[np.ndarray, float]:
         """Mean of ``u`` at each node and its variance, for unknowns ``x`` (:attr:`HardPoint.variables`)."""
@@ -285,7 +298,7 @@ class HardStage:
         equations.prior(conjugates, self.prior, updated)
         equations.cholesky(np.ascontiguousarray(updated[1 : 2 + k]), self.triangle, factor)
         residual = np.concatenate(([updated[0], 0.0], factor, updated[2 + k :])) - x
-        residual[1] = conjugates[-1]
+        residual[1] = conjugates[-1] if self.fixed_bias is None else 0.0
         return residual, conjugates[:-1]
 
     def scales(self, x: np.ndarray) -> np.ndarray:
@@ -299,21 +312,52 @@ class HardStage:
         """First guess: no weights; or the separator, which does not depend on earlier stages, orthogonal to them."""
         k = self.number - 1
         x = np.zeros(2 * k + 4)
-        x[2 + k], x[-1] = 1.0, self.eta - self.data.alpha
+        x[2 + k], x[-1] = 1.0, self.eta - self.alpha
+        if self.fixed_bias is not None:
+            x[1] = self.fixed_bias
         if self.limit == MAX_MARGIN:
-            found = thresholds.max_margin(self.data.alpha, self.data.rho, self.data.delta, self.eta)
+            found = thresholds.max_margin(
+                self.alpha, self.data.rho, self.data.delta, self.eta, label_noise=self.flipped,
+                bias_is_free=self.fixed_bias is None,
+            )  # fmt: skip
             x[0], x[1] = found.magnetization / found.margin, found.bias / found.margin
             x[2 + k] = found.margin**-2
-            mean = x[0] + self.goal * x[1]
-            z = (1.0 - mean) / math.sqrt(self.data.delta * x[2 + k])
+            mean = self.nodes.statistics[:, 0] * x[0] + x[1]
+            z = (1.0 - self.goal * mean) / math.sqrt(self.data.delta * x[2 + k])
             x[-1] = self.eta - self.nodes.weight @ special.ndtr(z)
         return x
+
+    def newton(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Unknowns (:attr:`HardPoint.unknowns`) after one Newton step, and the conjugates (2k + 3,) before it."""
+        k, x = self.number - 1, _variables(unknowns)
+        conjugates = self.evaluate(x)[1]
+        known = self.start()
+        known[-1] = known[-1] if self.limit == MAX_MARGIN or self.number == 1 else self.eta - self.alpha
+        if self.limit == MAX_MARGIN:
+            known[2 + k] -= x[2 : 2 + k] @ x[2 : 2 + k]
+        fixed = np.setdiff1d(np.arange(x.size), self.free())
+        x[fixed] = known[fixed]
+        residual, free = self.evaluate(x)[0], self.free()
+        if free.size:
+            x = self.moved(x, free, -np.linalg.solve(self._jacobian(x, free), residual[free]))
+        return _unknowns(x), conjugates
+
+    def _jacobian(self, x: np.ndarray, free: np.ndarray) -> np.ndarray:
+        """Of the residuals of the free unknowns in these, by differences; exact where the equations are quadratic."""
+        widths = (0.5 if self.limit == MINIMUM_NORM else 1e-4) * self.scales(x)[free]
+        jacobian = np.empty((free.size, free.size))
+        for c, width in enumerate(widths):
+            shift = np.zeros(free.size)
+            shift[c] = width
+            up, down = (self.evaluate(self.moved(x, free, sign * shift))[0] for sign in (1.0, -1.0))
+            jacobian[:, c] = (up - down)[free] / (2.0 * width)
+        return jacobian
 
     def free(self) -> np.ndarray:
         """Indices of the unknowns that Newton's method moves; the others are known in closed form."""
         k = self.number - 1
-        if self.limit == MINIMUM_NORM:
-            return np.arange(2 * k + 3)  # V_tt = eta - alpha
+        if self.limit == MINIMUM_NORM:  # V_tt = eta - alpha
+            return np.array([r for r in range(2 * k + 3) if r != 1 or self.fixed_bias is None])
         return np.array([*range(2, 2 + k), *range(3 + k, 3 + 2 * k)], dtype=int)  # a separator is one without a teacher
 
     def moved(self, x: np.ndarray, free: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -328,7 +372,6 @@ class HardStage:
     def solve(self, x: np.ndarray) -> HardPoint:
         """Newton's method from ``x``; the equations of a minimum-norm stage are linear in all unknowns but ``q_perp``."""
         k, free = self.number - 1, self.free()
-        relative = 0.5 if self.limit == MINIMUM_NORM else 1e-4
         last = previous = math.inf
         status = TOO_MANY_ITERATIONS
         iterations = 0
@@ -336,16 +379,8 @@ class HardStage:
         while iterations < MAX_NEWTON:
             iterations += 1
             scale = self.scales(x)
-            jacobian = np.empty((free.size, free.size))
-            for c, width in enumerate(relative * scale[free]):
-                shift = np.zeros(free.size)
-                shift[c] = width
-                difference = (
-                    self.evaluate(self.moved(x, free, shift))[0] - self.evaluate(self.moved(x, free, -shift))[0]
-                )
-                jacobian[:, c] = difference[free] / (2.0 * width)
             try:
-                step = -np.linalg.solve(jacobian, residual[free])
+                step = -np.linalg.solve(self._jacobian(x, free), residual[free])
             except np.linalg.LinAlgError:
                 status = SINGULAR
                 break
@@ -367,11 +402,25 @@ class HardStage:
         units = self.scales(x)
         units[1] = (units[1] + 1.0) * abs(self.channel(x)[-1])
         size = float(np.max(np.abs(residual / units)))
-        unknowns = x.copy()
-        q = float(x[2 : 2 + k] @ x[2 : 2 + k] + max(x[2 + k], 0.0))
-        unknowns[2 + k] = math.log(max(x[2 + k], SMALLEST_SHARE * q, 1e-300))
-        unknowns[-1] = math.log(x[-1])
-        return HardPoint(unknowns, conjugates, status, iterations, size, last, 0.0, self.limit)
+        return HardPoint(_unknowns(x), conjugates, status, iterations, size, last, 0.0, self.limit)
+
+
+def _unknowns(x: np.ndarray) -> np.ndarray:
+    """:attr:`HardPoint.unknowns` from :attr:`HardPoint.variables`."""
+    k = (x.size - 4) // 2
+    out = x.copy()
+    q = float(x[2 : 2 + k] @ x[2 : 2 + k] + max(x[2 + k], 0.0))
+    out[2 + k] = math.log(max(x[2 + k], SMALLEST_SHARE * q, 1e-300))
+    out[-1] = math.log(x[-1])
+    return out
+
+
+def _variables(unknowns: np.ndarray) -> np.ndarray:
+    """:attr:`HardPoint.variables` from :attr:`HardPoint.unknowns`."""
+    k = (unknowns.size - 4) // 2
+    out = unknowns.copy()
+    out[2 + k], out[-1] = math.exp(unknowns[2 + k]), math.exp(unknowns[-1])
+    return out
 
 
 def extend_hard(
@@ -419,12 +468,16 @@ def extend_hard(
 def follow_hard(
     nodes: Nodes, data: GaussianMixture, chain: Chain, number: int, point: HardPoint, directions: np.ndarray
 ) -> Nodes:  # fmt: skip
-    """As :func:`extend_hard` where every node already has its value of the stage's own Gaussian, ``directions`` of shape (n,)."""
+    """As :func:`extend_hard` where every node already has its value of the stage's own Gaussian, ``directions`` of shape (n,).
+
+    Samples of data sets that the stage is not trained on keep the logit that the field gives them.
+    """
     k = number - 1
     stage = HardStage(number, point.limit, nodes, constraint(chain, number, point.limit, nodes), data, _NONE, _NONE)
     mean, variance = stage.field(point.variables)
     field = mean + math.sqrt(variance) * directions
-    logit = _constrained(stage.goal, field, point.limit)
+    trained = nodes.trained(data, chain[number - 1].sets)
+    logit = np.where(trained, _constrained(stage.goal, field, point.limit), field)
     force = (logit - field) / (data.delta * point.response_row[-1])
     statistics = np.column_stack((nodes.statistics[:, : 2 + k], directions, nodes.forces, force))
     return replace(nodes, statistics=statistics, logits=np.column_stack((nodes.logits, logit)))

@@ -17,15 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import sympy
 
 from numerics import thresholds
-from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions
-from numerics.models import Chain, Estimator, GaussianMixture, ParameterError
+from numerics.models import Chain, Estimator, Frozen, GaussianMixture, ParameterError, total_alpha
 from numerics.scalar.compiled import PointArrays, cholesky_triangle, compile_chain, newton, target_bends
 from numerics.scalar.constrained import (
     HARD,
@@ -33,15 +32,16 @@ from numerics.scalar.constrained import (
     MINIMUM_NORM,
     NOT_FINITE,
     NOT_TRIED,
+    SMALLEST_SHARE,
     HardPoint,
     HardStage,
     constraint,
-    effective_ridge,
+    effective,
     extend_hard,
     with_values,
 )
 from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes, sharp_crossings
-from numerics.scalar.prior import WeightMoments, nested_patterns
+from numerics.scalar.prior import WeightMoments, mask_patterns
 from numerics.settings import Settings
 from theory.functions import sigmoid
 from theory.losses import Loss
@@ -70,6 +70,10 @@ SEARCHES = 10
 NEWTON_TOLERANCE = 1e-12
 """Scaled size of the last Newton step of a maximum-likelihood stage, whose large responses amplify errors."""
 
+NO_RESPONSE = -690.0
+"""``ln V_tt`` of given weights, as the compiled solver has it."""
+
+_GIVEN = Frozen(0.0, 1.0)
 _FAR = 1e9  # logits at which gradients have their limiting signs
 _PROBES = (-3.0, -0.3, 0.0, 0.3, 3.0)  # earlier logits, in units of the scale of the loss's target
 
@@ -86,26 +90,39 @@ def classify(data: GaussianMixture, chain: Chain) -> tuple[str | None, ...]:
         Naming the ridge, where there is no limit, or ``alpha`` is too close to the threshold where it diverges.
     """
     limits = tuple(
-        _classify_stage(data, stage, chain.name(number), number) if stage.ridge == 0 else None
+        _classify_stage(data, stage, chain.name(number)) if getattr(stage, "ridge", None) == 0 else None
         for number, stage in enumerate(chain.stages, start=1)
     )
     for number, stage in enumerate(chain.stages, start=1):
-        for seen in _visible(stage.loss, number):
+        for seen in _visible(stage.loss, number) if isinstance(stage, Estimator) else ():
             if limits[seen - 1] == MAX_MARGIN:
+                alpha, threshold = _separability(data, chain[seen - 1])
                 raise ParameterError(
-                    f"ridge of {chain.name(seen)} must be > 0: at alpha={data.alpha:g} the classes are separable, its logits "
+                    f"ridge of {chain.name(seen)} must be > 0: at alpha={alpha:g} its labels are separable, its logits "
                     f"grow without bound as ridge -> 0, and {chain.name(number)} looks at them; use a small ridge, or an "
-                    f"alpha above separability_threshold({data.rho:g}, {data.delta:g}, {chain[seen - 1].eta:g})"
+                    f"alpha above the separability threshold {threshold:.8g}"
                 )
     return limits
 
 
-def _classify_stage(data: GaussianMixture, stage: Estimator, name: str, number: int) -> str:
+def _separability(data: GaussianMixture, stage: Estimator) -> tuple[float, float]:
+    """alpha of the data sets that a stage is trained on, and the alpha up to which it can separate their labels."""
+    sets = [data.data_set(name) for name in stage.sets]
+    alpha = sum(found.alpha for found in sets)
+    flipped = min(sum(found.alpha * found.label_noise for found in sets) / alpha, 0.5)
+    free = stage.bias is None
+    return alpha, thresholds.separability_threshold(
+        data.rho, data.delta, stage.eta, label_noise=flipped, bias_is_free=free
+    )
+
+
+def _classify_stage(data: GaussianMixture, stage: Estimator, name: str) -> str:
+    alpha = total_alpha(data, stage.sets)
     if minimum_is_finite(stage.loss):
         threshold, below = stage.eta, MINIMUM_NORM
         reason = f"alpha = eta = {stage.eta:g}, where the weights just fit every sample and their norm diverges"
     elif is_logistic(stage.loss):
-        threshold = thresholds.separability_threshold(data.rho, data.delta, stage.eta)
+        _, threshold = _separability(data, stage)
         below = MAX_MARGIN
         reason = f"the separability threshold alpha = {threshold:.8g}, where the norm diverges and the margin vanishes"
     else:
@@ -113,9 +130,9 @@ def _classify_stage(data: GaussianMixture, stage: Estimator, name: str, number: 
             f"ridge of {name} must be > 0: for {stage.loss!r} a sample's loss has no minimum at a finite logit, and no limit "
             f"ridge -> 0 is known (logistic losses on hard labels have one)"
         )
-    if math.isfinite(threshold) and abs(data.alpha - threshold) <= RESOLUTION * threshold:
-        raise ParameterError(f"ridge of {name} must be > 0 at alpha={data.alpha:.10g}: this is {reason}")
-    return below if data.alpha < threshold else MAXIMUM_LIKELIHOOD
+    if math.isfinite(threshold) and abs(alpha - threshold) <= RESOLUTION * threshold:
+        raise ParameterError(f"ridge of {name} must be > 0 at alpha={alpha:.10g}: this is {reason}")
+    return below if alpha < threshold else MAXIMUM_LIKELIHOOD
 
 
 def _visible(loss: Loss, number: int) -> tuple[int, ...]:
@@ -201,7 +218,6 @@ def solve_limit(data: GaussianMixture, chain: Chain, settings: Settings) -> Limi
     ParameterError
         Where a limit does not exist (:func:`classify`).
     """
-    require_plain(data, chain)
     limits = classify(data, chain)
     hard = [number for number, limit in enumerate(limits, start=1) if limit in HARD]
     if not hard:
@@ -209,27 +225,22 @@ def solve_limit(data: GaussianMixture, chain: Chain, settings: Settings) -> Limi
     return _Assembly(data, chain, limits, settings).solve()
 
 
-def require_plain(data: GaussianMixture, chain: Chain) -> None:
-    """Raise ParameterError for what limits are not derived for."""
-    plain = all(
-        isinstance(stage, Estimator) and stage.bias is None and stage.mask_overlap is None for stage in chain.stages
-    )
-    if data.label_noise or data.further or not plain:
-        raise ParameterError(
-            "ridge must be > 0 with label noise, further data sets, special stages, a given bias or random masks: "
-            "the limit ridge -> 0 is taken for Estimators on one data set"
-        )
+def without_ridge(stage: Estimator | Frozen) -> Estimator | Frozen:
+    """With a ridge that stands for 0 in the compiled equations, which have logarithms, if it is 0."""
+    return replace(stage, ridge=NO_RIDGE) if isinstance(stage, Estimator) and stage.ridge == 0 else stage
 
 
 def _small_ridges(chain: Chain, ridge: float) -> Chain:
-    return Chain(tuple(replace(stage, ridge=ridge) if stage.ridge == 0 else stage for stage in chain.stages))
+    return Chain(
+        tuple(replace(stage, ridge=ridge) if getattr(stage, "ridge", None) == 0 else stage for stage in chain.stages)
+    )
 
 
 def _solve_regular(data: GaussianMixture, chain: Chain, settings: Settings) -> LimitPoints:
     """Compiled solution of a chain without constrained stages, along falling ridges if need be."""
     compiled = compile_chain(chain)
     settings = replace(settings, newton_tolerance=min(settings.newton_tolerance, NEWTON_TOLERANCE))
-    if all(stage.ridge > 0 for stage in chain.stages):
+    if all(getattr(stage, "ridge", None) != 0 for stage in chain.stages):
         arrays = PointArrays([(data, chain)])
         arrays.solve(compiled, settings)
         return _read(arrays, len(chain))
@@ -305,10 +316,19 @@ class _Assembly:
                 break
             starts = [*points, *[None] * (len(self.chain) - len(points))]
             if level > prefix.level:
-                error = max(prefix.error, _largest_change(before, points, self.data.alpha))
+                error = max(prefix.error, _largest_change(before, points, self.alphas))
                 if error <= self.settings.rtol:
                     break
         return LimitPoints(points, level, error)
+
+    @cached_property
+    def stages(self) -> tuple[Estimator | Frozen, ...]:
+        return self.chain.resolved(self.data)
+
+    @cached_property
+    def alphas(self) -> np.ndarray:
+        """Samples per input that each stage is trained on, shape (stages,)."""
+        return np.array([total_alpha(self.data, stage.sets) for stage in self.stages])
 
     def _solve_level(
         self, prefix: Sequence[StagePoint], starts: Sequence[StagePoint | None], level: int
@@ -316,12 +336,15 @@ class _Assembly:
         """All stages at one level; stops at the first that fails."""
         data, chain, settings = self.data, self.chain, self.settings
         step = settings.field_step * settings.refinement**level
-        moments = WeightMoments(nested_patterns(tuple(stage.eta for stage in chain.stages)))
+        etas, overlaps = zip(*((stage.eta, stage.mask_overlap) for stage in self.stages), strict=True)
+        moments = WeightMoments(mask_patterns(etas, overlaps))
         nodes, points = label_nodes(data), []
-        for number, stage in enumerate(chain.stages, start=1):
+        for number, stage in enumerate(self.stages, start=1):
             limit = self.limits[number - 1]
             if number <= len(prefix):
                 point = prefix[number - 1]
+            elif isinstance(stage, Frozen):
+                point = given_point(stage, points)
             elif limit in HARD:
                 point = self._solve_hard(number, nodes, moments, points, starts[number - 1], level)
             else:
@@ -329,7 +352,7 @@ class _Assembly:
             points.append(point)
             if point.status != 0 or number == len(chain):
                 break
-            moments.add(number - 1, effective_ridge(stage, point), point.conjugates, equations_module(number).moments)
+            moments.add_stage(number, effective(stage, point), point.conjugates)
             nodes = extend_any(nodes, data, chain, number, point, settings, level, training=True)
         return tuple(points)
 
@@ -340,11 +363,12 @@ class _Assembly:
         limit = self.limits[number - 1]
         prior, triangle = moments.prior_constants(number - 1, 1.0), cholesky_triangle(points)
         for _ in range(SEARCHES):
+            nodes = nodes.of(self.data, self.chain[number - 1].sets)
             goal = constraint(self.chain, number, limit, nodes)
             if not np.all(np.isfinite(goal)):
                 unknown = np.full(2 * number + 2, math.nan)
                 return HardPoint(unknown, unknown[:-1], NOT_FINITE, 0, math.inf, math.inf, 0.0, limit)
-            stage = HardStage(number, limit, nodes, goal, self.data, prior, triangle)
+            stage = HardStage(number, limit, nodes, goal, self.data, prior, triangle, self.chain[number - 1].bias)
             if start is not None:
                 point = stage.solve(start.variables)
             elif limit == MAX_MARGIN and number > 1:
@@ -382,11 +406,11 @@ class _Assembly:
         step: float,
     ) -> StagePoint:  # fmt: skip
         """An ordinary stage after a constrained one."""
-        ridge = self.chain[number - 1].ridge
-        constants = moments.prior_constants(number - 1, ridge)
+        stage = self.stages[number - 1]
+        constants = moments.prior_constants(number - 1, stage.ridge)
+        nodes = nodes.of(self.data, stage.sets)
         if start is not None:
-            x = start.unknowns
-            return solve_stage(self.data, self.chain[number - 1], nodes, constants, points, x, step, self.settings)
+            return solve_stage(self.data, stage, nodes, constants, points, start.unknowns, step, self.settings)
         point = None
         for small in FIRST_RIDGES:
             near = _at_small_ridge(self.data, self.chain, small, self.settings)
@@ -398,7 +422,7 @@ class _Assembly:
                     # f = ridge r f', where r is how much longer the weights are than in the constrained stage's units.
                     r = math.sqrt(near[s].norm_squared / earlier.norm_squared) if earlier.limit == MAX_MARGIN else 1.0
                     x[2 + number + s] *= small * r
-            point = solve_stage(self.data, self.chain[number - 1], nodes, constants, points, x, step, self.settings)
+            point = solve_stage(self.data, stage, nodes, constants, points, x, step, self.settings)
             if point.status == 0:
                 return point
         if point is None:
@@ -439,18 +463,35 @@ def extend_any(
     step = settings.outer_step * settings.refinement**level / refinement
     if point.vanishes:
         return nodes.with_constant_logit(point.bias)
-    if training and isinstance(point, HardPoint):
-        return extend_hard(nodes, data, chain, number, point, step, settings.tail)
     wanted = sorted({*map(tuple, target_bends(chain, number)), *bends})
     extra = np.array(wanted, dtype=float).reshape(-1, 2)
+    stage, parts = chain.resolved(data)[number - 1], []
+    if training and isinstance(point, HardPoint):
+        trained = nodes.trained(data, stage.sets)
+        parts.append(extend_hard(nodes.rows(trained), data, chain, number, point, step, settings.tail))
+        if trained.all():
+            return parts[0]
+        # No constraint holds on the samples it is not trained on: there it is a stage with given weights.
+        nodes, stage = nodes.rows(~trained), _GIVEN
     extended, _ = extend(
-        nodes, data, chain.resolved(data)[number - 1], point, step, settings.tail, training=training, extra=extra,
-        sharpness=sharpness,
+        nodes, data, stage, point, step, settings.tail, training=training, extra=extra, sharpness=sharpness
     )  # fmt: skip
-    return extended
+    return Nodes.joined([*parts, extended])
 
 
-def _largest_change(before: Sequence[StagePoint], after: Sequence[StagePoint], alpha: float) -> float:
+def given_point(stage: Frozen, points: Sequence[StagePoint]) -> StagePoint:
+    """Given weights ``w = m v + noise`` after other stages: their overlaps are those of ``m v``."""
+    k, m = len(points), stage.magnetization
+    factor, overlaps = np.zeros((k, k)), np.array([m * point.magnetization for point in points])
+    for t, point in enumerate(points):
+        factor[t, : t + 1] = point.cholesky_row
+    row = np.linalg.solve(factor, overlaps) if k else overlaps
+    rest = max(stage.norm_squared - float(row @ row), SMALLEST_SHARE * stage.norm_squared)
+    x = np.concatenate(([m, stage.bias], row, [math.log(rest)], np.zeros(k), [NO_RESPONSE]))
+    return StagePoint(x, np.zeros(x.size - 1), 0, 0, 0.0, 0.0, 0.0)
+
+
+def _largest_change(before: Sequence[StagePoint], after: Sequence[StagePoint], alphas: np.ndarray) -> float:
     """Largest change of an order parameter, relative to its natural size."""
     worst = 0.0
     for old, new in zip(before, after, strict=True):
@@ -463,8 +504,9 @@ def _largest_change(before: Sequence[StagePoint], after: Sequence[StagePoint], a
         sizes = np.maximum(np.abs(responses), np.sqrt(own * own[-1]))
         if isinstance(new, HardPoint):
             # The response that would move a logit by the width of its field: Qh_ss = alpha Delta E[f_s^2].
-            forces = np.array([point.conjugates[1 + point.earlier] for point in chain[:-1]]) / alpha
-            sizes[:-1] = np.maximum(sizes[:-1], size / np.sqrt(forces))
+            forces = np.array([point.conjugates[1 + point.earlier] for point in chain[:-1]])
+            with np.errstate(divide="ignore", invalid="ignore"):  # given weights have neither samples nor forces
+                sizes[:-1] = np.fmax(sizes[:-1], size * np.sqrt(alphas[: new.earlier] / forces))
         worst = max(
             worst,
             abs(new.magnetization - old.magnetization) / size,

@@ -8,11 +8,12 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from numerics.codegen.core import core_module
 from numerics.codegen.losses import grid_kind, loss_module
+from numerics.deferred import Deferred
 from numerics.models import Estimator, Frozen, GaussianMixture
 from theory.losses import LinearLoss, Loss
 
+_kernel = Deferred("numerics.scalar.kernels.nodes")
 _NO_BENDS = np.empty((0, 2))
 
 
@@ -127,12 +128,16 @@ class Nodes:
         # Not a BLAS product: its threads cost more than these sums.
         return float(np.sum(self.weight * values))
 
+    def trained(self, data: GaussianMixture, sets: Sequence[str]) -> np.ndarray:
+        """Which nodes are of these data sets, shape (n,); all where there is only one."""
+        if len(data.sets) == 1:
+            return np.ones(self.weight.size, dtype=bool)
+        names = [found.name for found in data.sets]
+        return np.isin(self.member, [names.index(name) for name in sets])
+
     def of(self, data: GaussianMixture, sets: Sequence[str]) -> Nodes:
         """The nodes of some data sets; these nodes if that is all of them, or if there are no such."""
-        if len(data.sets) == 1:
-            return self
-        names = [found.name for found in data.sets]
-        wanted = np.isin(self.member, [names.index(name) for name in sets])
+        wanted = self.trained(data, sets)
         if wanted.all() or not wanted.any():
             return self
         return self.rows(wanted)
@@ -168,7 +173,7 @@ def set_table(data: GaussianMixture) -> np.ndarray:
 def label_nodes(data: GaussianMixture, *, training: bool = True, rows: int = 1) -> Nodes:
     """Signs and labels, for training in each data set, in ``rows`` equal parts; fresh samples have labels without noise."""
     table = set_table(data) if training else np.array([[data.alpha, 0.0]])
-    weight, statistics, labels, member, row = core_module().label_nodes(data.rho, table, rows)
+    weight, statistics, labels, member, row = _kernel.label_nodes(data.rho, table, rows)
     return Nodes(weight, statistics, labels, np.empty((labels.size, 0)), member, row)
 
 
@@ -188,10 +193,7 @@ def extend(
     row, responses = point.cholesky_row, point.response_row
     root = math.sqrt(data.delta)
     reaction = data.delta if training else 0.0
-    places = {found.name: k for k, found in enumerate(data.sets)}
-    trained = np.ones(nodes.labels.size, dtype=bool)
-    if training and len(places) > 1:
-        trained = np.isin(nodes.member, [places[name] for name in stage.sets])
+    trained = nodes.trained(data, stage.sets) if training else np.ones(nodes.labels.size, dtype=bool)
     parts, defect = [], 0.0
     for on in (True, False):
         chosen = np.flatnonzero(trained == on)
@@ -203,7 +205,7 @@ def extend(
         place = (point.magnetization, point.bias, root * row[:-1], root * row[-1], reaction * responses[:-1])
         gamma = reaction * responses[-1] if on else 0.0
         if directions is None:
-            *arrays, origin, part_defect = core_module().extend_nodes(
+            *arrays, origin, part_defect = _kernel.extend_nodes(
                 compiled.slopes, compiled.targets, compiled.bends, len(loss.bends), grid_kind(loss),
                 part.weight, part.statistics, part.labels, part.logits, seen, values, *place, gamma, on, step, tail, sharpness,
                 extra,
@@ -211,7 +213,7 @@ def extend(
             parts.append(Nodes(*arrays, part.member[origin], part.row[origin]))
             defect = max(defect, part_defect)
         else:
-            statistics, logits = core_module().follow_nodes(
+            statistics, logits = _kernel.follow_nodes(
                 compiled.slopes, compiled.targets, part.statistics, part.labels, part.logits, seen, values, directions[part.row],
                 *place, gamma, on,
             )  # fmt: skip

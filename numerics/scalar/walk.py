@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from numerics.models import Chain, Frozen, GaussianMixture
-from numerics.scalar.compiled import newton, structural_loss, target_bends
+from numerics.scalar.compiled import cholesky_triangle, newton, structural_loss, target_bends
+from numerics.scalar.constrained import HARD, HardPoint, HardStage, constraint, effective
 from numerics.scalar.directions import fixed_directions
+from numerics.scalar.limits import extend_any, without_ridge
 from numerics.scalar.nodes import StagePoint, extend, label_nodes
 from numerics.scalar.prior import WeightMoments, mask_patterns
 from numerics.settings import Settings
@@ -15,9 +19,12 @@ from numerics.settings import Settings
 class Walk:
     """The stages of a chain one after the other, at given unknowns: Newton steps, conjugates, nodes."""
 
-    def __init__(self, data: GaussianMixture, chain: Chain, settings: Settings, level: int) -> None:
-        self.data, self.chain, self.settings = data, chain, settings
-        self.stages = chain.resolved(data)
+    def __init__(
+        self, data: GaussianMixture, chain: Chain, settings: Settings, level: int, limits: Sequence[str | None] = ()
+    ) -> None:  # fmt: skip
+        self.data, self.chain, self.settings, self.level = data, chain, settings, level + 1
+        self.stages = tuple(without_ridge(stage) for stage in chain.resolved(data))
+        self.limits = tuple(limits) or (None,) * len(chain)
         directions, rows, self.exact = fixed_directions([structural_loss(stage) for stage in chain.stages])
         rows = rows if self.exact or rows == 0 else min(rows * 2 ** (level + 1), len(directions))
         self.directions = np.ascontiguousarray(directions[:rows].T) if rows else None
@@ -31,9 +38,17 @@ class Walk:
 
     def newton(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Newton step of the next stage from ``x``, and its conjugates at ``x``."""
-        stage = self.stages[len(self.points)]
+        number = len(self.points) + 1
+        stage, limit = self.stages[number - 1], self.limits[number - 1]
         if isinstance(stage, Frozen):
             return np.zeros_like(x), np.zeros_like(x)
+        if limit in HARD:
+            nodes, prior = self.nodes.of(self.data, stage.sets), self.moments.prior_constants(number - 1, 1.0)
+            goal = constraint(self.chain, number, limit, nodes)
+            triangle = cholesky_triangle(self.points)
+            hard = HardStage(number, limit, nodes, goal, self.data, prior, triangle, stage.bias)
+            moved, conjugates = hard.newton(x)
+            return moved - x, np.append(conjugates, 0.0)
         moved, conjugates, _, _ = newton(
             self.data, stage, self.nodes.of(self.data, stage.sets), self.moments.prior_constants(len(self.points), stage.ridge),
             self.points, x, self.settings.field_step * self.factor, self.settings.tail, shareable=not self.exact,
@@ -45,10 +60,17 @@ class Walk:
         number = len(self.points) + 1
         stage = self.stages[number - 1]
         conjugates = self.newton(x)[1][:-1].copy()
-        point = StagePoint(x, conjugates, 0, 1, 0.0, 0.0, 0.0)
+        limit = self.limits[number - 1]
+        found = (x, conjugates, 0, 1, 0.0, 0.0, 0.0)
+        point = HardPoint(*found, limit) if limit in HARD else StagePoint(*found)
         self.points.append(point)
         if number < len(self.chain):
-            self.moments.add_stage(number, stage, conjugates)
+            self.moments.add_stage(number, effective(stage, point), conjugates)
+            if limit in HARD:
+                self.nodes = extend_any(
+                    self.nodes, self.data, self.chain, number, point, self.settings, self.level, training=True
+                )
+                return
             self.nodes, _ = extend(
                 self.nodes, self.data, stage, point, self.settings.outer_step * self.factor, self.settings.tail,
                 training=True, extra=target_bends(self.chain, number),

@@ -9,9 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from numerics.codegen import observables
-from numerics.codegen.equations import equations_module
 from numerics.models import Chain, Estimator, Frozen, GaussianMixture, ParameterError, parameter_values, total_alpha
-from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, effective_ridge
+from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, effective
 from numerics.scalar.directions import sobol_directions
 from numerics.scalar.limits import MAXIMUM_LIKELIHOOD, extend_any
 from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes, sharpness_along
@@ -213,11 +212,7 @@ class Solution:
             mask_patterns(tuple(stage.eta for stage in stages), tuple(stage.mask_overlap for stage in stages))
         )
         for earlier, stage, point in zip(range(1, number + 1), stages, self.points, strict=False):
-            if stage.given:
-                found.add_stage(earlier, stage, point.conjugates)
-            else:
-                ridge = effective_ridge(stage, point)
-                found.add(earlier - 1, ridge, point.conjugates, equations_module(earlier).moments)
+            found.add_stage(earlier, effective(stage, point), point.conjugates)
         return found
 
     def _long_nodes(self, number: int, *, training: bool, finer: int) -> Nodes:
@@ -335,6 +330,11 @@ class StageSolution(AnyStage):
     def margin(self) -> float:
         """Smallest ``s h`` on the training set at ``|w|^2 = N``, of a max-margin stage; NaN for all others."""
         return 1.0 / math.sqrt(self.fresh.overlap[-1, -1]) if self.limit == MAX_MARGIN else math.nan
+
+    @property
+    def constraint(self) -> str | None:
+        """The limit, if it is one under a hard constraint: "minimum norm" or "max margin"."""
+        return limit_of(self.solution.points[self.number - 1])
 
     @property
     def relative_bias(self) -> float:

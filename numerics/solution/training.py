@@ -43,6 +43,7 @@ JUMPING_EVALUATIONS = 10**6
 
 _SURE = 1e200  # score of a sign that is known
 _ROUNDING = 4e-16
+_DEFECT_SAFETY = 4.0  # error of an average over the deviation of its weights from what they add up to
 
 
 class TrainingSamples(WeightedSamples):
@@ -126,10 +127,8 @@ class TrainingSamples(WeightedSamples):
         The proximal map is monotone: given the earlier stages this is a normal tail, which is averaged over their directions.
         """
         sign = self.groups.statistics[:, 0] if clean else 2.0 * self.groups.labels - 1.0
-        if (
-            self.limit == MAX_MARGIN
-        ):  # every sample is beyond any level on the side of its label, and labels have no noise
-            return Integral(0.0, 0.0)
+        if self.limit == MAX_MARGIN:  # every sample is beyond any level on the side of the label that was trained on
+            return Integral(float(self.weight @ (sign != 2.0 * self.groups.labels - 1.0)), 0.0)
         if self.point.vanishes:
             decided = level != 0.0 or self.point.bias != 0.0
             return Integral(float(self.weight @ (sign * self.point.bias < level)) if decided else math.nan, 0.0)
@@ -197,20 +196,11 @@ class TrainingSamples(WeightedSamples):
     # Smooth functions
 
     def mean(self, function: Integrand, rows: Sequence[np.ndarray], *, degree: int | None = None) -> Integral:
-        """See :meth:`WeightedSamples.mean`; infinite logits have the sign of the label."""
+        """See :meth:`WeightedSamples.mean`; infinite logits have the sign of the label where their stage was trained on it."""
         rows = np.atleast_2d(rows)
         infinite = np.array([not self.is_finite(row) for row in rows])
         if infinite.any():
-            sides = np.sign(rows[infinite] @ np.where(np.isinf(self.scale), 1.0, 0.0))
-
-            def at_infinity(label: np.ndarray, *finite: np.ndarray) -> np.ndarray:
-                x = np.empty((len(rows), label.size))
-                x[~infinite], x[infinite] = finite, np.outer(sides, 2.0 * label - 1.0) * math.inf
-                return function(label, *x)
-
-            if infinite.all():
-                return Integral(float(self.weight @ at_infinity(self.groups.labels)), 0.0)
-            return self.mean(at_infinity, rows[~infinite])
+            return self._mean_at_infinity(function, rows, infinite)
         if self.gaussian is not None and degree == 2:
             return self._second_degree(lambda nodes: function(nodes.labels, *combined(rows, nodes.logits)))
         if self.gaussian is not None:
@@ -220,6 +210,29 @@ class TrainingSamples(WeightedSamples):
             shorter = TrainingSamples(self.solution, last, self.sets)
             return shorter.mean(function, rows[:, :last], degree=degree)
         return self._mean_of_nodes(lambda nodes: function(nodes.labels, *combined(rows, nodes.logits)))
+
+    def _mean_at_infinity(self, function: Integrand, rows: np.ndarray, infinite: np.ndarray) -> Integral:
+        """Average of a function some of whose x's are infinite."""
+        sides = rows[infinite] * np.isinf(self.scale)
+        stages = np.flatnonzero(sides.any(axis=0))
+        if all(set(self.sets) <= set(self.solution.resolved[k].sets) for k in stages):
+
+            def of_labels(label: np.ndarray, *finite: np.ndarray) -> np.ndarray:
+                x = np.empty((len(rows), label.size))
+                x[~infinite], x[infinite] = finite, np.outer(np.sign(sides.sum(axis=1)), 2.0 * label - 1.0) * math.inf
+                return function(label, *x)
+
+            if infinite.all():
+                return Integral(float(self.weight @ of_labels(self.groups.labels)), 0.0)
+            return self.mean(of_labels, rows[~infinite])
+
+        def of_nodes(nodes: Nodes) -> np.ndarray:
+            x = np.empty((len(rows), nodes.labels.size))
+            x[~infinite] = combined(rows[~infinite], nodes.logits)
+            x[infinite] = np.sign(combined(sides, nodes.logits)) * math.inf
+            return function(nodes.labels, *x)
+
+        return self._mean_of_nodes(of_nodes)
 
     def envelope(self, loss: Loss, response: float) -> Integral:
         """Average of the Moreau envelope ``l + Delta V f^2/2`` of this stage's loss, of second degree if all losses are."""
@@ -237,12 +250,17 @@ class TrainingSamples(WeightedSamples):
         return self._until_levels_agree(lambda nodes: function(self._with_goal(nodes)), earlier)
 
     def _until_levels_agree(self, function: Callable[[Nodes], np.ndarray], stages: int) -> Integral:
-        """Average over nodes of the first ``stages``, finer and finer; its error is the change at the last level."""
+        """Average over nodes of the first ``stages``, finer and finer.
+
+        Its error is the change at the last level, or what rounding does: probabilities then do not add up to 1.
+        """
         before = math.nan
         for finer in range(-1, FINEST + 1):
             nodes = self.solution.nodes(stages, training=True, finer=finer).of(self.data, self.sets)
-            value = nodes.mean(function(nodes))
-            error = abs(value - before)
+            values = function(nodes)
+            value = nodes.mean(values)
+            missing = abs(nodes.weight.sum() / self.groups.weight.sum() - 1.0)
+            error = max(abs(value - before), _DEFECT_SAFETY * missing * nodes.mean(np.abs(values)))
             if error <= self.rtol * abs(value) or (finer >= 0 and 2 * nodes.weight.size > MOST_NODES):
                 break
             before = value

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from numerics.models import Chain, GaussianMixture, parameter_paths
+from numerics.models import Chain, GaussianMixture, described, parameter_paths
 from numerics.problem import write_problem
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation.run import Simulation
@@ -39,22 +39,6 @@ ERROR_SUFFIX = "_standard_error"
 SHOWN_FAILURES = 100
 """Points without a result that the attributes of a dataset list; how many there are is always said."""
 
-LONG_NAMES = {
-    "alpha": "samples per input, alpha = M/N",
-    "rho": "probability of the positive class",
-    "delta": "noise variance Delta",
-    "ridge": "ridge",
-    "eta": "fraction of trainable weights",
-    "mixing": "mixing chi",
-    "temperature": "temperature T",
-    "smoothing": "label smoothing",
-    "gain": "gain",
-    "bias": "bias",
-    "label_noise": "probability of a flipped training label",
-    "mask_overlap": "overlap of masks",
-    "magnetization": "magnetization m",
-    "norm_squared": "squared norm Q",
-}
 _UNITS = {"units": "1"}  # everything here is a pure number
 SEEDING = 1
 """Raised when points of a simulated grid get other seeds than before."""
@@ -207,7 +191,7 @@ class _AnyGrid:
 
     def _axis_attributes(self, path: str) -> dict[str, str]:
         known = path in parameter_paths(self.chain, self.data)
-        return {"long_name": LONG_NAMES.get(path.rpartition(".")[2], path) if known else path, **_UNITS}
+        return {"long_name": described(path).long_name if known else path, **_UNITS}
 
     def join(self, pieces: Iterable[Piece]) -> xarray.Dataset:
         """The dataset of the whole grid, in memory."""

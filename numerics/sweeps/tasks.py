@@ -14,7 +14,6 @@ import numpy as np
 
 from numerics.models import Chain, GaussianMixture, ParameterError, check_fit, with_parameter
 from numerics.scalar.compiled import PointArrays, compile_chain
-from numerics.scalar.limits import require_plain
 from numerics.settings import Settings
 from numerics.simulation.run import Simulation, simulate
 from numerics.solution.observables.registry import REGISTRY, split
@@ -186,7 +185,6 @@ class Solve(Points):
 
     def _limit(self, data: GaussianMixture, chain: Chain) -> Solution:
         """Where some ridges are 0."""
-        require_plain(data, chain)
         return limit_solution(data, chain, self.settings)
 
     def _one_by_one(

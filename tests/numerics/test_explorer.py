@@ -20,7 +20,7 @@ from PIL import Image
 pytest.importorskip("ipywidgets")
 
 from numerics import OBSERVABLES, Estimator, GaussianMixture, explorer, simulate, solve
-from numerics.explorer import PARAMETERS, Explorer, explore
+from numerics.explorer import SLIDERS, Explorer, explore
 from numerics.models import Chain, ParameterError, with_parameter
 from numerics.phase_diagram import SIMULATED_ALPHAS
 from numerics.plots import style
@@ -42,7 +42,7 @@ def shown(one: Explorer) -> Explorer:
     for choice, name in zip(one.choices, ("generalization_gap", "norm"), strict=True):
         choice.value = name
     one.inputs.value, one.runs.value, one.seed.value, one.file.value = 400, 10, 0, "explore"
-    one.set(**{parameter.key: parameter.value for parameter in PARAMETERS})
+    one.set(**{parameter.key: parameter.value for parameter in SLIDERS})
     assert one.message == "all points converged"
     return one
 
@@ -56,7 +56,7 @@ def small(shown: Explorer) -> Explorer:
 
 def model(**values: float) -> tuple[GaussianMixture, Chain]:
     """What the sliders should describe, written out."""
-    v = {parameter.key: parameter.value for parameter in PARAMETERS} | values
+    v = {parameter.key: parameter.value for parameter in SLIDERS} | values
     teacher = Estimator(CrossEntropy(), v["teacher_ridge"])
     student = Estimator(Distillation(v["chi"], v["temperature"]), v["student_ridge"], eta=v["eta"])
     return GaussianMixture(v["alpha"], v["rho"], v["delta"]), Chain((teacher, student))
@@ -250,8 +250,8 @@ def test_values_outside_the_sliders_are_refused(values: dict[str, float], text: 
 
 def test_sliders_reach_their_ends(shown: Explorer) -> None:
     """Every corner of a slider gives a picture and a message, never an error."""
-    for parameter in PARAMETERS:
-        for end in (parameter.low, parameter.high):
+    for parameter in SLIDERS:
+        for end in (parameter.ends.low, parameter.ends.high):
             shown.set(**{parameter.key: end})
             assert "converge" in shown.message
             assert np.isfinite(shown.curves["test_error"]).all(), (parameter.key, end, shown.message)

@@ -206,7 +206,7 @@ BOTH = {"curves", "labels", "heat_map", "bounds"}
         ("", [TEACHER, STUDENT, STUDENT], BOTH, "teacher.ridge", 3, ALL),
         (', "further": [{"name": "fresh", "alpha": 2}]', [TEACHER, STUDENT, FRESH], BOTH - {"labels"}, "teacher.ridge", 3,
          {"teacher_separability"}),
-        (', "label_noise": 0.2', [TEACHER, STUDENT], BOTH, "teacher.ridge", 2, {"interpolation"}),
+        (', "label_noise": 0.2', [TEACHER, STUDENT], BOTH, "teacher.ridge", 2, ALL),
         ("", ['{"stage": "bayes-optimal"}'], {"curves", "bounds"}, None, 1, set()),
         ("", ['{"loss": "square", "ridge": 0.2}'] + 2 * ['{"loss": "square-distillation", "ridge": 0.1}'], BOTH, "teacher.ridge",
          3, ALL),

@@ -10,17 +10,17 @@ The names imported from ``_generated`` are written by :mod:`numerics.codegen.equ
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, IntArray, Matrix
+from numerics.codegen.cache import njit
+from numerics.scalar.kernels.elementary import ENTRY, INNER, OPTIONS, FloatArray, IntArray, Matrix
+from numerics.scalar.kernels.generated import DENSITY_ROW, N_SUMS, accumulate_pairs, point_coefficients
 from numerics.scalar.kernels.proximal import CURVATURE, LOW, THIRD, WEIGHT, H
-
-from ._generated import DENSITY_ROW, N_SUMS, accumulate_pairs, point_coefficients  # generated
 
 _INVERSE_SQRT_2PI = 0.3989422804014327
 
 
-@njit(types.void(types.float64, types.float64, Matrix, types.int64, Matrix), **OPTIONS)
+@njit(types.void(types.float64, types.float64, Matrix, types.int64, Matrix), **ENTRY)
 def point_tables(gamma, sigma, points, used, tables):
     """Fill ``tables``: P and S of branch 0, P and S of branch 1, Gaussian prefactor, then coefficients of the point alone."""
     for j in range(used):
@@ -59,7 +59,7 @@ def dot_three(first, second, third):
         types.float64, Matrix, Matrix, FloatArray, FloatArray, IntArray, IntArray, IntArray, Matrix, Matrix, FloatArray,
         Matrix,
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def channel_averages(
     sigma, statistics, weighted, centre, target, branch, start, stop, tables, sums, averages, jacobian

@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from numerics.codegen.cache import njit
 from numerics.scalar.kernels.elementary import (
+    ENTRY,
+    INNER,
     OPTIONS,
     POINT_FUNCTION,
     VECTOR_FUNCTION,
@@ -47,7 +50,7 @@ from numerics.scalar.kernels.stage import (
     NOT_TRIED,
     SOLVE_STAGE,
     TOO_MANY_ITERATIONS,
-    StageSolvers,
+    solve_stage,
     unpack,
 )
 
@@ -106,10 +109,10 @@ _TINY = 1e-300
 _VISIBLE_ROUNDING = 1e6
 _DISPLACEMENT = 1e-15
 _ROUNDING_TRIALS = 5
-_ROUNDING_SAFETY = 4.0  # error over the largest change that displacements of the unknowns by their last digits make
+_ROUNDING_SAFETY = 2.0  # error over the largest change that displacements of the unknowns by their last digits make
 
 
-@njit(FloatArray(FloatArray, types.int64), **OPTIONS)
+@njit(FloatArray(FloatArray, types.int64), **INNER)
 def head(row, n):
     """Copy of the first n entries."""
     out = np.empty(n)
@@ -131,7 +134,7 @@ def norm_squared(x, k):
     types.UniTuple(types.float64, 2)(
         POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, FloatArray, Matrix, FloatArray
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def loss_units(slopes, targets, bends, n_bends, labels, logits, parameters):
     """Units of logits and of curvature in which the loss is like the cross-entropy, whose force at 0 is 1/2, curvature 1/4."""
@@ -172,7 +175,7 @@ def loss_units(slopes, targets, bends, n_bends, labels, logits, parameters):
         FloatArray, types.int64, types.float64, types.float64, types.float64, types.int64, types.float64, types.float64, Matrix,
         FloatArray,
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def first_guess(data, k, ridge, eta, mixing, teacher, unit, curvature, earlier, x):
     """Rough order parameters: norms grow with log(1 + eta/ridge), or follow the teacher's (stage number ``teacher``, 0: none).
@@ -201,7 +204,7 @@ def first_guess(data, k, ridge, eta, mixing, teacher, unit, curvature, earlier, 
     x[2 * k + 3] = math.log(v)
 
 
-@njit(types.float64(Matrix, IntArray, types.int64), **OPTIONS)
+@njit(types.float64(Matrix, IntArray, types.int64), **INNER)
 def sharpness_along(x, started, t):
     """How much of stage t's g moves the fields of later stages by the width that g's after it give them; see ``build_grid``."""
     sharpest = 0.0
@@ -215,7 +218,7 @@ def sharpness_along(x, started, t):
 
 
 @njit(
-    types.void(FloatArray, types.int64, Matrix, FloatArray, FloatArray), **OPTIONS
+    types.void(FloatArray, types.int64, Matrix, FloatArray, FloatArray), **INNER
 )  # fmt: skip
 def place_frozen(special, k, earlier, x, updated):
     """Order parameters of given weights ``w = m v + noise``: their overlaps with earlier stages are those of m v."""
@@ -243,7 +246,7 @@ def place_frozen(special, k, earlier, x, updated):
     types.float64(
         POINT_FUNCTION, FloatArray, FloatArray, Matrix, FloatArray, types.float64, types.float64, types.float64, types.float64
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def response_at_rest(slopes, weight, labels, logits, parameters, bias, delta, eta, ridge):
     """V of a stage without weights: ``V (ridge + Vh) = eta``, ``Vh = sum weight Delta l''/(1 + Delta V l'')`` at ``h = bias``."""
@@ -270,7 +273,7 @@ def response_at_rest(slopes, weight, labels, logits, parameters, bias, delta, et
     return v
 
 
-@njit(types.void(types.float64, types.float64, types.int64, FloatArray, FloatArray), **OPTIONS)
+@njit(types.void(types.float64, types.float64, types.int64, FloatArray, FloatArray), **INNER)
 def place_vanishing(bias, response, k, x, updated):
     """Order parameters of a stage without weights.
 
@@ -287,7 +290,7 @@ def place_vanishing(bias, response, k, x, updated):
 
 
 @njit(
-    types.void(types.float64, FloatArray, Matrix, Matrix, types.int64, types.int64, FloatArray), **OPTIONS
+    types.void(types.float64, FloatArray, Matrix, Matrix, types.int64, types.int64, FloatArray), **INNER
 )  # fmt: skip
 def add_moments(share, mu, covariance, propagator, k, first, out):
     """Add ``share`` times the moments of the first k stages' weights from ``out[first]`` on: mu, then two lower triangles."""
@@ -300,7 +303,7 @@ def add_moments(share, mu, covariance, propagator, k, first, out):
 
 
 @njit(
-    FloatArray(types.int64, types.float64, FloatArray, Matrix, Matrix, _Cube, _Cube), **OPTIONS
+    FloatArray(types.int64, types.float64, FloatArray, Matrix, Matrix, _Cube, _Cube), **INNER
 )  # fmt: skip
 def average_moments(k, ridge, pattern_share, pattern_active, mu, covariance, propagator):
     """Constants of the prior: eta, ridge, moments of the k earlier stages' weights given that the stage after them is active."""
@@ -318,7 +321,7 @@ def average_moments(k, ridge, pattern_share, pattern_active, mu, covariance, pro
     types.void(
         VECTOR_FUNCTION, types.int64, types.float64, FloatArray, Matrix, FloatArray, Matrix, _Cube, _Cube
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def append_moments(moments_of, t, ridge, special, pattern_active, conjugate, mu, covariance, propagator):
     """Moments of stage t's weights and their products with earlier ones, for every pattern in which the stage is active."""
@@ -353,19 +356,18 @@ _PRIOR_CONSTANTS = 7
 
 @njit(
     SOLVE_STAGE.return_type(
-        StageSolvers, PointFunctions, VectorFunctions, types.int64, types.int64, types.int64, FloatArray, _Problem
+        PointFunctions, VectorFunctions, types.int64, types.int64, types.int64, FloatArray, _Problem
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
-def attempt(stage_solvers, point_functions, functions, t, n_bends, shareable, x, problem):
+def attempt(point_functions, functions, t, n_bends, shareable, x, problem):
     """Stage t (from 0) by Newton's method from ``x``; see :func:`solve_stage`."""
     (
         weight, statistics, labels, logits, parameters, delta, channel_constants, prior_constants, cholesky_constants,
         earlier_responses, fixed_bias, step, tail, tolerance, max_iterations, conjugate, updated,
     ) = problem  # fmt: skip
-    stage_solver = stage_solvers[0]
     at = N_POINT_FUNCTIONS * t
-    return stage_solver(
+    return solve_stage(
         point_functions[at + SLOPES], point_functions[at + TARGETS], point_functions[at + BENDS], n_bends, shareable,
         functions, N_EQUATIONS * t, x, weight, statistics, labels, logits, parameters, delta, channel_constants, prior_constants,
         cholesky_constants, earlier_responses, fixed_bias, step, tail, tolerance, max_iterations, conjugate, updated,
@@ -374,13 +376,13 @@ def attempt(stage_solvers, point_functions, functions, t, n_bends, shareable, x,
 
 @njit(
     SOLVE_STAGE.return_type(
-        StageSolvers, PointFunctions, VectorFunctions, types.int64, types.int64, types.int64, FloatArray, _Problem,
+        PointFunctions, VectorFunctions, types.int64, types.int64, types.int64, FloatArray, _Problem,
         types.float64, types.int64,
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def follow_ridges(
-    stage_solvers, point_functions, functions, t, n_bends, shareable, x, problem, log_ridge, steps
+    point_functions, functions, t, n_bends, shareable, x, problem, log_ridge, steps
 ):  # fmt: skip
     """Stage t at falling ridges, from ``exp(log_ridge)``, where ``x`` is nearly a solution, to the one of ``problem``.
 
@@ -405,7 +407,7 @@ def follow_ridges(
                 trial[r] += (x[r] - previous[r]) * (there - here) / (here - previous_at)
         constants[1] = math.exp(there)
         status, used, residual, last_step, defect = attempt(
-            stage_solvers, point_functions, functions, t, n_bends, shareable, trial, problem
+            point_functions, functions, t, n_bends, shareable, trial, problem
         )
         constants[1] = ridge
         iterations += used
@@ -432,7 +434,7 @@ _Nodes = types.Tuple((FloatArray, Matrix, FloatArray, Matrix, IntArray, IntArray
 """Weight, statistics, labels, logits, data set and row of fixed directions of every node."""
 
 
-@njit(_Nodes(_Nodes, IntArray), **OPTIONS)
+@njit(_Nodes(_Nodes, IntArray), **INNER)
 def take_nodes(nodes, indices):
     """The nodes at ``indices``."""
     weight, statistics, labels, logits, member, row = nodes
@@ -442,7 +444,7 @@ def take_nodes(nodes, indices):
     )  # fmt: skip
 
 
-@njit(_Nodes(_Nodes, _Nodes), **OPTIONS)
+@njit(_Nodes(_Nodes, _Nodes), **INNER)
 def join_nodes(first, second):
     """The ones after the others."""
     return (
@@ -452,7 +454,7 @@ def join_nodes(first, second):
 
 
 @njit(
-    types.Tuple((_Nodes, FloatArray))(_Nodes, types.float64, types.float64), **OPTIONS
+    types.Tuple((_Nodes, FloatArray))(_Nodes, types.float64, types.float64), **INNER
 )  # fmt: skip
 def along_a_narrow_field(nodes, step, tail):
     """The nodes once for every point of a trapezoid rule in the next stage's g, and that g: it is not read off a logit.
@@ -483,7 +485,7 @@ def along_a_narrow_field(nodes, step, tail):
     return found, along
 
 
-@njit(_Nodes(_Nodes, types.float64), **OPTIONS)
+@njit(_Nodes(_Nodes, types.float64), **INNER)
 def with_constant_logit(nodes, logit):
     """The nodes with one stage more, which has the same logit on all samples, no direction and no force."""
     weight, statistics, labels, logits, member, row = nodes
@@ -505,7 +507,7 @@ def with_constant_logit(nodes, logit):
         POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, FloatArray, _Nodes, IntArray, IntArray,
         IntArray, types.float64, FloatArray, Matrix, types.int64, types.float64, types.float64, types.float64, Matrix,
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def nodes_after(
     slopes, targets, bends, n_bends, shareable, parameters, nodes, seen, trained, needed, delta, theta, directions, rows,
@@ -572,16 +574,15 @@ def nodes_after(
 
 
 SOLVE_LEVEL = types.int64(
-        StageSolvers, PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, IntMatrix, Matrix, FloatArray,
+        PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, IntMatrix, Matrix, FloatArray,
         FloatArray, Matrix, Matrix, FloatArray, FloatArray, Matrix, Matrix, FloatArray, _Cube, IntArray, types.int64,
         types.float64, types.float64, types.float64, types.boolean, Matrix, IntArray, Matrix, Matrix, Matrix,
     )  # fmt: skip
-LevelSolvers = types.ListType(types.FunctionType(SOLVE_LEVEL))
 
 
-@njit(SOLVE_LEVEL, **OPTIONS)
+@njit(SOLVE_LEVEL, **INNER)
 def solve_level(
-    stage_solvers, point_functions, functions, shareable, n_bends, seen, n_parameters, trained, directions, settings, data,
+    point_functions, functions, shareable, n_bends, seen, n_parameters, trained, directions, settings, data,
     sets, special, ridges, pattern_share, pattern_active, parameters, mixing, extra, n_extra, rows, factor, tail, tolerance,
     check, x, started, conjugates, updates, stats,
 ):  # fmt: skip
@@ -662,7 +663,7 @@ def solve_level(
             if vanishing:
                 conjugate[size - 2] = eta / v - ridges[t]
             status, residual, last_step, defect = CONVERGED, 0.0, 0.0, 0.0
-        solver = stage_solvers, point_functions, functions, t, n_bends[t], shareable[t]
+        solver = point_functions, functions, t, n_bends[t], shareable[t]
         problem = (
             its_weight, its_statistics, its_labels, visible, loss_parameters, delta, channel_constants, prior_constants,
             cholesky_constants, head(responses, k), fixed_bias, settings[FIELD_STEP] * factor, tail, tolerance, max_iterations,
@@ -767,7 +768,7 @@ def solve_level(
     return n_stages
 
 
-@njit(types.float64(Matrix, Matrix, types.int64), **OPTIONS)
+@njit(types.float64(Matrix, Matrix, types.int64), **INNER)
 def largest_change(before, after, n_stages):
     """Largest change of an order parameter, relative to the norm, 1 + norm, norm squared, or responses."""
     worst = 0.0
@@ -786,7 +787,7 @@ def largest_change(before, after, n_stages):
     return worst
 
 
-@njit(types.boolean(Matrix, types.int64, types.float64), **OPTIONS)
+@njit(types.boolean(Matrix, types.int64, types.float64), **INNER)
 def rounding_may_show(x, n_stages, delta):
     """Whether a field is so narrow beside the pull of targets of order 1, or of earlier logits, that its last digits matter."""
     target = 1.0
@@ -798,7 +799,7 @@ def rounding_may_show(x, n_stages, delta):
     return False
 
 
-@njit(types.void(Matrix, types.int64, types.int64, Matrix), **OPTIONS)
+@njit(types.void(Matrix, types.int64, types.int64, Matrix), **INNER)
 def displaced(x, n_stages, trial, out):
     """The unknowns, moved by a few units in the last place, each up or down as the ``trial`` has it, into ``out``."""
     for t in range(n_stages):
@@ -807,7 +808,7 @@ def displaced(x, n_stages, trial, out):
             out[t, r] = x[t, r] + sign * _DISPLACEMENT * max(abs(x[t, r]), 1.0 if r == 2 * t + 3 or r == 2 + t else 0.0)
 
 
-@njit(types.float64(_Cube, FloatArray, types.int64, types.int64, Matrix), **OPTIONS)
+@njit(types.float64(_Cube, FloatArray, types.int64, types.int64, Matrix), **INNER)
 def prediction(x, position, i, used, out):
     """Point i by the polynomial through the ``used`` points before it, into ``out``.
 
@@ -842,15 +843,15 @@ def prediction(x, position, i, used, out):
 
 @njit(
     types.void(
-        LevelSolvers, StageSolvers, PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, IntMatrix, Matrix,
+        PointFunctions, VectorFunctions, IntArray, IntArray, IntMatrix, IntArray, IntMatrix, Matrix,
         Matrix, _Cube, _Cube,
         Matrix, Matrix, _Cube, _Cube, Matrix, _Hypercube, IntMatrix, FloatArray, types.int64, FloatArray, types.boolean, _Cube,
         IntMatrix, _Cube, _Cube, _Cube, Matrix,
     ),
-    **OPTIONS,
+    **ENTRY,
 )  # fmt: skip
 def solve_points(
-    level_solvers, stage_solvers, point_functions, functions, shareable, n_bends, seen, n_parameters, trained, directions,
+    point_functions, functions, shareable, n_bends, seen, n_parameters, trained, directions,
     data, sets, special, ridges,
     pattern_share, pattern_active, parameters, mixing, extra, n_extra, settings, first_rows, position, continued, x, started,
     conjugates, updates, stats, summary,
@@ -878,14 +879,13 @@ def solve_points(
     Other arguments: see :func:`solve_level`, with a leading point index.
     """
     n_points, n_stages = ridges.shape
-    level_solver = level_solvers[0]
     width = x.shape[2]
     other = np.empty((n_stages, width))
     first = np.empty((n_stages, width))
     scratch = np.empty((n_stages, width)), np.empty((n_stages, width)), np.zeros((n_stages, 5))
     for i in range(n_points):
         point = (
-            stage_solvers, point_functions, functions, shareable, n_bends, seen, n_parameters, trained, directions, settings,
+            point_functions, functions, shareable, n_bends, seen, n_parameters, trained, directions, settings,
             data[i], sets[i], special[i], ridges[i], pattern_share[i], pattern_active[i], parameters[i], mixing[i], extra[i],
             n_extra[i],
         )  # fmt: skip
@@ -916,7 +916,7 @@ def solve_points(
         solved = n_stages
         rows = first_rows
         if not warm:
-            solved = level_solver(
+            solved = solve_level(
                 *point, min(rows, _COARSE_ROWS), settings[COARSE_FACTOR], _COARSE_TAIL, settings[COARSE_TOLERANCE], False,
                 *solution,
             )  # fmt: skip
@@ -933,7 +933,7 @@ def solve_points(
             for t in range(n_stages):
                 for r in range(2 * t + 4):
                     other[t, r] = x[i, t, r]
-            solved = level_solver(*point, rows, factor, tail, tolerance, False, *solution)
+            solved = solve_level(*point, rows, factor, tail, tolerance, False, *solution)
             for t in range(solved):
                 started[i, t] = 1
             if solved < n_stages and level > 0 and stats[i, solved, STATUS] == TOO_LARGE:
@@ -949,7 +949,7 @@ def solve_points(
                     for r in range(2 * t + 4):
                         other[t, r] = x[i, t, r]
                 coarser = factor * settings[CHECK_FACTOR] if rows == 0 else factor
-                solved = level_solver(
+                solved = solve_level(
                     *point, rows // 2, coarser, tail * _CHECK_TAIL, 0.0, True, other, started[i], *scratch
                 )
             if solved == n_stages:
@@ -984,7 +984,7 @@ def solve_points(
             for trial in range(_ROUNDING_TRIALS):
                 moved = other if trial > 0 else first
                 displaced(x[i], n_stages, trial, moved)
-                solved_again = level_solver(*point, rows, factor, tail, 0.0, True, moved, started[i], *scratch)
+                solved_again = solve_level(*point, rows, factor, tail, 0.0, True, moved, started[i], *scratch)
                 if trial > 0 and solved_again == n_stages:
                     error = max(error, _ROUNDING_SAFETY * largest_change(other, first, n_stages))
         summary[i, 0] = solved

@@ -15,6 +15,12 @@ OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 """Of every compiled function.  What is divided by zero is infinite or NaN, and is found by whoever called; an exception could
 not leave a function that is called through a pointer."""
 
+ENTRY = {**OPTIONS, "apart": True}
+"""Of functions of the solver that Python calls too."""
+
+INNER = {**ENTRY, "inner": True}
+"""Of all others but the smallest, which callers include."""
+
 FloatArray = types.float64[::1]
 IntArray = types.int64[::1]
 Matrix = types.float64[:, ::1]
@@ -112,7 +118,7 @@ def softplus(x):
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-@njit(types.boolean(Matrix, IntArray), **OPTIONS)
+@njit(types.boolean(Matrix, IntArray), **INNER)
 def lu_factor(matrix, pivots):
     """LU factorisation with partial pivoting, in place.  Returns False for a singular or non-finite matrix."""
     n = matrix.shape[0]
@@ -135,7 +141,7 @@ def lu_factor(matrix, pivots):
     return True
 
 
-@njit(types.void(Matrix, IntArray, FloatArray), **OPTIONS)
+@njit(types.void(Matrix, IntArray, FloatArray), **INNER)
 def lu_solve(matrix, pivots, vector):
     """Solve with the result of :func:`lu_factor`; overwrites ``vector``."""
     n = matrix.shape[0]
@@ -151,7 +157,7 @@ def lu_solve(matrix, pivots, vector):
         vector[i] /= matrix[i, i]
 
 
-@njit(types.void(FloatArray, IntArray), **OPTIONS)
+@njit(types.void(FloatArray, IntArray), **INNER)
 def argsort(keys, order):
     """Indices that sort ``keys``.  ``order`` holds a permutation: repairing it is quick if it is nearly right; else heap sort."""
     n = keys.size
@@ -190,7 +196,7 @@ def argsort(keys, order):
                 root = child
 
 
-@njit(types.void(Matrix, Matrix, Matrix), **OPTIONS)
+@njit(types.void(Matrix, Matrix, Matrix), **INNER)
 def multiply(left, right, product):
     """Matrix product of small dense matrices, into ``product``; ``left`` may have more rows than are wanted."""
     for i in range(product.shape[0]):

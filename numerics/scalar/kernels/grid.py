@@ -17,9 +17,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from numerics.codegen.cache import njit
 from numerics.scalar.kernels.elementary import (
+    INNER,
     OPTIONS,
     POINT_FUNCTION,
     SEARCHED,
@@ -82,7 +84,7 @@ _GAUSS_RATIO = 0.09  # of the field's width to the scale of the proximal map, pe
         POINT_FUNCTION, types.int64, types.float64, Pointer, Pointer, types.float64, types.float64, Matrix, FloatArray,
         Matrix,
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def find_kinks(bends, n_bends, y, logits, parameters, gamma, sigma, extra, found, kinks):
     """Fill rows (position, width, strength) of ``kinks``, and ``found`` with the loss's bends; returns how many kinks."""
@@ -161,7 +163,7 @@ def mapped(h, gamma, sigma, slope, branch, kinks, n_kinks):
         POINT_FUNCTION, Matrix, types.int64, types.int64, types.float64, types.float64, types.float64, types.float64,
         types.float64, Pointer, Pointer, types.float64, types.float64, types.int64, FloatArray,
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def points_in_the_field(
     slopes, points, n, count, reach, h_centre, centre, scale, y, logits, parameters, gamma, sigma, branch, slope
@@ -226,7 +228,7 @@ def points_in_the_field(
         types.float64, Pointer, Pointer, types.float64, types.float64, Matrix, types.int64, types.int64, types.boolean,
         FloatArray,
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def march(
     slopes, points, n, h, direction, limit, step, tolerance, y, logits, parameters, gamma, sigma, kinks, n_kinks, branch,
@@ -302,9 +304,7 @@ def march(
 
 @njit(
     types.void(POINT_FUNCTION, FloatArray, Matrix, FloatArray, FloatArray, FloatArray, IntArray),
-    cache=True,
-    nogil=True,
-    error_model="numpy",
+    **INNER,
 )
 def choose_branches(targets, labels, logits, parameters, target, offset, branch):
     """For each node c measured from the nearer limit of S, which limit that is, and the distance of the two limits."""
@@ -316,7 +316,7 @@ def choose_branches(targets, labels, logits, parameters, target, offset, branch)
         offset[i] = (pair[0] - pair[1]) * branch[i]
 
 
-@njit(types.void(FloatArray, types.float64, types.float64, FloatArray), **OPTIONS)
+@njit(types.void(FloatArray, types.float64, types.float64, FloatArray), **INNER)
 def half_widths(weight, tail, margin, reach):
     """Half-width, in units of sigma, of the range each node needs so that nothing above ``tail`` is cut; 0 drops a node."""
     largest = 0.0
@@ -332,7 +332,7 @@ def half_widths(weight, tail, margin, reach):
         types.float64, types.float64, FloatArray, FloatArray, IntArray, Matrix, types.int64, types.int64, IntArray, types.int64,
         types.int64, IntArray, IntArray,
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def locate(
     gamma, sigma, centre, reach, branch, points, first, last, order, first_rank, last_rank, start, stop
@@ -371,7 +371,7 @@ def locate(
         Matrix, FloatArray, types.float64, types.float64, types.float64, types.float64, FloatArray, types.boolean,
         types.float64, Matrix, Matrix, IntArray, IntArray, IntArray,
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def build_grid(
     slopes, bends, n_bends, shareable, weight, centre, branch, offset, labels, logits, parameters, gamma, sigma, step,

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from numba import njit, types
+from numba import types
 from numba.typed import List
 
-from numerics.scalar.kernels.chain import SOLVE_LEVEL, LevelSolvers
+from numerics.codegen.cache import njit
 from numerics.scalar.kernels.elementary import POINT_FUNCTION, VECTOR_FUNCTION, PointFunctions, VectorFunctions
-from numerics.scalar.kernels.stage import SOLVE_STAGE, StageSolvers
-
-_STAGE_SOLVER = types.FunctionType(SOLVE_STAGE)
-_LEVEL_SOLVER = types.FunctionType(SOLVE_LEVEL)
 
 
 @njit(PointFunctions(), cache=True)
@@ -35,19 +31,3 @@ def push_point_function(functions, function):
 def push_vector_function(functions, function):
     """Append."""
     functions.append(function)
-
-
-@njit(StageSolvers(_STAGE_SOLVER), cache=True)
-def list_of_stage_solver(function):
-    """The list that holds this function."""
-    functions = List.empty_list(_STAGE_SOLVER)
-    functions.append(function)
-    return functions
-
-
-@njit(LevelSolvers(_LEVEL_SOLVER), cache=True)
-def list_of_level_solver(function):
-    """The list that holds this function."""
-    functions = List.empty_list(_LEVEL_SOLVER)
-    functions.append(function)
-    return functions

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from numerics.scalar.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, IntArray, Matrix, address
+from numerics.codegen.cache import njit
+from numerics.scalar.kernels.elementary import ENTRY, INNER, POINT_FUNCTION, FloatArray, IntArray, Matrix, address
 from numerics.scalar.kernels.grid import MAP_TOLERANCE, build_grid, choose_branches, half_widths
 from numerics.scalar.kernels.proximal import CURVATURE, LOW, POINT_ROWS, WEIGHT, H, proximal_point
 
@@ -16,7 +17,7 @@ MARGIN = 0.5  # in widths, so that a grid whose nodes drift a little still cover
 _NODE_TAIL = 0.01  # relative to the tail of the integration: what a node may weigh and be left out
 
 
-@njit(Matrix(Matrix, IntArray), **OPTIONS)
+@njit(Matrix(Matrix, IntArray), **INNER)
 def select_columns(logits, seen):
     """Columns ``seen`` (1-based stages; 0 ends the list) of ``logits``."""
     count = 0
@@ -29,7 +30,7 @@ def select_columns(logits, seen):
     return out
 
 
-@njit(IntArray(IntArray, types.int64), **OPTIONS)
+@njit(IntArray(IntArray, types.int64), **INNER)
 def leading(indices, n):
     """Copy of the first n entries."""
     out = np.empty(n, np.int64)
@@ -44,7 +45,7 @@ def leading(indices, n):
         Matrix, FloatArray, types.float64, types.float64, FloatArray, types.float64, FloatArray, types.float64, types.boolean,
         types.float64, types.float64, types.float64, Matrix,
     ),
-    **OPTIONS,
+    **ENTRY,
 )  # fmt: skip
 def extend_nodes(
     slopes, targets, bends, n_bends, shareable, weight, statistics, labels, logits, seen, parameters, mean, mean_bias,
@@ -142,7 +143,7 @@ def extend_nodes(
         POINT_FUNCTION, POINT_FUNCTION, Matrix, FloatArray, Matrix, Matrix, FloatArray, FloatArray, types.float64,
         types.float64, FloatArray, types.float64, FloatArray, types.float64, types.boolean,
     ),
-    **OPTIONS,
+    **ENTRY,
 )  # fmt: skip
 def follow_nodes(
     slopes, targets, statistics, labels, logits, seen, parameters, directions, mean, mean_bias, coefficients, sigma, shifts, gamma,
@@ -176,7 +177,7 @@ def follow_nodes(
     return new_statistics, new_logits
 
 
-@njit(FloatArray(FloatArray, IntArray), **OPTIONS)
+@njit(FloatArray(FloatArray, IntArray), **INNER)
 def take(values, indices):
     """Entries at ``indices``."""
     out = np.empty(indices.size)
@@ -185,7 +186,7 @@ def take(values, indices):
     return out
 
 
-@njit(IntArray(IntArray, IntArray), **OPTIONS)
+@njit(IntArray(IntArray, IntArray), **INNER)
 def take_integers(values, indices):
     """Entries at ``indices``."""
     out = np.empty(indices.size, np.int64)
@@ -194,7 +195,7 @@ def take_integers(values, indices):
     return out
 
 
-@njit(Matrix(Matrix, IntArray), **OPTIONS)
+@njit(Matrix(Matrix, IntArray), **INNER)
 def take_rows(values, indices):
     """Rows at ``indices``."""
     out = np.empty((indices.size, values.shape[1]))
@@ -204,7 +205,7 @@ def take_rows(values, indices):
     return out
 
 
-@njit(IntArray(IntArray, IntArray, types.int64), **OPTIONS)
+@njit(IntArray(IntArray, IntArray, types.int64), **INNER)
 def members(member, wanted, value):
     """Nodes whose data set has this ``value`` in ``wanted``."""
     count = 0
@@ -221,7 +222,7 @@ def members(member, wanted, value):
 
 @njit(
     types.Tuple((FloatArray, Matrix, FloatArray, IntArray, IntArray))(types.float64, Matrix, types.int64),
-    **OPTIONS,
+    **ENTRY,
 )  # fmt: skip
 def label_nodes(rho, sets, rows):
     """Nodes before the first stage: data set, sign, whether the label is flipped, and one of ``rows`` equal parts.
@@ -259,7 +260,7 @@ def label_nodes(rho, sets, rows):
     return weight, statistics, labels, member, row
 
 
-@njit(FloatArray(FloatArray, FloatArray), **OPTIONS)
+@njit(FloatArray(FloatArray, FloatArray), **INNER)
 def join(first, second):
     """One after the other."""
     out = np.empty(first.size + second.size)
@@ -270,7 +271,7 @@ def join(first, second):
     return out
 
 
-@njit(IntArray(IntArray, IntArray), **OPTIONS)
+@njit(IntArray(IntArray, IntArray), **INNER)
 def join_integers(first, second):
     """One after the other."""
     out = np.empty(first.size + second.size, np.int64)
@@ -281,7 +282,7 @@ def join_integers(first, second):
     return out
 
 
-@njit(Matrix(Matrix, Matrix), **OPTIONS)
+@njit(Matrix(Matrix, Matrix), **INNER)
 def join_rows(first, second):
     """Rows of the one, then of the other."""
     out = np.empty((first.shape[0] + second.shape[0], first.shape[1]))

@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from numerics.scalar.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, Pointer, address
+from numerics.codegen.cache import njit
+from numerics.scalar.kernels.elementary import INNER, POINT_FUNCTION, FloatArray, Matrix, Pointer, address
 from numerics.scalar.kernels.proximal import (
     CURVATURE,
     LANES,
@@ -54,7 +55,7 @@ _ROOT_TWO_OVER_PI = 0.7978845608028654
     types.boolean(
         FloatArray, FloatArray, Matrix, types.float64, types.float64, types.int64, types.float64, types.float64, types.float64
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def panel_resolved(left, right, inside, gamma, sigma, branch, steepest, tolerance, weight):
     """Whether a panel's points integrate S', S'', the slope of 1/P' and Gaussians in P to ``tolerance``.
@@ -104,7 +105,7 @@ def panel_resolved(left, right, inside, gamma, sigma, branch, steepest, toleranc
 
 
 @njit(
-    types.void(POINT_FUNCTION, types.float64, types.float64, Pointer, Pointer, FloatArray), **OPTIONS
+    types.void(POINT_FUNCTION, types.float64, types.float64, Pointer, Pointer, FloatArray), **INNER
 )  # fmt: skip
 def panel_end(slopes, h, y, logits, parameters, out):
     """h, S on both branches, S', S'' at the end of a panel."""
@@ -112,7 +113,7 @@ def panel_end(slopes, h, y, logits, parameters, out):
     out[H] = h
 
 
-@njit(types.float64(types.float64, types.float64, Matrix), **OPTIONS)
+@njit(types.float64(types.float64, types.float64, Matrix), **INNER)
 def split_at(left, right, extra):
     """Where a panel must be divided for the bends ``extra`` (position, scale) of a later stage's integrand; NaN if nowhere."""
     for k in range(extra.shape[0]):
@@ -131,7 +132,7 @@ def split_at(left, right, extra):
         POINT_FUNCTION, Matrix, types.int64, types.float64, types.float64, types.float64, types.float64, types.float64,
         types.float64, Pointer, Pointer, types.float64, types.float64, Matrix, types.int64,
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def panels(slopes, points, n, low, high, guess, centre, step, y, logits, parameters, gamma, sigma, extra, branch):
     """Add points, from column n on, that resolve every Gaussian of width ``sigma`` in P between ``low`` and ``high``.

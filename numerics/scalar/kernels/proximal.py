@@ -8,9 +8,10 @@ gives c measured likewise; ``bends`` gives rows of centres, scales and strengths
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
-from numerics.scalar.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, Pointer, address
+from numerics.codegen.cache import njit
+from numerics.scalar.kernels.elementary import INNER, OPTIONS, POINT_FUNCTION, FloatArray, Matrix, Pointer, address
 
 POINT_ROWS = 6
 H, LOW, HIGH, CURVATURE, THIRD, WEIGHT = range(POINT_ROWS)
@@ -29,7 +30,7 @@ PointCount = types.Tuple((Matrix, types.int64))
         POINT_FUNCTION, types.float64, types.float64, types.float64, types.float64, Pointer, Pointer, types.float64, types.int64,
         FloatArray,
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def proximal_point(slopes, u, guess, tolerance, y, logits, parameters, gamma, branch, slope):
     """Solution h of ``h + gamma S(h) = u``, S and u measured on ``branch``, by bracketed Newton; S increasing makes it unique.
@@ -72,7 +73,7 @@ def enlarged(points):
     return larger
 
 
-@njit(PointCount(Matrix, types.int64, types.int64), **OPTIONS)
+@njit(PointCount(Matrix, types.int64, types.int64), **INNER)
 def pad(points, begun, used):
     """Repeat the last point, without weight, until there is a multiple of ``LANES`` points since ``begun``."""
     while (used - begun) % LANES != 0 and used > begun:

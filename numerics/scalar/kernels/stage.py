@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from numerics.codegen.cache import njit
 from numerics.scalar.kernels.averages import channel_averages, point_tables
 from numerics.scalar.kernels.elementary import (
-    OPTIONS,
+    ENTRY,
+    INNER,
     POINT_FUNCTION,
     FloatArray,
     IntArray,
@@ -24,11 +26,10 @@ from numerics.scalar.kernels.elementary import (
     lu_solve,
     multiply,
 )
+from numerics.scalar.kernels.generated import DENSITY_ROW, N_SUMS, TABLE_ROWS
 from numerics.scalar.kernels.grid import MAP_TOLERANCE, build_grid, choose_branches, half_widths
 from numerics.scalar.kernels.nodes import MARGIN
 from numerics.scalar.kernels.proximal import POINT_ROWS
-
-from ._generated import DENSITY_ROW, N_SUMS, TABLE_ROWS  # generated
 
 N_EQUATIONS = 7
 CONJUGATES, CONJUGATES_JACOBIAN, PRIOR, PRIOR_JACOBIAN, CHOLESKY, CHOLESKY_JACOBIAN, MOMENTS = range(N_EQUATIONS)
@@ -62,7 +63,7 @@ _EXACT_PLACE = 1e-2  # how well a point must be where the rule has it, in units 
 _EXACT_ROUNDING = 1e-14
 
 
-@njit(types.void(FloatArray, FloatArray), **OPTIONS)
+@njit(types.void(FloatArray, FloatArray), **INNER)
 def unpack(x, theta):
     """Order parameters ``m, b, C_1..C_k, C, V_1..V_k, V`` from the unknowns."""
     k = (x.size - 4) // 2
@@ -72,7 +73,7 @@ def unpack(x, theta):
     theta[2 * k + 3] = math.exp(x[2 * k + 3])
 
 
-@njit(types.float64(FloatArray, FloatArray, FloatArray), **OPTIONS)
+@njit(types.float64(FloatArray, FloatArray, FloatArray), **INNER)
 def natural_scales(theta, earlier_responses, scale):
     """Natural size of each unknown, for relative steps and residuals; returns q."""
     k = (theta.size - 4) // 2
@@ -93,9 +94,7 @@ def natural_scales(theta, earlier_responses, scale):
 
 @njit(
     types.void(FloatArray, types.float64, types.float64, Matrix, FloatArray, FloatArray),
-    cache=True,
-    nogil=True,
-    error_model="numpy",
+    **INNER,
 )
 def field_centres(theta, delta, gamma, statistics, target, centre):
     """Mean of ``P(h)`` given a node: cavity mean, shift by earlier responses, and the target's pull."""
@@ -108,7 +107,7 @@ def field_centres(theta, delta, gamma, statistics, target, centre):
         centre[i] = a
 
 
-@njit(types.int64(types.int64), **OPTIONS)
+@njit(types.int64(types.int64), **INNER)
 def work_size(k):
     """Numbers that :func:`equations` needs room for, with k earlier stages."""
     size = 2 * k + 4
@@ -122,7 +121,7 @@ def work_size(k):
         VectorFunctions, types.int64, FloatArray, FloatArray, Matrix, types.float64, FloatArray, FloatArray, FloatArray,
         FloatArray, Matrix, FloatArray, FloatArray, FloatArray,
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def equations(
     functions, first, theta, averages, gradients, delta, channel_constants, prior_constants, cholesky_constants, residual,
@@ -229,7 +228,7 @@ def equations(
     types.boolean(
         FloatArray, FloatArray, types.float64, types.float64, FloatArray, types.float64, types.float64, types.float64
     ),
-    **OPTIONS,
+    **INNER,
 )  # fmt: skip
 def grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, grid_sigma, slack):
     """Whether a grid made at other order parameters can be kept: its points may move, but not leave a node's Gaussian."""
@@ -242,7 +241,7 @@ def grid_still_covers(centre, target, gamma, sigma, grid_centre, grid_gamma, gri
     return True
 
 
-@njit(types.UniTuple(Matrix, 2)(FloatArray, Matrix), **OPTIONS)
+@njit(types.UniTuple(Matrix, 2)(FloatArray, Matrix), **INNER)
 def node_statistics(weight, statistics):
     """``s, 1, g_1.., f_1..`` of nodes, one row each, and the same times the weights: what :func:`channel_averages` takes."""
     by_row = np.empty((statistics.shape[1], weight.size))
@@ -255,7 +254,7 @@ def node_statistics(weight, statistics):
 
 
 @njit(
-    types.boolean(types.float64, types.float64, FloatArray, IntArray, IntArray, IntArray, Matrix), **OPTIONS
+    types.boolean(types.float64, types.float64, FloatArray, IntArray, IntArray, IntArray, Matrix), **INNER
 )  # fmt: skip
 def measure_from_centres(gamma, sigma, centre, branch, start, stop, tables):
     """Replace P on the points of narrow fields by its distance from the node's centre, if they are those of a Gauss rule, and
@@ -288,11 +287,9 @@ SOLVE_STAGE = types.Tuple((types.int64, types.int64, types.float64, types.float6
         FloatArray, Matrix, FloatArray, Matrix, FloatArray, types.float64, FloatArray, FloatArray, FloatArray, FloatArray,
         types.float64, types.float64, types.float64, types.float64, types.int64, FloatArray, FloatArray,
     )  # fmt: skip
-StageSolvers = types.ListType(types.FunctionType(SOLVE_STAGE))
-"""Functions are called through pointers where copies of them would be compiled into every caller."""
 
 
-@njit(SOLVE_STAGE, **OPTIONS)
+@njit(SOLVE_STAGE, **ENTRY)
 def solve_stage(
     slopes, targets, bends, n_bends, shareable, functions, first, x, weight, statistics, labels, logits, parameters,
     delta, channel_constants, prior_constants, cholesky_constants, earlier_responses, fixed_bias, step, tail, tolerance,

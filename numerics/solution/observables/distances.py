@@ -57,7 +57,7 @@ def train_logit_distance(stage: AnyStage, other: Row):
 def test_output_distance(stage: AnyStage, other: Row):
     """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a fresh sample; NaN for the first stage."""
     if not (stage.fresh.is_finite(stage.own) or stage.fresh.is_finite(other)):
-        return 1.0 - teacher_agreement(stage)
+        return 1.0 - stage.pair(other).agreement(0, 1)
     return output_distance(stage.fresh, stage.own, other)
 
 
@@ -65,7 +65,7 @@ def test_output_distance(stage: AnyStage, other: Row):
 def train_output_distance(stage: AnyStage, other: Row):
     """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a training sample; NaN for the first stage."""
     if not (stage.samples.is_finite(stage.own) or stage.samples.is_finite(other)):
-        return 0.0  # both outputs are the label
+        return stage.samples.mean(lambda label, h, teacher: (h > 0.0) != (teacher > 0.0), [stage.own, other])
     return output_distance(stage.samples, stage.own, other)
 
 

@@ -48,7 +48,7 @@ BAD_MODEL_FLAGS = [
     (["--gain", "2"], "--gain has no effect with --student-loss distillation"),
     (["--student-loss", "square-distillation", "--gain", "inf"], "--gain"),
     (["--student-loss", "h*step(h_teacher - h)"], "--student-loss"),
-    (["--label-noise", "0.5"], "--label-noise"),
+    (["--label-noise", "0.6"], "--label-noise"),
     (["--single", "--gain", "2"], "--gain"),
     (["--single", "--eta", "0.4"], "--eta"),
     (["--teacher-loss", "square", "--student-loss", "square", "--smoothing", "0.1"], "--smoothing"),

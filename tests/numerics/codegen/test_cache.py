@@ -14,6 +14,7 @@ from surroundings import NOBODY, as_nobody, python
 
 from numerics.codegen import cache
 from numerics.codegen.cache import CACHE_VARIABLE, CacheWarning, cache_directory, read_entry, write_entry
+from numerics.codegen.equations import equations_module
 from numerics.models import Chain, Estimator
 from numerics.scalar.compiled import compile_chain
 from theory import terminal
@@ -45,6 +46,11 @@ def compiled(tmp_path_factory) -> Path:
 @pytest.fixture
 def copy(compiled: Path, tmp_path) -> Path:
     return Path(shutil.copytree(compiled, tmp_path / "cache"))
+
+
+def newest(folder: Path, pattern: str) -> Path:
+    """The last one made: earlier code may have left its own."""
+    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
 
 
 def lines(text: bytes) -> list[str]:
@@ -180,11 +186,11 @@ def test_the_solver_is_announced_before_it_is_compiled(monkeypatch, folder: Path
 def test_damaged_files_are_compiled_again(copy: Path) -> None:
     machine = copy / "__pycache__"
     targets = [
-        min(machine.glob("generated_core_*.nbc"), key=lambda path: path.stat().st_size),
-        next(machine.glob("elementary.*.nbc")),
-        next(machine.glob("elementary.softplus*.nbi")),
-        next(machine.glob("generated_equations1_*.nbc")),
-        next(copy.glob("source_averages*.nbc")),
+        min(machine.glob("chain.*.nbc"), key=lambda path: path.stat().st_size),
+        newest(machine, "elementary.softplus*.nbc"),
+        newest(machine, "elementary.exp_nonpositive*.nbi"),
+        newest(machine, f"{equations_module(1).__name__}.*.nbc"),
+        newest(copy, "source_averages*.nbc"),
     ]
     targets += [
         path
@@ -201,6 +207,32 @@ def test_damaged_files_are_compiled_again(copy: Path) -> None:
     second = python(*SOLVE, variables={CACHE_VARIABLE: str(copy)})
     assert second.stderr == b""
     assert second.stdout == first.stdout == python(*SOLVE).stdout
+
+
+APART = """
+from numba import types
+from numerics.codegen.cache import njit
+
+@njit(types.float64(types.float64), cache=True, apart=True, inner=True)
+def square_and_count_of_this_test(x):
+    return x * x
+
+@njit(types.float64(types.float64), cache=True)
+def twice(x):
+    return 2.0 * square_and_count_of_this_test(x)
+"""
+
+
+def test_code_apart_is_shared_and_found_again(folder: Path) -> None:
+    """A caller holds the name of what it calls, not its code, and the name means the same in the next process."""
+    (result,) = cache.load("apart", APART).twice.overloads.values()
+    text = result.library.get_llvm_str()
+    name = "square_and_count_of_this_test"
+    assert any(line.startswith("declare") and name in line for line in text.splitlines())
+    assert not any(line.startswith("define") and name in line for line in text.splitlines())
+    program = f"from numerics.codegen import cache; print(cache.load('apart', {APART!r}).twice(3.0))"
+    for _ in range(2):
+        assert python("-c", program).stdout == b"18.0\n"
 
 
 def test_another_user_without_a_home(tmp_path) -> None:

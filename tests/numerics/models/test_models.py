@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from numerics.models import (
+    PARAMETERS,
     BayesOptimal,
     Chain,
     DataSet,
@@ -15,6 +16,7 @@ from numerics.models import (
     Hebbian,
     ParameterError,
     check_fit,
+    described,
     parameter_paths,
     parameter_value,
     with_parameter,
@@ -110,8 +112,8 @@ def test_parameters_of_sets_and_special_stages_are_found_by_path() -> None:
         (lambda: DataSet("my set", 1.0), "name of a data set"),
         (lambda: DataSet(3, 1.0), "name of a data set"),
         (lambda: DataSet("more", 0.0), "alpha"),
-        (lambda: DataSet("more", 1.0, 0.5), "label_noise"),
-        (lambda: GaussianMixture(1.0, label_noise=0.5), "label_noise"),
+        (lambda: DataSet("more", 1.0, 0.51), "label_noise"),
+        (lambda: GaussianMixture(1.0, label_noise=0.51), "label_noise"),
         (lambda: GaussianMixture(1.0, label_noise=-0.1), "label_noise"),
         (lambda: GaussianMixture(1.0, further=3), "further"),
         (lambda: GaussianMixture(1.0, further=("more",)), "further"),
@@ -196,3 +198,22 @@ def test_a_parameter_of_a_loss_cannot_hide_behind_one_of_the_model(name: str) ->
     with pytest.raises(ParameterError, match=f"loss: its parameter '{name}' has the name of a parameter"):
         Estimator(loss, ridge=0.1)
     assert len(set(parameter_paths(Chain.of(Estimator(replace(loss, keys=("a",)), 0.1))))) == 6
+
+
+def test_parameters_that_models_have_are_described() -> None:
+    """One table for datasets, axes and sliders; a parameter of somebody's loss is called by its name."""
+    chain = Chain.of(
+        [
+            Frozen(0.5, 1.0),
+            Estimator(CrossEntropy(0.1), 0.1, bias=0.2),
+            Estimator(Distillation(), 0.1, mask_overlap=0.5),
+        ]
+    )
+    names = {path.rpartition(".")[2] for path in parameter_paths(chain, DATA)}
+    assert names <= set(PARAMETERS)
+    assert all(PARAMETERS[name].low > 0 for name in names if PARAMETERS[name].log)
+    assert (described("student.ridge").symbol, described("alpha").low) == (r"\lambda", 0.05)
+    assert (described("student.my_width").long_name, described("student.my_width").word) == (
+        "student.my_width",
+        "my width",
+    )

@@ -13,7 +13,20 @@ import pytest
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
-from numerics import OBSERVABLES, Chain, ConvergenceWarning, Estimator, GaussianMixture, ParameterError, Solution, solve
+from numerics import (
+    OBSERVABLES,
+    BayesOptimal,
+    Chain,
+    ConvergenceWarning,
+    DataSet,
+    Estimator,
+    Frozen,
+    GaussianMixture,
+    Hebbian,
+    ParameterError,
+    Solution,
+    solve,
+)
 from numerics.scalar.constrained import minimisers
 from numerics.scalar.limits import is_logistic, minimum_is_finite
 from numerics.scalar.nodes import Nodes
@@ -46,18 +59,45 @@ ANALYTIC = {
             Estimator(SquareDistillation(0.8, teacher=1), 0.0, 0.3),
         ],
     ),
+    "noisy labels": (
+        GaussianMixture(0.4, 0.2, 1.0, label_noise=0.2),
+        [Estimator(SquareLoss(), 0.0), Estimator(Distillation(0.6), 0.0, 0.6)],
+    ),
+    "labels of nothing but noise": (
+        GaussianMixture(0.4, 0.2, 1.0, label_noise=0.5),
+        [Estimator(SquareLoss(), 0.0, 0.7)],
+    ),
+    "two data sets, given weights, a given bias": (
+        GaussianMixture(0.7, 0.3, 1.0, label_noise=0.1, further=[DataSet("b", 0.5, 0.3)]),
+        [
+            Frozen(1.0, 1.5),
+            Estimator(SquareDistillation(0.5), 0.0, sets="b", bias=0.3),
+            Estimator(SquareDistillation(0.7), 0.5, 0.6, sets=("training", "b")),
+        ],
+    ),
+    "random masks, a Hebbian stage": (
+        GaussianMixture(0.4, 0.3, 1.0, label_noise=0.1),
+        [
+            Estimator(CrossEntropy(), 0.1, 0.7),
+            Estimator(SquareDistillation(0.5), 0.0, 0.6, mask_overlap=0.8),
+            Hebbian(),
+        ],
+    ),
 }
 """Limits that solutions approach analytically in the ridge."""
 
 FIRST = {
     "least norm": 1e-3, "least squares": 3e-4, "square distillation": 3e-4, "user's loss": 3e-4, "smoothed labels": 1e-4,
-    "teacher alone": 1e-3, "all three": 1e-3,
+    "teacher alone": 1e-3, "all three": 1e-3, "noisy labels": 1e-4, "labels of nothing but noise": 3e-4,
+    "two data sets, given weights, a given bias": 1e-3, "random masks, a Hebbian stage": 1e-4,
 }  # fmt: skip
 """Where a sequence of ridges starts, well inside the radius of convergence: it shrinks with the curvature of the loss."""
 
 
 def at_ridge(chain: list[Estimator], ridge: float) -> list[Estimator]:
-    return [replace(stage, ridge=ridge) if stage.ridge == 0 else stage for stage in chain]
+    return [
+        replace(stage, ridge=ridge) if isinstance(stage, Estimator) and stage.ridge == 0 else stage for stage in chain
+    ]
 
 
 def extrapolated(data: GaussianMixture, chain: list[Estimator], read, first: float, order: int) -> np.ndarray:
@@ -273,6 +313,52 @@ def test_small_ridges_approach_the_max_margin(loss: Loss) -> None:
     assert near.train_loss == pytest.approx(0.0, abs=1e-8)
 
 
+def test_a_margin_among_all_kinds_of_stages() -> None:
+    """Two data sets with noise: direction, errors and the students beside it; small ridges approach them logarithmically."""
+    data = GaussianMixture(0.5, 0.3, 1.0, further=[DataSet("b", 0.4, 0.3)])
+    chain = [
+        BayesOptimal(),
+        Estimator(CrossEntropy(), 0.0, 0.6, sets=("training", "b"), name="separator"),
+        Estimator(SquareDistillation(0.5, teacher=1), 0.0, sets="b", bias=0.2),
+    ]
+    limit = solve(data, chain, throw=True)
+    assert [stage.limit for stage in limit.stages] == [None, "max margin", "minimum norm"]
+    separator = max_margin(0.9, 0.3, 1.0, 0.6, label_noise=0.4 * 0.3 / 0.9)
+    assert limit[1].cosine == pytest.approx(separator.magnetization, rel=1e-9)
+    assert limit[1].relative_bias == pytest.approx(separator.bias, rel=1e-9)
+    assert limit[1].margin == pytest.approx(separator.margin, rel=1e-9)
+    assert limit[1].train_error == 0
+    assert limit[1].clean_train_error == pytest.approx(0.4 * 0.3 / 0.9, rel=1e-12)
+    distances, norms = [], []
+    for ridge in (1e-3, 1e-5, 1e-7):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            near = solve(data, at_ridge(chain, ridge))
+        distances.append((near[1].cosine - limit[1].cosine, near[2].cosine - limit[2].cosine))
+        norms.append(near[1].norm)
+    distances = np.array(distances)
+    # The margin's direction is approached like 1/norm, which grows like the logarithm of 1/ridge; the other limit linearly.
+    ratios = distances[:, 0] * norms
+    assert abs(ratios[2] / ratios[1] - 1.0) < 0.1
+    assert distances[2, 1] == pytest.approx(1e-4 * distances[0, 1], rel=0.1)
+
+
+def test_a_given_bias_vanishes_beside_a_margin() -> None:
+    data = GaussianMixture(1.2, 0.3, 1.0, label_noise=0.1)
+    found = solve(data, Estimator(CrossEntropy(), 0.0, bias=0.5), throw=True)[0]
+    expected = max_margin(1.2, 0.3, 1.0, label_noise=0.1, bias_is_free=False)
+    assert found.limit == "max margin"
+    assert found.relative_bias == 0
+    assert found.cosine == pytest.approx(expected.magnetization, rel=1e-9)
+    assert found.test_error == pytest.approx(expected.test_error, rel=1e-9)
+    threshold = separability_threshold(0.3, 1.0, label_noise=0.1, bias_is_free=False)
+    above = solve(
+        GaussianMixture(threshold * 1.2, 0.3, 1.0, label_noise=0.1), Estimator(CrossEntropy(), 0.0, bias=0.5)
+    )[0]
+    assert above.limit == "maximum likelihood"
+    assert above.bias == 0.5
+
+
 @pytest.mark.parametrize(
     "other", [TEACHER, Estimator(SquareLoss(), 0.0), Estimator(CrossEntropy(), 0.0, 0.6)], ids=repr
 )
@@ -405,9 +491,10 @@ def test_student_of_an_interpolating_teacher_against_fits() -> None:
     compare(measure, np.array(expected), (200, 400), 60, 12)
 
 
-def test_separating_student_against_support_vector_machines() -> None:
-    """N = 150 and 300, 60 runs each, seed 13; z < 4 on five observables, the cosine with a soft teacher among them."""
-    data, eta = GaussianMixture(1.0, 0.3, 1.0), 0.8
+@pytest.mark.parametrize(("noise", "seed"), [(0.0, 13), (0.1, 14)])
+def test_separating_student_against_support_vector_machines(noise: float, seed: int) -> None:
+    """N = 150 and 300, 60 runs each; z < 4 on six observables, the cosine with a soft teacher among them."""
+    data, eta = GaussianMixture(1.0, 0.3, 1.0, label_noise=noise), 0.8
     solution = solve(data, [TEACHER, Estimator(Distillation(0.0), 0.0, eta)], throw=True)
     student = solution[1]
 
