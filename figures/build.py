@@ -29,7 +29,7 @@ from numerics.models import Chain, Estimator, GaussianMixture, described, with_p
 from numerics.optimize import optimize
 from numerics.plots.style import journal_style
 from numerics.simulation.run import simulate
-from numerics.solution.solution import OBSERVABLES
+from numerics.solution.observables import OBSERVABLES
 from numerics.solver import ConvergenceWarning, solve
 from numerics.sweeps.grid import ERROR_SUFFIX, Grid
 from numerics.sweeps.provenance import numbers_version, package_versions

@@ -30,7 +30,8 @@ _HOMES = {
         "with_parameter",
     ),
     "simulation.run": ("Simulation", "simulate"),
-    "solution.solution": ("OBSERVABLES", "Solution"),
+    "solution.observables": ("OBSERVABLES",),
+    "solution.solution": ("Solution",),
     "solver": ("ConvergenceError", "ConvergenceWarning", "solve"),
     "sweeps.run": ("sweep",),
     "thresholds": (

@@ -16,7 +16,6 @@ import html
 import io
 import json
 import math
-import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,7 +54,9 @@ from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation.result import SimulationResult
 from numerics.simulation.run import simulate
-from numerics.solution.solution import OBSERVABLES, Solution
+from numerics.solution.observables import OBSERVABLES
+from numerics.solution.observables.registry import REGISTRY, groups
+from numerics.solution.solution import Solution
 from numerics.solver import ConvergenceWarning, read_solution, solve
 from numerics.sweeps.grid import ERROR_SUFFIX
 from numerics.sweeps.run import sweep
@@ -132,32 +133,6 @@ SLIDERS = (
     Slider("temperature", "student.temperature", "T, temperature", 1.0),
 )
 """What can be moved."""
-
-GROUPS = {
-    "order parameters": ("magnetization", "bias", "norm_squared", "norm", "response", "cosine", "teacher_cosine"),
-    "errors": ("test_error", "train_error", "generalization_gap", "bayes_error", "teacher_agreement"),
-    "losses": (
-        "test_loss",
-        "train_loss",
-        "loss_gap",
-        "test_cross_entropy",
-        "train_cross_entropy",
-        "free_energy",
-    ),
-    "calibration": ("calibration_slope", "calibration_offset", "calibration_error"),
-    "distance to the teacher": (
-        "test_logit_distance",
-        "train_logit_distance",
-        "test_output_distance",
-        "train_output_distance",
-    ),
-}
-"""Observables of the table, by heading."""
-
-CHOICES = tuple(name for names in GROUPS.values() for name in names)
-"""Observables that can be drawn."""
-
-_LINEAR = re.compile("error|gap|cosine|agreement")  # bounded quantities, and those that pass through 0
 
 
 def plain_label(name: str) -> str:
@@ -256,7 +231,7 @@ class _Panel:
         if shown.size == 0:
             return False
         low, high = float(shown.min()), float(shown.max())
-        log = not _LINEAR.search(self.name) and low > 0 and high > _LOG_SPAN * low
+        log = not REGISTRY[self.name].linear and low > 0 and high > _LOG_SPAN * low
         if log:
             low, high = math.log10(low), math.log10(high)
         span = max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-12)
@@ -343,7 +318,7 @@ class Explorer:
 
     def _build_widgets(self) -> None:
         self.sliders = {parameter.key: parameter.slider() for parameter in SLIDERS}
-        options = [(plain_label(name), name) for name in CHOICES]
+        options = [(plain_label(name), name) for name in OBSERVABLES]
         self.choices = tuple(
             widgets.Dropdown(options=options, value=name, layout={"width": "300px"})
             for name in ("generalization_gap", "norm")
@@ -551,7 +526,7 @@ class Explorer:
             panel.simulated(points)
             if points is not None:
                 mean, error = (points[panel.name + suffix].values for suffix in ("", ERROR_SUFFIX))
-                shown += [mean - error, mean + error] if _LINEAR.search(panel.name) else [mean]
+                shown += [mean - error, mean + error] if REGISTRY[panel.name].linear else [mean]
             if panel.name == "test_error":
                 panel.bound.set_data(self.alphas, self.bound)
                 shown.append(self.bound)
@@ -618,7 +593,7 @@ class Explorer:
         names = solution.chain.names
         known = solution.converged
         tables = []
-        for heading, group in GROUPS.items():
+        for heading, group in groups().items():
             rows = [
                 (plain_label(name), *(_number(getattr(stage, name), known) for stage in solution.stages))
                 for name in group
@@ -799,7 +774,7 @@ class Explorer:
 
     def _write_data(self, path: Path) -> None:
         data, chain = self.model
-        names = [name for name in OBSERVABLES if name in CHOICES]
+        names = list(OBSERVABLES)
         with self._quiet():
             curves = sweep(data, chain, {"alpha": self.alphas}, names, jobs=1, settings=self.settings)
         solution, stages = self.solution, ("stage", "other_stage")

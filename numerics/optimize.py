@@ -29,7 +29,8 @@ from numerics.models import (
 from numerics.scalar.nodes import sharpness_along
 from numerics.scalar.walk import Walk
 from numerics.settings import DEFAULT, Settings
-from numerics.solution.solution import OBSERVABLES, Solution
+from numerics.solution.observables import OBSERVABLES
+from numerics.solution.solution import Solution
 from numerics.solver import ConvergenceWarning, require_solvable, settings_for, solve, spectral_solution
 
 SHIFT = 1e-3

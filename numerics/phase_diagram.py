@@ -49,9 +49,9 @@ with starting(__name__):
         thresholds_in_alpha,
     )
     from numerics.problem import plain_name, write_problem
-    from numerics.simulation.measure import MEASURED, TEACHER_QUANTITIES
     from numerics.simulation.run import Simulation
-    from numerics.solution.solution import OBSERVABLES
+    from numerics.solution.observables import OBSERVABLES
+    from numerics.solution.observables.registry import compares, measured
     from numerics.sweeps.axes import spaced
     from numerics.sweeps.grid import Experiment, Grid
     from numerics.sweeps.provenance import package_versions
@@ -269,7 +269,7 @@ def _check_request(
         axis.check(data, chain, flag)
     if len({axis.path for axis in axes}) < len(axes):
         raise click.UsageError("--y must be another parameter than --x")
-    if quantity in TEACHER_QUANTITIES and chain.names[0] in (stage, chain.names[-1]):
+    if compares(quantity) and chain.names[0] in (stage, chain.names[-1]):
         raise click.UsageError(f"--quantity {quantity} compares a stage with the one before; the first has none")
 
 
@@ -283,7 +283,7 @@ def _checked_simulation(simulation: tuple[int, int] | None, axes: Sequence[Axis]
         raise click.UsageError(f"--simulate wants N >= 2 inputs, got {n_inputs}")
     if len(axes) == 2:
         raise click.UsageError("--simulate draws points on curves; leave out --y")
-    if axes and quantity not in MEASURED:
+    if axes and quantity not in measured():
         raise click.UsageError(f"--simulate does not measure {quantity}")
     return n_inputs, n_runs
 

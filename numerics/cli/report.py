@@ -9,7 +9,8 @@ import click
 import numpy as np
 
 from numerics.models import TRAINING, Chain, Estimator, GaussianMixture, Stage
-from numerics.solution.solution import OBSERVABLES, Solution
+from numerics.solution.observables import OBSERVABLES
+from numerics.solution.solution import Solution
 
 if TYPE_CHECKING:
     from numerics.simulation.result import Estimate, SimulationResult

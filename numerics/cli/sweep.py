@@ -22,7 +22,7 @@ from numerics.cli.report import warn_of_failures
 from numerics.models import ParameterError
 from numerics.problem import plain_name
 from numerics.simulation.run import Simulation
-from numerics.solution.solution import OBSERVABLES
+from numerics.solution.observables import OBSERVABLES
 from numerics.sweeps.axes import spaced
 from numerics.sweeps.journal import SUFFIX
 from numerics.sweeps.run import sweep

@@ -90,13 +90,6 @@ def cosine() -> Callable:
     return _kept("cosine", lambda: (arguments, observables.cosine(*arguments)))
 
 
-@lru_cache(maxsize=1)
-def signal_cosine() -> Callable:
-    """``f(m, q)``."""
-    arguments = _symbols("m q")
-    return _kept("signal_cosine", lambda: (arguments, observables.signal_cosine(*arguments)))
-
-
 def _of_two(name: str, formula: Callable[..., sympy.Expr]) -> Callable:
     m1, m2, b1, b2, q11, q22, q12 = arguments = _symbols("m1 m2 b1 b2 q11 q22 q12")
     return _kept(name, lambda: ((*arguments, delta, rho), formula((m1, m2), (b1, b2), (q11, q22, q12), delta, rho)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from numerics.models.checks import ROUNDING, ParameterError
 from numerics.models.data import GaussianMixture
-from numerics.models.stages import STAGE_KINDS, BayesOptimal, Estimator, Frozen, Hebbian, Stage
+from numerics.models.stages import STAGE_KINDS, BayesOptimal, Estimator, Frozen, Stage
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,7 @@ class Chain:
 
     def resolved(self, data: GaussianMixture) -> tuple[Estimator | Frozen, ...]:
         """The stages with Hebbian and Bayes-optimal ones written as the Estimators they are on these data."""
-        return tuple(
-            stage.resolved(data) if isinstance(stage, Hebbian | BayesOptimal) else stage for stage in self.stages
-        )
+        return tuple(stage.resolved(data) for stage in self.stages)
 
 
 def check_fit(data: GaussianMixture, chain: Chain) -> None:

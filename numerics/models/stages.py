@@ -1,12 +1,16 @@
-"""The stages of a chain: trained, given, Hebbian, Bayes-optimal.  Frozen objects, validated once, here at the border."""
+"""The stages of a chain: trained, given, Hebbian, Bayes-optimal.  Frozen objects, validated once, here at the border.
+
+All have ``given``, whether the weights are not trained, ``masked``, whether ``eta`` and ``mask_overlap`` can be chosen, and
+``resolved(data)``, the Estimator or Frozen stage that they are.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from numerics.codegen import observables
 from numerics.models.checks import ROUNDING, ParameterError, require_finite, require_number, spelt
 from numerics.models.data import TRAINING, GaussianMixture, total_alpha
 from theory.losses import LinearLoss, Loss
@@ -96,6 +100,9 @@ class Estimator:
     sets: tuple[str, ...] = (TRAINING,)
     mask_overlap: float | None = None
 
+    given: ClassVar[bool] = False
+    masked: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if not isinstance(self.loss, Loss):
             raise ParameterError(f"loss must be a theory.losses.Loss, got {self.loss!r}")
@@ -117,6 +124,10 @@ class Estimator:
         if self.bias is None and self.loss.curvature == 0:
             return 0.0
         return self.bias
+
+    def resolved(self, data: GaussianMixture) -> Estimator:
+        """Itself: nothing about it depends on the data."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -150,6 +161,8 @@ class Frozen:
     bias: float = 0.0
     name: str | None = None
 
+    given: ClassVar[bool] = True
+    masked: ClassVar[bool] = False
     eta: ClassVar[float] = 1.0
     sets: ClassVar[tuple[str, ...]] = ()
     mask_overlap: ClassVar[None] = None
@@ -163,6 +176,10 @@ class Frozen:
                 f"norm_squared must be > 0 and at least magnetization^2={least:g}, got {self.norm_squared:g}"
             )
         _require_name(self)
+
+    def resolved(self, data: GaussianMixture) -> Frozen:
+        """Itself: nothing about it depends on the data."""
+        return self
 
     @property
     def mean_square(self) -> float:
@@ -219,6 +236,9 @@ class Hebbian:
     eta: float = 1.0
     mask_overlap: float | None = None
 
+    given: ClassVar[bool] = False
+    masked: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         checks = {
             "ridge": None
@@ -259,6 +279,8 @@ class BayesOptimal:
     name: str | None = None
     sets: tuple[str, ...] = (TRAINING,)
 
+    given: ClassVar[bool] = False
+    masked: ClassVar[bool] = False
     eta: ClassVar[float] = 1.0
     mask_overlap: ClassVar[None] = None
 
@@ -267,9 +289,9 @@ class BayesOptimal:
         _require_name(self)
 
     def resolved(self, data: GaussianMixture) -> Estimator:
-        """The same as an :class:`Estimator`; ``b = Delta Q/2 log(rho/(1-rho))``, ``Q = 1 + Delta/alpha``."""
+        """The same as an :class:`Estimator`, with the bias of :func:`theory.observables.bayes_bias` at ``Q = 1 + Delta/alpha``."""
         alpha = total_alpha(data, self.sets)
-        bias = 0.5 * data.delta * (1 + data.delta / alpha) * math.log(data.rho / (1 - data.rho))
+        bias = float(observables.bayes_bias()(1 + data.delta / alpha, data.delta, data.rho))
         return Estimator(LinearLoss(), alpha, 1.0, self.name, bias, self.sets)
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from numerics.plots import style
-from numerics.solution.solution import OBSERVABLES
+from numerics.solution.observables import OBSERVABLES
 from numerics.sweeps.grid import ERROR_SUFFIX
 
 THRESHOLDS = {

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from numerics.plots import style
 from numerics.plots.curves import draw_thresholds
-from numerics.solution.solution import OBSERVABLES
+from numerics.solution.observables import OBSERVABLES
 
 MANY_DECADES = 30.0
 

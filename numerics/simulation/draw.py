@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.models import TRAINING, Chain, Frozen, GaussianMixture
+from numerics.models import TRAINING, Chain, GaussianMixture
 
 Array = NDArray[np.float64]
 Selection = slice | NDArray[np.intp]
@@ -141,5 +141,5 @@ def draw_frozen(chain: Chain, mean: Array, seed: np.random.SeedSequence) -> dict
         + math.sqrt(max(0.0, stage.norm_squared - stage.magnetization**2))
         * _generator(seed, FROZEN, number).standard_normal(len(mean))
         for number, stage in enumerate(chain.stages, start=1)
-        if isinstance(stage, Frozen)
+        if stage.given
     }

@@ -1,69 +1,122 @@
-"""Observables of one trained chain, by the names theory has for them."""
+"""Observables of one trained chain: those of the registry, read off the samples it was trained on and the weights it has."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
-from scipy.special import expit
 
-from numerics.models import Chain, Frozen, GaussianMixture
+from numerics.models import Chain, Estimator, Frozen, GaussianMixture
 from numerics.simulation.draw import Array, Sample
-from numerics.simulation.train import StageFit, fields_of
+from numerics.simulation.train import StageFit
+from numerics.solution.observables.losses import train_loss
+from numerics.solution.observables.registry import PAIR, REGISTRY, STAGE, Observable
 from numerics.solution.population import Population
-from theory.losses import CrossEntropy
+from numerics.solution.quadrature import Integral
+from numerics.solution.samples import Integrand, WeightedSamples, combined, unit
+from numerics.solution.stage import AnyStage
 
-STAGE_QUANTITIES = (
-    "magnetization",
-    "bias",
-    "norm",
-    "norm_squared",
-    "cosine",
-    "test_error",
-    "train_error",
-    "clean_train_error",
-    "generalization_gap",
-    "test_loss",
-    "train_loss",
-    "loss_gap",
-    "test_cross_entropy",
-    "train_cross_entropy",
-    "free_energy",
-    "calibration_slope",
-    "calibration_offset",
-    "quadrature_error",
-    "gradient_norm",
-    "relative_gradient_norm",
-    "iterations",
-)
-"""Observables of one stage, by the names a solution has for them, and how well they are known."""
+QUALITY = ("quadrature_error", "gradient_norm", "relative_gradient_norm", "iterations")
+"""How well the observables of a stage are known."""
 
-PAIR_QUANTITIES = (
-    "overlap",
-    "overlap_cosine",
-    "agreement",
-    "train_agreement",
-    "test_logit_distance",
-    "train_logit_distance",
-    "test_output_distance",
-    "train_output_distance",
-)
-"""Observables of two stages, symmetric matrices."""
 
-TEACHER_QUANTITIES = {
-    "teacher_cosine": "teacher_cosine",
-    "teacher_agreement": "teacher_agreement",
-    "teacher_train_agreement": "teacher_train_agreement",
-    "test_logit_distance": "teacher_test_logit_distance",
-    "train_logit_distance": "teacher_train_logit_distance",
-    "test_output_distance": "teacher_test_output_distance",
-    "train_output_distance": "teacher_train_output_distance",
-}
-"""Observables of a stage and its teacher (:meth:`numerics.models.Chain.teachers`), and what they are called in the raw runs."""
+class DrawnSamples(WeightedSamples):
+    """The M training samples of a stage, each of weight 1/M.
 
-MEASURED = frozenset((*STAGE_QUANTITIES, *TEACHER_QUANTITIES))
-"""Observables of a stage that every simulation measures."""
+    Parameters
+    ----------
+    labels, signs : ndarray, shape (M,)
+        Labels as trained on, 0 or 1, and signs of the classes.
+    logits : ndarray, shape (M, k)
+        Of the stages up to this one.
+    """
+
+    def __init__(self, labels: Array, signs: Array, logits: Array) -> None:
+        self.labels, self.signs, self.logits = labels, signs, logits
+        self.stages = logits.shape[1]
+        self.scale = np.ones(self.stages)
+
+    def mean(self, function: Integrand, rows: Sequence[Array], *, degree: int | None = None) -> Integral:
+        """See :meth:`WeightedSamples.mean`."""
+        return Integral(float(np.mean(function(self.labels, *combined(np.atleast_2d(rows), self.logits)))), 0.0)
+
+    def probability(self, level: float = 0.0, *, clean: bool = False) -> Integral:
+        """Share of the samples, those at the level included; see :meth:`WeightedSamples.probability`."""
+        signs = self.signs if clean else 2.0 * self.labels - 1.0
+        return Integral(float(np.mean(signs * self.logits[:, -1] <= level)), 0.0)
+
+
+class MeasuredStage(AnyStage):
+    """One stage of a trained chain.
+
+    Parameters
+    ----------
+    population : Population
+        Of all stages of the chain.
+    """
+
+    def __init__(
+        self, data: GaussianMixture, chain: Chain, number: int, sample: Sample, fits: Sequence[StageFit], population: Population
+    ) -> None:  # fmt: skip
+        self.data, self.chain, self.number = data, chain, number
+        self._sample, self._fits, self._population = sample, fits, population
+        self._found: dict[tuple[Observable, bytes], Integral] = {}
+
+    @property
+    def fit(self) -> StageFit:
+        """The stage's own."""
+        return self._fits[self.number - 1]
+
+    @property
+    def estimator(self) -> Estimator | Frozen:
+        """The stage, which is one that is trained or given."""
+        return self.chain[self.number - 1]
+
+    @property
+    def trained(self) -> bool:
+        """Whether a loss was minimised, and stayed finite."""
+        return super().trained and not self.fit.broken
+
+    @cached_property
+    def fresh(self) -> Population:
+        """Law of the logits of the stages up to this one on fresh samples, given the trained weights."""
+        k, whole = self.number, self._population
+        return Population(
+            self.data, whole.magnetization[:k], whole.bias[:k], whole.overlap[:k, :k], whole.factor[:k, :k], signal=whole.signal
+        )  # fmt: skip
+
+    @cached_property
+    def samples(self) -> DrawnSamples:
+        """Its training samples, with the labels seen in training (for given weights the training set)."""
+        rows = self.fit.rows
+        logits = np.column_stack([*(fit.everywhere[rows] for fit in self._fits[: self.number - 1]), self.fit.logits])
+        return DrawnSamples(self._sample.labels[rows], 2.0 * self._sample.clean_labels[rows] - 1.0, logits)
+
+    @property
+    def response_to_field(self) -> float:
+        """Not measured here: see :func:`numerics.simulation.responses.measure_responses`."""
+        return math.nan
+
+    @property
+    def objective(self) -> Integral:
+        """(M/N) mean loss + (ridge/2) Q, the training objective per input."""
+        n_samples, n_inputs = len(self.samples.labels), len(self._sample.mean)
+        return n_samples / n_inputs * train_loss(self) + 0.5 * self.estimator.ridge * self.fresh.overlap[-1, -1]
+
+    def find(self, observable: Observable, other: Array | None = None) -> Integral:
+        """Value of an observable and the error of its integration; of two stages with ``other``, by default the teacher."""
+        other = self.teacher if other is None else other
+        key = observable, b"" if observable.kind == STAGE or other is None else other.tobytes()
+        if key not in self._found:
+            self._found[key] = observable.evaluate(self, other)
+        return self._found[key]
+
+    @property
+    def quadrature_error(self) -> float:
+        """Largest error of an integration so far; zero if there was none."""
+        return max((found.error for found in self._found.values() if math.isfinite(found.error)), default=0.0)
 
 
 def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[StageFit]) -> dict[str, Array]:
@@ -76,77 +129,21 @@ def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[
     """
     n_inputs, n_stages = len(sample.mean), len(fits)
     weights = np.array([fit.all_weights(n_inputs) for fit in fits])
-    found = {name: np.zeros(n_stages) for name in STAGE_QUANTITIES}
-    found |= {name: np.zeros((n_stages, n_stages)) for name in PAIR_QUANTITIES}
-    found |= {name: np.full(n_stages, np.nan) for name in TEACHER_QUANTITIES.values()}
-    found["magnetization"] = weights @ sample.mean / n_inputs
-    found["bias"] = np.array([fit.bias for fit in fits])
-    found["overlap"] = weights @ weights.T / n_inputs
-    found["norm_squared"] = np.diag(found["overlap"]).copy()
-    found["norm"] = np.sqrt(found["norm_squared"])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        length = np.linalg.norm(sample.mean) / math.sqrt(n_inputs)
-        found["cosine"] = found["magnetization"] / (found["norm"] * length)
-        found["overlap_cosine"] = found["overlap"] / np.outer(found["norm"], found["norm"])
-    population = Population(data, found["magnetization"], found["bias"], found["overlap"])
-    for t, (stage, fit) in enumerate(zip(chain.stages, fits, strict=True)):
-        own, labels = fit.logits, sample.labels[fit.rows]
-        found["gradient_norm"][t] = fit.gradient_norm
-        found["relative_gradient_norm"][t] = fit.relative_gradient_norm
-        found["iterations"][t] = fit.iterations
-        found["test_error"][t] = population.test_error(t)
-        found["train_error"][t] = np.mean((2 * labels - 1) * own <= 0)
-        found["clean_train_error"][t] = np.mean((2 * sample.clean_labels[fit.rows] - 1) * own <= 0)
-        found["test_cross_entropy"][t], found["quadrature_error"][t] = population.test_loss(CrossEntropy(), t)
-        found["train_cross_entropy"][t] = np.mean(fields_of(CrossEntropy(), 1, sample, (), fit.rows).value(own))
-        if isinstance(stage, Frozen) or fit.broken:
-            for name in ("test_loss", "train_loss", "free_energy"):
-                found[name][t] = np.nan
-        else:
-            found["test_loss"][t], uncertain = population.test_loss(stage.loss, t)
-            found["quadrature_error"][t] = max(found["quadrature_error"][t], uncertain)
-            found["train_loss"][t] = np.mean(fields_of(stage.loss, t + 1, sample, fits, fit.rows).value(own))
-            penalty = stage.ridge / 2 * found["norm_squared"][t]
-            found["free_energy"][t] = len(labels) / n_inputs * found["train_loss"][t] + penalty
-        found["calibration_slope"][t], found["calibration_offset"][t] = population.calibration(t)
-        found["agreement"][t, t] = found["train_agreement"][t, t] = 1.0
-        for s in range(t):
-            logits = fits[s].everywhere[fit.rows]
-            pair, uncertain = _compare(population, t, s, own, logits)
-            found["quadrature_error"][t] = max(found["quadrature_error"][t], uncertain)
-            for name, value in pair.items():
-                found[name][t, s] = found[name][s, t] = value
-        if t > 0:
-            teachers = [s - 1 for s in chain.teachers(t + 1)]
-            if len(teachers) > 1:
-                rows = np.zeros((2, n_stages))
-                rows[0, t], rows[1, teachers] = 1.0, 1.0 / len(teachers)
-                logits = np.mean([fits[s].everywhere[fit.rows] for s in teachers], axis=0)
-                pair, uncertain = _compare(population.combined(rows), 0, 1, own, logits)
-                found["quadrature_error"][t] = max(found["quadrature_error"][t], uncertain)
-            else:
-                pair = {name: found[name][t, teachers[0]] for name in PAIR_QUANTITIES}
-            found["teacher_cosine"][t] = pair["overlap_cosine"]
-            for name, value in pair.items():
-                if (key := f"teacher_{name}") in found:
-                    found[key][t] = value
-    found["generalization_gap"] = found["test_error"] - found["train_error"]
-    found["loss_gap"] = found["test_loss"] - found["train_loss"]
+    population = Population(
+        data, weights @ sample.mean / n_inputs, np.array([fit.bias for fit in fits]), weights @ weights.T / n_inputs,
+        signal=sample.mean @ sample.mean / n_inputs,
+    )  # fmt: skip
+    stages = [MeasuredStage(data, chain, number, sample, fits, population) for number in range(1, n_stages + 1)]
+    found = {"overlap": population.overlap}
+    for observable in REGISTRY.values():
+        if not observable.measured:
+            continue
+        found[observable.raw_name] = np.array([stage.find(observable).value for stage in stages], dtype=float)
+        if observable.kind == PAIR:
+            found[observable.matrix] = matrix = np.empty((n_stages, n_stages))
+            for t, stage in enumerate(stages):
+                for s in range(t + 1):
+                    matrix[t, s] = matrix[s, t] = stage.find(observable, unit(t + 1, s + 1)).value
+    for name in QUALITY:
+        found[name] = np.array([getattr(stage if hasattr(stage, name) else stage.fit, name) for stage in stages])
     return found
-
-
-def _compare(population: Population, t: int, s: int, own: Array, other: Array) -> tuple[dict[str, float], float]:
-    """Observables of two stages by name, from test points and their logits on samples, and the quadrature error."""
-    output, uncertain = population.output_distance(t, s)
-    q = population.overlap
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cosine = q[t, s] / (np.sqrt(q[t, t]) * np.sqrt(q[s, s]))
-    return {
-        "overlap_cosine": cosine,
-        "agreement": population.agreement(t, s),
-        "train_agreement": np.mean((own > 0) == (other > 0)),
-        "test_logit_distance": population.logit_distance(t, s),
-        "train_logit_distance": np.mean((own - other) ** 2),
-        "test_output_distance": output,
-        "train_output_distance": np.mean((expit(own) - expit(other)) ** 2),
-    }, uncertain

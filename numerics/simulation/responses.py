@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from numerics.models import Chain, Frozen
+from numerics.models import Chain
 from numerics.simulation.draw import Array, Sample, Selection
 from numerics.simulation.train import StageFit, fields_of
 from numerics.solution.population import target_jumps
@@ -34,7 +34,7 @@ def measure_responses(sample: Sample, chain: Chain, fits: Sequence[StageFit]) ->
     result = np.zeros((n_stages, n_stages))
     moved: dict[tuple[int, int], Array | None] = {}  # d h_k / d xi_s on all samples, None if undefined
     for t, (stage, fit) in enumerate(zip(chain.stages, fits, strict=True)):
-        if isinstance(stage, Frozen):
+        if stage.given:
             continue
         size, learned = len(fit.weights), stage.fixed_bias is None
         fields = fields_of(stage.loss, t + 1, sample, fits, fit.rows)

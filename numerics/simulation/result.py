@@ -9,9 +9,10 @@ from functools import cached_property
 
 import numpy as np
 
-from numerics.models import Chain, Estimator, GaussianMixture, Hebbian
+from numerics.models import Chain, GaussianMixture
 from numerics.simulation.draw import Array, mask_sizes
-from numerics.simulation.measure import STAGE_QUANTITIES, TEACHER_QUANTITIES
+from numerics.simulation.measure import QUALITY
+from numerics.solution.observables.registry import REGISTRY
 from numerics.solution.solution import without_nan
 
 
@@ -44,15 +45,13 @@ class StageEstimates:
         if name not in self.__dir__():
             raise AttributeError(f"a stage has no observable {name!r}; it has {', '.join(sorted(self.__dir__()))}")
         runs, t = self.result.runs, self.index
-        if name in STAGE_QUANTITIES:
-            return estimate(runs[name][:, t])
         if name == "response":
             return estimate(runs[name][:, t, t])
-        return estimate(runs[TEACHER_QUANTITIES[name]][:, t])
+        return estimate(runs[REGISTRY[name].raw_name if name in REGISTRY else name][:, t])
 
     def __dir__(self) -> list[str]:
-        measured = ["response"] if "response" in self.result.runs else []
-        return [*STAGE_QUANTITIES, *TEACHER_QUANTITIES, *measured]
+        runs = self.result.runs
+        return [*(name for name, found in REGISTRY.items() if found.raw_name in runs), *QUALITY]
 
     def to_dict(self) -> dict[str, object]:
         """Mean and standard error of everything, for JSON."""
@@ -118,7 +117,7 @@ class SimulationResult:
         """The chain with every eta and overlap of masks as it was after rounding."""
         stages = list(self.chain.stages)
         for t, (size, inside) in enumerate(mask_sizes(self.chain, self.n_inputs)):
-            if isinstance(stages[t], Estimator | Hebbian):
+            if stages[t].masked:
                 overlap = None if inside is None else inside / size
                 stages[t] = replace(stages[t], eta=size / self.n_inputs, mask_overlap=overlap)
         return Chain(tuple(stages))

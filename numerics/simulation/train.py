@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from numerics.codegen.losses import LossFunctions
-from numerics.models import TRAINING, Chain, Estimator, Frozen, ParameterError
+from numerics.models import TRAINING, Chain, Estimator, ParameterError
 from numerics.simulation.draw import Array, Sample, Selection
 from numerics.simulation.ridge_fit import RidgeFit, minimise_ridge
-from numerics.solution.population import as_columns
+from numerics.solution.samples import as_columns
 from theory.losses import Loss
 
 FAR = 1e6
@@ -92,7 +92,7 @@ def train(
     for number, (stage, columns) in enumerate(zip(chain.stages, active, strict=True), start=1):
         columns = slice(0, int(columns)) if isinstance(columns, int | np.integer) else columns
         rows = sample.rows(stage.sets or (TRAINING,))
-        if isinstance(stage, Frozen):
+        if stage.given:
             weights = frozen[number]
             logits = sample.design @ weights + stage.bias
             at_rest = RidgeFit(weights, stage.bias, logits[rows], 0.0, 0.0, 0, 0, 0, True, "frozen", ())

@@ -11,8 +11,8 @@ import numpy as np
 
 from numerics.deferred import special
 from numerics.solution import quadrature
-from numerics.solution.population import output_difference
 from numerics.solution.quadrature import Budget, Integral
+from numerics.solution.samples import output_difference
 
 TOLERANCE = 1e-13
 """Accuracy, absolute and after a second pass relative, that panels are halved for: little more work than 1e-8."""

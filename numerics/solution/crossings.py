@@ -32,18 +32,8 @@ WIDTH, OUTER_WIDTH = 2.9, 5.7
 CHECK_WIDTH, OUTER_CHECK_WIDTH = 2.3, 4.1
 """The same for the integral that the first one is checked against."""
 
-FIRST_STEP, HALVINGS = 1.2, 3
-"""Step of the trapezoid rule that is tried first in directions that are not crossed, and how often it is halved."""
-
-GEOMETRIC, EXPECTED = 2.0, 1.5
-"""Power of a change of the trapezoid rule, as part of the average, that the next change stays below where it converges; and
-the power that is expected of the change to come, which is the error."""
-
 CHECK_OFFSET = 0.29
 """Of the trapezoid points of the integral that the first one is checked against, in first steps."""
-
-INNER = 0.1
-"""Part of the tolerance that an integral may leave to those inside it."""
 
 PASSES = 4
 """Attempts to meet a tolerance relative to an average that is smaller than was expected."""
@@ -51,7 +41,6 @@ PASSES = 4
 SOBOL_ROWS = (2**9, 2**13)
 """Points of the Sobol sequence, first and last; doubled in between until the average no longer changes."""
 
-_BATCH = 2**11  # rows integrated at a time
 _PILOTS = 2**7
 _SHIFT = 1e-3  # of the differences that tell the fastest direction
 _TYPICAL = 0.01  # average that is expected where no pilots are sent
@@ -104,114 +93,39 @@ def mean_tail(
         return _over_sobol(ordered, weight, count, rtol, check)
     tolerance = rtol * max(guess, _LEAST)
     for _ in range(PASSES):
-        nest = _Nest(ordered, count, tolerance, check, evaluations)
-        values, errors = nest.mean(groups, np.empty((len(weight), 0)), np.full(len(weight), tolerance))
-        beyond = 2.0 * count * float(special.ndtr(-nest.reach))
+        over = _Directions(ordered, count, tolerance, check, evaluations)
+        values, errors = over.nest.mean(groups, np.empty((len(weight), 0)), np.full(len(weight), tolerance))
+        beyond = 2.0 * count * float(special.ndtr(-over.reach))
         found = Integral(float(weight @ values), float(weight @ errors) + beyond)
         least = _LEAST if count > 1 else _LEAST_ALONE
-        if not found.error > rtol * max(abs(found.value), least) or nest.budget.left <= 0:
+        if not found.error > rtol * max(abs(found.value), least) or over.budget.left <= 0:
             break
         wanted = rtol * max(abs(found.value), least)
         tolerance = min(0.1 * tolerance, wanted)
     return found
 
 
-class _Nest:
-    """Panels inside one another."""
+class _Directions:
+    """Where the first panels of the nested integrals end, by how much trapezoid points are off, and how the last one is a tail."""
 
-    def __init__(
-        self, score: Score, count: int, tolerance: float, check: bool, evaluations: int = quadrature.EVALUATIONS
-    ) -> None:
-        self.score, self.count, self.budget = score, count, Budget(evaluations)
-        reach = min(quadrature.REACH, -float(special.ndtri(max(0.01 * tolerance, 1e-300))))
+    def __init__(self, score: Score, count: int, tolerance: float, check: bool, evaluations: int) -> None:
+        self.reach = min(quadrature.REACH, -float(special.ndtri(max(0.01 * tolerance, 1e-300))))
         widths = (CHECK_WIDTH, OUTER_CHECK_WIDTH) if check else (WIDTH, OUTER_WIDTH)
-        self.edges, self.outer_edges = (
-            np.linspace(-reach, reach, math.ceil(2.0 * reach / width) + 1) for width in widths
+        self.inner, self.outer = (
+            np.linspace(-self.reach, self.reach, math.ceil(2.0 * self.reach / width) + 1) for width in widths
         )
-        self.reach, self.offset = reach, CHECK_OFFSET if check else 0.0
+        self.score, self.budget = score, Budget(evaluations)
+        self.nest = quadrature.Nest(
+            self.tails, count, lambda *_: self.outer, self.budget, self.reach, CHECK_OFFSET if check else 0.0
+        )
 
-    def mean(self, group: np.ndarray, known: np.ndarray, tolerance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Averages over the directions that are not ``known``, shape (rows, d), and their errors."""
-        parts = []
-        for first in range(0, len(group), _BATCH):
-            some = slice(first, first + _BATCH)
-            parts.append(self._batch(group[some], known[some], tolerance[some]))
-        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+    def tails(self, group: np.ndarray, known: np.ndarray, tolerance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Averages over the direction that is crossed, all others being ``known``."""
 
-    def _batch(self, group: np.ndarray, known: np.ndarray, tolerance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if known.shape[1] == self.count - 1:
-            return _tails(self.score, group, known, self.edges, tolerance, self.budget)
+        def score(row: np.ndarray, g: np.ndarray) -> np.ndarray:
+            return self.score(*quadrature.points(group, known, row, g)).reshape(g.shape)
 
-        values, errors, done = self._trapezoid(group, known, tolerance)
-        rest = np.flatnonzero(~done)
-        if rest.size:
-            values[rest], errors[rest] = quadrature.integrate(
-                lambda row, g: self._weighted(group[rest[row]], known[rest[row]], tolerance[rest[row]], g),
-                self.outer_edges, tolerance[rest], self.budget,
-            )  # fmt: skip
-        return values, errors
-
-    def _weighted(
-        self, group: np.ndarray, known: np.ndarray, tolerance: np.ndarray, g: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Density of the next direction at ``g``, shape (rows, n), times the average over those after it; and its error."""
-        weight = quadrature.density(g).ravel()
-        # Far out, what is inside may be as wrong as it likes.
-        allowed = INNER * np.repeat(tolerance, g.shape[1]) / (2.0 * self.reach * weight)
-        matters = allowed < 1.0
-        values, errors = np.zeros(g.size), np.ones(g.size)
-        groups, points = _points(group, known, np.arange(len(group)), g)
-        if matters.any():
-            values[matters], errors[matters] = self.mean(groups[matters], points[matters], allowed[matters])
-        return (weight * values).reshape(g.shape), (weight * errors).reshape(g.shape)
-
-    def _trapezoid(
-        self, group: np.ndarray, known: np.ndarray, tolerance: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Averages by the trapezoid rule, their errors, and the rows where that is good enough.
-
-        Where the next direction is smooth the rule converges geometrically, with an order of its own at every halving: an error
-        that falls like that is taken for the power ``EXPECTED`` of the last change.
-        """
-        rows = len(group)
-        value, error, done = np.zeros(rows), np.zeros(rows), np.zeros(rows, dtype=bool)
-        total, inside = np.zeros(rows), np.zeros(rows)
-        change = np.full(rows, math.inf)
-        left = np.arange(rows)
-        step, fresh = FIRST_STEP, 2.0 * FIRST_STEP
-        for halving in range(HALVINGS + 1):
-            # At first every point of the grid, then those in the middle between the ones before.
-            first = self.offset * FIRST_STEP + (0.0 if halving == 0 else step)
-            spacing = step if halving == 0 else fresh
-            g = first + spacing * np.arange(math.ceil((-self.reach - first) / spacing), (self.reach - first) / spacing)
-            values, errors = self._weighted(group[left], known[left], tolerance[left], np.tile(g, (left.size, 1)))
-            if halving == 0:
-                even = np.arange(g.size) % 2 == 0
-                found = 2.0 * step * values[:, even].sum(axis=1)
-                value[left], inside[left] = step * values.sum(axis=1), step * errors.sum(axis=1)
-                total = np.abs(value)
-                change = np.abs(value - found)
-            else:
-                before, earlier = value[left].copy(), change[left].copy()
-                value[left] = 0.5 * before + step * values.sum(axis=1)
-                inside[left] = 0.5 * inside[left] + step * errors.sum(axis=1)
-                change[left] = np.abs(value[left] - before)
-                size = np.maximum(total[left], np.abs(value[left])) + 1e-300
-                relative = change[left] / size
-                geometric = relative <= (earlier / size) ** GEOMETRIC
-                error[left] = np.where(geometric, size * relative**EXPECTED, change[left])
-                done[left] = error[left] <= tolerance[left]
-                left = left[~done[left]]
-            if not left.size or self.budget.left <= 0:
-                break
-            fresh, step = step, 0.5 * step
-        return value, error + inside, done
-
-
-def _points(group: np.ndarray, known: np.ndarray, row: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Groups and directions at the places ``g``, shape (p, n), of the next direction in some rows."""
-    chosen = np.repeat(row, g.shape[1])
-    return group[chosen], np.column_stack((known[chosen], g.ravel()))
+        return quadrature.tail_means(score, self.inner, tolerance, self.budget)
 
 
 def _pilot(score: Score, weight: np.ndarray, count: int) -> tuple[np.ndarray, float]:
@@ -247,14 +161,14 @@ def _over_sobol(score: Score, weight: np.ndarray, count: int, rtol: float, check
     first, last = SOBOL_ROWS
     table = sobol_directions(count)[first * (1 if check else 0) :, : count - 1]
     tolerance = 0.1 * rtol * _LEAST
-    edges = _Nest(score, count, tolerance, check).edges
+    over = _Directions(score, count, tolerance, check, quadrature.EVALUATIONS)
     total, rows, found = 0.0, 0, Integral(math.inf, math.inf)
     while rows < last:
         more = max(first, rows)
         known, group = np.tile(table[rows : rows + more], (len(weight), 1)), np.repeat(np.arange(len(weight)), more)
-        for start in range(0, len(group), _BATCH):
-            some = slice(start, start + _BATCH)
-            values, _ = _tails(score, group[some], known[some], edges, np.full(len(group[some]), tolerance), Budget())
+        for start in range(0, len(group), quadrature.BATCH):
+            some = slice(start, start + quadrature.BATCH)
+            values, _ = over.tails(group[some], known[some], np.full(len(group[some]), tolerance))
             total += float(weight[group[some]] @ values)
         rows += more
         value = total / rows
@@ -262,12 +176,3 @@ def _over_sobol(score: Score, weight: np.ndarray, count: int, rtol: float, check
         if found.error <= rtol * abs(value):
             break
     return found
-
-
-def _tails(
-    score: Score, group: np.ndarray, known: np.ndarray, edges: np.ndarray, tolerance: np.ndarray, budget: Budget
-) -> tuple[np.ndarray, np.ndarray]:
-    """Averages over the direction that is crossed, all others being ``known``."""
-    return quadrature.tail_means(
-        lambda row, g: score(*_points(group, known, row, g)).reshape(g.shape), edges, tolerance, budget
-    )

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from numerics.scalar.constrained import HardPoint
 from numerics.scalar.nodes import StagePoint, sharpness_along
 from numerics.scalar.walk import Walk
+from numerics.solution.state import limit_of
 
 if TYPE_CHECKING:
     from numerics.solution.solution import Solution
@@ -31,7 +31,7 @@ def displaced(solution: Solution) -> Solution:
     parameter is off by the quadrature error stated, times a factor between -1 and 1.
     """
     points = solution.points
-    if solution.spectral is not None or any(isinstance(point, HardPoint) for point in points):
+    if solution.spectral is not None or any(limit_of(point) for point in points):
         return replace(solution, points=_spread(points, solution.quadrature_error))
     walk = Walk(solution.data, solution.chain, solution.settings, solution.level)
     for number, point in enumerate(points, 1):
@@ -51,29 +51,45 @@ def displaced(solution: Solution) -> Solution:
     return replace(solution, points=moved)
 
 
-def _natural_sizes(point: StagePoint, points: Sequence[StagePoint]) -> np.ndarray:
-    """Of each unknown of a stage."""
-    norm = math.sqrt(point.norm_squared)
-    own = np.array([earlier.response_row[-1] for earlier in points[: point.earlier]])
-    responses = np.maximum(np.abs(point.response_row[:-1]), np.sqrt(own * point.response_row[-1]))
-    share = norm**2 / point.cholesky_row[-1] ** 2
-    return np.array([norm, 1.0 + norm, *([norm] * point.earlier), share, *responses, 1.0])
+def natural_sizes(cholesky: np.ndarray, response: np.ndarray) -> list[np.ndarray]:
+    """Sizes that the unknowns of each stage are measured by, shape (..., unknowns); order of :class:`StagePoint`.
+
+    Arguments have shape (..., stages, stages).
+    """
+    norm, own = np.linalg.norm(cholesky, axis=-1), np.diagonal(response, axis1=-2, axis2=-1)
+    found = []
+    for t in range(norm.shape[-1]):
+        with np.errstate(divide="ignore"):  # no size counts of a stage without weights
+            share = norm[..., t] ** 2 / cholesky[..., t, t] ** 2
+        responses = np.maximum(np.abs(response[..., t, :t]), np.sqrt(own[..., :t] * own[..., t, None]))
+        one, norms = np.ones_like(share), np.repeat(norm[..., t, None], t, axis=-1)
+        parts = (norm[..., t, None], 1.0 + norm[..., t, None], norms, share[..., None], responses, one[..., None])
+        found.append(np.concatenate(parts, axis=-1))
+    return found
+
+
+def _sizes(points: Sequence[StagePoint]) -> list[np.ndarray]:
+    """:func:`natural_sizes` of the stages of a chain."""
+    rows = [(point.cholesky_row, point.response_row) for point in points]
+    return natural_sizes(
+        *(np.array([np.pad(row, (0, len(points) - row.size)) for row in part]) for part in zip(*rows, strict=True))
+    )
 
 
 def _largest_change(before: Sequence[StagePoint], after: Sequence[StagePoint]) -> float:
     """Largest change of an order parameter, relative to its natural size."""
     return max(
-        float(np.max(np.abs(new.unknowns - old.unknowns) / _natural_sizes(old, before)))
-        for old, new in zip(before, after, strict=True)
+        float(np.max(np.abs(new.unknowns - old.unknowns) / sizes))
+        for old, new, sizes in zip(before, after, _sizes(before), strict=True)
     )
 
 
 def _spread(points: Sequence[StagePoint], size: float) -> tuple[StagePoint, ...]:
     """Every unknown off by up to ``size`` of its natural size, and every conjugate of its own."""
     moved = []
-    for stage, point in enumerate(points):
+    for stage, (point, sizes) in enumerate(zip(points, _sizes(points), strict=True)):
         amounts = 2.0 * np.modf(_GOLDEN * (np.arange(point.unknowns.size) + 7.0 * stage + 1.0))[0] - 1.0
-        step = size * amounts * _natural_sizes(point, points)
+        step = size * amounts * sizes
         step[2 + point.earlier] = np.clip(step[2 + point.earlier], -1.0, 1.0)
         conjugates = point.conjugates * (1.0 + size * amounts[: point.conjugates.size])
         moved.append(replace(point, unknowns=point.unknowns + step, conjugates=conjugates))

@@ -41,6 +41,19 @@ NARROWEST = 1e-14
 EVALUATIONS = 2 * 10**7
 """Of an integrand, after which no panel is halved any more and the error is returned as it is."""
 
+FIRST_STEP, HALVINGS = 1.2, 3
+"""Step of the trapezoid rule that is tried first in directions that are smooth, and how often it is halved."""
+
+GEOMETRIC, EXPECTED = 2.0, 1.5
+"""Power of a change of the trapezoid rule, as part of the average, that the next change stays below where it converges; and
+the power that is expected of the change to come, which is the error."""
+
+INNER = 0.1
+"""Part of the tolerance that an integral may leave to those inside it."""
+
+BATCH = 2**11
+"""Rows integrated at a time."""
+
 _HALVINGS = 80  # of a panel on which a tail is integrated: more than there are bits in a double
 _INNER = legendre.Legendre.basis(ORDER - 1).deriv().roots()
 _NODES = np.concatenate(([-1.0], np.sort(_INNER.real), [1.0]))
@@ -52,10 +65,36 @@ _ROOT_TWO_PI = math.sqrt(2.0 * math.pi)
 
 
 class Integral(NamedTuple):
-    """A number found by integration, and an estimate of its absolute error."""
+    """A number found by integration, and an estimate of its absolute error; sums and multiples keep account of it."""
 
     value: float
     error: float
+
+    __array_ufunc__ = None  # numbers of NumPy leave the arithmetic to this class
+
+    def __add__(self, other: Integral | float) -> Integral:
+        value, error = other if isinstance(other, Integral) else (other, 0.0)
+        kind = OneRule if isinstance(other, OneRule) else type(self)
+        return kind(self.value + value, self.error + error)
+
+    __radd__ = __add__
+
+    def __mul__(self, factor: float) -> Integral:
+        return type(self)(factor * self.value, abs(factor) * self.error)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Integral:
+        return type(self)(-self.value, self.error)
+
+    def __sub__(self, other: Integral | float) -> Integral:
+        return self + (-other)
+
+
+class OneRule(Integral):
+    """Its error is what one set of nodes says of itself: whether that is blind to something, only another set can tell."""
+
+    __slots__ = ()
 
 
 class Budget:
@@ -86,8 +125,8 @@ def integrate(
     ----------
     function : callable
         Takes rows, integers of shape (p,), and places, shape (p, ORDER); returns values and their errors, of that shape.
-    edges : array, shape (e,)
-        Ends of the first panels.
+    edges : array, shape (e,) or (r, e)
+        Ends of the first panels, in increasing order; of all rows or of each.
     tolerance : array, shape (r,)
         Absolute error allowed in each row.
 
@@ -143,9 +182,9 @@ def _adapt(
     budget: Budget,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sum over panels, halved where what they leave unresolved is too much; ``panel`` gives value, unresolved, other error."""
-    rows, count = len(tolerance), len(edges) - 1
+    rows, count = len(tolerance), edges.shape[-1] - 1
     row = np.repeat(np.arange(rows), count)
-    low, high = np.tile(edges[:-1], rows), np.tile(edges[1:], rows)
+    low, high = (np.broadcast_to(ends, (rows, count)).ravel() for ends in (edges[..., :-1], edges[..., 1:]))
     value, error = np.zeros(rows), np.zeros(rows)
     while row.size:
         budget.spend(row.size * ORDER)
@@ -185,3 +224,123 @@ def _tail_of_polynomial(z: np.ndarray, low: np.ndarray, high: np.ndarray) -> tup
         z = np.concatenate((z @ _LEFT, z @ _RIGHT))
         low, high = np.concatenate((low, middle)), np.concatenate((middle, high))
     return value, flux
+
+
+Inner = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Averages over the last direction and their errors: takes groups (r,), the directions before (r, d), tolerances (r,)."""
+
+
+class Nest:
+    """Averages over standard normal directions inside one another.
+
+    A direction is integrated by a trapezoid rule, which converges fast where what is inside is smooth, or else by panels.
+
+    Parameters
+    ----------
+    last : callable
+        See :data:`Inner`.
+    count : int
+        Directions.
+    edges : callable
+        Takes groups and the directions before; returns ends of the first panels in the next one, as :func:`integrate` wants them.
+        Different ones for each row say that it is not smooth there: no trapezoid rule is tried.
+    reach : float
+        Standard deviations that a direction extends to.
+    offset : float
+        Of the trapezoid points, in first steps.
+    bound : float
+        Modulus that what is averaged does not exceed.
+    """
+
+    def __init__(
+        self, last: Inner, count: int, edges: Callable[[np.ndarray, np.ndarray], np.ndarray], budget: Budget, reach: float,
+        offset: float = 0.0, bound: float = 1.0,
+    ) -> None:  # fmt: skip
+        self.last, self.count, self.edges, self.budget = last, count, edges, budget
+        self.reach, self.offset, self.bound = reach, offset, bound
+
+    def mean(self, group: np.ndarray, known: np.ndarray, tolerance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Averages over the directions that are not ``known``, shape (rows, d), and their errors."""
+        parts = []
+        for first in range(0, len(group), BATCH):
+            some = slice(first, first + BATCH)
+            parts.append(self._batch(group[some], known[some], tolerance[some]))
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+    def _batch(self, group: np.ndarray, known: np.ndarray, tolerance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if known.shape[1] == self.count - 1:
+            return self.last(group, known, tolerance)
+        edges = self.edges(group, known)
+        if edges.ndim == 1:
+            values, errors, done = self._trapezoid(group, known, tolerance)
+        else:
+            values, errors, done = np.zeros(len(group)), np.zeros(len(group)), np.zeros(len(group), dtype=bool)
+        rest = np.flatnonzero(~done)
+        if rest.size:
+            values[rest], errors[rest] = integrate(
+                lambda row, g: self._weighted(group[rest[row]], known[rest[row]], tolerance[rest[row]], g),
+                edges if edges.ndim == 1 else edges[rest], tolerance[rest], self.budget,
+            )  # fmt: skip
+        return values, errors
+
+    def _weighted(
+        self, group: np.ndarray, known: np.ndarray, tolerance: np.ndarray, g: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Density of the next direction at ``g``, shape (rows, n), times the average over those after it; and its error."""
+        weight = density(g).ravel()
+        # Far out, what is inside may be as wrong as it likes.
+        allowed = INNER * np.repeat(tolerance, g.shape[1]) / (2.0 * self.reach * weight)
+        matters = allowed < self.bound
+        values, errors = np.zeros(g.size), np.where(matters, 0.0, self.bound)
+        groups, inside = points(group, known, np.arange(len(group)), g)
+        if matters.any():
+            values[matters], errors[matters] = self.mean(groups[matters], inside[matters], allowed[matters])
+        return (weight * values).reshape(g.shape), (weight * errors).reshape(g.shape)
+
+    def _trapezoid(
+        self, group: np.ndarray, known: np.ndarray, tolerance: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Averages by the trapezoid rule, their errors, and the rows where that is good enough.
+
+        Where the next direction is smooth the rule converges geometrically, with an order of its own at every halving: an error
+        that falls like that is taken for the power ``EXPECTED`` of the last change.
+        """
+        rows = len(group)
+        value, error, done = np.zeros(rows), np.zeros(rows), np.zeros(rows, dtype=bool)
+        total, inside = np.zeros(rows), np.zeros(rows)
+        change = np.full(rows, math.inf)
+        left = np.arange(rows)
+        step, fresh = FIRST_STEP, 2.0 * FIRST_STEP
+        for halving in range(HALVINGS + 1):
+            # At first every point of the grid, then those in the middle between the ones before.
+            first = self.offset * FIRST_STEP + (0.0 if halving == 0 else step)
+            spacing = step if halving == 0 else fresh
+            g = first + spacing * np.arange(math.ceil((-self.reach - first) / spacing), (self.reach - first) / spacing)
+            values, errors = self._weighted(group[left], known[left], tolerance[left], np.tile(g, (left.size, 1)))
+            if halving == 0:
+                even = np.arange(g.size) % 2 == 0
+                found = 2.0 * step * values[:, even].sum(axis=1)
+                value[left], inside[left] = step * values.sum(axis=1), step * errors.sum(axis=1)
+                total = np.abs(value)
+                change = np.abs(value - found)
+            else:
+                before, earlier = value[left].copy(), change[left].copy()
+                value[left] = 0.5 * before + step * values.sum(axis=1)
+                inside[left] = 0.5 * inside[left] + step * errors.sum(axis=1)
+                change[left] = np.abs(value[left] - before)
+                size = np.maximum(total[left], np.abs(value[left])) + 1e-300
+                relative = change[left] / size
+                geometric = relative <= (earlier / size) ** GEOMETRIC
+                error[left] = np.where(geometric, size * relative**EXPECTED, change[left])
+                done[left] = error[left] <= tolerance[left]
+                left = left[~done[left]]
+            if not left.size or self.budget.left <= 0:
+                break
+            fresh, step = step, 0.5 * step
+        return value, error + inside, done
+
+
+def points(group: np.ndarray, known: np.ndarray, row: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Groups and directions at the places ``g``, shape (p, n), of the next direction in some rows."""
+    chosen = np.repeat(row, g.shape[1])
+    return group[chosen], np.column_stack((known[chosen], g.ravel()))

@@ -1,12 +1,4 @@
-"""What ``solve`` returns: order parameters, how well they were found, and everything that is read off them.
-
-Examples
---------
->>> OBSERVABLES["train_error"]
-'training error'
->>> all(hasattr(StageSolution, name) for name in OBSERVABLES)
-True
-"""
+"""What ``solve`` returns: a chain whose stages are solved, and each of them with its observables."""
 
 from __future__ import annotations
 
@@ -16,48 +8,32 @@ from functools import cached_property
 
 import numpy as np
 
-from numerics import thresholds
 from numerics.codegen import observables
-from numerics.codegen.losses import LossFunctions
-from numerics.deferred import special
-from numerics.models import (
-    TRAINING,
-    Chain,
-    Estimator,
-    Frozen,
-    GaussianMixture,
-    ParameterError,
-    parameter_values,
-    total_alpha,
-)
-from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, HardPoint, effective
+from numerics.models import Chain, Estimator, Frozen, GaussianMixture, ParameterError, parameter_values, total_alpha
+from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, effective
 from numerics.scalar.directions import sobol_directions
 from numerics.scalar.limits import MAXIMUM_LIKELIHOOD, extend_any
 from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes, sharpness_along
 from numerics.scalar.prior import WeightMoments, coordinate_groups
 from numerics.settings import Settings
-from numerics.solution.calibration import calibration_error
-from numerics.solution.population import Population, output_difference
-from numerics.solution.quadrature import Integral
+from numerics.solution.observables import OBSERVABLES
+from numerics.solution.observables.losses import train_loss
+from numerics.solution.observables.registry import ERROR_SUFFIX, REGISTRY, Observable, carries_observables, split
+from numerics.solution.population import Population
+from numerics.solution.quadrature import Integral, OneRule
+from numerics.solution.samples import WeightedSamples
+from numerics.solution.stage import NOTHING, AnyStage
+from numerics.solution.state import State, limit_of, times
 from numerics.solution.training import TrainingSamples
 from numerics.square_chain.spectral import SpectralStages
-from numerics.square_chain.training import SquareTraining
-from theory.losses import CrossEntropy
+from numerics.square_chain.training import SquareSamples, SquareTraining
 
 _OUTPUT_BEND = (0.0, 1.0)  # of sigmoid(h) and of cross-entropies
-_ZERO = 1e-14  # order parameters of a max-margin stage below this vanish by symmetry
 _TENSOR_STAGES = 5  # up to which averages over samples are on a tensor product
 _SHORT = 3  # stages of a chain whose averages are as accurate as its order parameters
 _LONG_STEP, _LONG_TAIL = 0.95, 1e-3  # the latter times the accuracy asked for
 _ROWS = 2**13  # fixed directions beyond
 _ROUNDING = 4e-16
-_PARTS = {
-    "generalization_gap": ("train_error",),
-    "loss_gap": ("test_loss", "train_loss"),
-    "clean_train_error": ("clean_train_error", "train_error"),
-}
-"""Integrals that an observable is made of, if it is not one itself."""
-
 _KEPT = 10**6  # nodes; more are found again when they are needed
 
 
@@ -116,92 +92,61 @@ class Solution:
         return len(self.chain)
 
     def __getitem__(self, index: int) -> StageSolution:
-        number = range(1, len(self) + 1)[index]
-        if any(self.points[k - 1].vanishes for k in (*self.chain.teachers(number), number) if k <= len(self.points)):
-            from numerics.solution.constant_stage import ConstantStage
-
-            return ConstantStage(self, number)
-        return StageSolution(self, number)
+        return StageSolution(self, range(1, len(self) + 1)[index])
 
     @cached_property
     def stages(self) -> tuple[StageSolution, ...]:
         """All stages."""
         return tuple(self[k] for k in range(len(self)))
 
-    def _collect(self, value, *shape: int) -> np.ndarray:
-        """Array over stages; NaN from the first stage on that did not converge."""
-        out = np.full((len(self), *shape), np.nan)
-        for k, point in enumerate(self.points):
-            if point.status == 0:
-                row = value(point)
-                out[k, : np.size(row)] = row
-        return out
-
     @cached_property
-    def _growth(self) -> np.ndarray:
-        """Factor from the units of the equations to those of the weights, shape (stages,): infinite with a margin."""
-        return np.array([math.inf if _has_limit(p, MAX_MARGIN) else 1.0 for p in self.points] + [1.0] * self._missing)
+    def state(self) -> State:
+        """Order parameters as arrays over stages."""
+        return State(self.points, len(self))
 
     @property
-    def _missing(self) -> int:
-        return len(self) - len(self.points)
-
-    @cached_property
     def finite_magnetization(self) -> np.ndarray:
         """As ``magnetization``, for a max-margin stage that of weights with ``s h >= 1``."""
-        return self._collect(lambda point: point.magnetization, 1)[:, 0]
+        return self.state.magnetization
 
-    @cached_property
+    @property
     def finite_bias(self) -> np.ndarray:
         """As ``bias``, for a max-margin stage that of weights with ``s h >= 1``."""
-        return self._collect(lambda point: point.bias, 1)[:, 0]
+        return self.state.bias
 
-    @cached_property
-    def finite_cholesky(self) -> np.ndarray:
-        """As ``cholesky``, for a max-margin stage that of weights with ``s h >= 1``."""
-        return self._triangle(lambda point: point.cholesky_row)
-
-    @cached_property
+    @property
     def finite_overlap(self) -> np.ndarray:
         """As ``overlap``, for a max-margin stage that of weights with ``s h >= 1``."""
-        return self.finite_cholesky @ self.finite_cholesky.T
+        return self.state.overlap
 
     @cached_property
     def magnetization(self) -> np.ndarray:
         """m_t = w_t.v/N, shape (stages,)."""
-        return _times(self.finite_magnetization, self._growth)
+        return times(self.state.magnetization, self.state.scale)
 
     @cached_property
     def bias(self) -> np.ndarray:
         """b_t, shape (stages,)."""
-        return _times(self.finite_bias, self._growth)
+        return times(self.state.bias, self.state.scale)
 
     @cached_property
     def cholesky(self) -> np.ndarray:
         """Lower-triangular C with Q = C C^T, shape (stages, stages)."""
-        return _times(self.finite_cholesky, self._growth[:, None])
-
-    def _triangle(self, row) -> np.ndarray:
-        square = self._collect(row, len(self))
-        square[np.triu_indices(len(self), 1)] = 0.0
-        return square
+        return times(self.state.cholesky, self.state.scale[:, None])
 
     @cached_property
     def overlap(self) -> np.ndarray:
         """Q_ts = w_t.w_s/N, shape (stages, stages)."""
-        return _times(self.finite_overlap, self._growth[:, None] * self._growth)
+        return times(self.state.overlap, self.state.scale[:, None] * self.state.scale)
 
     @cached_property
     def response(self) -> np.ndarray:
         """V_ts, lower triangular, shape (stages, stages)."""
         if any(point.vanishes for point in self.points[:-1]):
-            from numerics.solution.constant_stage import completed_responses
+            from numerics.solution.responses import completed_responses
 
             return completed_responses(self)
-        hard = [isinstance(point, HardPoint) for point in self.points] + [False] * self._missing
-        return _times(
-            self._triangle(lambda point: point.response_row), self._growth[:, None] * np.where(hard, math.inf, 1.0)
-        )
+        return self.state.response
 
     def nodes(
         self, number: int, *, training: bool, refinement: float = 1.0, bends: tuple[tuple[float, float], ...] = (),
@@ -236,9 +181,9 @@ class Solution:
         return {}
 
     @cached_property
-    def square_training(self) -> SquareTraining | None:
-        """Law of the training logits of a chain that was solved by :mod:`numerics.square_chain`; None for all others."""
-        return None if self.spectral is None else SquareTraining(self.spectral)
+    def square_training(self) -> SquareTraining:
+        """Law of the training logits of a chain that was solved by :mod:`numerics.square_chain`."""
+        return SquareTraining(self.spectral)
 
     @cached_property
     def _displaced(self) -> Solution:
@@ -288,7 +233,10 @@ class Solution:
             "converged": self.converged, "residual": self.residual, "iterations": self.iterations,
             "quadrature_error": self.quadrature_error, "message": self.message,
             "stages": [
-                {"name": stage.name, "limit": stage.limit, **{name: getattr(stage, name) for name in OBSERVABLES}}
+                {
+                    "name": stage.name, "limit": stage.limit, **{name: getattr(stage, name) for name in OBSERVABLES},
+                    **{name + ERROR_SUFFIX: stage.error_of(name) for name in OBSERVABLES},
+                }
                 for stage in self.stages
             ],
             "overlap": self.overlap.tolist(), "response": self.response.tolist(),
@@ -306,31 +254,41 @@ def without_nan(value):
     return value
 
 
-def _has_limit(point: StagePoint, limit: str) -> bool:
-    return isinstance(point, HardPoint) and point.limit == limit
+def _attribute(observable: Observable) -> property:
+    """An observable as a number."""
+    return property(lambda stage: float(stage.find(observable).value), doc=observable.__doc__)
 
 
-def _times(finite: np.ndarray, growth: np.ndarray) -> np.ndarray:
-    """Product in which 0 (up to rounding) times infinity is 0."""
-    with np.errstate(invalid="ignore"):
-        return np.where(np.abs(finite) < _ZERO, np.where(np.isinf(growth), 0.0, finite), finite * growth)
+@carries_observables(_attribute)
+class StageSolution(AnyStage):
+    """One stage of a solution, with all observables (:data:`numerics.OBSERVABLES`) as attributes.
 
-
-def _last(nodes: Nodes) -> np.ndarray:
-    return np.ascontiguousarray(nodes.logits[:, -1])
-
-
-class StageSolution:
-    """One stage of a solution.  A stage that did not converge has NaN observables.
+    ``<observable>_quadrature_error`` is the estimated error of each.  A stage that did not converge has NaN observables.
 
     For a max-margin stage (``limit``) weights, bias and logits are infinite, and so are test losses and logit distances.
     What depends on their direction or sign alone has its limit: errors, cosines, agreement, ``relative_bias``, ``margin``,
-    output distances (NaN on fresh samples if the teacher is the max-margin stage), and the calibration, whose slope is 0.
+    output distances, and the calibration, whose slope is 0.
+
+    A stage whose weights are exactly 0 gives every sample the class of its bias; with bias 0 it decides nothing, and its errors are
+    NaN, as cosines are.
+
+    Examples
+    --------
+    >>> from numerics import solve
+    >>> from theory.losses import CrossEntropy, Loss
+    >>> stage = solve(GaussianMixture(alpha=2.0, rho=0.2), Estimator(CrossEntropy(), ridge=0.1))[0]
+    >>> 0 < stage.train_error_quadrature_error < 1e-8 * stage.train_error
+    True
+    >>> constant = Loss.from_expression("softplus(h) - h/4")  # every target is 1/4
+    >>> stage = solve(GaussianMixture(alpha=2.0, rho=0.2), Estimator(constant, ridge=0.1))[0]
+    >>> stage.norm, round(stage.bias, 6), stage.test_error, stage.cosine
+    (0.0, -1.098612, 0.2, nan)
     """
 
-    def __init__(self, solution: Solution, number: int) -> None:
-        self.solution = solution
-        self.number = number
+    def __init__(self, solution: Solution, number: int, *, check: bool = False) -> None:
+        self.solution, self.number = solution, number
+        self.data, self.chain = solution.data, solution.chain
+        self._check = check
 
     def __repr__(self) -> str:
         return (
@@ -338,10 +296,16 @@ class StageSolution:
             f"test_error={self.test_error:.6g}>"
         )
 
+    def __getattr__(self, name: str) -> float:
+        observable, is_error = split(name)
+        if is_error and observable in OBSERVABLES:
+            return self.error_of(observable)
+        raise AttributeError(f"a stage has no attribute {name!r}")
+
     @property
     def name(self) -> str:
         """Name of the stage in its chain."""
-        return self.solution.chain.name(self.number)
+        return self.chain.name(self.number)
 
     @property
     def estimator(self) -> Estimator | Frozen:
@@ -349,132 +313,75 @@ class StageSolution:
         return self.solution.resolved[self.number - 1]
 
     @property
-    def _given(self) -> bool:
-        """Whether the weights are given: nothing is trained."""
-        return isinstance(self.estimator, Frozen)
-
-    @property
-    def _sets(self) -> tuple[str, ...]:
-        """Data sets that training averages are over; for given weights the first."""
-        return self.estimator.sets or (TRAINING,)
-
-    @property
-    def _data(self) -> GaussianMixture:
-        return self.solution.data
-
-    @property
-    def _square(self) -> SquareTraining | None:
-        return self.solution.square_training if self._known else None
-
-    @property
-    def _known(self) -> bool:
-        return len(self.solution.points) >= self.number and self.solution.points[self.number - 1].status == 0
-
-    @property
-    def _earlier(self) -> int:
-        """The stage before, 0 if there is none."""
-        return self.number - 1
+    def known(self) -> bool:
+        """Whether the stage is solved."""
+        return self.solution.state.knows(self.number)
 
     @property
     def limit(self) -> str | None:
         """Which limit a ridge of 0 stands for: "maximum likelihood", "minimum norm" or "max margin"; None at positive ridge."""
-        if self._given or self.estimator.ridge > 0 or not self._known:
+        if not self.trained or self.estimator.ridge > 0 or not self.known:
             return None
-        point = self.solution.points[self.number - 1]
-        return point.limit if isinstance(point, HardPoint) else MAXIMUM_LIKELIHOOD
+        return limit_of(self.solution.points[self.number - 1]) or MAXIMUM_LIKELIHOOD
 
     @property
     def margin(self) -> float:
         """Smallest ``s h`` on the training set at ``|w|^2 = N``, of a max-margin stage; NaN for all others."""
-        return 1.0 / math.sqrt(self._overlaps[-1, -1]) if self.limit == MAX_MARGIN else math.nan
+        return 1.0 / math.sqrt(self.fresh.overlap[-1, -1]) if self.limit == MAX_MARGIN else math.nan
 
     @property
     def constraint(self) -> str | None:
         """The limit, if it is one under a hard constraint: "minimum norm" or "max margin"."""
-        return self.limit if isinstance(self.solution.points[self.number - 1], HardPoint) else None
+        return limit_of(self.solution.points[self.number - 1])
 
     @property
     def relative_bias(self) -> float:
-        """Bias over norm, finite in every limit."""
-        return float(self.solution.finite_bias[self.number - 1] / math.sqrt(self._overlaps[-1, -1]))
+        """Bias over norm, finite in every limit; without weights infinite, or NaN if the bias is 0 too."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(self.fresh.bias[-1] / np.sqrt(self.fresh.overlap[-1, -1]))
+
+    @cached_property
+    def fresh(self) -> Population:
+        """Law of the logits of the stages up to this one on fresh samples, for max-margin stages in finite units."""
+        return self.solution.state.population(self.data, self.number, self.solution.settings.rtol, check=self._check)
+
+    @cached_property
+    def samples(self) -> WeightedSamples:
+        """Law of the same logits on the samples that it was trained on."""
+        if self.solution.spectral is not None:
+            return SquareSamples(self.solution.square_training, self.number)
+        return TrainingSamples(self.solution, self.number, check=self._check)
 
     @property
-    def _direction(self) -> tuple[float, float, float]:
-        """(m, b, Q), for a max-margin stage in finite units."""
-        solution, k = self.solution, self.number - 1
-        return float(solution.finite_magnetization[k]), float(solution.finite_bias[k]), float(self._overlaps[-1, -1])
-
-    @property
-    def _overlaps(self) -> np.ndarray:
-        """Overlaps of this stage and those before it, for max-margin stages in finite units."""
-        return self.solution.finite_overlap[: self.number, : self.number]
-
-    @property
-    def magnetization(self) -> float:
-        """m = w.v/N."""
-        return float(self.solution.magnetization[self.number - 1])
-
-    @property
-    def bias(self) -> float:
-        """b."""
-        return float(self.solution.bias[self.number - 1])
-
-    @property
-    def norm_squared(self) -> float:
-        """Q = |w|^2/N."""
-        return float(self.solution.overlap[self.number - 1, self.number - 1])
-
-    @property
-    def norm(self) -> float:
-        """|w|/sqrt(N)."""
-        return math.sqrt(self.norm_squared)
-
-    @property
-    def response(self) -> float:
-        """V, response of the weights to a field on them."""
+    def response_to_field(self) -> float:
+        """V_tt."""
         return float(self.solution.response[self.number - 1, self.number - 1])
 
     @property
-    def cosine(self) -> float:
-        """Cosine between w and v."""
-        m, _, q = self._direction
-        return m / math.sqrt(q)
+    def objective(self) -> Integral:
+        """-Phi, the minimised training objective per input, from the potential."""
+        if self.solution.spectral is not None:
+            return self.samples.objective(self.estimator.loss, self.fresh.overlap[-1, -1])
+        alpha = total_alpha(self.data, self.sets)
+        if self.limit == MAX_MARGIN:
+            return Integral(0.0, 0.0)
+        solution, t = self.solution, self.number
+        point = solution.points[t - 1]
+        if self.limit == MINIMUM_NORM or point.vanishes:  # no penalty
+            return alpha * train_loss(self)
+        envelope = self.samples.envelope(self.estimator.loss, self.response_to_field)
+        constants = solution.moments(t - 1).prior_constants(t - 1, self.estimator.ridge)
+        parameters = [self.fresh.magnetization[-1], *self.fresh.overlap[-1], *point.response_row]
+        inputs = [*parameters, *point.conjugates, alpha * envelope.value]
+        return Integral(-float(observables.free_energy(t)(inputs, constants)), alpha * envelope.error)
 
-    @property
-    def test_error(self) -> float:
-        """P(s h < 0) on a fresh sample."""
-        return float(observables.test_error()(*self._direction, self._data.delta, self._data.rho))
-
-    @property
-    def train_error(self) -> float:
-        """P(h on the wrong side of the label that was trained on), on a training sample.
-
-        The proximal map is monotone, so given the earlier stages this is a normal tail.
-        """
-        return self._integral("train_error").value
-
-    @property
-    def clean_train_error(self) -> float:
-        """P(s h < 0) on a training sample: as ``train_error``, but against the label before noise flipped it."""
-        if not any(self._data.data_set(name).label_noise for name in self._sets):
-            return self.train_error
-        return self._integral("clean_train_error").value
-
-    @property
-    def generalization_gap(self) -> float:
-        """Test error minus training error."""
-        return self.test_error - self.train_error
-
-    # Integrals: each with an estimate of its own error, found once a solution.
-
-    def _integral(self, name: str) -> Integral:
-        """An observable that takes an integration; NaN if the stage was not solved."""
-        if not self._known:
-            return Integral(math.nan, math.nan)
-        kept, key = self.solution._cache, (self.number, name)
+    def find(self, observable: Observable) -> Integral:
+        """Value of an observable and the error of its own integration, found once a solution; NaN if the stage was not solved."""
+        if not self.known:
+            return NOTHING
+        kept, key = self.solution._cache, (self.number, observable, self._check)
         if key not in kept:
-            found = getattr(self, f"_find_{name}")()
-            kept[key] = found if isinstance(found, Integral) else Integral(*found)
+            kept[key] = observable.evaluate(self)
         return kept[key]
 
     def error_of(self, name: str) -> float:
@@ -488,7 +395,7 @@ class StageSolution:
         Parameters
         ----------
         name : str
-            One of :data:`OBSERVABLES`.
+            One of :data:`numerics.OBSERVABLES`.
 
         Returns
         -------
@@ -499,326 +406,16 @@ class StageSolution:
         ------
         numerics.models.ParameterError
             For an unknown name.
-
-        Examples
-        --------
-        >>> from numerics import solve
-        >>> stage = solve(GaussianMixture(alpha=2.0, rho=0.2, delta=1.0), Estimator(CrossEntropy(), ridge=0.1))[0]
-        >>> 0 < stage.error_of("train_error") < 1e-8 * stage.train_error
-        True
         """
         if name not in OBSERVABLES:
             raise ParameterError(f"name must be one of {', '.join(OBSERVABLES)}; got {name!r}")
-        value = getattr(self, name)
-        if not math.isfinite(value):
-            return math.nan if math.isnan(value) else 0.0
-        own = sum(self._integration_error(part) for part in _PARTS.get(name, (name,)))
-        moved = getattr(self.solution._displaced[self.number - 1], name)
-        return own + abs(moved - value) + _ROUNDING * abs(value)
-
-    def _integration_error(self, name: str) -> float:
-        """Of what :meth:`_integral` finds, checked where the first estimate looks at one set of nodes; 0 for a formula."""
-        found = self.solution._cache.get((self.number, name))
-        if found is None:
-            return 0.0
-        check = getattr(self, f"_check_{name}", None)
-        return found.error + (abs(check().value - found.value) if check else 0.0)
-
-    def _check_train_error(self) -> Integral:
-        return self._training.wrong_side(check=True)
-
-    def _check_clean_train_error(self) -> Integral:
-        return self._training.wrong_side(clean=True, check=True)
-
-    def _check_calibration_error(self) -> Integral:
-        return self._find_calibration_error(check=True)
-
-    @property
-    def _training(self) -> TrainingSamples:
-        return TrainingSamples(self.solution, self.number)
-
-    @property
-    def _population(self) -> Population:
-        """Fresh samples, on which logits are jointly Gaussian given the class: a function of m, b and Q."""
-        solution, k = self.solution, self.number
-        return Population(
-            self._data, solution.finite_magnetization[:k], solution.finite_bias[:k], solution.finite_overlap[:k, :k],
-            solution.finite_cholesky[:k, :k], solution.settings.rtol,
-        )  # fmt: skip
-
-    def _find_train_error(self) -> Integral | tuple[float, float]:
-        if self._square is not None:
-            return self._square.error(self.number - 1)
-        return self._training.wrong_side()
-
-    def _find_clean_train_error(self) -> Integral | tuple[float, float]:
-        if self._square is not None:
-            return self._square.error(self.number - 1, clean=True)
-        return self._training.wrong_side(clean=True)
-
-    def _find_test_loss(self) -> tuple[float, float]:
-        return self._population.test_loss(self.estimator.loss, self._earlier)
-
-    def _find_test_cross_entropy(self) -> tuple[float, float]:
-        return self._population.test_loss(CrossEntropy(), self._earlier)
-
-    def _find_train_loss(self) -> Integral | tuple[float, float]:
-        if self._square is not None:
-            loss = self.estimator.loss
-            return self._square.loss(self.number - 1, loss, loss.stages(self.number))
-        return self._training.mean(self._loss)
-
-    def _find_train_cross_entropy(self) -> Integral | tuple[float, float]:
-        if self._square is not None:
-            return self._square.cross_entropy(self.number - 1)
-        return self._training.mean(self._cross_entropy, (self.number,))
-
-    def _loss(self, nodes: Nodes) -> np.ndarray:
-        loss = self.estimator.loss
-        return LossFunctions(loss).value(_last(nodes), nodes.labels, nodes.seen(loss.stages(self.number)))
-
-    @staticmethod
-    def _cross_entropy(nodes: Nodes) -> np.ndarray:
-        return LossFunctions(CrossEntropy()).value(_last(nodes), nodes.labels, np.empty((nodes.labels.size, 0)))
-
-    @property
-    def test_loss(self) -> float:
-        """Mean of this stage's own loss on a fresh sample; NaN for given weights."""
-        if self._given:
-            return math.nan
-        if self.limit == MAX_MARGIN:
-            return math.inf
-        return self._integral("test_loss").value
-
-    @property
-    def train_loss(self) -> float:
-        """Mean of this stage's own loss on a training sample; NaN for given weights."""
-        if self._given:
-            return math.nan
-        if self.limit == MAX_MARGIN:
-            return 0.0
-        return self._integral("train_loss").value
-
-    @property
-    def loss_gap(self) -> float:
-        """Test loss minus training loss."""
-        return self.test_loss - self.train_loss
-
-    @property
-    def test_cross_entropy(self) -> float:
-        """Mean of H(y, sigmoid(h)) on a fresh sample."""
-        if self.limit == MAX_MARGIN:
-            return math.inf
-        return self._integral("test_cross_entropy").value
-
-    @property
-    def train_cross_entropy(self) -> float:
-        """Mean of H(y, sigmoid(h)) on a training sample."""
-        if self.limit == MAX_MARGIN:
-            return 0.0
-        return self._integral("train_cross_entropy").value
-
-    @property
-    def free_energy(self) -> float:
-        """-Phi = alpha E[l] + (ridge/2) Q, the minimised training objective per input, from the potential; NaN if nothing is."""
-        if self._given:
-            return math.nan
-        if self.limit == MAX_MARGIN:
-            return 0.0
-        return self._integral("free_energy").value
-
-    def _find_free_energy(self) -> Integral | tuple[float, float]:
-        if self._square is not None:
-            loss = self.estimator.loss
-            return self._square.objective(self.number - 1, loss, loss.stages(self.number), self.norm_squared)
-        alpha = total_alpha(self._data, self._sets)
-        if self.limit == MINIMUM_NORM:
-            return Integral(*(alpha * part for part in self._integral("train_loss")))
-        envelope = self._training.mean(
-            lambda nodes: self._loss(nodes) + 0.5 * self._data.delta * self.response * nodes.forces[:, -1] ** 2
-        )
-        solution, t = self.solution, self.number
-        point = solution.points[t - 1]
-        constants = solution.moments(t - 1).prior_constants(t - 1, self.estimator.ridge)
-        parameters = [self.magnetization, *solution.finite_overlap[t - 1, :t], *point.response_row]
-        inputs = [*parameters, *point.conjugates, alpha * envelope.value]
-        return Integral(-float(observables.free_energy(t)(inputs, constants)), alpha * envelope.error)
-
-    @property
-    def calibration_slope(self) -> float:
-        """Slope of the true log-odds of y = 1 as a function of this stage's logit; 1 if calibrated, below 1 if overconfident."""
-        return float(self._calibration[0])
-
-    @property
-    def calibration_offset(self) -> float:
-        """Offset of the true log-odds at logit 0."""
-        return float(self._calibration[1])
-
-    @property
-    def _calibration(self) -> tuple[float, float]:
-        slope, offset = observables.calibration()(*self._direction, self._data.delta, self._data.rho)
-        return (0.0 if self.limit == MAX_MARGIN else slope), offset
-
-    @property
-    def calibration_error(self) -> float:
-        """Mean of |P(y=1 given h) - sigmoid(h)| on a fresh sample."""
-        if not self._known:
-            return math.nan
-        if self.limit == MAX_MARGIN:
-            return self.test_error
-        return self._integral("calibration_error").value
-
-    def _find_calibration_error(self, *, check: bool = False) -> Integral:
-        m, b, q = self._direction
-        return calibration_error(m, b, math.sqrt(self._data.delta * q), self._calibration, self._data.rho, check=check)
-
-    @property
-    def _teachers(self) -> tuple[int, ...]:
-        """The stages it is compared with, see :meth:`numerics.models.Chain.teachers`; none for the first stage."""
-        return self.solution.chain.teachers(self.number)
-
-    def _teacher_logits(self, nodes: Nodes) -> np.ndarray:
-        return nodes.logits[:, [k - 1 for k in self._teachers]].mean(axis=1)
-
-    @property
-    def _pair(self) -> Population:
-        """This stage (0) and its teacher (1) on fresh samples; a max-margin stage, which nobody learns from, in finite units."""
-        k = self.number
-        rows = np.zeros((2, k))
-        rows[0, -1] = 1.0
-        rows[1, [number - 1 for number in self._teachers]] = 1.0 / len(self._teachers)
-        return self._population.combined(rows)
-
-    @property
-    def teacher_cosine(self) -> float:
-        """Cosine between the weights of this stage and of its teacher; NaN for the first stage."""
-        if not self._teachers or not self._known:
-            return math.nan
-        q = self._pair.overlap
-        return float(q[0, 1] / math.sqrt(q[0, 0] * q[1, 1]))
-
-    @property
-    def teacher_agreement(self) -> float:
-        """Probability that this stage and its teacher classify a fresh sample alike; NaN for the first stage."""
-        if not self._teachers or not self._known:
-            return math.nan
-        return self._pair.agreement(0, 1)
-
-    @property
-    def test_logit_distance(self) -> float:
-        """Mean of (h - h_teacher)^2 on a fresh sample; NaN for the first stage."""
-        if not self._teachers or not self._known:
-            return math.nan
-        if self._margin_at_hand:
-            return math.inf
-        return self._pair.logit_distance(0, 1)
-
-    @property
-    def _margin_at_hand(self) -> bool:
-        """Whether this stage or its teacher has infinite logits."""
-        return self._known and any(
-            _has_limit(self.solution.points[k - 1], MAX_MARGIN) for k in (*self._teachers, self.number)
-        )
-
-    @property
-    def train_logit_distance(self) -> float:
-        """Mean of (h - h_teacher)^2 on a training sample; NaN for the first stage."""
-        if self._teachers and self._margin_at_hand:
-            return math.inf
-        return self._integral("train_logit_distance").value if self._teachers else math.nan
-
-    def _find_train_logit_distance(self) -> Integral | tuple[float, float]:
-        if self._square is not None:
-            return self._square.logit_distance(self.number - 1, [k - 1 for k in self._teachers])
-        return self._training.mean(lambda nodes: (nodes.logits[:, -1] - self._teacher_logits(nodes)) ** 2)
-
-    @property
-    def test_output_distance(self) -> float:
-        """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a fresh sample; NaN for the first stage."""
-        return self._integral("test_output_distance").value if self._teachers else math.nan
-
-    def _find_test_output_distance(self) -> tuple[float, float]:
-        if self._margin_at_hand:
-            return self._distance_of_signs(training=False)
-        return self._pair.output_distance(0, 1)
-
-    @property
-    def train_output_distance(self) -> float:
-        """Mean of (sigmoid(h) - sigmoid(h_teacher))^2 on a training sample; NaN for the first stage."""
-        return self._integral("train_output_distance").value if self._teachers else math.nan
-
-    def _find_train_output_distance(self) -> Integral | tuple[float, float]:
-        if self._margin_at_hand:
-            return self._distance_of_signs(training=True)
-        if self._square is not None:
-            return self._square.output_distance(self.number - 1, [k - 1 for k in self._teachers])
-
-        def squared(nodes: Nodes) -> np.ndarray:
-            own, teacher = nodes.logits[:, -1], self._teacher_logits(nodes)
-            return output_difference(teacher, own - teacher) ** 2
-
-        return self._training.mean(squared, (*self._teachers, self.number))
-
-    def _distance_of_signs(self, *, training: bool) -> Integral:
-        """Squared distance of outputs of which at least one is 0 or 1; on training samples that one is the label."""
-        # No loss looks at a max-margin stage, so if the teacher is one, it is the stage before and the only one.
-        points = self.solution.points
-        step = [_has_limit(points[k - 1], MAX_MARGIN) for k in (self._teachers[-1], self.number)]
-        if all(step):
-            return Integral(0.0 if training else 1.0 - self.teacher_agreement, 0.0)
-        if training:
-            if step[0]:
-                return self._training.mean(lambda nodes: special.expit((1.0 - 2.0 * nodes.labels) * _last(nodes)) ** 2)
-            # The teacher's logits on the samples of this stage.
-            samples = TrainingSamples(self.solution, max(self._teachers), self._sets)
-            return samples.mean(
-                lambda nodes: special.expit((1.0 - 2.0 * nodes.labels) * self._teacher_logits(nodes)) ** 2,
-                self._teachers,
-            )
-        if step[0]:
-            return Integral(math.nan, math.nan)
-        # The own sign is that of a field that is Gaussian given the teacher's logit.
-        return self._pair.sign_distance(0, 1)
-
-    @property
-    def bayes_error(self) -> float:
-        """Test error of the Bayes-optimal estimator that sees this stage's inputs and, with clean labels, all samples that the
-        stages up to this one are trained on; the lower bound of what they may reach."""
-        seen = {name for stage in self.solution.resolved[: self.number] for name in stage.sets} or {TRAINING}
-        alpha = total_alpha(self._data, sorted(seen))
-        return float(thresholds.bayes_error(alpha, self._data.rho, self._data.delta, self.estimator.eta))
-
-
-OBSERVABLES: dict[str, str] = {
-    "magnetization": "magnetization $m$",
-    "bias": "bias $b$",
-    "norm": r"norm $\|w\|/\sqrt{N}$",
-    "norm_squared": "squared norm $Q$",
-    "response": "response $V$",
-    "cosine": r"cosine with $v$",
-    "test_error": "test error",
-    "train_error": "training error",
-    "clean_train_error": "training error against clean labels",
-    "generalization_gap": "test minus training error",
-    "test_loss": "test loss",
-    "train_loss": "training loss",
-    "loss_gap": "test minus training loss",
-    "test_cross_entropy": "test cross-entropy",
-    "train_cross_entropy": "training cross-entropy",
-    "free_energy": r"training objective per input, $-\Phi$",
-    "calibration_slope": "calibration slope",
-    "calibration_offset": "calibration offset",
-    "calibration_error": "calibration error",
-    "teacher_cosine": "cosine with the teacher's weights",
-    "teacher_agreement": "agreement with the teacher, test",
-    "test_logit_distance": "squared logit distance to the teacher, test",
-    "train_logit_distance": "squared logit distance to the teacher, training",
-    "test_output_distance": "squared output distance to the teacher, test",
-    "train_output_distance": "squared output distance to the teacher, training",
-    "bayes_error": "Bayes error",
-}
-"""Names of the observables of a stage, with their labels in plots.
-
-The teacher in ``teacher_...`` and in distances is the one of the stage's loss; of several teachers, their mean logit.  Where the
-loss has none, or a formula names several logits, it is the stage before (:meth:`numerics.models.Chain.teachers`).
-"""
+        observable = REGISTRY[name]
+        found = self.find(observable)
+        if not math.isfinite(found.value):
+            return math.nan if math.isnan(found.value) else 0.0
+        own = found.error
+        if isinstance(found, OneRule):
+            again = StageSolution(self.solution, self.number, check=True)
+            own += abs(again.find(observable).value - found.value)
+        moved = self.solution._displaced[self.number - 1].find(observable).value
+        return float(own + abs(moved - found.value) + _ROUNDING * abs(found.value))

@@ -18,7 +18,8 @@ from numerics.models import Chain, GaussianMixture, described, parameter_paths
 from numerics.problem import write_problem
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation.run import Simulation
-from numerics.solution.solution import OBSERVABLES
+from numerics.solution.observables import OBSERVABLES
+from numerics.solution.observables.registry import long_name
 from numerics.solver import has_limit, settings_for
 from numerics.sweeps.axes import Over
 from numerics.sweeps.journal import Piece
@@ -183,9 +184,9 @@ class _AnyGrid:
         """Dimensions and attributes of all variables, axes included."""
         names = {path: self._axis_attributes(path) for path in self.over}
         found = {path: ((path,), names[path]) for path in self.over}
-        for name, (by_stage, long_name) in self.rows().items():
+        for name, (by_stage, text) in self.rows().items():
             dims = ("stage", *self.over) if by_stage else tuple(self.over)
-            found[name] = dims, {"long_name": long_name, **({} if name == "converged" else _UNITS)}
+            found[name] = dims, {"long_name": text, **({} if name == "converged" else _UNITS)}
         return found
 
     def _axis_attributes(self, path: str) -> dict[str, str]:
@@ -261,7 +262,7 @@ class Grid(_AnyGrid):
     over : mapping of parameter name to array
         Axes; names as in :func:`numerics.models.parameter_paths`.
     observables : sequence of str
-        Keys of :data:`numerics.OBSERVABLES`.
+        Keys of :data:`numerics.OBSERVABLES`, or ``<observable>_quadrature_error``.
     """
 
     settings: Settings = DEFAULT
@@ -286,7 +287,7 @@ class Grid(_AnyGrid):
         )  # fmt: skip
 
     def rows(self) -> dict[str, tuple[bool, str]]:
-        observables = {name: (True, OBSERVABLES[name]) for name in self.observables}
+        observables = {name: (True, long_name(name)) for name in self.observables}
         return observables | {name: (False, text) for name, text in QUALITY.items()}
 
     def attributes(self) -> dict[str, object]:

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from numerics.models import Chain, ConvergenceWarning, GaussianMixture, ParameterError, Stage, parameter_value
 from numerics.scalar.compiled import compile_chain, compile_losses
 from numerics.settings import DEFAULT, Settings
-from numerics.simulation.measure import MEASURED
 from numerics.simulation.run import Simulation
-from numerics.solution.solution import OBSERVABLES
+from numerics.solution.observables import OBSERVABLES
+from numerics.solution.observables.registry import measured, split
 from numerics.solver import LONGEST_CHAIN
 from numerics.square_chain.spectral import is_spectral
 from numerics.sweeps.axes import Over, axis_values
@@ -171,7 +171,8 @@ def sweep(
         Names as in :func:`numerics.models.parameter_paths` (``alpha``, ``teacher.ridge``, ...); any number of axes.  Values are
         numbers, or ``"LOW:HIGH:COUNT"`` with ``":log"`` for logarithmic spacing.
     observables : sequence of str
-        Keys of :data:`numerics.OBSERVABLES`.
+        Keys of :data:`numerics.OBSERVABLES`, and for theory ``<observable>_quadrature_error``, how far off one is.  Errors of
+        formulas of order parameters cost next to nothing; those of integrals about as much as the integrals.
     simulation : Simulation or None
         Simulate instead of solving: means over runs, and ``<observable>_standard_error``.
     output : path or None
@@ -301,18 +302,17 @@ def _require_some_allowed(data: GaussianMixture, chain: Chain, axes: Over) -> No
 def _checked_observables(observables: object, simulation: Simulation | None) -> tuple[str, ...]:
     if isinstance(observables, str):
         observables = (observables,)
-    allowed = (
-        OBSERVABLES if simulation is None else {name: text for name, text in OBSERVABLES.items() if name in MEASURED}
-    )
+    allowed = tuple(OBSERVABLES) if simulation is None else measured()
     names = tuple(observables) if isinstance(observables, Iterable) else ()
     if not names or not all(isinstance(name, str) for name in names):
         raise ParameterError(f"observables must name at least one of {', '.join(allowed)}, got {observables!r}")
     if simulation is not None and not isinstance(simulation, Simulation):
         raise ParameterError(f"simulation must be a numerics.Simulation or None, got {simulation!r}")
     for name in names:
-        if name not in OBSERVABLES:
+        known, is_error = split(name)
+        if known not in OBSERVABLES:
             raise ParameterError(f"observables: unknown name {name!r}; allowed are {', '.join(allowed)}")
-        if name not in allowed:
+        if known not in allowed or (is_error and simulation is not None):
             raise ParameterError(
                 f"observables: a simulation does not measure {name!r}; allowed are {', '.join(allowed)}"
             )

@@ -12,15 +12,16 @@ from itertools import pairwise
 
 import numpy as np
 
-from numerics.codegen import observables
 from numerics.models import Chain, GaussianMixture, ParameterError, check_fit, with_parameter
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import Settings
 from numerics.simulation.run import Simulation, simulate
+from numerics.solution.observables.registry import REGISTRY, split
 from numerics.solution.solution import Solution
 from numerics.solver import LONGEST_CHAIN, has_limit, limit_solution, read_solution, solve, spectral_solution
 from numerics.square_chain.spectral import is_spectral
 from numerics.sweeps.journal import Piece
+from numerics.sweeps.points import ManyPoints
 
 QUALITY = {
     "converged": "converged",
@@ -28,35 +29,6 @@ QUALITY = {
     "quadrature_error": "quadrature error estimate",
 }
 """Rows after the observables, and their long names."""
-
-
-def _algebraic(arrays: PointArrays) -> dict[str, Callable[[], np.ndarray]]:
-    """Observables that are formulas of the order parameters, for all points at once; each of shape (stages, n)."""
-    _, rho, delta = arrays.data.T
-    stages = range(arrays.x.shape[1])
-    cholesky, response = arrays.overlaps()
-    m, b = arrays.x[:, :, 0].T, arrays.x[:, :, 1].T
-    q = np.array([np.sum(cholesky[:, t] ** 2, axis=1) for t in stages])
-    return {
-        "magnetization": lambda: m,
-        "bias": lambda: b,
-        "norm_squared": lambda: q,
-        "norm": lambda: np.sqrt(q),
-        "response": lambda: np.array([response[:, t, t] for t in stages]),
-        "cosine": lambda: _over_norm(m, q),
-        "test_error": lambda: _test_error(m, b, q, delta, rho),
-    }
-
-
-def _over_norm(values: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """``values / sqrt(q)``, NaN where a stage has no weights."""
-    return np.divide(values, np.sqrt(q), out=np.full_like(values, np.nan), where=q > 0.0)
-
-
-def _test_error(m: np.ndarray, b: np.ndarray, q: np.ndarray, delta: np.ndarray, rho: np.ndarray) -> np.ndarray:
-    """P(s h < 0) on a fresh sample; a stage without weights decides by its bias, and with none it does not."""
-    by_bias = np.where(b > 0.0, 1.0 - rho, np.where(b < 0.0, rho, np.nan))
-    return np.where(q > 0.0, observables.test_error()(m, b, np.where(q > 0.0, q, 1.0), delta, rho), by_bias)
 
 
 def problem_at(
@@ -164,13 +136,14 @@ class Solve(Points):
         arrays.solve(compiled, settings, position)
         self._from_behind(arrays, points, position)
         converged = arrays.converged(settings)
-        algebraic = _algebraic(arrays)
+        algebraic = [k for k, name in enumerate(self.observables) if REGISTRY[split(name)[0]].algebraic]
+        rest = [k for k in range(len(self.observables)) if k not in algebraic]
         values = np.full((len(self.observables), len(self.chain), len(points)), np.nan)
         notes, rescued = {}, {}
-        rest = [k for k, name in enumerate(self.observables) if name not in algebraic]
-        for k, name in enumerate(self.observables):
-            if name in algebraic:
-                values[k] = np.where(converged, algebraic[name](), np.nan)
+        if algebraic:
+            state = ManyPoints.of(arrays, self.chain)
+            found = np.array([state.values(self.observables[k]) for k in algebraic])
+            values[algebraic] = np.where(converged, found, np.nan)
         for i in range(len(points)):
             if converged[i] and not rest:
                 continue

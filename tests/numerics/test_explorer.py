@@ -19,8 +19,8 @@ from PIL import Image
 
 pytest.importorskip("ipywidgets")
 
-from numerics import Estimator, GaussianMixture, explorer, simulate, solve
-from numerics.explorer import CHOICES, SLIDERS, Explorer, explore
+from numerics import OBSERVABLES, Estimator, GaussianMixture, explorer, simulate, solve
+from numerics.explorer import SLIDERS, Explorer, explore
 from numerics.models import Chain, ParameterError, with_parameter
 from numerics.phase_diagram import SIMULATED_ALPHAS
 from numerics.plots import style
@@ -127,7 +127,7 @@ def test_thresholds_are_marked_where_they_are_inside(shown: Explorer) -> None:
     assert not shown._panels[0].thresholds["interpolation"][0].get_visible()
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", OBSERVABLES)
 def test_every_observable_can_be_drawn(shown: Explorer, name: str) -> None:
     before = shown.picture.value
     shown.choices[0].value = name
@@ -158,7 +158,7 @@ def test_table_holds_the_current_numbers(shown: Explorer) -> None:
     text = plain(shown.table.value)
     assert "alpha = 1.3: converged; quadrature error" in text
     assert f"{solution.quadrature_error:.1e}" in text
-    for name in CHOICES:
+    for name in OBSERVABLES:
         cells = [f"{value:.6g}" if value == value else "–" for value in (getattr(s, name) for s in solution.stages)]
         assert f"{explorer.plain_label(name)}|{'|'.join(cells)}|" in text
     assert f"overlap Q of both||{solution.overlap[1, 0]:.6g}|" in text
@@ -435,7 +435,7 @@ def test_data_are_saved_and_can_be_run_again(small: Explorer, tmp_path: Path) ->
     point = xarray.load_dataset(path, group="point")
     assert float(point.alpha) == 1.1
     np.testing.assert_allclose(point.overlap, small.solution.overlap)
-    assert set(CHOICES) <= set(point.data_vars)
+    assert set(OBSERVABLES) <= set(point.data_vars)
     points = xarray.load_dataset(path, group="simulation")
     np.testing.assert_array_equal(points.test_error, small.simulation.test_error)
     assert (points.attrs["n_inputs"], points.attrs["n_runs"], points.attrs["seed"]) == (60, 3, 0)

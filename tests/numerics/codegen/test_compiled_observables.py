@@ -19,8 +19,7 @@ def test_small_errors_keep_their_relative_accuracy() -> None:
 
 
 FUNCTIONS = (
-    "test_error", "training_error", "field_of", "bayes_bias", "cosine", "signal_cosine", "logit_distance", "agreement",
-    "calibration",
+    "test_error", "training_error", "field_of", "bayes_bias", "cosine", "logit_distance", "agreement", "calibration",
 )  # fmt: skip
 
 

@@ -8,16 +8,17 @@ from scipy.special import expit
 from scipy.stats import multivariate_normal
 
 from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Hebbian
-from numerics.simulation.measure import TEACHER_QUANTITIES
 from numerics.simulation.run import simulate
-from numerics.solution.solution import OBSERVABLES, StageSolution
+from numerics.solution.observables import OBSERVABLES
+from numerics.solution.observables.registry import compares
+from numerics.solution.solution import StageSolution
 from numerics.solver import solve
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation
 
 DATA = GaussianMixture(alpha=2.0, rho=0.3, delta=0.8)
 FIRST = Estimator(CrossEntropy(), 0.5, eta=0.6, name="first")
 SECOND = Estimator(CrossEntropy(), 2.0, eta=0.6, mask_overlap=0.4, name="second")
-COMPARED = [name for name in TEACHER_QUANTITIES if name in OBSERVABLES]
+COMPARED = [name for name in OBSERVABLES if compares(name)]
 
 
 def pupil(loss: Loss | str, ridge: float = 0.1) -> Estimator:
@@ -114,7 +115,12 @@ def test_a_teacher_of_infinite_weights() -> None:
     assert solution[1].limit == "max margin"
     assert solution[2].teacher_cosine == pytest.approx(q[2, 1] / math.sqrt(q[2, 2] * q[1, 1]), rel=1e-12)
     assert solution[2].test_logit_distance == solution[2].train_logit_distance == math.inf
-    assert math.isnan(solution[2].test_output_distance)
+    rng, count = np.random.default_rng(1), 400_000
+    signs = np.where(rng.random(count) < scarce.rho, 1.0, -1.0)
+    noise = math.sqrt(scarce.delta) * np.linalg.cholesky(q) @ rng.standard_normal((3, count))
+    logits = solution.finite_magnetization[:, None] * signs + solution.finite_bias[:, None] + noise
+    apart = (expit(logits[2]) - (logits[1] > 0)) ** 2
+    assert abs(apart.mean() - solution[2].test_output_distance) < 4 * apart.std() / math.sqrt(count)
     assert 0.5 < solution[2].teacher_agreement < 1.0
     taught = solve(scarce, [FIRST, hard, pupil(Distillation(teacher=1))], throw=True)[2]
     assert all(math.isfinite(getattr(taught, name)) for name in COMPARED)

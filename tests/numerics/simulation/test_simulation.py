@@ -33,7 +33,9 @@ from numerics.simulation.result import estimate
 from numerics.simulation.ridge_fit import _Packed, minimise_ridge
 from numerics.simulation.run import simulate
 from numerics.simulation.train import train
-from numerics.solution.population import Population, gaussian_mean
+from numerics.solution.gaussian import gaussian_mean
+from numerics.solution.observables.distances import output_distance
+from numerics.solution.population import Population
 from numerics.solver import ConvergenceError, ConvergenceWarning
 from theory import observables
 from theory.losses import CrossEntropy, Distillation, LinearLoss, Loss, PseudoLabels, SquareDistillation, SquareLoss
@@ -342,7 +344,7 @@ def test_population_averages_agree_with_monte_carlo():
         "error": models.test_error(1),
         "agreement": models.agreement(1, 0),
         "logits": models.logit_distance(1, 0),
-        "outputs": models.output_distance(1, 0)[0],
+        "outputs": output_distance(models, np.array([0.0, 1.0]), np.array([1.0, 0.0])).value,
         "loss": models.test_loss(loss, 1)[0],
     }
     for name, values in measured.items():
@@ -434,7 +436,7 @@ def test_equal_models_are_at_no_distance():
     models = population((2.0, 2.0), correlation=1.0)
     models.magnetization[1], models.bias[1] = models.magnetization[0], models.bias[0]
     assert models.agreement(1, 0) == pytest.approx(1.0, abs=1e-7)
-    assert models.output_distance(1, 0)[0] == pytest.approx(0.0, abs=1e-12)
+    assert output_distance(models, np.array([0.0, 1.0]), np.array([1.0, 0.0])).value == pytest.approx(0.0, abs=1e-12)
     assert models.logit_distance(1, 0) == pytest.approx(0.0, abs=1e-12)
 
 

@@ -25,7 +25,10 @@ from numerics import (
     solve,
 )
 from numerics.optimize import derivatives
-from numerics.solution.population import Population, output_difference
+from numerics.solution.observables.distances import output_distance
+from numerics.solution.observables.registry import REGISTRY
+from numerics.solution.population import Population
+from numerics.solution.samples import output_difference
 from numerics.solution.training import TrainingSamples
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation, SquareLoss
 
@@ -98,11 +101,11 @@ def test_integrals_agree_with_closed_forms(
     exact = solve(data, square_chain(ridges, etas), throw=True)
     names = ("train_error", "train_loss", "train_cross_entropy", "train_output_distance", "free_energy")
     values = [getattr(exact[-1], name) for name in names]
-    monkeypatch.setattr(TrainingSamples, "is_gaussian", False)
+    monkeypatch.setattr(TrainingSamples, "gaussian", None)
     general = replace(exact)
     for name, value in zip(names, values, strict=True):
         assert getattr(general[-1], name) == pytest.approx(value, rel=1e-8), name
-        found = general[-1]._integral(name)
+        found = general[-1].find(REGISTRY[name])
         assert abs(found.value - value) <= max(found.error, 1e-10 * value), name
 
 
@@ -197,8 +200,7 @@ def test_hard_targets_and_soft_ones_on_two_sets() -> None:
     solution = solve(data, chain, throw=True)
     stage = solution[2]
     finer = solution.nodes(2, training=True, finer=2)
-    training = stage._training
-    again = finer.mean(ndtr((2 * finer.labels - 1) * training._threshold(finer)))
+    again = finer.mean(ndtr((2 * finer.labels - 1) * stage.samples.threshold(finer)))
     assert stage.train_error == pytest.approx(again, rel=1e-9)
     assert abs(stage.train_error - again) <= stage.error_of("train_error")
 
@@ -289,7 +291,7 @@ def test_distances_of_given_weights_have_no_floor() -> None:
             return slope**2 * square * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
 
         exact += share * quad(integrand, -9, 9, epsabs=0, epsrel=1e-11)[0]
-    assert pair.output_distance(1, 0)[0] == pytest.approx(exact, rel=1e-8)
+    assert output_distance(pair, np.array([0.0, 1.0]), np.array([1.0, 0.0])).value == pytest.approx(exact, rel=1e-8)
 
 
 @pytest.mark.parametrize("h", [-800.0, -30.0, -0.2, 0.0, 3.0, 40.0, 900.0])

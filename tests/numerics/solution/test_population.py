@@ -14,7 +14,7 @@ from scipy.stats import multivariate_normal
 
 from numerics import Estimator, GaussianMixture, Hebbian, solve
 from numerics.codegen.losses import LossFunctions
-from numerics.solution import population
+from numerics.solution.gaussian import gaussian_mean, nested_mean
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels
 
 DATA = GaussianMixture(0.8, 0.2, 1.0)
@@ -93,11 +93,11 @@ def test_very_wide_logits_are_averaged_on_panels_that_grow() -> None:
         return (special.expit(points[0]) - special.expit(points[1])) ** 2
 
     mean, covariance = np.array([20.0, -5.0]), np.array([[3600.0, 900.0], [900.0, 2500.0]])
-    steps, _ = population.gaussian_mean(apart, mean, covariance, rtol=1e-11)
-    growing, error = population._wide_mean(apart, mean, covariance, 1e-10, 0.0)
+    steps, _ = gaussian_mean(apart, mean, covariance, rtol=1e-11)
+    growing, error = nested_mean(apart, mean, covariance, (), 1e-10, 0.0)
     assert growing == pytest.approx(steps, rel=1e-9)
     assert error < 1e-8
-    wide, _ = population.gaussian_mean(apart, 1e4 * mean, 1e8 * covariance)
+    wide, _ = gaussian_mean(apart, 1e4 * mean, 1e8 * covariance)
     # Outputs are 0 or 1: the probability of different signs.
     same = multivariate_normal(mean, covariance).cdf([0, 0]) + multivariate_normal(-mean, covariance).cdf([0, 0])
     assert wide == pytest.approx(1 - same, abs=1e-5)

@@ -36,7 +36,7 @@ from numerics.models import ConvergenceWarning, Stage, parameter_paths, paramete
 from numerics.optimize import derivatives
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import Settings
-from numerics.simulation.measure import MEASURED
+from numerics.solution.observables.registry import measured
 from numerics.solver import LONGEST_CHAIN, read_solution, spectral_solution
 from numerics.square_chain import spectral
 from numerics.square_chain.reduction import limit_of_self_distillation, square_chain
@@ -337,11 +337,10 @@ def test_five_stages_agree_with_simulation(data: GaussianMixture, trained: float
     chain = [replace(stage, eta=trained) for stage in FIVE]
     solution, runs = solve(data, chain, throw=True), simulate(data, chain, 400, 12, 5)
     assert solution.spectral is not None
-    names = [name for name in OBSERVABLES if name in MEASURED and name != "response"]
     z = []
-    for stage, measured in zip(solution.stages, runs, strict=True):
-        for name in names:
-            found = getattr(measured, name)
+    for stage, run in zip(solution.stages, runs, strict=True):
+        for name in measured():
+            found = getattr(run, name)
             if found.standard_error > 0:
                 # Finite systems are off by about 1/N.
                 error = math.hypot(found.standard_error, 2.0 / 400 * abs(found.mean))

@@ -1,124 +1,25 @@
-"""Observables of a stage whose weights are exactly 0, and of the one after it: limits of formulas that divide by the norm.
-
-Such a stage gives every sample the class of its bias.  With bias 0 it decides nothing: its errors are NaN, as cosines are.
-"""
+"""Responses to a stage whose weights are exactly 0 (:mod:`numerics.scalar.constant_targets`)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from numerics.codegen.equations import equations_module
-from numerics.deferred import special
-from numerics.models import Frozen, total_alpha
 from numerics.scalar.compiled import newton
 from numerics.scalar.limits import extend_any
 from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes
 from numerics.scalar.prior import WeightMoments, coordinate_groups
-from numerics.solution.solution import Solution, StageSolution
+
+if TYPE_CHECKING:
+    from numerics.solution.solution import Solution
 
 _SHIFT = 2e-3  # of a logit that responses are read off, by differences of fourth order
 _SMOOTH = 1e-6  # change of such a difference at half the shift, above which the target jumps
-
-
-class ConstantStage(StageSolution):
-    """A stage without weights (:mod:`numerics.scalar.constant_targets`), or one whose predecessor has none.
-
-    Examples
-    --------
-    >>> from numerics import Estimator, GaussianMixture, solve
-    >>> from theory.losses import Loss
-    >>> constant = Loss.from_expression("softplus(h) - h/4")  # every target is 1/4
-    >>> stage = solve(GaussianMixture(alpha=2.0, rho=0.2), Estimator(constant, ridge=0.1))[0]
-    >>> stage.norm, round(stage.bias, 6), stage.test_error, stage.cosine
-    (0.0, -1.098612, 0.2, nan)
-    """
-
-    @property
-    def _vanishes(self) -> bool:
-        return self._known and self.solution.points[self.number - 1].vanishes
-
-    @property
-    def cosine(self) -> float:
-        """Cosine between w and v; NaN without weights."""
-        return math.nan if self._vanishes else super().cosine
-
-    @property
-    def relative_bias(self) -> float:
-        """Bias over norm; without weights infinite, or NaN if the bias is 0 too."""
-        if not self._vanishes:
-            return super().relative_bias
-        return math.copysign(math.inf, self.bias) if self.bias else math.nan
-
-    @property
-    def test_error(self) -> float:
-        """P(s h < 0) on a fresh sample."""
-        if not self._vanishes:
-            return super().test_error
-        return self._wrong_share(np.array([1.0, -1.0]), np.array([self._data.rho, 1.0 - self._data.rho]))
-
-    @property
-    def train_error(self) -> float:
-        """P(h on the wrong side of the label that was trained on), on a training sample."""
-        if not self._vanishes:
-            return super().train_error
-        nodes = self._training.groups
-        return self._wrong_share(2.0 * nodes.labels - 1.0, nodes.weight)
-
-    @property
-    def clean_train_error(self) -> float:
-        """P(s h < 0) on a training sample."""
-        if not self._vanishes:
-            return super().clean_train_error
-        nodes = self._training.groups
-        return self._wrong_share(nodes.statistics[:, 0], nodes.weight)
-
-    def _wrong_share(self, signs: np.ndarray, weight: np.ndarray) -> float:
-        """Share of the samples whose sign is not that of the bias."""
-        return float(weight @ (signs * self.bias < 0.0) / weight.sum()) if self.bias else math.nan
-
-    @property
-    def free_energy(self) -> float:
-        """The minimised training objective per input: there is no penalty without weights."""
-        return total_alpha(self._data, self._sets) * self.train_loss if self._vanishes else super().free_energy
-
-    @property
-    def calibration_slope(self) -> float:
-        """Slope of the true log-odds as a function of the logit; NaN if that is the same everywhere."""
-        return math.nan if self._vanishes else super().calibration_slope
-
-    @property
-    def calibration_offset(self) -> float:
-        """Offset of the true log-odds at logit 0; NaN likewise."""
-        return math.nan if self._vanishes else super().calibration_offset
-
-    @property
-    def calibration_error(self) -> float:
-        """Mean of |P(y=1 given h) - sigmoid(h)| on a fresh sample; a constant logit tells nothing of y."""
-        return abs(self._data.rho - float(special.expit(self.bias))) if self._vanishes else super().calibration_error
-
-    @property
-    def _pair_vanishes(self) -> bool:
-        return self._known and any(self.solution.points[k - 1].vanishes for k in (*self._teachers, self.number))
-
-    @property
-    def teacher_cosine(self) -> float:
-        """Cosine between the weights of this stage and of its teacher; NaN where there are none."""
-        return math.nan if self._pair_vanishes else super().teacher_cosine
-
-    @property
-    def teacher_agreement(self) -> float:
-        """Probability that this stage and its teacher classify a fresh sample alike; NaN where one decides nothing."""
-        if not self._teachers or not self._pair_vanishes:
-            return super().teacher_agreement
-        pair = self._pair
-        if np.any((np.diag(pair.overlap) == 0.0) & (pair.bias == 0.0)):
-            return math.nan
-        with np.errstate(over="ignore"):  # distances of a constant from 0 in units of no width
-            return pair.agreement(0, 1)
 
 
 def completed_responses(solution: Solution) -> np.ndarray:
@@ -148,7 +49,7 @@ def completed_responses(solution: Solution) -> np.ndarray:
 def _follows(solution: Solution, t: int, s: int) -> bool:
     """Whether stage t looks at stage s, or at one that follows it."""
     stage = solution.resolved[t - 1]
-    seen = () if isinstance(stage, Frozen) else stage.loss.stages(t)
+    seen = () if stage.given else stage.loss.stages(t)
     return any(r == s or (r > s and _follows(solution, r, s)) for r in seen)
 
 
