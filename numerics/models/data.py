@@ -77,6 +77,9 @@ class DataModel(ABC):
     label_noise: float
     further: tuple[DataSet, ...]
 
+    title: ClassVar[str] = "Gaussian mixture"
+    """In reports."""
+
     ruled: ClassVar[bool] = False
     """Whether labels are those of a rule, whose logit comes before those of the stages."""
 
@@ -261,6 +264,10 @@ class LinearRule(DataModel):
         return f"LinearRule({', '.join(shown)})"
 
     ruled: ClassVar[bool] = True
+
+    @property
+    def title(self) -> str:
+        return f"linear rule, {self.output} output"
 
     @property
     def has_real_labels(self) -> bool:
