@@ -112,10 +112,9 @@ class Population(GaussianLogits):
     def means(self) -> Array:
         return np.outer(self.magnetization, self.signs) + self.bias[:, None]
 
-    @cached_property
-    def factors(self) -> Array:
-        factor = math.sqrt(self.data.delta) * self.factor
-        return np.broadcast_to(factor, (2, *factor.shape))
+    def factor_of(self, group: int, stages: Sequence[int] | Array) -> Array:
+        """Rows of F = sqrt(Delta) C, of some stages counted from 0."""
+        return math.sqrt(self.data.delta) * self.factor[stages]
 
     def combined(self, rows: Array) -> Population:
         """The population of models whose logits are linear combinations of these, shape (models, T): means of teachers, say."""
@@ -261,7 +260,7 @@ class Population(GaussianLogits):
         slope = np.linalg.pinv(earlier_overlap, rcond=SAME_STAGE, hermitian=True) @ self.overlap[stages, t]
         found = Integral(0.0, 0.0)
         for group, share in enumerate(self.weight):
-            label, means, factor = self.labels[group], self.means[:, group], self.factors[group]
+            label, means = self.labels[group], self.means[:, group]
             reference = means[stages]
 
             def alone(points: Array, label: float = label, reference: Array = reference) -> Array:
@@ -280,7 +279,9 @@ class Population(GaussianLogits):
             allowed = 0.0
             for part, mean, chosen, places in ((alone, means[[t]], [t], ()), (shift, reference, stages, jumps)):
                 average = Integral(
-                    *gaussian_mean(part, mean, None, places, factor=factor[chosen], rtol=self.rtol, atol=allowed)
+                    *gaussian_mean(
+                        part, mean, None, places, factor=self.factor_of(group, chosen), rtol=self.rtol, atol=allowed
+                    )
                 )
                 found += share * average
                 allowed = self.rtol * abs(average.value)
