@@ -133,7 +133,8 @@ class Population(GaussianLogits):
         """Something of stage t in true units, that goes with a power of its weights; 0 up to rounding stays 0."""
         if self.scale[t] == 1.0:
             return values
-        return np.where(np.abs(values) < SYMMETRIC, 0.0, values * self.scale[t] ** power)
+        with np.errstate(invalid="ignore"):
+            return np.where(np.abs(values) < SYMMETRIC, 0.0, values * self.scale[t] ** power)
 
     def cosine(self, t: int) -> Array:
         """Between the weights of stage t and v; nan for a model of zero norm."""
@@ -225,7 +226,9 @@ class Population(GaussianLogits):
             total = 0.0
             for sign in (1.0, -1.0):
                 x = np.empty((len(rows), apart.shape[1]))
-                x[~infinite], x[infinite] = finite[: len(rows) - infinite.sum()], (math.inf * sign * sides)[:, None]
+                x[infinite] = (math.inf * sign * sides)[:, None]
+                if not infinite.all():
+                    x[~infinite] = finite
                 total = total + special.ndtr(sign * score) * function(label, *x)
             return total
 
