@@ -75,7 +75,7 @@ def bayes_bias(q: Expr, delta: Expr, rho: Expr) -> Expr:
 def bayes_error(alpha: Expr, delta: Expr, rho: Expr, eta: Expr = 1) -> Expr:
     """Smallest test error from M = alpha N samples, by an estimator that sees a fraction eta of the inputs.
 
-      The posterior mean of v has m = 1, Q = 1 + Delta/alpha, and the bias of :func:`bayes_bias`.  With a fraction of
+    The posterior mean of v has m = 1, Q = 1 + Delta/alpha, and the bias of :func:`bayes_bias`.  With a fraction of
     the inputs, alpha and Delta are both divided by it.
     """
     alpha, delta, rho, eta = map(sympify, (alpha, delta, rho, eta))

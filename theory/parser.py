@@ -81,6 +81,13 @@ def require_used(expression: str | Expr, formula: Expr, parameters: Mapping[str,
             raise ValueError(f"the loss {expression!s} has no parameter {key!r}; it has {', '.join(used) or 'none'}")
 
 
+def names_label(expression: str | Expr) -> bool:
+    """Whether a formula names the label y, which is 0 or 1, rather than its sign s."""
+    if isinstance(expression, str):
+        return re.search(r"\by\b", unicodedata.normalize("NFKC", expression)) is not None
+    return any(symbol.name == "y" for symbol in expression.free_symbols)
+
+
 def terms_multiplied_out(expression: Expr) -> float:
     """Number of terms, at most, that an expression has when multiplied out."""
     if isinstance(expression, Add):

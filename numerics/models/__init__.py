@@ -5,7 +5,16 @@ What one object can know it checks itself; what takes both data and chain is che
 
 from numerics.models.chain import Chain, check_fit
 from numerics.models.checks import ROUNDING, ConvergenceWarning, ParameterError, require_noise, require_number
-from numerics.models.data import TRAINING, DataSet, GaussianMixture, total_alpha
+from numerics.models.data import (
+    OUTPUTS,
+    TRAINING,
+    ClassLaw,
+    DataModel,
+    DataSet,
+    GaussianMixture,
+    LinearRule,
+    total_alpha,
+)
 from numerics.models.parameters import (
     PARAMETERS,
     Description,
@@ -15,10 +24,11 @@ from numerics.models.parameters import (
     parameter_values,
     with_parameter,
 )  # fmt: skip
-from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Stage
+from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Rule, Stage
 
 __all__ = [
-    "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ConvergenceWarning", "DataSet", "Description", "Estimator",
-    "Frozen", "GaussianMixture", "Hebbian", "ParameterError", "Stage", "check_fit", "described", "parameter_paths",
-    "parameter_value", "parameter_values", "require_noise", "require_number", "total_alpha", "with_parameter",
+    "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ConvergenceWarning", "DataModel",
+    "DataSet", "Description", "Estimator", "Frozen", "GaussianMixture", "Hebbian", "LinearRule", "ParameterError", "Rule", "Stage",
+    "check_fit", "described", "parameter_paths", "parameter_value", "parameter_values", "require_noise", "require_number",
+    "total_alpha", "with_parameter",
 ]  # fmt: skip

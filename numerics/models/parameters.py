@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 from numerics.models.chain import Chain
 from numerics.models.checks import ParameterError, spelt
-from numerics.models.data import GaussianMixture
+from numerics.models.data import DataModel, GaussianMixture
 from numerics.models.stages import Estimator, Stage
 
 
@@ -44,6 +44,8 @@ PARAMETERS = {
     "smoothing": Description("label smoothing", "label smoothing", r"\varepsilon"),
     "gain": Description("gain", "gain", r"\beta"),
     "bias": Description("bias", "bias"),
+    "noise": Description("variance of the noise of the rule", "noise of the rule", r"\sigma^2", 0.01, 4.0, True),
+    "slope": Description("slope of the rule", "slope of the rule", "", 0.1, 10.0, True),
     "label_noise": Description("probability of a flipped training label", "label noise"),
     "mask_overlap": Description("overlap of masks", "mask overlap"),
     "magnetization": Description("magnetization m", "magnetization"),
@@ -51,7 +53,6 @@ PARAMETERS = {
 }
 """Parameters by their last name: that of data and data sets, or of a stage and its loss."""
 
-_DATA_PARAMETERS = ("alpha", "rho", "delta", "label_noise")
 _SET_PARAMETERS = ("alpha", "label_noise")
 
 
@@ -61,12 +62,13 @@ def described(path: str) -> Description:
     return PARAMETERS.get(name) or Description(path, name.replace("_", " "))
 
 
-def with_parameter(data: GaussianMixture, chain: Chain, path: str, value: float) -> tuple[GaussianMixture, Chain]:
+def with_parameter(data: DataModel, chain: Chain, path: str, value: float) -> tuple[DataModel, Chain]:
     """Return copies in which the parameter called ``path`` has the given value.
 
-    ``path`` is ``alpha``, ``rho``, ``delta``, ``label_noise``; ``<set>.alpha`` or ``<set>.label_noise`` with the name of a
-    further data set; or ``<stage>.<parameter>`` with the stage's name and ``ridge``, ``eta``, a parameter of its loss
-    (``student.temperature``), ``bias`` or ``mask_overlap`` where they are numbers, or what a special stage has.
+    ``path`` is that of the data (``alpha``, ``rho``, ``delta``, ``label_noise``; ``noise``, ``slope`` of a rule);
+    ``<set>.alpha`` or ``<set>.label_noise`` with the name of a further data set; or ``<stage>.<parameter>`` with the stage's
+    name and ``ridge``, ``eta``, a parameter of its loss (``student.temperature``), ``bias`` or ``mask_overlap`` where they are
+    numbers, or what a special stage has.
 
     Raises
     ------
@@ -82,7 +84,7 @@ def with_parameter(data: GaussianMixture, chain: Chain, path: str, value: float)
     0.5
     """
     owner, dot, parameter = spelt(path).rpartition(".")
-    if not dot and parameter in _DATA_PARAMETERS:
+    if not dot and parameter in data.parameters:
         return replace(data, **{parameter: value}), chain
     if dot and owner in chain.names:
         index = chain.names.index(owner)
@@ -103,16 +105,16 @@ def with_parameter(data: GaussianMixture, chain: Chain, path: str, value: float)
     raise ParameterError(f"unknown parameter {path!r}; allowed are {', '.join(parameter_paths(chain, data))}")
 
 
-def parameter_value(data: GaussianMixture, chain: Chain, path: str) -> float:
+def parameter_value(data: DataModel, chain: Chain, path: str) -> float:
     """Value of the parameter called ``path``; ParameterError if there is none."""
     if path not in parameter_paths(chain, data):
         raise ParameterError(f"unknown parameter {path!r}; allowed are {', '.join(parameter_paths(chain, data))}")
     return parameter_values(data, chain)[path]
 
 
-def parameter_values(data: GaussianMixture, chain: Chain) -> dict[str, float]:
+def parameter_values(data: DataModel, chain: Chain) -> dict[str, float]:
     """All parameters that :func:`parameter_paths` lists, and their values."""
-    values = {name: getattr(data, name) for name in _DATA_PARAMETERS}
+    values = {name: getattr(data, name) for name in data.parameters}
     for further in data.further:
         values |= {f"{further.name}.{parameter}": getattr(further, parameter) for parameter in _SET_PARAMETERS}
     for name, stage in zip(chain.names, chain.stages, strict=True):
@@ -123,7 +125,7 @@ def parameter_values(data: GaussianMixture, chain: Chain) -> dict[str, float]:
     return values
 
 
-def parameter_paths(chain: Chain, data: GaussianMixture | None = None) -> tuple[str, ...]:
+def parameter_paths(chain: Chain, data: DataModel | None = None) -> tuple[str, ...]:
     """Names that :func:`with_parameter` accepts for this chain; with the data, those of label noise and data sets too.
 
     Examples
@@ -133,9 +135,9 @@ def parameter_paths(chain: Chain, data: GaussianMixture | None = None) -> tuple[
     >>> parameter_paths(Chain.of(Estimator(CrossEntropy(), ridge=0.1)), GaussianMixture(alpha=1.0))
     ('alpha', 'rho', 'delta', 'label_noise', 'teacher.ridge', 'teacher.eta', 'teacher.smoothing')
     """
-    paths = ["alpha", "rho", "delta"]
+    paths = list(GaussianMixture.parameters[:-1])
     if data is not None:
-        paths.append("label_noise")
+        paths = list(data.parameters)
         paths += [f"{further.name}.{parameter}" for further in data.further for parameter in _SET_PARAMETERS]
     for name, stage in zip(chain.names, chain.stages, strict=True):
         paths += [f"{name}.{parameter}" for parameter in _own_parameters(stage)]

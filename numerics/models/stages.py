@@ -181,6 +181,27 @@ class Frozen:
         """Itself: nothing about it depends on the data."""
         return self
 
+    @property
+    def mean_square(self) -> float:
+        """Of a weight."""
+        return self.norm_squared
+
+
+@dataclass(frozen=True)
+class Rule(Frozen):
+    """The rule of :class:`numerics.models.LinearRule`: the stage before all others, in the equations alone.
+
+    Its logit is ``theta.x/sqrt(N) + eps``: eps is the field of weights on ``noise N`` inputs more, which no other stage sees.
+    """
+
+    magnetization: float = 0.0
+    norm_squared: float = 1.0
+    noise: float = 0.0
+
+    @property
+    def mean_square(self) -> float:
+        return 1.0
+
 
 @dataclass(frozen=True)
 class Hebbian:

@@ -15,8 +15,8 @@ from numerics.deferred import Deferred
 from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Stage
 from numerics.scalar.constant_targets import resting_biases
 from numerics.scalar.directions import fixed_directions
-from numerics.scalar.nodes import Nodes, StagePoint, set_table
-from numerics.scalar.prior import mask_patterns
+from numerics.scalar.nodes import Nodes, StagePoint, class_table, set_table
+from numerics.scalar.prior import coordinate_groups
 from numerics.settings import Settings
 from theory.losses import LinearLoss, Loss
 
@@ -231,16 +231,15 @@ class PointArrays:
         most = max(1, *(len(bend) for row in bends for bend in row))
         self.losses = tuple(structural_loss(stage) for stage in chain.stages)
         n_parameters = max(1, *(len(loss.values) for loss in self.losses))
-        patterns = [
-            mask_patterns(tuple(stage.eta for stage in stages), tuple(stage.mask_overlap for stage in stages))
-            for stages in resolved
-        ]
+        patterns = [coordinate_groups(stages) for stages in resolved]
         n_patterns = max(len(found) for found in patterns)
         names = [found.name for found in data.sets]
         self.trained = np.array([[int(name in stage.sets) for name in names] for stage in resolved[0]])
-        self.data = np.array([(data.alpha, data.rho, data.delta) for data, _ in points])
+        self.data = np.array([
+            (data.alpha, data.positive_share, data.variance, *class_table(data).ravel()) for data, _ in points
+        ])  # fmt: skip
         self.sets = np.array([set_table(data) for data, _ in points])
-        self.special = np.zeros((n, size, 4))
+        self.special = np.zeros((n, size, _kernel.N_SPECIAL))
         self.special[:, :, 0] = math.nan
         self.ridges = np.ones((n, size))
         self.pattern_share = np.zeros((n, n_patterns))
@@ -258,7 +257,13 @@ class PointArrays:
                 self.extra[i, t, : len(bends[i][t])] = bends[i][t]
                 self.n_extra[i, t] = len(bends[i][t])
                 if isinstance(stage, Frozen):
-                    self.special[i, t] = stage.bias, _kernel.GIVEN, stage.magnetization, stage.norm_squared
+                    self.special[i, t] = (
+                        stage.bias,
+                        _kernel.GIVEN,
+                        stage.magnetization,
+                        stage.norm_squared,
+                        stage.mean_square,
+                    )
                     continue
                 values = stage.loss.values
                 self.ridges[i, t] = stage.ridge

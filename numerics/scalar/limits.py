@@ -41,7 +41,7 @@ from numerics.scalar.constrained import (
     with_values,
 )
 from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes, sharp_crossings
-from numerics.scalar.prior import WeightMoments, mask_patterns
+from numerics.scalar.prior import WeightMoments, coordinate_groups
 from numerics.settings import Settings
 from theory.functions import sigmoid
 from theory.losses import Loss
@@ -336,8 +336,7 @@ class _Assembly:
         """All stages at one level; stops at the first that fails."""
         data, chain, settings = self.data, self.chain, self.settings
         step = settings.field_step * settings.refinement**level
-        etas, overlaps = zip(*((stage.eta, stage.mask_overlap) for stage in self.stages), strict=True)
-        moments = WeightMoments(mask_patterns(etas, overlaps))
+        moments = WeightMoments(coordinate_groups(self.stages))
         nodes, points = label_nodes(data), []
         for number, stage in enumerate(self.stages, start=1):
             limit = self.limits[number - 1]

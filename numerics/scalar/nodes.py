@@ -10,7 +10,7 @@ import numpy as np
 
 from numerics.codegen.losses import grid_kind, loss_module
 from numerics.deferred import Deferred
-from numerics.models import Estimator, Frozen, GaussianMixture
+from numerics.models import DataModel, Estimator, Frozen
 from theory.losses import LinearLoss, Loss
 
 _kernel = Deferred("numerics.scalar.kernels.nodes")
@@ -128,14 +128,14 @@ class Nodes:
         # Not a BLAS product: its threads cost more than these sums.
         return float(np.sum(self.weight * values))
 
-    def trained(self, data: GaussianMixture, sets: Sequence[str]) -> np.ndarray:
+    def trained(self, data: DataModel, sets: Sequence[str]) -> np.ndarray:
         """Which nodes are of these data sets, shape (n,); all where there is only one."""
         if len(data.sets) == 1:
             return np.ones(self.weight.size, dtype=bool)
         names = [found.name for found in data.sets]
         return np.isin(self.member, [names.index(name) for name in sets])
 
-    def of(self, data: GaussianMixture, sets: Sequence[str]) -> Nodes:
+    def of(self, data: DataModel, sets: Sequence[str]) -> Nodes:
         """The nodes of some data sets; these nodes if that is all of them, or if there are no such."""
         wanted = self.trained(data, sets)
         if wanted.all() or not wanted.any():
@@ -165,20 +165,25 @@ class Nodes:
         return tuple(getattr(self, entry.name) for entry in fields(self))
 
 
-def set_table(data: GaussianMixture) -> np.ndarray:
+def set_table(data: DataModel) -> np.ndarray:
     """alpha and label noise of each data set, shape (d, 2)."""
     return np.array([(found.alpha, found.label_noise) for found in data.sets])
 
 
-def label_nodes(data: GaussianMixture, *, training: bool = True, rows: int = 1) -> Nodes:
+def class_table(data: DataModel) -> np.ndarray:
+    """Weight, sign and label of each class, shape (c, 3)."""
+    return np.array(data.classes, dtype=float)
+
+
+def label_nodes(data: DataModel, *, training: bool = True, rows: int = 1) -> Nodes:
     """Signs and labels, for training in each data set, in ``rows`` equal parts; fresh samples have labels without noise."""
     table = set_table(data) if training else np.array([[data.alpha, 0.0]])
-    weight, statistics, labels, member, row = _kernel.label_nodes(data.rho, table, rows)
+    weight, statistics, labels, member, row = _kernel.label_nodes(class_table(data), table, rows)
     return Nodes(weight, statistics, labels, np.empty((labels.size, 0)), member, row)
 
 
 def extend(
-    nodes: Nodes, data: GaussianMixture, stage: Estimator | Frozen, point: StagePoint, step: float, tail: float, *,
+    nodes: Nodes, data: DataModel, stage: Estimator | Frozen, point: StagePoint, step: float, tail: float, *,
     training: bool, extra: np.ndarray = _NO_BENDS, directions: np.ndarray | None = None, sharpness: float = 0.0,
 ) -> tuple[Nodes, float]:  # fmt: skip
     """Nodes that include this stage too, on training samples or on fresh ones, and their normalisation defect.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -9,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from numerics.codegen.equations import equations_module
-from numerics.models import Estimator, Frozen
+from numerics.models import Estimator, Frozen, Rule
 
 _ROUNDING = 1e-12
 
@@ -68,6 +69,14 @@ def mask_patterns(etas: tuple[float, ...], overlaps: tuple[float | None, ...]) -
     return tuple(Pattern(share, active) for share, _, active in groups if any(active))
 
 
+def coordinate_groups(stages: Sequence[Estimator | Frozen]) -> tuple[Pattern, ...]:
+    """Groups of coordinates with the stages that have weights there; the noise of a rule has coordinates of its own."""
+    groups = mask_patterns(tuple(stage.eta for stage in stages), tuple(stage.mask_overlap for stage in stages))
+    if isinstance(stages[0], Rule) and stages[0].noise > 0:
+        groups += (Pattern(stages[0].noise, (True, *[False] * (len(stages) - 1))),)
+    return groups
+
+
 class WeightMoments:
     """Moments of the stages solved so far, per pattern: ``mu_s = E[w_s v]``, ``B_sr = E[w_s w_r]``, ``G_sk = E[dw_s/dxi_k]``."""
 
@@ -104,7 +113,7 @@ class WeightMoments:
             t, m = number - 1, stage.magnetization
             self.mu[:, t] = m
             self.b[:, t, :t] = self.b[:, :t, t] = m * self.mu[:, :t]
-            self.b[:, t, t] = stage.norm_squared
+            self.b[:, t, t] = stage.mean_square
         else:
             self.add(number - 1, stage.ridge, conjugates, equations_module(number).moments)
 

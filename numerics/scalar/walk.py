@@ -12,7 +12,7 @@ from numerics.scalar.constrained import HARD, HardPoint, HardStage, constraint, 
 from numerics.scalar.directions import fixed_directions
 from numerics.scalar.limits import extend_any, without_ridge
 from numerics.scalar.nodes import StagePoint, extend, label_nodes
-from numerics.scalar.prior import WeightMoments, mask_patterns
+from numerics.scalar.prior import WeightMoments, coordinate_groups
 from numerics.settings import Settings
 
 
@@ -31,9 +31,7 @@ class Walk:
         # One level finer than the solution: errors of quadrature are divided by SHIFT.
         self.factor = 1.0 if rows else settings.refinement ** (level + 1)
         self.nodes = label_nodes(data, rows=max(rows, 1))
-        self.moments = WeightMoments(
-            mask_patterns(tuple(stage.eta for stage in self.stages), tuple(stage.mask_overlap for stage in self.stages))
-        )
+        self.moments = WeightMoments(coordinate_groups(self.stages))
         self.points: list[StagePoint] = []
 
     def newton(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

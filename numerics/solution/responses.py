@@ -13,7 +13,7 @@ from numerics.codegen.equations import equations_module
 from numerics.scalar.compiled import newton
 from numerics.scalar.limits import extend_any
 from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes
-from numerics.scalar.prior import WeightMoments, mask_patterns
+from numerics.scalar.prior import WeightMoments, coordinate_groups
 
 if TYPE_CHECKING:
     from numerics.solution.solution import Solution
@@ -64,9 +64,7 @@ def _response_to_rest(solution: Solution, points: Sequence[StagePoint], s: int, 
     if not abs(_pull(solution, points, s, t, 0.0, 0.5 * _SHIFT) - direct) <= _SMOOTH * (1.0 + abs(direct)):
         return math.nan, math.nan
     through = (_pull(solution, points, s, t, own, _SHIFT) - direct) / own
-    moments = WeightMoments(
-        mask_patterns(tuple(e.eta for e in solution.resolved), tuple(e.mask_overlap for e in solution.resolved))
-    )
+    moments = WeightMoments(coordinate_groups(solution.resolved))
     for number in range(1, t):
         moments.add_stage(number, solution.resolved[number - 1], points[number - 1].conjugates)
     constants, prior = moments.prior_constants(t - 1, stage.ridge), []

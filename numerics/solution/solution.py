@@ -14,7 +14,7 @@ from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, effective
 from numerics.scalar.directions import sobol_directions
 from numerics.scalar.limits import MAXIMUM_LIKELIHOOD, extend_any
 from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes, sharpness_along
-from numerics.scalar.prior import WeightMoments, mask_patterns
+from numerics.scalar.prior import WeightMoments, coordinate_groups
 from numerics.settings import Settings
 from numerics.solution.observables import OBSERVABLES
 from numerics.solution.observables.losses import train_loss
@@ -208,9 +208,7 @@ class Solution:
     def moments(self, number: int) -> WeightMoments:
         """Moments of the weights of stages 1..number, for each pattern of masks."""
         stages = self.resolved
-        found = WeightMoments(
-            mask_patterns(tuple(stage.eta for stage in stages), tuple(stage.mask_overlap for stage in stages))
-        )
+        found = WeightMoments(coordinate_groups(stages))
         for earlier, stage, point in zip(range(1, number + 1), stages, self.points, strict=False):
             found.add_stage(earlier, effective(stage, point), point.conjugates)
         return found

@@ -71,8 +71,10 @@ STATUS, ITERATIONS, RESIDUAL, LAST_STEP, DEFECT = range(5)
 TOO_LARGE = 5
 """Status of a stage whose averages would take more memory than allowed; how much is then in the column ``DEFECT``."""
 
-FIXED_BIAS, FROZEN, FROZEN_M, FROZEN_Q = range(4)
-"""Columns of what is special about a stage: bias (NaN: learned); ``GIVEN`` or ``VANISHING`` weights; m and Q of given ones."""
+N_SPECIAL = 5
+FIXED_BIAS, FROZEN, FROZEN_M, FROZEN_Q, FROZEN_SQUARE = range(N_SPECIAL)
+"""Columns of what is special about a stage: bias (NaN: learned); ``GIVEN`` or ``VANISHING`` weights; m and Q of given ones, and
+the mean square of such a weight."""
 
 TRAINED, GIVEN, VANISHING = 0.0, 1.0, 2.0
 """Values of the column ``FROZEN``.  Weights vanish where every sample's force does: see ``numerics/scalar/constant_targets.py``."""
@@ -335,7 +337,7 @@ def append_moments(moments_of, t, ridge, special, pattern_active, conjugate, mu,
             mu[a, t] = special[FROZEN_M]
             for s in range(t):
                 covariance[a, t, s] = covariance[a, s, t] = special[FROZEN_M] * mu[a, s]
-            covariance[a, t, t] = special[FROZEN_Q]
+            covariance[a, t, t] = special[FROZEN_SQUARE]
             continue
         constants = np.zeros(1 + t + t * (t + 1))
         constants[0] = ridge
@@ -599,7 +601,8 @@ def solve_level(
     n_sets = sets.shape[0]
     rho, delta = data[1], data[2]
     max_iterations = 1 if check else int(settings[MAX_ITERATIONS])
-    weight, statistics, labels, member, row = label_nodes(rho, sets, max(rows, 1))
+    classes = np.ascontiguousarray(data[3:]).reshape((-1, 3))
+    weight, statistics, labels, member, row = label_nodes(classes, sets, max(rows, 1))
     nodes = weight, statistics, labels, np.empty((labels.size, 0)), member, row
     mu = np.zeros((n_patterns, n_stages))
     covariance = np.zeros((n_patterns, n_stages, n_stages))
@@ -865,11 +868,11 @@ def solve_points(
     directions : array, shape (r, T), and first_rows : int
         Fixed points of (g_1, g_2, ...), used from the first on: ``first_rows`` of them, then twice as many at each level.  If
         all are, or none (then nodes are a tensor product), the averages are exact, or refined by their steps.
-    data : array, shape (points, 3)
-        alpha, rho, Delta.
+    data : array, shape (points, 3 + 3 classes)
+        alpha, rho, Delta, then weight, sign and label of each class.
     sets : array, shape (points, d, 2)
         alpha and label noise of each data set.
-    special : array, shape (points, T, 4)
+    special : array, shape (points, T, N_SPECIAL)
         See ``FIXED_BIAS``.
     position : array, shape (points,), and continued : bool
         If ``continued``, a point starts from the extrapolation of those before it in ``position``, if they converged.

@@ -221,14 +221,16 @@ def members(member, wanted, value):
 
 
 @njit(
-    types.Tuple((FloatArray, Matrix, FloatArray, IntArray, IntArray))(types.float64, Matrix, types.int64),
+    types.Tuple((FloatArray, Matrix, FloatArray, IntArray, IntArray))(Matrix, Matrix, types.int64),
     **ENTRY,
 )  # fmt: skip
-def label_nodes(rho, sets, rows):
-    """Nodes before the first stage: data set, sign, whether the label is flipped, and one of ``rows`` equal parts.
+def label_nodes(classes, sets, rows):
+    """Nodes before the first stage: data set, class, whether the label is flipped, and one of ``rows`` equal parts.
 
     Parameters
     ----------
+    classes : array, shape (c, 3)
+        Weight, sign and label of each class.
     sets : array, shape (d, 2)
         Samples per input and probability of a flipped label of each data set.
 
@@ -238,8 +240,8 @@ def label_nodes(rho, sets, rows):
     """
     count = 0
     for d in range(sets.shape[0]):
-        count += 4 if sets[d, 1] > 0.0 else 2
-    count *= rows
+        count += 2 if sets[d, 1] > 0.0 else 1
+    count *= rows * classes.shape[0]
     weight = np.empty(count)
     statistics = np.ones((count, 2))
     labels = np.empty(count)
@@ -247,13 +249,13 @@ def label_nodes(rho, sets, rows):
     row = np.empty(count, np.int64)
     i = 0
     for d in range(sets.shape[0]):
-        for positive in range(1, -1, -1):
+        for c in range(classes.shape[0]):
             for flipped in range(2 if sets[d, 1] > 0.0 else 1):
                 for r in range(rows):
                     share = sets[d, 1] if flipped == 1 else 1.0 - sets[d, 1]
-                    weight[i] = sets[d, 0] * (rho if positive == 1 else 1.0 - rho) * share / rows
-                    statistics[i, 0] = 2.0 * positive - 1.0
-                    labels[i] = float(positive if flipped == 0 else 1 - positive)
+                    weight[i] = sets[d, 0] * classes[c, 0] * share / rows
+                    statistics[i, 0] = classes[c, 1]
+                    labels[i] = classes[c, 2] if flipped == 0 else 1.0 - classes[c, 2]
                     member[i] = d
                     row[i] = r
                     i += 1

@@ -540,7 +540,7 @@ LOSSES: dict[str, tuple[str, Callable[[object], object], tuple[object, ...]]] = 
     "Distillation.temperature": ("temperature", lambda x: Distillation(temperature=x), (0, -1)),
     "Distillation.smoothing": ("smoothing", lambda x: Distillation(smoothing=x), (-0.1, 0.6)),
     "Distillation.with_parameters": ("mixing", lambda x: Distillation().with_parameters(mixing=x), (-0.1, 1.1)),
-    "SquareDistillation.mixing": ("mixing", SquareDistillation, (-0.1, 1.1)),
+    "SquareDistillation.mixing": ("mixing", SquareDistillation, ()),
     "SquareDistillation.gain": ("gain", lambda x: SquareDistillation(gain=x), ()),
     "PseudoLabels.mixing": ("mixing", PseudoLabels, (-0.1, 1.1)),
     "PseudoLabels.smoothing": ("smoothing", lambda x: PseudoLabels(smoothing=x), (-0.1, 0.6)),
