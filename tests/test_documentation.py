@@ -29,6 +29,7 @@ import numerics.random_box
 import theory.__main__
 import theory.losses
 from figures.build import FIGURES
+from numerics.solution.observables.registry import REGISTRY, forget
 from theory.losses import BUILT_IN
 
 ROOT = Path(__file__).parents[1]
@@ -170,14 +171,16 @@ def command_lines(page: str) -> list[tuple[str, list[str]]]:
 
 @contextlib.contextmanager
 def as_it_was() -> Iterator[None]:
-    """Take away what the pages add to the lists of figures and losses, and their open pictures."""
-    before = dict(FIGURES), dict(BUILT_IN)
+    """Take away what the pages add to the lists of figures, losses and observables, and their open pictures."""
+    before, observables = (dict(FIGURES), dict(BUILT_IN)), set(REGISTRY)
     try:
         yield
     finally:
         for registry, content in zip((FIGURES, BUILT_IN), before, strict=True):
             registry.clear()
             registry.update(content)
+        for name in set(REGISTRY) - observables:
+            forget(name)
         plt.close("all")
 
 

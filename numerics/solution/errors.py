@@ -27,11 +27,11 @@ _GOLDEN = 0.5 * (math.sqrt(5.0) - 1.0)
 def displaced(solution: Solution) -> Solution:
     """The solution with its order parameters off by their error; of a chain all of whose stages are solved.
 
-    Limits ridge -> 0 and chains solved by :mod:`numerics.square_chain` take no compiled Newton step: there every order
-    parameter is off by the quadrature error stated, times a factor between -1 and 1.
+    Limits ridge -> 0, stages without weights and chains solved by :mod:`numerics.square_chain` take no compiled Newton step: there
+    every order parameter is off by the quadrature error stated, times a factor between -1 and 1.
     """
     points = solution.points
-    if solution.spectral is not None or any(limit_of(point) for point in points):
+    if solution.spectral is not None or any(limit_of(point) or point.vanishes for point in points):
         return replace(solution, points=_spread(points, solution.quadrature_error))
     walk = Walk(solution.data, solution.equations, solution.settings, solution.level)
     for number, point in enumerate(points, 1):
@@ -59,8 +59,8 @@ def natural_sizes(cholesky: np.ndarray, response: np.ndarray) -> list[np.ndarray
     norm, own = np.linalg.norm(cholesky, axis=-1), np.diagonal(response, axis1=-2, axis2=-1)
     found = []
     for t in range(norm.shape[-1]):
-        with np.errstate(divide="ignore"):  # no size counts of a stage without weights
-            share = norm[..., t] ** 2 / cholesky[..., t, t] ** 2
+        own_share = cholesky[..., t, t] ** 2
+        share = np.divide(norm[..., t] ** 2, own_share, out=np.zeros_like(own_share), where=own_share > 0.0)
         responses = np.maximum(np.abs(response[..., t, :t]), np.sqrt(own[..., :t] * own[..., t, None]))
         one, norms = np.ones_like(share), np.repeat(norm[..., t, None], t, axis=-1)
         parts = (norm[..., t, None], 1.0 + norm[..., t, None], norms, share[..., None], responses, one[..., None])
@@ -70,10 +70,10 @@ def natural_sizes(cholesky: np.ndarray, response: np.ndarray) -> list[np.ndarray
 
 def _sizes(points: Sequence[StagePoint]) -> list[np.ndarray]:
     """:func:`natural_sizes` of the stages of a chain."""
-    rows = [(point.cholesky_row, point.response_row) for point in points]
-    return natural_sizes(
-        *(np.array([np.pad(row, (0, len(points) - row.size)) for row in part]) for part in zip(*rows, strict=True))
-    )
+    triangles = np.zeros((2, len(points), len(points)))
+    for t, point in enumerate(points):
+        triangles[:, t, : t + 1] = point.cholesky_row, point.response_row
+    return natural_sizes(*triangles)
 
 
 def _largest_change(before: Sequence[StagePoint], after: Sequence[StagePoint]) -> float:

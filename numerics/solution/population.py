@@ -112,10 +112,9 @@ class Population(GaussianLogits):
     def means(self) -> Array:
         return np.outer(self.magnetization, self.signs) + self.bias[:, None]
 
-    @cached_property
-    def factors(self) -> Array:
-        factor = math.sqrt(self.data.variance) * self.factor
-        return np.broadcast_to(factor, (len(self.weight), *factor.shape))
+    def factor_of(self, group: int, stages: Sequence[int] | Array) -> Array:
+        """Rows of F = sqrt(Delta) C, of some stages counted from 0."""
+        return math.sqrt(self.data.variance) * self.factor[stages]
 
     def combined(self, rows: Array) -> Population:
         """The population of models whose logits are linear combinations of these, shape (models, T): means of teachers, say."""
@@ -134,7 +133,8 @@ class Population(GaussianLogits):
         """Something of stage t in true units, that goes with a power of its weights; 0 up to rounding stays 0."""
         if self.scale[t] == 1.0:
             return values
-        return np.where(np.abs(values) < SYMMETRIC, 0.0, values * self.scale[t] ** power)
+        with np.errstate(invalid="ignore"):
+            return np.where(np.abs(values) < SYMMETRIC, 0.0, values * self.scale[t] ** power)
 
     @property
     def ruled(self) -> bool:
@@ -256,7 +256,9 @@ class Population(GaussianLogits):
             total = 0.0
             for sign in (1.0, -1.0):
                 x = np.empty((len(rows), apart.shape[1]))
-                x[~infinite], x[infinite] = finite[: len(rows) - infinite.sum()], (math.inf * sign * sides)[:, None]
+                x[infinite] = (math.inf * sign * sides)[:, None]
+                if not infinite.all():
+                    x[~infinite] = finite
                 total = total + special.ndtr(sign * score) * function(label, *x)
             return total
 
@@ -291,7 +293,7 @@ class Population(GaussianLogits):
         slope = np.linalg.pinv(earlier_overlap, rcond=SAME_STAGE, hermitian=True) @ self.overlap[stages, t]
         found = Integral(0.0, 0.0)
         for group, share in enumerate(self.weight):
-            label, means, factor = self.labels[group], self.means[:, group], self.factors[group]
+            label, means = self.labels[group], self.means[:, group]
             reference = means[stages]
 
             def alone(points: Array, label: float = label, reference: Array = reference) -> Array:
@@ -310,7 +312,9 @@ class Population(GaussianLogits):
             allowed = 0.0
             for part, mean, chosen, places in ((alone, means[[t]], [t], ()), (shift, reference, stages, jumps)):
                 average = Integral(
-                    *gaussian_mean(part, mean, None, places, factor=factor[chosen], rtol=self.rtol, atol=allowed)
+                    *gaussian_mean(
+                        part, mean, None, places, factor=self.factor_of(group, chosen), rtol=self.rtol, atol=allowed
+                    )
                 )
                 found += share * average
                 allowed = self.rtol * abs(average.value)

@@ -110,6 +110,10 @@ class GaussianLogits(WeightedSamples):
         self.stages = len(means)
         self.scale = np.ones(self.stages)
 
+    def factor_of(self, group: int, stages: Sequence[int] | Array) -> Array:
+        """Rows of F, of some stages counted from 0."""
+        return self.factors[group, stages]
+
     def mean(
         self, function: Integrand, rows: Sequence[Array], *, degree: int | None = None,
         jumps: Sequence[tuple[int, float]] = (),
@@ -120,7 +124,7 @@ class GaussianLogits(WeightedSamples):
         rows = rows[:, some]
         found = Integral(0.0, 0.0)
         for group in np.flatnonzero(self.weight):
-            mean, factor = rows @ self.means[some, group], rows @ self.factors[group, some]
+            mean, factor = rows @ self.means[some, group], rows @ self.factor_of(group, some)
 
             def at(points: Array, label: float = self.labels[group]) -> Array:
                 return function(label, *points)
@@ -143,7 +147,7 @@ class GaussianLogits(WeightedSamples):
     def probability(self, level: float = 0.0, *, clean: bool = False) -> Integral:
         """Normal tails; see :meth:`WeightedSamples.probability`."""
         signs = self.signs if clean else 2.0 * self.labels - 1.0
-        widths = np.linalg.norm(self.factors[:, -1], axis=1)
+        widths = np.array([np.linalg.norm(self.factor_of(group, [-1])) for group in range(len(self.weight))])
         apart = level - signs * self.means[-1]
         with np.errstate(divide="ignore", invalid="ignore"):
             value = float(self.weight @ special.ndtr(apart / widths))

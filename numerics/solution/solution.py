@@ -82,7 +82,7 @@ class Solution:
     Examples
     --------
     >>> from numerics import solve
-    >>> from theory.losses import Distillation
+    >>> from theory.losses import CrossEntropy, Distillation
     >>> chain = [Estimator(CrossEntropy(), ridge=0.1), Estimator(Distillation(), ridge=1e-5, eta=0.5)]
     >>> solution = solve(GaussianMixture(alpha=2.0, rho=0.2, delta=1.0), chain)
     >>> solution.overlap.round(6)

@@ -235,7 +235,8 @@ class TrainingSamples(WeightedSamples):
 
             def of_labels(label: np.ndarray, *finite: np.ndarray) -> np.ndarray:
                 x = np.empty((len(rows), label.size))
-                x[~infinite], x[infinite] = finite, np.outer(np.sign(sides.sum(axis=1)), 2.0 * label - 1.0) * math.inf
+                x[infinite] = np.outer(np.sign(sides.sum(axis=1)), 2.0 * label - 1.0) * math.inf
+                x[~infinite] = np.reshape(finite, (-1, label.size))
                 return function(label, *x)
 
             if infinite.all():
@@ -244,7 +245,7 @@ class TrainingSamples(WeightedSamples):
 
         def of_nodes(nodes: Nodes) -> np.ndarray:
             x = np.empty((len(rows), nodes.labels.size))
-            x[~infinite] = combined(rows[~infinite], nodes.logits)
+            x[~infinite] = np.reshape(combined(rows[~infinite], nodes.logits), (-1, nodes.labels.size))
             x[infinite] = np.sign(combined(sides, nodes.logits)) * math.inf
             return function(nodes.labels, *x)
 

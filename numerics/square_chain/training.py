@@ -74,7 +74,7 @@ class SquareSamples(GaussianLogits):
             return 0.0
         functions = _least_functions(loss.expression, loss.logits, loss.symbols)
         stages = [number - 1 for number in (self.stages, *loss.stages(self.stages))]
-        directions = np.linalg.qr(self.factors[0][stages].T, mode="r").T * math.sqrt(len(stages))
+        directions = np.linalg.qr(self.factor_of(0, stages).T, mode="r").T * math.sqrt(len(stages))
         steps = np.concatenate((directions, -directions), axis=1)
         total = 0.0
         for group, probability in enumerate(self.weight):

@@ -35,6 +35,7 @@ from numerics.scalar import compiled
 from numerics.scalar.nodes import extend, label_nodes
 from numerics.simulation.draw import draw
 from numerics.simulation.result import SimulationResult
+from numerics.solution.observables.registry import measured
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation, SquareLoss
 
 RUNS = 16
@@ -161,10 +162,6 @@ WITH_RESPONSES = (
     "two teachers of different masks and ridges",
 )
 
-STAGE_OBSERVABLES = (
-    "magnetization", "bias", "norm_squared", "test_error", "train_error", "clean_train_error", "test_loss", "train_loss",
-    "free_energy", "teacher_agreement", "train_logit_distance",
-)  # fmt: skip
 TRAINING_OBSERVABLES = ("train_error", "clean_train_error", "train_loss", "free_energy")
 
 
@@ -188,9 +185,9 @@ def predict(result: SimulationResult) -> Solution:
 def scores(result: SimulationResult, solution: Solution) -> dict[str, float]:
     """z of every observable of a stage and every overlap; what does not fluctuate (fixed biases) must be equal."""
     z = {}
-    for k, (measured, computed) in enumerate(zip(result, solution.stages, strict=True), start=1):
-        for name in STAGE_OBSERVABLES:
-            found, expected = getattr(measured, name), getattr(computed, name)
+    for k, (run, computed) in enumerate(zip(result, solution.stages, strict=True), start=1):
+        for name in measured():
+            found, expected = getattr(run, name), getattr(computed, name)
             if math.isnan(found.mean):  # no loss, or no stage before
                 assert math.isnan(expected)
             elif found.standard_error <= 1e-12 * abs(found.mean):

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit
 from scipy.stats import multivariate_normal
 
-from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Hebbian
+from numerics.models import Chain, DataSet, Estimator, Frozen, GaussianMixture, Hebbian
 from numerics.simulation.run import simulate
 from numerics.solution.observables import OBSERVABLES
 from numerics.solution.observables.registry import compares
@@ -124,3 +124,31 @@ def test_a_teacher_of_infinite_weights() -> None:
     assert 0.5 < solution[2].teacher_agreement < 1.0
     taught = solve(scarce, [FIRST, hard, pupil(Distillation(teacher=1))], throw=True)[2]
     assert all(math.isfinite(getattr(taught, name)) for name in COMPARED)
+
+
+def test_two_stages_of_infinite_weights() -> None:
+    scarce = GaussianMixture(alpha=0.8, rho=0.3, delta=0.8)
+    hard = [Estimator(CrossEntropy(), 0.0, eta=0.9, name="one"), Estimator(CrossEntropy(), 0.0, eta=0.6, name="two")]
+    stage = solve(scarce, hard, throw=True)[1]
+    assert stage.limit == "max margin"
+    assert stage.test_output_distance == pytest.approx(1.0 - stage.teacher_agreement, rel=1e-14)
+    assert stage.train_output_distance == 0.0
+    assert stage.calibration_error == stage.test_error
+    assert stage.error_of("test_output_distance") < 1e-8
+
+
+def test_a_teacher_of_infinite_weights_on_samples_that_it_has_not_seen() -> None:
+    """Its outputs there are not the labels: more distant than on its own samples, as a small ridge says too."""
+    data = GaussianMixture(0.8, 0.3, 0.8, further=(DataSet("fresh", 1.5),))
+
+    def distance(ridge: float) -> tuple[float, float]:
+        chain = [Estimator(CrossEntropy(), ridge, eta=0.9), Estimator(CrossEntropy(), 0.1, sets="fresh")]
+        stage = solve(data, chain, throw=True)[1]
+        return stage.train_output_distance, stage.error_of("train_output_distance")
+
+    (limit, error), small = distance(0.0), [distance(ridge)[0] for ridge in (1e-6, 1e-8, 1e-10)]
+    assert small == sorted(small)
+    # Outputs saturate like 1/log(1/ridge).
+    logs = 1.0 / np.log([1e8, 1e10])
+    extrapolated = np.polyval(np.polyfit(logs, small[1:], 1), 0.0)
+    assert abs(limit - extrapolated) < error + 0.01

@@ -37,11 +37,11 @@ from numerics.optimize import derivatives
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import Settings
 from numerics.solution.observables.registry import measured
+from numerics.solution.samples import output_difference
 from numerics.solver import LONGEST_CHAIN, read_solution, spectral_solution
 from numerics.square_chain import spectral
 from numerics.square_chain.reduction import limit_of_self_distillation, square_chain
 from numerics.square_chain.spectral import PANEL_NODES, SPECTRAL_STAGES, cholesky_of_rows, solve_square_chain, spectrum
-from numerics.square_chain.training import output_difference
 from theory.losses import CrossEntropy, LinearLoss, Loss, SquareDistillation, SquareLoss
 from theory.quadratic import eigenvalue, least_value, linear_force, spectral_density, spectral_edges
 from theory.symbols import alpha, delta, eta
