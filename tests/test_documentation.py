@@ -22,6 +22,7 @@ from click.testing import CliRunner
 
 import figures.__main__
 import numerics.commands
+import numerics.neurons.__main__
 import numerics.phase_diagram
 import numerics.random_box
 import numerics.sweep_command
@@ -55,6 +56,7 @@ COMMANDS = {
     "numerics.sweep": numerics.sweep_command.sweep_command,
     "numerics.phase_diagram": numerics.phase_diagram.main,
     "numerics.random_box": numerics.random_box.main,
+    "numerics.neurons": numerics.neurons.__main__.main,
     "figures": figures.__main__.main,
     "theory": theory.__main__.main,
 }
@@ -67,6 +69,7 @@ LONG = (
     r"numerics\.phase_diagram( --committed)?",  # the main figure
     r"numerics\.phase_diagram .*--y .*",  # a heat map takes longer to draw than all the rest
     r"numerics\.random_box .*",
+    r"numerics\.neurons",  # minutes of training
     r"figures .*",
     r"theory",
 )
