@@ -20,8 +20,9 @@ with starting(__name__):
         require_writable,
     )
     from numerics.models import ParameterError
+    from numerics.neurons.data import digits
     from numerics.neurons.drawing import SAMPLING, overview
-    from numerics.neurons.experiments import scans
+    from numerics.neurons.experiments import DeepScan, DigitScan, scans
     from numerics.neurons.report import report
     from numerics.phase_diagram import write_data, write_figure
     from numerics.sweeps import evaluate
@@ -59,6 +60,9 @@ def main(
 ) -> int:
     """``python -m numerics.neurons``."""
     work = {name: scan for name, scan in scans(runs, seed).items() if name in (names or SCANS)}
+    if any(isinstance(scan, DigitScan | DeepScan) for scan in work.values()):
+        with blaming({}, "--scan", ParameterError):
+            digits()  # said at once if they are missing
     stem = output.with_suffix("") if output.suffix in (".png", ".pdf", ".nc") else output
     path = stem.with_name(stem.name + ".nc")
     for suffix in (".png", ".pdf", ".nc"):

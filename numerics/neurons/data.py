@@ -60,7 +60,14 @@ def _kept(n: int, d: int, first: int, gap: float, generator: np.random.Generator
 
 
 @lru_cache(maxsize=1)
-def _digits() -> tuple[np.ndarray, np.ndarray]:
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Centred pixels, shape (1797, 64), of all digits, and 1 where a digit is odd, -1 where it is even.
+
+    Raises
+    ------
+    ParameterError
+        If scikit-learn is not installed.
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -82,7 +89,7 @@ def digits_parity(n_train: int, noise: float, generator: np.random.Generator) ->
     ParameterError
         If scikit-learn is not installed, or n_train leaves nothing to test on.
     """
-    pixels, parity = _digits()
+    pixels, parity = digits()
     if not 0 < n_train < len(parity):
         raise ParameterError(f"n_train must be between 1 and {len(parity) - 1}, got {n_train!r}")
     order = generator.permutation(len(parity))

@@ -6,6 +6,7 @@ run at one condition.  Scans are parts of :func:`numerics.sweeps.evaluate`, with
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -58,9 +59,12 @@ MARGINS = ("kernel", "upper", "lower", "clipped", "duality_gap")
 
 LABELS = ("soft", "hard")
 
+RULES = {"xor": data.xor, "line": data.line}
+"""Data sets with a gap."""
+
 
 @dataclass(frozen=True)
-class _Scan:
+class _Scan(ABC):
     """Runs at several values of one condition; what is common to all scans."""
 
     runs: int
@@ -78,13 +82,13 @@ class _Scan:
         if self.seed < 0:
             raise ParameterError(f"seed must be at least 0, got {self.seed!r}")
 
+    @abstractmethod
     def layout(self) -> Mapping[str, tuple[str, ...]]:
         """What a run measures: names, and dimensions beside the condition and the run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, value: float, run: int) -> Mapping[str, Any]:
         """One run at one value of the condition."""
-        raise NotImplementedError
 
     def coordinates(self) -> dict[str, list]:
         """Labels along the dimensions of :meth:`layout`."""
@@ -146,7 +150,7 @@ class GapScan(_Scan):
     Attributes
     ----------
     rule : str
-        "xor" or "line", of :mod:`numerics.neurons.data`.
+        A key of :data:`RULES`.
     gaps : tuple of float
         Gaps of the data.
     n_samples, n_inputs : int
@@ -156,7 +160,7 @@ class GapScan(_Scan):
     """
 
     rule: str = "xor"
-    gaps: tuple[float, ...] = (0.02, 0.06, 0.13, 0.2, 0.28)
+    gaps: tuple[float, ...] = (0.02, 0.05, 0.13, 0.2, 0.275)
     n_samples: int = 200
     n_inputs: int = 10
     rate: float = 1.0
@@ -166,8 +170,8 @@ class GapScan(_Scan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rule not in ("xor", "line"):
-            raise ParameterError(f"rule must be xor or line, got {self.rule!r}")
+        if self.rule not in RULES:
+            raise ParameterError(f"rule must be one of {', '.join(RULES)}, got {self.rule!r}")
 
     def layout(self) -> dict[str, tuple[str, ...]]:
         trained = dict.fromkeys(MEASURED, ("training", "width"))
@@ -177,7 +181,7 @@ class GapScan(_Scan):
         return {**super().coordinates(), "training": list(TRAININGS)}
 
     def measure(self, value: float, run: int) -> dict[str, Any]:
-        sample = getattr(data, self.rule)(self.n_samples, self.n_inputs, value, self.generator(value, run, 0))
+        sample = RULES[self.rule](self.n_samples, self.n_inputs, value, self.generator(value, run, 0))
         found = margin(sample.X, sample.y, seed=int(self.generator(value, run, 1).integers(2**31)))
         radius = float(hard_radius(found.lower, LEVEL))
         soft, hard = soft_targets(found.logits), hard_targets(sample.y)
@@ -233,11 +237,11 @@ class _DigitScan(_Scan):
     def coordinates(self) -> dict[str, list]:
         return {**super().coordinates(), "labels": list(LABELS)}
 
+    @abstractmethod
     def fitted(
         self, train_set: data.Labelled, targets: np.ndarray, width: int, generator: np.random.Generator
     ) -> Callable[[np.ndarray], np.ndarray]:
         """A trained network: logits of inputs."""
-        raise NotImplementedError
 
     def measure(self, value: float, run: int) -> dict[str, Any]:
         train_set, test_set = data.digits_parity(self.n_train, value, self.generator(value, run, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from command_line import assert_one_line_error, run
 
 from numerics.journal import Journal
 from numerics.models import ParameterError
-from numerics.neurons import experiments
+from numerics.neurons import data, experiments
 from numerics.neurons.__main__ import main
 from numerics.neurons.bounds import hard_radius
 from numerics.neurons.experiments import LEVEL, DeepScan, DigitScan, GapScan, scans
@@ -24,8 +25,8 @@ from numerics.sweeps import evaluate
 SMALL = GapScan(2, 0, (4, 8), gaps=(0.05, 0.2), n_samples=40, n_inputs=4, steps=20)
 
 
-def made(scan) -> xarray.Dataset:
-    return evaluate({"scan": scan}, 1, executor="serial", progress=False)["scan"]
+def made(scan, **how) -> xarray.Dataset:
+    return evaluate({"scan": scan}, progress=False, **{"executor": "serial", **how})["scan"]
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,7 @@ def test_numbers_do_not_depend_on_what_else_is_run(small: xarray.Dataset) -> Non
     """Neither on the other gaps, runs and widths, nor on the executor."""
     part = made(replace(SMALL, gaps=(0.2,), runs=1, widths=(8,)))
     xarray.testing.assert_equal(part, small.sel(gap=[0.2], run=[0], width=[8]))
-    threads = evaluate({"scan": SMALL}, 2, progress=False)["scan"]
-    xarray.testing.assert_equal(threads, small)
+    xarray.testing.assert_equal(made(SMALL, executor="threads", jobs=2), small)
 
 
 def test_seeds_matter(small: xarray.Dataset) -> None:
@@ -122,6 +122,14 @@ def test_command(tmp_path: Path, monkeypatch) -> None:
     assert_one_line_error(run(main, "--output", tmp_path / "found.png" / "x"), "--output")
 
 
+def test_missing_digits_are_one_line(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    data.digits.cache_clear()
+    result = run(main, "--scan", "deep", "--output", tmp_path / "found")
+    assert_one_line_error(result, "--scan: scikit-learn is missing", "replica-distillation[data]")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_table_says_what_is_measured(small: xarray.Dataset) -> None:
     text = gap_text("XOR", small)
     for k in range(2):
@@ -132,10 +140,10 @@ def test_table_says_what_is_measured(small: xarray.Dataset) -> None:
 
 # The whole, against what was found before with other data and another code.
 
-SOFT = {0.02: (54, 66), 0.06: (37, 47), 0.13: (25, 29), 0.2: (16, 20), 0.28: (14, 15)}
+SOFT = {0.02: (54, 66), 0.05: (37, 47), 0.13: (25, 29), 0.2: (16, 20), 0.275: (14, 15)}
 """Neurons for 5% training error with soft labels in the ball of radius 1: bars of a prototype with one data set a gap."""
 
-LINEAR = {0.02: (62, 65), 0.06: (47, 47), 0.13: (29, 29), 0.2: (21, 21), 0.28: (15, 16)}
+LINEAR = {0.02: (62, 65), 0.05: (47, 47), 0.13: (29, 29), 0.2: (21, 21), 0.275: (15, 16)}
 """Linearised, soft in the ball of radius 1 and hard in the theorem's."""
 
 POWERS = [4, 8, 16, 32, 64, 128]
@@ -145,7 +153,7 @@ POWERS = [4, 8, 16, 32, 64, 128]
 @pytest.mark.slow
 def test_neurons_for_xor() -> None:
     """Both sides have an error, and a width is known to about a tenth from one data set to the next."""
-    found = made(replace(scans(10, 1)["xor"], widths=tuple(POWERS)))
+    found = made(replace(scans(10, 1)["xor"], widths=tuple(POWERS)), executor="threads")
 
     def needed(training: str, gap: float):
         return width_with_bar(POWERS, found.error.sel(training=training, gap=gap).values, LEVEL)
@@ -161,11 +169,12 @@ def test_neurons_for_xor() -> None:
         assert bars["hard_large"].high < 9.5
         assert bars["hard_large"].high < bars["soft"].low
         assert bars["soft_long"].high <= bars["soft"].high
-    # In the ball of soft labels hard ones fail, at the edge, with the error of a linear loss.
+    # In the ball of soft labels hard ones fail, at the edge, with about the error of a linear loss.
     hard, tangent = (found.error.sel(training=name).mean("run") for name in ("hard", "hard_tangent"))
     assert np.all(found.at_edge.sel(training="hard") == 1)
-    assert np.abs(hard - tangent).max() < 0.01
-    assert all(needed("hard", gap).value == np.inf for gap in (0.02, 0.06, 0.13))
+    assert np.all(np.abs(hard - tangent) < 0.04)
+    assert np.all(hard.sel(gap=0.02) > 0.1)
+    assert all(needed("hard", gap).value == np.inf for gap in (0.02, 0.05, 0.13))
 
 
 @pytest.mark.slow
