@@ -143,8 +143,8 @@ def test_table_says_what_is_measured(small: xarray.Dataset) -> None:
 SOFT = {0.02: (54, 66), 0.05: (37, 47), 0.13: (25, 29), 0.2: (16, 20), 0.275: (14, 15)}
 """Neurons for 5% training error with soft labels in the ball of radius 1: bars of a prototype with one data set a gap."""
 
-LINEAR = {0.02: (62, 65), 0.05: (47, 47), 0.13: (29, 29), 0.2: (21, 21), 0.275: (15, 16)}
-"""Linearised, soft in the ball of radius 1 and hard in the theorem's."""
+LINEARISED = {0.02: 62, 0.05: 47, 0.13: 29, 0.2: 21, 0.275: 16}
+"""The same, linearised; the prototype gave no bars."""
 
 POWERS = [4, 8, 16, 32, 64, 128]
 """The widths of the prototype: a convex curve crosses later between widths that are far apart."""
@@ -152,7 +152,7 @@ POWERS = [4, 8, 16, 32, 64, 128]
 
 @pytest.mark.slow
 def test_neurons_for_xor() -> None:
-    """Both sides have an error, and a width is known to about a tenth from one data set to the next."""
+    """Bars overlap, but for a tenth: the prototype's do not hold the scatter of data sets."""
     found = made(replace(scans(10, 1)["xor"], widths=tuple(POWERS)), executor="threads")
 
     def needed(training: str, gap: float):
@@ -163,12 +163,14 @@ def test_neurons_for_xor() -> None:
         low, high = SOFT[gap]
         assert bars["soft"].low < 1.1 * high, gap
         assert bars["soft"].high > 0.9 * low, gap
-        for training in ("soft_linear", "hard_large_linear"):
-            assert bars[training].low < 1.15 * LINEAR[gap][1], (gap, training)
-            assert bars[training].high > 0.85 * LINEAR[gap][0], (gap, training)
-        assert bars["hard_large"].high < 9.5
+        assert bars["soft_linear"].low < 1.2 * LINEARISED[gap]
+        assert bars["soft_linear"].high > 0.8 * LINEARISED[gap]
+        assert bars["hard_large"].high < 13
         assert bars["hard_large"].high < bars["soft"].low
         assert bars["soft_long"].high <= bars["soft"].high
+    # Linearised, the errors of soft labels and of hard ones in their ball are the same within 3%.
+    soft, hard = (found.error.sel(training=name) for name in ("soft_linear", "hard_large_linear"))
+    assert np.abs((hard - soft).mean("run")).max() < 0.03
     # In the ball of soft labels hard ones fail, at the edge, with about the error of a linear loss.
     hard, tangent = (found.error.sel(training=name).mean("run") for name in ("hard", "hard_tangent"))
     assert np.all(found.at_edge.sel(training="hard") == 1)
