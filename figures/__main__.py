@@ -18,8 +18,8 @@ with starting(__name__):
     import figures.self_distillation  # noqa: F401  (figures register themselves)
     from figures.build import FIGURES, Effort, finish, prepare
     from figures.build import restamp as restamp_figure
-    from numerics.commands import OUTPUT_FOLDER, ROOT, Command, require_committed, require_writable
-    from numerics.sweeps import compile_parts
+    from numerics.cli.command import OUTPUT_FOLDER, ROOT, Command, require_committed, require_writable
+    from numerics.sweeps.run import compile_parts
 
 COMMITTED = ROOT / "figures" / "published"
 """Figures that come with the project; a wheel has none."""

@@ -23,16 +23,17 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from figures.stamps import disagreement, fingerprint, is_quick
-from numerics.commands import replacing, simulated
-from numerics.grids import ERROR_SUFFIX, LONG_NAMES, Grid
-from numerics.models import Chain, Estimator, GaussianMixture, with_parameter
+from numerics.cli.command import replacing
+from numerics.cli.report import simulated
+from numerics.models import Chain, Estimator, GaussianMixture, described, with_parameter
 from numerics.optimize import optimize
-from numerics.provenance import numbers_version, package_versions
-from numerics.simulation import simulate
-from numerics.solution import OBSERVABLES
+from numerics.plots.style import journal_style
+from numerics.simulation.run import simulate
+from numerics.solution.observables import OBSERVABLES
 from numerics.solver import ConvergenceWarning, solve
-from numerics.style import journal_style
-from numerics.sweeps import evaluate
+from numerics.sweeps.grid import ERROR_SUFFIX, Grid
+from numerics.sweeps.provenance import numbers_version, package_versions
+from numerics.sweeps.run import evaluate
 
 FIGURES: dict[str, Published] = {}
 """All figures, by name, in the order they are listed."""
@@ -142,7 +143,7 @@ def _dataset(
 ) -> xarray.Dataset:
     dataset = xarray.Dataset(dict(variables), {"stage": list(chain.names), **over}, dict(attributes))
     for path in over:
-        dataset[path].attrs["long_name"] = LONG_NAMES.get(path.rpartition(".")[2], path)
+        dataset[path].attrs["long_name"] = described(path).long_name
     return dataset
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from figures.build import ERROR_SUFFIX
-from numerics import style
+from numerics.plots import style
 
 Data = Mapping[str, xarray.Dataset]
 THRESHOLD_LINE = (0, (1, 1.5))

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 
 from figures.build import Effort, Plan, Tuned, Tuning, Work, curves, denser_near, published, single
 from figures.drawing import Data, Look, looks, panels, shared_legend, size_of
-from numerics import style
 from numerics.models import Chain, Estimator, GaussianMixture
-from numerics.style import BLACK, GREY, LINES
+from numerics.plots import style
+from numerics.plots.style import BLACK, GREY, LINES
 from numerics.thresholds import bayes_error, interpolation_threshold, separability_threshold
 from theory.losses import CrossEntropy, Loss, SquareLoss
 

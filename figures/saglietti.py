@@ -29,10 +29,10 @@ from figures.build import (
 )
 from figures.drawing import Data, Look, Panel, looks, one_panel, panels, shared_legend, size_of
 from figures.teachers import FrozenTeacher, FrozenTeacherCurve, optimal_teacher
-from numerics import style
-from numerics.grids import Grid
 from numerics.models import BayesOptimal, Chain, Estimator, GaussianMixture
-from numerics.style import BLACK, BLUE, GREY, LINES, RED, YELLOW
+from numerics.plots import style
+from numerics.plots.style import BLACK, BLUE, GREY, LINES, RED, YELLOW
+from numerics.sweeps.grid import Grid
 from numerics.thresholds import bayes_error, interpolation_threshold, separability_threshold
 from theory.losses import CrossEntropy, Distillation
 

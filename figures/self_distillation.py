@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 
 from figures.build import Effort, Plan, PrintedValue, Simulation, Work, curves, published, simulations
 from figures.drawing import Data, Look, Panel, panels, shared_legend, size_of
-from numerics import style
 from numerics.models import Chain, DataSet, Estimator, GaussianMixture
+from numerics.plots import style
+from numerics.plots.style import BLACK, BLUE, GREY, LINES, RED, YELLOW
 from numerics.schedules import SQUARE, Schedule, optimal_schedule
-from numerics.style import BLACK, BLUE, GREY, LINES, RED, YELLOW
 from numerics.thresholds import bayes_error
 from theory.losses import CrossEntropy, Distillation, PseudoLabels, SquareDistillation
 

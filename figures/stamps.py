@@ -1,7 +1,7 @@
 """When stored data may be read back: stamps that follow what numbers depend on, and a look at some of the numbers.
 
 The fingerprint of a part is made of its parameters, of the losses and the equations (what they are, not how they are written), and
-of versions that are raised by hand: ``VERSION`` of its class, ``THEORY`` and ``SIMULATION`` of :mod:`numerics.provenance`.  Kernels
+of versions that are raised by hand: ``VERSION`` of its class, ``THEORY`` and ``SIMULATION`` of ``provenance``.  Kernels
 are not hashed; whether they still give what is stored is tried out at the ends of the part.
 """
 
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import xarray
 
-from numerics.grids import Grid
 from numerics.models import Estimator
-from numerics.provenance import numbers_version, value_at_a_point
-from numerics.sweeps import evaluate
+from numerics.sweeps.grid import Grid
+from numerics.sweeps.provenance import numbers_version, value_at_a_point
+from numerics.sweeps.run import evaluate
 from theory.losses import Loss
 
 AGREEMENT = 1e-6

@@ -6,7 +6,6 @@ independent of the student's samples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,13 +14,14 @@ import numpy as np
 import xarray
 
 from figures.build import Prediction, Simulation
+from numerics.codegen import observables
 from numerics.models import Chain, Frozen, GaussianMixture
 
 
 def optimal_teacher(data: GaussianMixture) -> Frozen:
     """Order parameters of the Bayes-optimal classifier of as many samples as ``data`` has, on others."""
     norm_squared = 1.0 + data.delta / data.alpha
-    bias = 0.5 * data.delta * norm_squared * math.log(data.rho / (1.0 - data.rho))
+    bias = float(observables.bayes_bias()(norm_squared, data.delta, data.rho))
     return Frozen(1.0, norm_squared, bias, name="teacher")
 
 

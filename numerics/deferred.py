@@ -53,7 +53,7 @@ def starting(name: str) -> Iterator[None]:
         yield
 
 
-class _Deferred:
+class Deferred:
     """Stands for a module until it is used."""
 
     def __init__(self, name: str) -> None:
@@ -66,5 +66,5 @@ class _Deferred:
         return value
 
 
-special = _Deferred("scipy.special")
-optimize = _Deferred("scipy.optimize")
+special = Deferred("scipy.special")
+optimize = Deferred("scipy.optimize")

@@ -16,7 +16,6 @@ import html
 import io
 import json
 import math
-import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,16 +33,33 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import AutoLocator, ScalarFormatter
 from PIL import Image
 
-from numerics import figure, style, thresholds
-from numerics.commands import replacing, require_writable, simulated
-from numerics.compiled import PointArrays, compile_chain
-from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, require_number, with_parameter
+from numerics import thresholds
+from numerics.cli.command import replacing, require_writable
+from numerics.cli.report import simulated
+from numerics.models import (
+    Chain,
+    Description,
+    Estimator,
+    GaussianMixture,
+    ParameterError,
+    described,
+    require_number,
+    with_parameter,
+)
 from numerics.phase_diagram import SIMULATED_ALPHAS, refined_grid, thresholds_in_alpha, write_data
+from numerics.plots import style
+from numerics.plots.curves import THRESHOLDS
+from numerics.plots.plan import ALPHA_RANGE
+from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import DEFAULT, Settings
-from numerics.simulation import SimulationResult, simulate
-from numerics.solution import OBSERVABLES, Solution
+from numerics.simulation.result import SimulationResult
+from numerics.simulation.run import simulate
+from numerics.solution.observables import OBSERVABLES
+from numerics.solution.observables.registry import REGISTRY, groups
+from numerics.solution.solution import Solution
 from numerics.solver import ConvergenceWarning, read_solution, solve
-from numerics.sweeps import sweep
+from numerics.sweeps.grid import ERROR_SUFFIX
+from numerics.sweeps.run import sweep
 from theory.losses import CrossEntropy, Distillation
 
 try:
@@ -52,9 +68,6 @@ except ImportError as error:
     raise ImportError(
         "numerics.explorer needs ipywidgets: install the extra, replica-distillation[notebooks]"
     ) from error
-
-ALPHA_RANGE = (0.05, 6.0)
-"""Ends of the curves."""
 
 CURVE_POINTS = 60
 """Points of a curve, denser around thresholds."""
@@ -81,16 +94,18 @@ _SEED = 0
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """A slider: keyword, name for :func:`numerics.models.with_parameter`, what it says, value, ends, and its scale."""
+class Slider:
+    """A parameter that can be moved: keyword, name for :func:`numerics.models.with_parameter`, what it says, and its value."""
 
     key: str
     path: str
     label: str
     value: float
-    low: float
-    high: float
-    log: bool
+
+    @property
+    def ends(self) -> Description:
+        """Its range and scale."""
+        return described(self.path)
 
     def slider(self) -> widgets.FloatSlider | widgets.FloatLogSlider:
         """A new widget for it."""
@@ -101,49 +116,23 @@ class Parameter:
             "style": {"description_width": "118px"},
             "layout": {"width": "330px", "margin": "0"},
         }
-        if self.log:
-            ends = {"min": math.log10(self.low), "max": math.log10(self.high), "step": 0.01}
+        if self.ends.log:
+            ends = {"min": math.log10(self.ends.low), "max": math.log10(self.ends.high), "step": 0.01}
             return widgets.FloatLogSlider(base=10, **ends, **how)
-        return widgets.FloatSlider(min=self.low, max=self.high, step=0.01, **how)
+        return widgets.FloatSlider(min=self.ends.low, max=self.ends.high, step=0.01, **how)
 
 
-PARAMETERS = (
-    Parameter("alpha", "alpha", "alpha = M/N", 0.8, *ALPHA_RANGE, True),
-    Parameter("rho", "rho", "rho, P(y=1)", 0.2, 0.02, 0.98, False),
-    Parameter("delta", "delta", "Delta, noise", 1.0, 0.1, 10.0, True),
-    Parameter("teacher_ridge", "teacher.ridge", "teacher's ridge", 0.1, 1e-6, 10.0, True),
-    Parameter("student_ridge", "student.ridge", "student's ridge", 1e-5, 1e-6, 10.0, True),
-    Parameter("eta", "student.eta", "eta, student", 0.5, 0.05, 1.0, False),
-    Parameter("chi", "student.mixing", "chi, mixing", 1.0, 0.0, 1.0, False),
-    Parameter("temperature", "student.temperature", "T, temperature", 1.0, 0.1, 100.0, True),
+SLIDERS = (
+    Slider("alpha", "alpha", "alpha = M/N", 0.8),
+    Slider("rho", "rho", "rho, P(y=1)", 0.2),
+    Slider("delta", "delta", "Delta, noise", 1.0),
+    Slider("teacher_ridge", "teacher.ridge", "teacher's ridge", 0.1),
+    Slider("student_ridge", "student.ridge", "student's ridge", 1e-5),
+    Slider("eta", "student.eta", "eta, student", 0.5),
+    Slider("chi", "student.mixing", "chi, mixing", 1.0),
+    Slider("temperature", "student.temperature", "T, temperature", 1.0),
 )
 """What can be moved."""
-
-GROUPS = {
-    "order parameters": ("magnetization", "bias", "norm_squared", "norm", "response", "cosine", "teacher_cosine"),
-    "errors": ("test_error", "train_error", "generalization_gap", "bayes_error", "teacher_agreement"),
-    "losses": (
-        "test_loss",
-        "train_loss",
-        "loss_gap",
-        "test_cross_entropy",
-        "train_cross_entropy",
-        "free_energy",
-    ),
-    "calibration": ("calibration_slope", "calibration_offset", "calibration_error"),
-    "distance to the teacher": (
-        "test_logit_distance",
-        "train_logit_distance",
-        "test_output_distance",
-        "train_output_distance",
-    ),
-}
-"""Observables of the table, by heading."""
-
-CHOICES = tuple(name for names in GROUPS.values() for name in names)
-"""Observables that can be drawn."""
-
-_LINEAR = re.compile("error|gap|cosine|agreement")  # bounded quantities, and those that pass through 0
 
 
 def plain_label(name: str) -> str:
@@ -172,7 +161,7 @@ class _Panel:
         self.bound = self.axes.plot([], [], color=style.BLACK, lw=0.9, ls=style.LINES[2], animated=True)[0]
         self.here = self.axes.axvline(1.0, color=style.BLACK, lw=0.7, zorder=1, animated=True)
         self.thresholds = {}
-        for name, symbol in figure.THRESHOLDS.items():
+        for name, symbol in THRESHOLDS.items():
             line = self.axes.axvline(1.0, color=style.GREY, lw=0.7, ls=(0, (1, 1.5)), zorder=0.8, animated=True)
             text = self.axes.annotate(
                 f"${symbol}$", (1.0, 1.0), xytext=(0, 2), xycoords=("data", "axes fraction"),
@@ -226,7 +215,7 @@ class _Panel:
         if points is None:
             return
         for k, line in enumerate(self.lines):
-            mean, error = (points[self.name + suffix].values[k] for suffix in ("", figure.ERROR_SUFFIX))
+            mean, error = (points[self.name + suffix].values[k] for suffix in ("", ERROR_SUFFIX))
             container = self.axes.errorbar(
                 points.alpha.values, mean, yerr=np.nan_to_num(error), ls="none", marker=self.dots[k].get_marker(),
                 color=line.get_color(), ms=4, elinewidth=0.9, capsize=2, zorder=4,
@@ -242,7 +231,7 @@ class _Panel:
         if shown.size == 0:
             return False
         low, high = float(shown.min()), float(shown.max())
-        log = not _LINEAR.search(self.name) and low > 0 and high > _LOG_SPAN * low
+        log = not REGISTRY[self.name].linear and low > 0 and high > _LOG_SPAN * low
         if log:
             low, high = math.log10(low), math.log10(high)
         span = max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-12)
@@ -328,8 +317,8 @@ class Explorer:
     # The interface.
 
     def _build_widgets(self) -> None:
-        self.sliders = {parameter.key: parameter.slider() for parameter in PARAMETERS}
-        options = [(plain_label(name), name) for name in CHOICES]
+        self.sliders = {parameter.key: parameter.slider() for parameter in SLIDERS}
+        options = [(plain_label(name), name) for name in OBSERVABLES]
         self.choices = tuple(
             widgets.Dropdown(options=options, value=name, layout={"width": "300px"})
             for name in ("generalization_gap", "norm")
@@ -417,11 +406,11 @@ class Explorer:
 
     def set(self, **values: float) -> None:
         """Move several sliders and draw once; ParameterError for an unknown parameter or a value outside its slider."""
-        known = {parameter.key: parameter for parameter in PARAMETERS}
+        known = {parameter.key: parameter for parameter in SLIDERS}
         for key, value in values.items():
             if key not in known:
                 raise ParameterError(f"unknown parameter {key!r}; there are {', '.join(known)}")
-            low, high = known[key].low, known[key].high
+            low, high = known[key].ends.low, known[key].ends.high
             require_number(key, value, at_least=low, at_most=high, allowed=f"in [{low:g}, {high:g}] here")
         self._held = True
         try:
@@ -436,7 +425,7 @@ class Explorer:
         """Data and chain that the sliders describe."""
         teacher, student = Estimator(CrossEntropy(), 1.0), Estimator(Distillation(), 1.0)
         data, chain = GaussianMixture(1.0), Chain((teacher, student))
-        for parameter in PARAMETERS:
+        for parameter in SLIDERS:
             data, chain = with_parameter(data, chain, parameter.path, self.parameters[parameter.key])
         return data, chain
 
@@ -536,8 +525,8 @@ class Explorer:
                 shown.append(np.array([value]))
             panel.simulated(points)
             if points is not None:
-                mean, error = (points[panel.name + suffix].values for suffix in ("", figure.ERROR_SUFFIX))
-                shown += [mean - error, mean + error] if _LINEAR.search(panel.name) else [mean]
+                mean, error = (points[panel.name + suffix].values for suffix in ("", ERROR_SUFFIX))
+                shown += [mean - error, mean + error] if REGISTRY[panel.name].linear else [mean]
             if panel.name == "test_error":
                 panel.bound.set_data(self.alphas, self.bound)
                 shown.append(self.bound)
@@ -604,7 +593,7 @@ class Explorer:
         names = solution.chain.names
         known = solution.converged
         tables = []
-        for heading, group in GROUPS.items():
+        for heading, group in groups().items():
             rows = [
                 (plain_label(name), *(_number(getattr(stage, name), known) for stage in solution.stages))
                 for name in group
@@ -727,7 +716,7 @@ class Explorer:
             with self._quiet():
                 solution = solve(*here, settings=self.settings)
             for k, stage in enumerate(solution.stages if solution.converged else ()):
-                mean, error = (float(points[name + end].values[k, i]) for end in ("", figure.ERROR_SUFFIX))
+                mean, error = (float(points[name + end].values[k, i]) for end in ("", ERROR_SUFFIX))
                 if error > 0:
                     found.append((mean - getattr(stage, name), error))
         return np.array(found).reshape(-1, 2).T
@@ -785,7 +774,7 @@ class Explorer:
 
     def _write_data(self, path: Path) -> None:
         data, chain = self.model
-        names = [name for name in OBSERVABLES if name in CHOICES]
+        names = list(OBSERVABLES)
         with self._quiet():
             curves = sweep(data, chain, {"alpha": self.alphas}, names, jobs=1, settings=self.settings)
         solution, stages = self.solution, ("stage", "other_stage")
@@ -830,7 +819,7 @@ def _collect(found: Mapping[float, SimulationResult]) -> xarray.Dataset:
         rows = [[simulated(runs, k, name) for runs in found.values()] for k in range(len(names))]
         for suffix, attribute, words in (
             ("", "mean", f"{OBSERVABLES[name]}, mean over runs"),
-            (figure.ERROR_SUFFIX, "standard_error", "standard error of the mean"),
+            (ERROR_SUFFIX, "standard_error", "standard error of the mean"),
         ):
             values = [[math.nan if e is None else float(getattr(e, attribute)) for e in row] for row in rows]
             variables[name + suffix] = (("stage", "alpha"), values, {"long_name": words})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,11 +26,12 @@ from numerics.models import (
     parameter_value,
     with_parameter,
 )
-from numerics.nodes import sharpness_along
+from numerics.scalar.nodes import sharpness_along
+from numerics.scalar.walk import Walk
 from numerics.settings import DEFAULT, Settings
-from numerics.solution import OBSERVABLES, Solution
+from numerics.solution.observables import OBSERVABLES
+from numerics.solution.solution import Solution
 from numerics.solver import ConvergenceWarning, require_solvable, settings_for, solve, spectral_solution
-from numerics.walk import Walk
 
 SHIFT = 1e-3
 """Shift of a parameter, or of its logarithm, in the differences; they are of fourth order, so the error is about 1e-12."""
@@ -126,7 +127,7 @@ def optimize(
         Names as in :func:`numerics.models.parameter_paths`: ``teacher.ridge``, ``student.mixing``, ...  Bounds that are
         positive and more than a factor 10 apart are searched logarithmically.
     observable : str
-        ``<stage>.<observable>``, the latter one of :data:`numerics.solution.OBSERVABLES`.
+        ``<stage>.<observable>``, the latter one of :data:`numerics.OBSERVABLES`.
     maximize : bool
         Look for the largest value instead of the smallest.
 
@@ -155,7 +156,6 @@ def optimize(
     if not over:
         raise ParameterError("over must name at least one parameter")
     axes = [_Axis.between(data, chain, path, bounds) for path, bounds in over.items()]
-    _require_positive_ridges(chain, besides=over)
     search = _Search(data, chain, axes, _reader(chain, observable), -1.0 if maximize else 1.0, settings)
     u = _bottom_of_valleys(search) if len(axes) == 1 else _descend(search)
     return _report(search, u, observable, maximize)
@@ -183,7 +183,7 @@ def derivatives(
     Raises
     ------
     ParameterError
-        For an unknown name, a solution that did not converge, or a ridge of 0.
+        For an unknown name, a solution that did not converge, or a derivative with respect to a ridge of 0.
 
     Examples
     --------
@@ -207,12 +207,12 @@ def derivatives(
 
 
 def tangent(solution: Solution, parameter: str) -> list[np.ndarray]:
-    """Derivatives of the unknowns of each stage (see :class:`numerics.nodes.StagePoint`) with respect to a parameter.
+    """Derivatives of the unknowns of each stage (see :class:`numerics.scalar.nodes.StagePoint`) with respect to a parameter.
 
     Raises
     ------
     ParameterError
-        For an unknown name, a solution that did not converge, or a ridge of 0.
+        For an unknown name, a solution that did not converge, or a derivative with respect to a ridge of 0.
     """
     axis = _Axis.at(solution, parameter)
     moved, slope = _moved_solutions(solution, axis)
@@ -260,8 +260,11 @@ class _Axis:
     def at(cls, solution: Solution, path: str) -> _Axis:
         if not solution.converged:
             raise ParameterError(f"the solution must be a converged one; it says: {solution.message}")
-        _require_positive_ridges(solution.chain)
         value = parameter_value(solution.data, solution.chain, path)
+        if path.endswith(".ridge") and not value > 0:
+            raise ParameterError(
+                f"{path} must be positive for a derivative with respect to it: 0 is a limit of its own kind"
+            )
         axis = cls(path, -math.inf, math.inf, value > 0)
         return axis.inside(solution.data, solution.chain, math.log(value) if value > 0 else value)
 
@@ -283,15 +286,6 @@ class _Axis:
     def put(self, data: GaussianMixture, chain: Chain, u: float) -> tuple[GaussianMixture, Chain]:
         """The problem with this parameter at ``u``."""
         return with_parameter(data, chain, self.path, self.value(u))
-
-
-def _require_positive_ridges(chain: Chain, besides: Collection[str] = ()) -> None:
-    """Raise ParameterError where a ridge of 0 makes a stage a limit, whose equations are others."""
-    for name, stage in zip(chain.names, chain.stages, strict=True):
-        if getattr(stage, "ridge", None) == 0 and f"{name}.ridge" not in besides:
-            raise ParameterError(
-                f"{name}.ridge must be positive: derivatives of the limit ridge -> 0 are not available"
-            )
 
 
 def _reader(chain: Chain, observable: str) -> Callable[[Solution], float]:
@@ -324,7 +318,9 @@ def _moved_solutions(solution: Solution, axis: _Axis) -> tuple[dict[int, Solutio
         data, chain = axis.put(solution.data, solution.chain, u + offset * SHIFT) if offset else (
             solution.data, solution.chain
         )  # fmt: skip
-        walks[offset] = Walk(data, chain, solution.settings, solution.level)
+        walks[offset] = Walk(
+            data, chain, solution.settings, solution.level, [stage.constraint for stage in solution.stages]
+        )
     for number, point in enumerate(solution.points, 1):
         x = point.unknowns
         sharpness = sharpness_along(solution.points, number)

@@ -14,40 +14,48 @@ with starting(__name__):
     import numpy as np
     import xarray
     from click.core import ParameterSource
+    from matplotlib.figure import Figure
 
-    from numerics import figure, style
-    from numerics.commands import (
-        MODEL,
+    from numerics.cli.command import (
         OUTPUT_FOLDER,
         ROOT,
-        SIMULATION_FLAGS,
         Command,
         blaming,
-        build_model,
-        executor_options,
-        jobs_option,
         kept_points,
-        model_options,
-        opened_executor,
         replacing,
         require_committed,
         require_writable,
-        warn_of_failures,
     )
-    from numerics.double_descent import (
+    from numerics.cli.flags import (
+        MODEL,
+        SIMULATION_FLAGS,
+        build_model,
+        executor_options,
+        jobs_option,
+        model_options,
+        opened_executor,
+    )
+    from numerics.cli.report import warn_of_failures
+    from numerics.models import Chain, GaussianMixture, ParameterError, parameter_paths, with_parameter
+    from numerics.plots import style
+    from numerics.plots.curves import curves, save
+    from numerics.plots.double_descent import double_descent
+    from numerics.plots.heat_map import heat_map
+    from numerics.plots.plan import (
         SIMULATED_ALPHAS,
         parameters_note,
         plan_double_descent,
         refined_grid,
         thresholds_in_alpha,
     )
-    from numerics.grids import Experiment, Grid, spaced
-    from numerics.models import Chain, GaussianMixture, ParameterError, parameter_paths, with_parameter
     from numerics.problem import plain_name, write_problem
-    from numerics.provenance import package_versions
-    from numerics.simulation import MEASURED, TEACHER_QUANTITIES, Simulation
-    from numerics.solution import OBSERVABLES
-    from numerics.sweeps import evaluate
+    from numerics.simulation.run import Simulation
+    from numerics.solution.observables import OBSERVABLES
+    from numerics.solution.observables.registry import compares, measured
+    from numerics.sweeps.axes import spaced
+    from numerics.sweeps.grid import Experiment, Grid
+    from numerics.sweeps.provenance import package_versions
+    from numerics.sweeps.run import evaluate
 
 __all__ = ["SIMULATED_ALPHAS", "Axis", "main", "refined_grid", "thresholds_in_alpha", "write_data", "write_figure"]
 
@@ -125,7 +133,7 @@ def write_data(path: Path, datasets: Mapping[str, xarray.Dataset], attributes: M
             dataset.to_netcdf(temporary, mode="a", group=name, engine="netcdf4")
 
 
-def write_figure(stem: Path, draw: Callable[[], figure.Figure]) -> list[Path]:
+def write_figure(stem: Path, draw: Callable[[], Figure]) -> list[Path]:
     """Draw, and write PNG and PDF."""
     paths = []
     with style.journal_style():
@@ -133,7 +141,7 @@ def write_figure(stem: Path, draw: Callable[[], figure.Figure]) -> list[Path]:
         for suffix in (".png", ".pdf"):
             path = stem.with_name(stem.name + suffix)
             with replacing(path) as temporary:
-                figure.save(picture, temporary)
+                save(picture, temporary)
             paths.append(path)
     return paths
 
@@ -221,14 +229,14 @@ def main(
         click.echo(f"error: none of the points converged; nothing was written ({failed[0]})", err=True)
         return 1
 
-    def draw() -> figure.Figure:
+    def draw() -> Figure:
         if not axes:
-            return figure.double_descent(datasets, limits, parameters_note(data, chain, simulation, limits))
+            return double_descent(datasets, limits, parameters_note(data, chain, simulation, limits))
         scales = {axis.path: axis.scale for axis in axes}
         if len(axes) == 2:
-            return figure.heat_map(datasets["grid"], quantity, stage or chain.names[-1], scales, limits)
+            return heat_map(datasets["grid"], quantity, stage or chain.names[-1], scales, limits)
         wanted = [stage] if stage else [name for name in chain.names if _has_values(datasets["grid"], quantity, name)]
-        return figure.curves(datasets["grid"], datasets.get("simulated_grid"), quantity, wanted, scales, limits)
+        return curves(datasets["grid"], datasets.get("simulated_grid"), quantity, wanted, scales, limits)
 
     write_data(data_path, datasets, attributes)
     for path in (*write_figure(stem, draw), data_path):
@@ -261,7 +269,7 @@ def _check_request(
         axis.check(data, chain, flag)
     if len({axis.path for axis in axes}) < len(axes):
         raise click.UsageError("--y must be another parameter than --x")
-    if quantity in TEACHER_QUANTITIES and chain.names[0] in (stage, chain.names[-1]):
+    if compares(quantity) and chain.names[0] in (stage, chain.names[-1]):
         raise click.UsageError(f"--quantity {quantity} compares a stage with the one before; the first has none")
 
 
@@ -275,7 +283,7 @@ def _checked_simulation(simulation: tuple[int, int] | None, axes: Sequence[Axis]
         raise click.UsageError(f"--simulate wants N >= 2 inputs, got {n_inputs}")
     if len(axes) == 2:
         raise click.UsageError("--simulate draws points on curves; leave out --y")
-    if axes and quantity not in MEASURED:
+    if axes and quantity not in measured():
         raise click.UsageError(f"--simulate does not measure {quantity}")
     return n_inputs, n_runs
 

@@ -62,7 +62,7 @@ def read_problem(text: str) -> tuple[GaussianMixture, Chain]:
     (GaussianMixture(alpha=2.0, rho=0.5, delta=1.0), ('teacher', 'student'))
     >>> read_problem('{"data": {"alpha": -2}, "chain": []}')
     Traceback (most recent call last):
-    numerics.models.ParameterError: data: alpha must be a finite number > 0, got -2
+    numerics.models.checks.ParameterError: data: alpha must be a finite number > 0, got -2
     """
     try:
         described = json.loads(text, object_pairs_hook=_without_repetition)

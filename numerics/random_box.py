@@ -18,9 +18,10 @@ with starting(__name__):
     import numpy as np
     from tqdm import tqdm
 
-    from numerics.commands import Command, table
-    from numerics.compiled import PointArrays, compile_chain
+    from numerics.cli.command import Command
+    from numerics.cli.report import table
     from numerics.models import Chain, Estimator, GaussianMixture
+    from numerics.scalar.compiled import PointArrays, compile_chain
     from numerics.settings import DEFAULT, Settings
     from numerics.solver import read_solution
     from theory.losses import CrossEntropy, Distillation

@@ -6,8 +6,8 @@ import sys
 from numerics.deferred import importing, starting
 
 with importing(), starting(__name__):
-    from numerics.commands import simulate_command as main
-    from numerics.simulation import simulate
+    from numerics.cli.simulate import simulate_command as main
+    from numerics.simulation.run import simulate
 
 if __name__ == "__main__":
     gc.freeze()  # what was imported stays: searching it for garbage would take a fifth of the run

@@ -6,7 +6,7 @@ import sys
 from numerics.deferred import importing, starting
 
 with importing(), starting(__name__):
-    from numerics.commands import solve_command as main
+    from numerics.cli.solve import solve_command as main
     from numerics.solver import solve
 
 if __name__ == "__main__":

@@ -8,17 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from numerics.compiled import PointArrays, compile_chain, newton, structural_loss
-from numerics.directions import TENSOR_STAGES
-from numerics.hard_stage import HardPoint
-from numerics.limits import read_points, solve_limit
 from numerics.models import Chain, ConvergenceWarning, Estimator, GaussianMixture, ParameterError, Stage, check_fit
-from numerics.nodes import Nodes, StagePoint
-from numerics.patterns import WeightMoments
+from numerics.scalar.compiled import PointArrays, compile_chain, newton, structural_loss
+from numerics.scalar.constrained import HardPoint
+from numerics.scalar.directions import TENSOR_STAGES
+from numerics.scalar.limits import read_points, solve_limit
+from numerics.scalar.nodes import Nodes, StagePoint
+from numerics.scalar.prior import WeightMoments
 from numerics.settings import DEFAULT, Settings
-from numerics.solution import Solution
-from numerics.spectral import is_spectral, solve_square_chain
-from numerics.square_chain import square_chain
+from numerics.solution.solution import Solution
+from numerics.square_chain.reduction import square_chain
+from numerics.square_chain.spectral import is_spectral, solve_square_chain
 
 _MESSAGES = {
     1: "Newton's method used up its iterations, from every start and along a path of ridges",
@@ -27,7 +27,7 @@ _MESSAGES = {
     4: "not tried",
 }
 
-_TOO_LARGE = 5  # status of a stage, as in ``kernels/chain.py``; its memory is where a defect would be
+_TOO_LARGE = 5  # status of a stage, as in ``scalar/kernels/chain.py``; its memory is where a defect would be
 
 
 LONG_CHAIN_RTOL = {TENSOR_STAGES: 1e-3, 4: 1e-5}
@@ -73,7 +73,7 @@ def solve(
     """Order parameters of a chain of estimators in the limit N -> infinity, M = alpha N.
 
     A ridge of 0 stands for the limit ridge -> 0: maximum likelihood, the minimum-norm interpolator or the max-margin
-    direction, whichever exists (:mod:`numerics.limits`).
+    direction, whichever exists (:mod:`numerics.scalar.limits`).
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def limit_solution(data: GaussianMixture, chain: Chain, settings: Settings = DEF
 
 
 def spectral_solution(data: GaussianMixture, chain: Chain, settings: Settings = DEFAULT) -> Solution | None:
-    """Solution of a chain of quadratic losses on one data set, of any length (:mod:`numerics.spectral`); None for others."""
+    """Solution of a chain of quadratic losses on one data set, of any length (:mod:`numerics.square_chain`); None for others."""
     numbers = None if has_limit(chain) else square_chain(data, chain)
     if numbers is None:
         return None
@@ -213,7 +213,7 @@ def spectral_solution(data: GaussianMixture, chain: Chain, settings: Settings = 
 
 
 def require_solvable(chain: Chain) -> None:
-    """Raise ParameterError for a chain that is too long for anything but :mod:`numerics.spectral`."""
+    """Raise ParameterError for a chain that is too long for anything but :mod:`numerics.square_chain`."""
     if len(chain) > LONGEST_CHAIN:
         raise ParameterError(
             f"chain must have at most {LONGEST_CHAIN} stages, got {len(chain)}: only stages with quadratic losses, positive "
@@ -280,7 +280,7 @@ def plain_iteration(
     nodes, moments, earlier
         The earlier stages: nodes on training samples, weight moments, saddle points.
     x : array, shape (2t + 2,)
-        Unknowns as in ``kernels/stage.py``.
+        Unknowns as in ``scalar/kernels/stage.py``.
 
     Returns
     -------

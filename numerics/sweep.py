@@ -6,8 +6,8 @@ import sys
 from numerics.deferred import importing, starting
 
 with importing(), starting(__name__):
-    from numerics.sweep_command import sweep_command as main
-    from numerics.sweeps import sweep
+    from numerics.cli.sweep import sweep_command as main
+    from numerics.sweeps.run import sweep
 
 if __name__ == "__main__":
     gc.freeze()  # what was imported stays: searching it for garbage would take a fifth of the run

@@ -21,10 +21,11 @@ from functools import cache
 import numpy as np
 from mpmath import mp
 from numpy.typing import ArrayLike, NDArray
-from sympy import Expr, Function, Symbol, erf, exp, lambdify, pi, sqrt
+from sympy import Expr, Symbol, lambdify
 
+from numerics.codegen.printing import with_tails
 from numerics.deferred import optimize, special
-from numerics.models import ParameterError, require_number
+from numerics.models import ParameterError, require_noise, require_number
 from theory import observables
 
 MAX_NEWTON = 200
@@ -164,12 +165,15 @@ def interpolation_threshold(eta: float = 1.0) -> float:
     return float(observables.interpolation_threshold(_require_eta(eta)))
 
 
-def separability_threshold(rho: float, delta: float, eta: float = 1.0) -> float:
-    """``alpha*``: below it a hyperplane separates the two classes of the training set, above it none does.
+def separability_threshold(
+    rho: float, delta: float, eta: float = 1.0, *, label_noise: float = 0.0, bias_is_free: bool = True
+) -> float:
+    """``alpha*``: below it a hyperplane separates the training samples by their labels, above it none does.
 
-    For weights with ``|w|^2 = N`` (Gordon's inequality, see :func:`max_margin` at margin 0)
+    For weights with ``|w|^2 = N`` (Gordon's inequality, see :func:`max_margin` at margin 0), sign s of the class and label y s
+    with ``y = -1`` for the share ``label_noise`` of the samples,
 
-        alpha* = max_{m, b} Delta (1 - m^2) / E_s E_z[(sqrt(Delta) z - m - s b)_+^2]
+        alpha* = max_{m, b} Delta (1 - m^2) / E_s E_y E_z[(sqrt(Delta) z - y m - y s b)_+^2]
 
     (:func:`theory.observables.separability_ratio`).  In the variable ``u = m/sqrt(1 - m^2)`` the inverse is
     the unconstrained minimum of a smooth convex function of two variables, found by Newton's method; relative
@@ -183,11 +187,15 @@ def separability_threshold(rho: float, delta: float, eta: float = 1.0) -> float:
         Noise variance, > 0; ``math.inf`` stands for inputs without any signal (at ``rho = 1/2``: Cover's 2).
     eta : float
         Fraction of trainable weights, in (0, 1].
+    label_noise : float
+        Probability of a flipped training label, in [0, 1/2]; at 1/2 the threshold is Cover's ``2 eta``.
+    bias_is_free : bool
+        Without a free bias the hyperplane goes through the origin (``b = 0``): a finite bias is nothing beside weights that grow.
 
     Returns
     -------
     float
-        The threshold in samples per input; ``math.inf`` beyond 1e308 (``Delta/eta`` below about 7e-4).
+        The threshold in samples per input; ``math.inf`` beyond 1e308 (``Delta/eta`` below about 7e-4, without label noise).
 
     Raises
     ------
@@ -202,21 +210,26 @@ def separability_threshold(rho: float, delta: float, eta: float = 1.0) -> float:
     4.849038
     >>> round(separability_threshold(rho=0.5, delta=math.inf), 6)
     2.0
+    >>> round(separability_threshold(rho=0.2, delta=1.0, label_noise=0.1), 6)
+    2.853958
     """
     rho = _require_rho(rho)
     if delta != math.inf:
         delta = require_number("delta", delta, above=0, allowed="a number > 0 (math.inf is allowed)")
-    eta = _require_eta(eta)
-    return eta * _SeparationProblem(rho, float(delta) / eta).threshold()
+    eta, noise = _require_eta(eta), require_noise("label_noise", label_noise)
+    return eta * SeparationProblem(rho, float(delta) / eta, noise, bias_is_free).threshold()
 
 
-def max_margin(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> MaxMargin:
+def max_margin(
+    alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0, *, label_noise: float = 0.0, bias_is_free: bool = True
+) -> MaxMargin:
     """Max-margin separator: the ridge -> 0 limit of logistic regression on hard labels below separability.
 
     The limit of any loss with an exponential tail.  Derivation: by Gordon's inequality for Gaussian matrices,
-    weights with ``|w|^2 = N`` and overlap ``m`` reach ``s h >= kappa`` on all samples if and only if
+    weights with ``|w|^2 = N`` and overlap ``m`` reach ``y s h >= kappa`` on all samples (labels ``y s``, see
+    :func:`separability_threshold`) if and only if
 
-        alpha E_s E_z[(kappa + sqrt(Delta) z - m - s b)_+^2] <= Delta (1 - m^2)
+        alpha E_s E_y E_z[(kappa + sqrt(Delta) z - y m - y s b)_+^2] <= Delta (1 - m^2)
 
     for some ``b``: the left side is ``1/N`` times the squared length by which ``M`` Gaussian margins fall
     short of ``kappa``, the right side what the weights orthogonal to ``v`` can make up for.  The largest
@@ -226,9 +239,11 @@ def max_margin(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> 
     Parameters
     ----------
     alpha : float or array_like
-        Samples per input dimension, between 0 and ``separability_threshold(rho, delta, eta)``.
+        Samples per input dimension, between 0 and the ``separability_threshold`` of the other arguments.
     rho, delta, eta : float
         Probability of the positive class in (0, 1), noise variance > 0, trainable fraction in (0, 1].
+    label_noise, bias_is_free
+        As for :func:`separability_threshold`.
 
     Returns
     -------
@@ -252,12 +267,14 @@ def max_margin(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> 
     rho, delta, eta = _require_mixture(rho, delta, eta)
     if delta / eta < LEAST_NOISE:
         raise ArithmeticError(f"the margin at delta/eta={delta / eta:g} needs more digits than a double has")
-    problem = _SeparationProblem(rho, delta / eta)
+    noise = require_noise("label_noise", label_noise)
+    problem = SeparationProblem(rho, delta / eta, noise, bias_is_free)
     threshold = eta * problem.threshold()
     if not np.all(values < threshold):
+        noisy = f", label_noise={noise:g}" if noise else ""
         raise ParameterError(
             f"alpha must be below the separability threshold {threshold:.10g} of rho={rho:g}, "
-            f"delta={delta:g}, eta={eta:g} (above it no separator exists), got {np.max(values):.10g}"
+            f"delta={delta:g}, eta={eta:g}{noisy} (above it no separator exists), got {np.max(values):.10g}"
         )
     dense = np.array([problem.solve(a) for a in (values / eta).ravel()]).T.reshape(3, *values.shape)
     margin, m, b = math.sqrt(eta) * dense
@@ -320,23 +337,30 @@ def minimum_norm_interpolator(alpha: ArrayLike, rho: float, delta: float, eta: f
     return LeastSquares(*(_like(alpha, v) for v in result))
 
 
-class _SeparationProblem:
+class SeparationProblem:
     """Dense problem: ``1/alpha(kappa) = min_{u, beta} A_k(u, beta)`` with ``k = kappa/sqrt(Delta)``.
 
     ``u = m/sqrt(1 - m^2)``, ``tau = sqrt(1 + u^2)``, ``beta = b tau/sqrt(Delta)`` turn
     Gordon's condition into
 
-        A_k(u, beta) = E_s E_z[(tau (k + z) - u/sqrt(Delta) - s beta)_+^2] >= 1/alpha.
+        A_k(u, beta) = E_s E_y E_z[(tau (k + z) - y u/sqrt(Delta) - y s beta)_+^2] >= 1/alpha.
 
     ``tau z`` has the law of ``z_1 + u z_2``, so that at ``k >= 0`` the bracket is convex in ``(u, beta)``,
     and so is ``A_k``: one minimum, no constraint.  Newton's method runs on ``log A_k``, which has the same
-    minimum and can be held in a double however far the classes are apart.
+    minimum and can be held in a double however far the classes are apart.  Without a free bias ``beta = 0``.
     """
 
-    def __init__(self, rho: float, delta: float) -> None:
-        self.rho, self.delta = rho, delta
+    def __init__(self, rho: float, delta: float, label_noise: float = 0.0, bias_is_free: bool = True) -> None:
+        self.rho, self.delta, self.label_noise, self.bias_is_free = rho, delta, label_noise, bias_is_free
         self.signal = 1 / math.sqrt(delta)
-        self.origin = (self.signal / math.sqrt(2), 0.0)
+        self.groups = [
+            (kept, kept * sign, share * weight)
+            for kept, share in ((1, 1 - label_noise), (-1, label_noise))
+            for sign, weight in ((1, rho), (-1, 1 - rho))
+            if share > 0
+        ]
+        starts = [(self.signal / math.sqrt(2), 0.0), (0.0, 0.0)]
+        self.origin = min(starts, key=lambda start: self._log_average(0.0, *start)[0]) if label_noise else starts[0]
         # Of the distance between class and plane, which is a difference of numbers of the size of the signal's square.
         self.rounding = 10 * sys.float_info.epsilon * self.signal * self.signal
 
@@ -346,7 +370,7 @@ class _SeparationProblem:
         Gordon's ratio at ``m^2 = 1 - 2 Delta``, ``b = 0``, and ``E[(z - t)_+^2] <= exp(-t^2/2)/2`` for ``t > 0`` bound it from
         below, ``alpha(0) >= 4 Delta exp(1/(2 Delta) - 1)``: where that is too large, no minimum is looked for.
         """
-        if self.delta < 0.5 and math.log(4 * self.delta) + 0.5 / self.delta - 1 > LOG_LARGEST:
+        if not self.label_noise and self.delta < 0.5 and math.log(4 * self.delta) + 0.5 / self.delta - 1 > LOG_LARGEST:
             return math.inf
         log_average, *minimiser = self.minimise(0.0, self.origin)
         self.origin = tuple(minimiser)
@@ -406,24 +430,27 @@ class _SeparationProblem:
     def _log_average(self, k: float, u: float, beta: float) -> tuple[float, NDArray, NDArray]:
         """``log A_k``, ``A'/A`` (2,) and ``A''/A`` (2, 2) in ``(u, beta)``, by the chain rule."""
         tau = math.sqrt(1 + u * u)
-        mean, mean_u, mean_uu = u * self.signal - k * tau, self.signal - k * u / tau, -k / tau**3
         square, square_u, square_uu = 1 + u * u, 2 * u, 2.0
-        classes = ((1, self.rho), (-1, 1 - self.rho))
-        moments = [_hinge_moment(mean + sign * beta, square) for sign, _ in classes]
-        logs = [math.log(weight) + moment[0] for (_, weight), moment in zip(classes, moments, strict=True)]
-        value = float(np.logaddexp(*logs))
+        means = [kept * u * self.signal - k * tau + label * beta for kept, label, _ in self.groups]
+        moments = [_hinge_moment(mean, square) for mean in means]
+        logs = [math.log(weight) + moment[0] for (*_, weight), moment in zip(self.groups, moments, strict=True)]
+        value = float(np.logaddexp.reduce(logs))
         gradient, hessian = np.zeros(2), np.zeros((2, 2))
-        for (sign, _), log_share, (_, f_m, f_d, f_mm, f_md, f_dd) in zip(classes, logs, moments, strict=True):
+        for (kept, sign, _), log_share, (_, f_m, f_d, f_mm, f_md, f_dd) in zip(self.groups, logs, moments, strict=True):
             share = math.exp(log_share - value)
+            mean_u, mean_uu = kept * self.signal - k * u / tau, -k / tau**3
             gradient += share * np.array([f_m * mean_u + f_d * square_u, sign * f_m])
             uu = f_mm * mean_u**2 + 2 * f_md * mean_u * square_u + f_dd * square_u**2
             uu += f_m * mean_uu + f_d * square_uu
             ub = sign * (f_mm * mean_u + f_md * square_u)
             hessian += share * np.array([[uu, ub], [ub, f_mm]])
+        if not self.bias_is_free:
+            gradient[1], hessian[0, 1], hessian[1, 0], hessian[1, 1] = 0.0, 0.0, 0.0, 1.0
         return value, gradient, hessian
 
     def _where(self) -> str:
-        return f"rho={self.rho:g}, delta/eta={self.delta:g}"
+        noisy = f", label_noise={self.label_noise:g}" if self.label_noise else ""
+        return f"rho={self.rho:g}, delta/eta={self.delta:g}{noisy}"
 
 
 def _descent(gradient: NDArray, curvature: NDArray) -> NDArray:
@@ -435,18 +462,9 @@ def _descent(gradient: NDArray, curvature: NDArray) -> NDArray:
     return -gradient
 
 
-class _complement(Function):  # noqa: N801 - a mathematical function
-    """``erfc``, safe from SymPy's ``erfc(-x) = 2 - erfc(x)``, which would bring the cancellation back."""
-
-    nargs = 1
-
-    def fdiff(self, argindex: int = 1) -> Expr:
-        return -2 * exp(-(self.args[0] ** 2)) / sqrt(pi)
-
-
 def _compile(symbols: Sequence[Symbol], expressions: Expr | list[Expr], module: str) -> Callable:
     complement = {"math": math, "mpmath": mp, "scipy": special}[module].erfc
-    return lambdify(symbols, expressions, modules=[{"_complement": complement}, module], cse=True)
+    return lambdify(symbols, expressions, modules=[{"complement": complement}, module], cse=True)
 
 
 def _hinge_moment(mean: float, variance: float) -> list[float]:
@@ -486,19 +504,6 @@ def _test_error(m: Number, b: Number, overlap: Number, delta: float, rho: float)
 
 def _bayes_error(alpha: Number, rho: float, delta: float) -> Number:
     return _compiled_error("bayes")(alpha, delta, rho)
-
-
-def with_tails(expression: Expr) -> Expr:
-    """Rewrite ``1 + erf(x)`` and ``1 - erf(x)`` by ``erfc``, which keeps its digits where the two cancel."""
-
-    def rewrite(total: Expr) -> Expr:
-        constant, rest = total.as_independent(erf)
-        factor, function = rest.as_coeff_Mul()
-        if isinstance(function, erf) and abs(factor) == abs(constant):
-            return constant * _complement(-(factor / constant) * function.args[0])
-        return total
-
-    return expression.replace(lambda e: e.is_Add and e.has(erf), rewrite)
 
 
 def _require_alpha(alpha: ArrayLike) -> NDArray[np.float64]:

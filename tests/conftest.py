@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from numerics.cache import SOLVER_NOTICE
+from numerics.codegen.cache import SOLVER_NOTICE
 from numerics.models import Estimator
 from theory import terminal
 from theory.losses import CrossEntropy, Distillation

@@ -21,11 +21,12 @@ import pytest
 from click.testing import CliRunner
 
 import figures.__main__
-import numerics.commands
+import numerics.cli.simulate
+import numerics.cli.solve
+import numerics.cli.sweep
 import numerics.neurons.__main__
 import numerics.phase_diagram
 import numerics.random_box
-import numerics.sweep_command
 import theory.__main__
 import theory.losses
 from figures.build import FIGURES
@@ -44,16 +45,16 @@ ALSO_SHOWN = (
     "numerics.optimize.optimize",
     "numerics.optimize.derivatives",
     "numerics.schedules.optimal_schedule",
-    "numerics.grids.spaced",
+    "numerics.sweeps.axes.spaced",
     "numerics.problem.read_problem",
     "numerics.problem.write_problem",
 )
 """What users meet beside the public names of the packages and the losses."""
 
 COMMANDS = {
-    "numerics.solve": numerics.commands.solve_command,
-    "numerics.simulate": numerics.commands.simulate_command,
-    "numerics.sweep": numerics.sweep_command.sweep_command,
+    "numerics.solve": numerics.cli.solve.solve_command,
+    "numerics.simulate": numerics.cli.simulate.simulate_command,
+    "numerics.sweep": numerics.cli.sweep.sweep_command,
     "numerics.phase_diagram": numerics.phase_diagram.main,
     "numerics.random_box": numerics.random_box.main,
     "numerics.neurons": numerics.neurons.__main__.main,

@@ -28,7 +28,10 @@ def test_editable_installs_use_the_path() -> None:
     with open(ROOT / "pyproject.toml", "rb") as file:
         settings = tomllib.load(file)["tool"]["setuptools"]
     assert settings["package-dir"] == {"": "."}
-    assert all((ROOT / name.replace(".", "/") / "__init__.py").is_file() for name in settings["packages"])
+    roots = ["theory", "numerics", "figures"]
+    assert settings["packages"]["find"]["include"] == [name for root in roots for name in (root, f"{root}.*")]
+    folders = {path.parent for root in roots for path in (ROOT / root).rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
 def test_another_module_of_the_name_is_one_line(tmp_path) -> None:

@@ -18,7 +18,7 @@ from sympy import Abs, Add, Expr, Integer, Mul, Pow, Rational, Symbol, diff, exp
 
 from theory.functions import MPMATH, sigmoid, softplus, step
 
-Feature = tuple[Expr, Expr, Expr]
+Bend = tuple[Expr, Expr, Expr]
 """(centre, scale, strength) of one bend of the gradient."""
 
 JUMP_WIDTH = Rational(1, 10**10)
@@ -50,7 +50,7 @@ _MOST_BENDS = 40
 
 
 @lru_cache(maxsize=256)
-def symbolic_bends(slope: Expr, variable: Symbol) -> tuple[Feature, ...]:
+def symbolic_bends(slope: Expr, variable: Symbol) -> tuple[Bend, ...]:
     """(centre, scale, strength) of the bends of ``slope``, from its terms with curved functions.
 
     A function of slope*x + offset bends at centre -offset/slope over the scale 1/|slope|; strength is the derivative of the

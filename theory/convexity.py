@@ -23,9 +23,9 @@ from sympy import Expr, Integer, Pow, Rational, Symbol, diff, expand
 from theory.branching import OPEN, PROVED, Condition, Search, Verdict
 from theory.composition import is_convex
 from theory.enclosure import Enclosure, UnknownFunctionError, rejoined
-from theory.formula import HIGHEST_POWER, earlier_logits
 from theory.functions import step
 from theory.intervals import LINE, Interval, around
+from theory.parser import HIGHEST_POWER, earlier_logits
 from theory.positivity import nowhere_negative
 from theory.roots import as_fraction, is_known_positive
 from theory.symbols import h, y

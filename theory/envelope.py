@@ -88,7 +88,7 @@ def along_field(expression: Expr) -> Expr:
     return derivative.subs(slope, rules["df_du"])
 
 
-def moment_integrands() -> dict[str, Expr]:
+def average_integrands() -> dict[str, Expr]:
     """Integrands of the channel averages over u = a + sigma g, and of their derivatives.
 
     Keys ``f``, ``ff``, ``df`` stand for f, f^2 and df/du; a suffix ``_a``, ``_sigma``, ``_gamma`` marks the

@@ -24,10 +24,10 @@ from functools import lru_cache
 import sympy
 from sympy import Add, Expr, Integer, Symbol, collect, diff, expand, factor
 
-from theory.bends import CURVED, Feature, are_known, numeric_bends, symbolic_bends
+from theory.bends import CURVED, Bend, are_known, numeric_bends, symbolic_bends
 from theory.convexity import ConvexityWarning, examine
-from theory.formula import earlier_logits, parameter_symbol, read_formula, require_used
 from theory.functions import sigmoid, softplus, stabilise, step
+from theory.parser import earlier_logits, names_label, parameter_symbol, read_formula, require_used
 from theory.symbols import TEACHER, h, logit, y
 
 Teacher = int | tuple[int, ...] | None
@@ -88,6 +88,8 @@ class Loss:
         formula holds their logits h_1, h_2, ... themselves.
     options
         Structural flags, shown by ``repr`` only (they are already in the formula).
+    needs_classes
+        Whether the formula means two classes: one that names y, or has it inside.  Labels s may be real numbers.
 
     Examples
     --------
@@ -106,6 +108,8 @@ class Loss:
     limits: tuple[Range, ...] = ()
     teacher: Teacher = None
     options: tuple[tuple[str, object], ...] = ()
+
+    needs_classes = False
 
     def __post_init__(self) -> None:
         checked = (
@@ -167,6 +171,7 @@ class Loss:
             limits=(Range(),) * len(symbols),
             teacher=teacher,
         )
+        object.__setattr__(loss, "needs_classes", names_label(expression))
         loss.check_convex()
         return loss
 
@@ -256,7 +261,7 @@ class Loss:
         return _saturation(self.expression)
 
     @property
-    def features(self) -> tuple[Feature, ...]:
+    def bends(self) -> tuple[Bend, ...]:
         """Bends of the gradient in h: (centre, scale, strength) each, from its terms with curved functions.
 
         A function of slope*h + offset bends at centre -offset/slope over the scale 1/|slope|; strength is the
@@ -267,11 +272,11 @@ class Loss:
 
     @property
     def bends_are_known(self) -> bool:
-        """Whether ``features`` are all the bends of the gradient in h; if not, an integration has to search for the others."""
+        """Whether ``bends`` are all the bends of the gradient in h; if not, an integration has to search for the others."""
         return are_known(self.gradient if self.split is None else self.split[0], h)
 
     @property
-    def target_features(self) -> tuple[tuple[tuple[Expr, Expr], ...], ...]:
+    def target_bends(self) -> tuple[tuple[tuple[Expr, Expr], ...], ...]:
         """For each of ``logits``, the (centre, scale) of the bends of -dl/dh as a function of that logit.
 
         The jump of a ``step`` has the scale ``JUMP_WIDTH``.
@@ -281,7 +286,7 @@ class Loss:
             for symbol in self.logits
         )
 
-    def target_bends(self) -> tuple[tuple[tuple[float, float], ...], ...]:
+    def target_bends_at_values(self) -> tuple[tuple[tuple[float, float], ...], ...]:
         """For each of ``logits``, the (position, scale) of the bends of dl/dh in that logit, at the loss's parameter values.
 
         Those that move with another logit are left out.
@@ -312,6 +317,8 @@ class CrossEntropy(Loss):
     >>> CrossEntropy().split  # the gradient is the first minus the second
     (sigmoid(h), -2*epsilon*y + epsilon + y)
     """
+
+    needs_classes = True
 
     def __init__(self, smoothing: float = 0.0) -> None:
         super().__init__(
@@ -381,6 +388,8 @@ class Distillation(Loss):
     ValueError: mixing must be finite and in [0, 1], got 2.0
     """
 
+    needs_classes = True
+
     def __init__(
         self,
         mixing: float = 1.0,
@@ -413,7 +422,7 @@ class SquareDistillation(Loss):
     Parameters
     ----------
     mixing
-        chi in [0, 1].
+        chi, a weight of any size and sign: the loss is convex whatever its target.
     gain
         beta, factor on the teacher's logit.
     smoothing
@@ -431,14 +440,14 @@ class SquareDistillation(Loss):
 
     def __init__(self, mixing: float = 1.0, gain: float = 1.0, smoothing: float = 0.0, teacher: Teacher = None) -> None:
         taught = _mean_over(teacher, lambda taught: taught)
-        target = (1 - _CHI) * _smoothed(_EPSILON) + _CHI * (_BETA * taught + 1) / 2
+        target = (1 - _WEIGHT) * _smoothed(_EPSILON) + _WEIGHT * (_BETA * taught + 1) / 2
         super().__init__(
             "SquareDistillation",
             ((h + 1) / 2 - target) ** 2,
             ("mixing", "gain", "smoothing"),
-            (_CHI, _BETA, _EPSILON),
+            (_WEIGHT, _BETA, _EPSILON),
             (mixing, gain, smoothing),
-            (_MIXING, Range(), _SMOOTHING),
+            (Range(), Range(), _SMOOTHING),
             teacher,
         )
 
@@ -465,6 +474,8 @@ class PseudoLabels(Loss):
     >>> PseudoLabels(mixing=0.5).split  # step(h_teacher) is the teacher's decision
     (sigmoid(h), chi*step(h_teacher) + (chi - 1)*(2*epsilon*y - epsilon - y))
     """
+
+    needs_classes = True
 
     def __init__(
         self, mixing: float = 1.0, smoothing: float = 0.0, teacher: Teacher = None, square: bool = False
@@ -495,6 +506,7 @@ BUILT_IN: dict[str, type[Loss]] = {
 """Losses by the names that command lines and files use."""
 
 _CHI = Symbol("chi", nonnegative=True)
+_WEIGHT = Symbol("chi", real=True)
 _T = Symbol("T", positive=True)
 _EPSILON = Symbol("epsilon", nonnegative=True)
 _BETA = Symbol("beta", real=True)

@@ -7,7 +7,7 @@ expression.  Lengths are in units in which the class means are +-v/sqrt(N) with 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sympy import (
     Expr,
@@ -66,16 +66,27 @@ def test_error(m: Expr, b: Expr, q: Expr, delta: Expr, rho: Expr) -> Expr:
     return _over_classes(lambda s: normal_cdf(-s * field_mean(m, b, s) / width), rho)
 
 
+def bayes_bias(q: Expr, delta: Expr, rho: Expr) -> Expr:
+    """Bias of least test error for weights with m = 1: (Delta Q/2) log(rho/(1-rho)), where the true log-odds vanish."""
+    q, delta, rho = map(sympify, (q, delta, rho))
+    return delta * q / 2 * log(rho / (1 - rho))
+
+
 def bayes_error(alpha: Expr, delta: Expr, rho: Expr, eta: Expr = 1) -> Expr:
     """Smallest test error from M = alpha N samples, by an estimator that sees a fraction eta of the inputs.
 
-    The posterior mean of v has m = 1, Q = 1 + Delta/alpha; the bias is Delta Q/2 log(rho/(1-rho)).  With a
-    fraction of the inputs, alpha and Delta are both divided by it.
+    The posterior mean of v has m = 1, Q = 1 + Delta/alpha, and the bias of :func:`bayes_bias`.  With a fraction of
+    the inputs, alpha and Delta are both divided by it.
     """
     alpha, delta, rho, eta = map(sympify, (alpha, delta, rho, eta))
     alpha, delta = alpha / eta, delta / eta
     q = 1 + delta / alpha
-    return test_error(1, delta * q / 2 * log(rho / (1 - rho)), q, delta, rho)
+    return test_error(1, bayes_bias(q, delta, rho), q, delta, rho)
+
+
+def field_of(level: Expr, slope: Expr) -> Expr:
+    """Field u whose proximal point is ``level``: u = h + gamma l'(h) there, gamma = Delta V_tt, ``slope`` = l'(level)."""
+    return sympify(level) + gamma * slope
 
 
 def training_threshold(loss: Loss) -> Expr:
@@ -84,7 +95,7 @@ def training_threshold(loss: Loss) -> Expr:
     The proximal point grows with u and passes 0 there.  Symbols: gamma = Delta V_tt, y, earlier logits and
     parameters.
     """
-    return gamma * loss.gradient.subs(h, 0)
+    return field_of(0, loss.gradient.subs(h, 0))
 
 
 def training_error(threshold: Expr, mean: Expr, width: Expr, sign: Expr) -> Expr:
@@ -104,13 +115,20 @@ def bivariate_normal_cdf(a: Expr, b: Expr, correlation: Expr) -> Expr:
     return normal_cdf(a) * normal_cdf(b) + dependent
 
 
-def agreement(m: Sequence[Expr], b: Sequence[Expr], q: Sequence[Expr], delta: Expr, rho: Expr) -> Expr:
-    """P(two stages label a test point alike); ``q`` = (Q_tt, Q_ss, Q_ts), m and b of both stages."""
-    correlation = sympify(q[2]) / sqrt(sympify(q[0]) * q[1])
+def agreement(
+    m: Sequence[Expr],
+    b: Sequence[Expr],
+    q: Sequence[Expr],
+    delta: Expr,
+    rho: Expr,
+    cdf: Callable[[Expr, Expr, Expr], Expr] = bivariate_normal_cdf,
+) -> Expr:
+    """P(two stages label a test point alike); ``q`` = (Q_tt, Q_ss, Q_ts), m and b of both stages, ``cdf`` that of two normals."""
+    correlation = cosine(q[2], q[0], q[1])
 
     def same(s: int) -> Expr:
         x, y = (field_mean(m[i], b[i], s) / field_width(q[i], delta) for i in (0, 1))
-        return bivariate_normal_cdf(x, y, correlation) + bivariate_normal_cdf(-x, -y, correlation)
+        return cdf(x, y, correlation) + cdf(-x, -y, correlation)
 
     return _over_classes(same, rho)
 
@@ -153,14 +171,17 @@ def hinge_moment(m: Expr, b: Expr, delta: Expr) -> Expr:
     return delta * ((1 + a**2) * normal_cdf(-a) - a * normal_density(a))
 
 
-def separability_ratio(m: Expr, b: Expr, delta: Expr, rho: Expr) -> Expr:
-    """The alpha up to which weights of unit norm, overlap m and bias b can separate the samples.
+def separability_ratio(m: Expr, b: Expr, delta: Expr, rho: Expr, label_noise: Expr = 0) -> Expr:
+    """The alpha up to which weights of unit norm, overlap m and bias b can separate the samples by their labels.
 
     Its maximum over |m| < 1 and b is the separability threshold alpha*(Delta, rho); with a fraction eta of
-    the inputs the threshold is eta alpha*(Delta/eta, rho).
+    the inputs the threshold is eta alpha*(Delta/eta, rho).  The share ``label_noise`` of the labels is flipped.
     """
-    m, b, delta = map(sympify, (m, b, delta))
-    return delta * (1 - m**2) / _over_classes(lambda s: hinge_moment(m, s * b, delta), rho)
+    m, b, delta, theta = map(sympify, (m, b, delta, label_noise))
+    shortfall = _over_classes(
+        lambda s: (1 - theta) * hinge_moment(m, s * b, delta) + theta * hinge_moment(-m, -s * b, delta), rho
+    )
+    return delta * (1 - m**2) / shortfall
 
 
 def interpolation_threshold(eta: Expr) -> Expr:

@@ -24,8 +24,8 @@ from functools import lru_cache
 import sympy
 from sympy import Expr, Integer, Symbol, diff, expand, pi, simplify, sqrt, together
 
-from theory.formula import earlier_logits
 from theory.losses import Loss
+from theory.parser import earlier_logits
 from theory.symbols import alpha, delta, eta, h, ridge, y
 
 eigenvalue = Symbol("x", positive=True)

@@ -19,8 +19,8 @@ from sympy import Add, Expr, Integer, Mul, Poly, Rational, Symbol, expand, fract
 from sympy.polys.polyerrors import BasePolynomialError
 
 from theory.enclosure import Enclosure, UnknownFunctionError, without_cancellation
-from theory.formula import terms_multiplied_out
 from theory.functions import sigmoid
+from theory.parser import terms_multiplied_out
 
 LARGEST_FORM, MOST_TERMS = 400, 1000
 """Parts of a formula up to which it is brought over one denominator, and terms up to which that is multiplied out."""

@@ -9,23 +9,15 @@ from numerics.deferred import starting
 with starting(__name__):
     import click
 
-    from numerics.commands import (
-        OUTPUT_FOLDER,
-        Command,
-        blaming,
-        executor_options,
-        jobs_option,
-        kept_points,
-        opened_executor,
-        require_writable,
-    )
+    from numerics.cli.command import OUTPUT_FOLDER, Command, blaming, kept_points, require_writable
+    from numerics.cli.flags import executor_options, jobs_option, opened_executor
     from numerics.models import ParameterError
     from numerics.neurons.data import digits
     from numerics.neurons.drawing import SAMPLING, overview
     from numerics.neurons.experiments import DeepScan, DigitScan, scans
     from numerics.neurons.report import report
     from numerics.phase_diagram import write_data, write_figure
-    from numerics.sweeps import evaluate
+    from numerics.sweeps.run import evaluate
 
 SCANS = tuple(scans(2, 0))
 """Names of all scans."""

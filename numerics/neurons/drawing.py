@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from numerics import style
 from numerics.neurons.bounds import Sampling, crossing, eps_for_error, hard_width, kl_from_half, soft_width
 from numerics.neurons.experiments import LEVEL, GapScan
 from numerics.neurons.widths import width_with_bar
-from numerics.style import BLACK, BLUE, GREY, LINES, RED, YELLOW
+from numerics.plots import style
+from numerics.plots.style import BLACK, BLUE, GREY, LINES, RED, YELLOW
 
 SAMPLING = Sampling(GapScan.n_samples)
 """Of the bounds that are drawn: as many samples as the experiment has, inputs of length 1, 99% of all starts."""

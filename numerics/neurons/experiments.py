@@ -1,7 +1,7 @@
 """What is run: widths, labels and balls over data sets of growing difficulty, cut into tasks that can be kept and gone on with.
 
 A scan goes over one condition (a gap, or a noise) and over runs, each with data, networks and teacher of its own; a task is one
-run at one condition.  Scans are parts of :func:`numerics.sweeps.evaluate`, with or without a journal.
+run at one condition.  Scans are parts of :func:`numerics.sweeps.run.evaluate`, with or without a journal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from numerics.journal import Piece
 from numerics.models import ParameterError
 from numerics.neurons import data
 from numerics.neurons.bounds import hard_radius, untrained_kl
@@ -29,7 +28,8 @@ from numerics.neurons.two_layer import (
     symmetric_start,
     train,
 )
-from numerics.provenance import code_version, package_versions
+from numerics.sweeps.journal import Piece
+from numerics.sweeps.provenance import code_version, package_versions
 
 if TYPE_CHECKING:
     import xarray

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray
 
-from numerics.commands import number, table
+from numerics.cli.report import number, table
 from numerics.neurons.bounds import Sampling, crossing, eps_for_error, hard_width, kl_from_half, soft_width
 from numerics.neurons.experiments import LABELS, LEVEL, TRAININGS
 from numerics.neurons.widths import Bar, exponent, width_with_bar

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, xlogy
 
-from numerics.cache import njit
+from numerics.codegen.cache import njit
 from numerics.models import ParameterError
 from numerics.neurons.data import Labelled
 

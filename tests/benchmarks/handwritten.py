@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from numerics.kernels.elementary import exp_nonpositive
+from numerics.scalar.kernels.elementary import exp_nonpositive
 
 N_SUMS = 13
 

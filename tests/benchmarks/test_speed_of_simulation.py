@@ -13,7 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from numerics import Chain, Estimator, GaussianMixture
-from numerics.simulation import Sample, draw, train
+from numerics.simulation.draw import Sample, draw
+from numerics.simulation.train import train
 from theory.losses import CrossEntropy, Distillation
 
 N = 2000

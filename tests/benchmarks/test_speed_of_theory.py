@@ -16,10 +16,11 @@ from scipy.special import expit
 from straightforward import solve_logistic
 
 from numerics import Chain, Estimator, GaussianMixture, solve, sweep
-from numerics.cache import CACHE_VARIABLE
-from numerics.codegen import core_module
-from numerics.compiled import PointArrays, compile_chain
+from numerics.codegen.cache import CACHE_VARIABLE
 from numerics.random_box import random_points
+from numerics.scalar.compiled import PointArrays, compile_chain
+from numerics.scalar.kernels.averages import point_tables
+from numerics.scalar.kernels.generated import TABLE_ROWS, accumulate_pairs
 from numerics.settings import DEFAULT
 from theory.losses import CrossEntropy, Distillation, Loss
 
@@ -156,12 +157,11 @@ def kernel_problem(n_nodes: int = 100, n_points: int = 160) -> dict:
 @pytest.mark.parametrize("kind", ["generated", "handwritten"])
 def test_kernel(benchmark, measured, kind: str) -> None:
     """100 nodes of 160 points, over and over; both kernels give the same sums."""
-    problem, core = kernel_problem(), core_module()
+    problem = kernel_problem()
     n = problem["centres"].size
     size = problem["gradient"].size
-    accumulate_pairs = core.accumulate_pairs
-    tables = np.empty((core.TABLE_ROWS, size))
-    core.point_tables(problem["gamma"], problem["sigma"], problem["points"], size, tables)
+    tables = np.empty((TABLE_ROWS, size))
+    point_tables(problem["gamma"], problem["sigma"], problem["points"], size, tables)
 
     @njit(nogil=True)
     def generated(centres, sigma, targets, tables, sums, repeats):

@@ -16,7 +16,7 @@ from figures.stamps import disagreement, fingerprint
 from numerics.neurons.bounds import Sampling, crossing
 from numerics.neurons.experiments import LEVEL, DigitScan, GapScan
 from numerics.neurons.widths import width_with_bar
-from numerics.sweeps import evaluate
+from numerics.sweeps.run import evaluate
 
 NAMES = ("neurons-1", "neurons-2")
 

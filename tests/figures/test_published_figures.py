@@ -18,9 +18,9 @@ from figures.__main__ import main
 from figures.build import FIGURES, Effort, Simulation, z_scores
 from figures.teachers import FrozenTeacher, FrozenTeacherCurve, optimal_teacher
 from numerics import Estimator, GaussianMixture, simulate, solve
-from numerics.grids import Grid
 from numerics.models import BayesOptimal, Chain
-from numerics.sweeps import evaluate
+from numerics.sweeps.grid import Grid
+from numerics.sweeps.run import evaluate
 from numerics.thresholds import bayes_error
 from theory.losses import CrossEntropy, Distillation
 

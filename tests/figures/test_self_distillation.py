@@ -11,9 +11,9 @@ import figures.self_distillation  # noqa: F401  (figures register themselves)
 from figures.build import FIGURES, Effort, Prediction, build, fingerprint
 from figures.self_distillation import ScheduledCurve, ScheduledSimulation
 from numerics import GaussianMixture, solve
-from numerics.grids import Grid
 from numerics.schedules import optimal_schedule
-from numerics.sweeps import evaluate
+from numerics.sweeps.grid import Grid
+from numerics.sweeps.run import evaluate
 
 NAMES = ("steps", "labels", "transfer", "ensemble")
 DATA = GaussianMixture(1.0, 0.4, 0.5, 0.3)

@@ -20,11 +20,12 @@ from figures.__main__ import COMMITTED, main
 from figures.build import FIGURES, Effort, Prediction, Simulation, Tuned, Tuning
 from figures.self_distillation import ScheduledCurve
 from figures.stamps import disagreement, fingerprint
-from numerics import Estimator, GaussianMixture, provenance
-from numerics.grids import Grid
+from numerics import Estimator, GaussianMixture
 from numerics.models import Chain
-from numerics.provenance import value_at_a_point
-from numerics.sweeps import evaluate
+from numerics.sweeps import provenance
+from numerics.sweeps.grid import Grid
+from numerics.sweeps.provenance import value_at_a_point
+from numerics.sweeps.run import evaluate
 from theory import potential
 from theory.functions import sigmoid
 from theory.losses import CrossEntropy, Distillation, Loss

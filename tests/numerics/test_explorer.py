@@ -19,10 +19,11 @@ from PIL import Image
 
 pytest.importorskip("ipywidgets")
 
-from numerics import Estimator, GaussianMixture, explorer, simulate, solve, style
-from numerics.explorer import CHOICES, PARAMETERS, Explorer, explore
+from numerics import OBSERVABLES, Estimator, GaussianMixture, explorer, simulate, solve
+from numerics.explorer import SLIDERS, Explorer, explore
 from numerics.models import Chain, ParameterError, with_parameter
 from numerics.phase_diagram import SIMULATED_ALPHAS
+from numerics.plots import style
 from numerics.settings import DEFAULT
 from numerics.thresholds import bayes_error, separability_threshold
 from theory.losses import CrossEntropy, Distillation
@@ -41,7 +42,7 @@ def shown(one: Explorer) -> Explorer:
     for choice, name in zip(one.choices, ("generalization_gap", "norm"), strict=True):
         choice.value = name
     one.inputs.value, one.runs.value, one.seed.value, one.file.value = 400, 10, 0, "explore"
-    one.set(**{parameter.key: parameter.value for parameter in PARAMETERS})
+    one.set(**{parameter.key: parameter.value for parameter in SLIDERS})
     assert one.message == "all points converged"
     return one
 
@@ -55,7 +56,7 @@ def small(shown: Explorer) -> Explorer:
 
 def model(**values: float) -> tuple[GaussianMixture, Chain]:
     """What the sliders should describe, written out."""
-    v = {parameter.key: parameter.value for parameter in PARAMETERS} | values
+    v = {parameter.key: parameter.value for parameter in SLIDERS} | values
     teacher = Estimator(CrossEntropy(), v["teacher_ridge"])
     student = Estimator(Distillation(v["chi"], v["temperature"]), v["student_ridge"], eta=v["eta"])
     return GaussianMixture(v["alpha"], v["rho"], v["delta"]), Chain((teacher, student))
@@ -126,7 +127,7 @@ def test_thresholds_are_marked_where_they_are_inside(shown: Explorer) -> None:
     assert not shown._panels[0].thresholds["interpolation"][0].get_visible()
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", OBSERVABLES)
 def test_every_observable_can_be_drawn(shown: Explorer, name: str) -> None:
     before = shown.picture.value
     shown.choices[0].value = name
@@ -157,7 +158,7 @@ def test_table_holds_the_current_numbers(shown: Explorer) -> None:
     text = plain(shown.table.value)
     assert "alpha = 1.3: converged; quadrature error" in text
     assert f"{solution.quadrature_error:.1e}" in text
-    for name in CHOICES:
+    for name in OBSERVABLES:
         cells = [f"{value:.6g}" if value == value else "–" for value in (getattr(s, name) for s in solution.stages)]
         assert f"{explorer.plain_label(name)}|{'|'.join(cells)}|" in text
     assert f"overlap Q of both||{solution.overlap[1, 0]:.6g}|" in text
@@ -249,8 +250,8 @@ def test_values_outside_the_sliders_are_refused(values: dict[str, float], text: 
 
 def test_sliders_reach_their_ends(shown: Explorer) -> None:
     """Every corner of a slider gives a picture and a message, never an error."""
-    for parameter in PARAMETERS:
-        for end in (parameter.low, parameter.high):
+    for parameter in SLIDERS:
+        for end in (parameter.ends.low, parameter.ends.high):
             shown.set(**{parameter.key: end})
             assert "converge" in shown.message
             assert np.isfinite(shown.curves["test_error"]).all(), (parameter.key, end, shown.message)
@@ -434,7 +435,7 @@ def test_data_are_saved_and_can_be_run_again(small: Explorer, tmp_path: Path) ->
     point = xarray.load_dataset(path, group="point")
     assert float(point.alpha) == 1.1
     np.testing.assert_allclose(point.overlap, small.solution.overlap)
-    assert set(CHOICES) <= set(point.data_vars)
+    assert set(OBSERVABLES) <= set(point.data_vars)
     points = xarray.load_dataset(path, group="simulation")
     np.testing.assert_array_equal(points.test_error, small.simulation.test_error)
     assert (points.attrs["n_inputs"], points.attrs["n_runs"], points.attrs["seed"]) == (60, 3, 0)

@@ -7,10 +7,19 @@ import math
 import numpy as np
 import pytest
 
-from numerics import Estimator, GaussianMixture, ParameterError, parameter_paths, solve, with_parameter
+from numerics import (
+    BayesOptimal,
+    DataSet,
+    Estimator,
+    GaussianMixture,
+    ParameterError,
+    parameter_paths,
+    solve,
+    with_parameter,
+)
 from numerics.models import Chain
 from numerics.optimize import derivatives, optimize, parameter_value, tangent
-from theory.losses import CrossEntropy, Distillation, SquareLoss
+from theory.losses import CrossEntropy, Distillation, SquareDistillation, SquareLoss
 
 DATA = GaussianMixture(alpha=2.0, rho=0.2, delta=1.0)
 CHAIN = Chain.of([Estimator(CrossEntropy(smoothing=0.02), 0.1), Estimator(Distillation(0.7, 2.0, 0.05), 1e-2, eta=0.5)])
@@ -146,7 +155,60 @@ def test_derivatives_need_a_converged_solution() -> None:
         derivatives(solution, ["alpha"], ["teacher.test_error"])
 
 
-def test_stages_in_the_limit_of_no_ridge_are_refused() -> None:
-    chain = [Estimator(CrossEntropy(), 0.0), CHAIN[1]]
+LIMITS = {
+    "max margin": (
+        GaussianMixture(1.2, 0.3, 1.0, label_noise=0.1),
+        [Estimator(CrossEntropy(), 0.0)],
+        ("teacher.test_error", "teacher.cosine"),
+    ),
+    "minimum norm": (
+        GaussianMixture(0.4, 0.2, 1.0),
+        [Estimator(CrossEntropy(), 0.1), Estimator(Distillation(0.7, 0.8), 0.0, 0.6)],
+        ("student.test_error", "student.norm", "student.teacher_cosine"),
+    ),
+    "maximum likelihood": (
+        GaussianMixture(6.0, 0.2, 1.0),
+        [Estimator(CrossEntropy(), 0.0), Estimator(Distillation(), 0.0, 0.5)],
+        ("student.test_error", "student.norm"),
+    ),
+    "all kinds, two data sets": (
+        GaussianMixture(0.5, 0.3, 1.0, further=[DataSet("b", 0.4, 0.3)]),
+        [
+            BayesOptimal(),
+            Estimator(CrossEntropy(), 0.0, 0.6, sets=("training", "b"), name="separator"),
+            Estimator(SquareDistillation(0.5, teacher=1), 0.0, sets="b", bias=0.2),
+            Estimator(Distillation(0.5, 2.0, teacher=3), 0.1, 0.7, name="last"),
+        ],
+        ("separator.test_error", "stage3.test_error", "last.norm"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_derivatives_of_limits(case: str) -> None:
+    data, chain, names = LIMITS[case]
+    chain = Chain.of(chain)
+    solution = solve(data, chain, throw=True)
+    for path in ("alpha", "delta", "rho", "label_noise") if data.label_noise else ("alpha", "delta", "rho"):
+        found = derivatives(solution, [path], names)[path]
+        expected = finite_difference(
+            data, chain, path, lambda s, names=names: np.array([read(s, name) for name in names])
+        )
+        np.testing.assert_allclose([found[name] for name in names], expected, rtol=2e-5, atol=1e-7)
+
+
+def test_optimum_of_a_student_without_a_ridge() -> None:
+    """The best mixing of a minimum-norm student is where its derivative vanishes, and no neighbour is better."""
+    data = GaussianMixture(0.4, 0.2, 1.0)
+    chain = [Estimator(CrossEntropy(), 0.1), Estimator(SquareDistillation(0.5), 0.0, 0.6)]
+    found = optimize(data, chain, {"student.mixing": (0.05, 1.0)}, "student.test_error")
+    assert found.converged
+    for mixing in np.linspace(0.05, 1.0, 15):
+        other = Estimator(SquareDistillation(mixing), 0.0, 0.6)
+        assert solve(data, [chain[0], other])[1].test_error >= found.value - 1e-9
+
+
+def test_derivatives_with_respect_to_a_ridge_of_0_are_refused() -> None:
+    solution = solve(GaussianMixture(0.4), Estimator(SquareLoss(), 0.0))
     with pytest.raises(ParameterError, match=r"teacher\.ridge must be positive"):
-        optimize(DATA, chain, {"student.mixing": (0, 1)})
+        derivatives(solution, ["teacher.ridge"], ["teacher.test_error"])

@@ -14,11 +14,15 @@ import pytest
 import xarray
 from command_line import assert_one_line_error
 
-from numerics import Estimator, GaussianMixture, double_descent, executors, figure, grids, phase_diagram, solve, sweeps
-from numerics.grids import Experiment, Grid
+from numerics import Estimator, GaussianMixture, phase_diagram, solve
 from numerics.models import Chain
 from numerics.phase_diagram import Axis, main, refined_grid, thresholds_in_alpha
-from numerics.simulation import Simulation, simulate
+from numerics.plots import plan
+from numerics.simulation.run import Simulation, simulate
+from numerics.sweeps import executors, grid
+from numerics.sweeps.grid import ERROR_SUFFIX, Experiment, Grid
+from numerics.sweeps.run import evaluate
+from numerics.sweeps.tasks import Solve
 from theory.losses import CrossEntropy, Distillation
 
 DATA = GaussianMixture(alpha=2.0, rho=0.2, delta=1.0)
@@ -31,9 +35,9 @@ run = partial(command_line.run, main)
 @pytest.fixture
 def tiny(monkeypatch) -> None:
     """The main figure on a few points."""
-    monkeypatch.setattr(double_descent, "CURVE_POINTS", 8)
-    monkeypatch.setattr(double_descent, "MAP_POINTS", (4, 3))
-    monkeypatch.setattr(double_descent, "SIMULATED_ALPHAS", (1.0,))
+    monkeypatch.setattr(plan, "CURVE_POINTS", 8)
+    monkeypatch.setattr(plan, "MAP_POINTS", (4, 3))
+    monkeypatch.setattr(plan, "SIMULATED_ALPHAS", (1.0,))
 
 
 # Axes.
@@ -117,9 +121,9 @@ def test_thresholds() -> None:
 
 
 def test_grid_in_pieces_equals_single_points(monkeypatch) -> None:
-    monkeypatch.setattr(grids, "POINTS_PER_TASK", {2: 2})
+    monkeypatch.setattr(grid, "POINTS_PER_TASK", {2: 2})
     over = {"teacher.ridge": np.array([0.01, 1.0]), "alpha": np.array([0.4, 1.0, 3.0, 3.5, 4.0])}
-    found = sweeps.evaluate({"grid": Grid(DATA, CHAIN, over, ("test_error",))}, 2)["grid"]
+    found = evaluate({"grid": Grid(DATA, CHAIN, over, ("test_error",))}, 2)["grid"]
     assert found.test_error.dims == ("stage", "teacher.ridge", "alpha")
     assert found.test_error.shape == (2, 2, 5)
     expected = solve(GaussianMixture(3.5, 0.2, 1.0), [Estimator(CrossEntropy(), ridge=0.01), CHAIN[1]])[1].test_error
@@ -130,7 +134,7 @@ def test_grid_in_pieces_equals_single_points(monkeypatch) -> None:
 def test_experiment_holds_means_and_errors() -> None:
     over = {"teacher.ridge": np.array([0.1, 1.0]), "alpha": np.array([0.01, 2.0])}
     experiment = Experiment(DATA, CHAIN, over, ("test_error", "teacher_cosine"), Simulation(60, 4, seed=5))
-    found = sweeps.evaluate({"runs": experiment}, 2)["runs"]
+    found = evaluate({"runs": experiment}, 2)["runs"]
     # alpha = 0.01 leaves a single sample: no value, and the reason is kept.
     assert np.all(np.isnan(found.test_error.sel(alpha=0.01)))
     assert found.attrs["failed_points"] == 2
@@ -140,7 +144,7 @@ def test_experiment_holds_means_and_errors() -> None:
     seed = int(np.random.SeedSequence([5, 1]).generate_state(1)[0])
     expected = simulate(DATA, CHAIN, 60, 4, seed)[1].teacher_cosine
     assert float(point.teacher_cosine.sel(stage="student")) == pytest.approx(expected.mean)
-    name = "teacher_cosine" + grids.ERROR_SUFFIX
+    name = "teacher_cosine" + ERROR_SUFFIX
     assert float(point[name].sel(stage="student")) == pytest.approx(expected.standard_error)
 
 
@@ -202,7 +206,7 @@ BOTH = {"curves", "labels", "heat_map", "bounds"}
         ("", [TEACHER, STUDENT, STUDENT], BOTH, "teacher.ridge", 3, ALL),
         (', "further": [{"name": "fresh", "alpha": 2}]', [TEACHER, STUDENT, FRESH], BOTH - {"labels"}, "teacher.ridge", 3,
          {"teacher_separability"}),
-        (', "label_noise": 0.2', [TEACHER, STUDENT], BOTH, "teacher.ridge", 2, {"interpolation"}),
+        (', "label_noise": 0.2', [TEACHER, STUDENT], BOTH, "teacher.ridge", 2, ALL),
         ("", ['{"stage": "bayes-optimal"}'], {"curves", "bounds"}, None, 1, set()),
         ("", ['{"loss": "square", "ridge": 0.2}'] + 2 * ['{"loss": "square-distillation", "ridge": 0.1}'], BOTH, "teacher.ridge",
          3, ALL),
@@ -290,7 +294,7 @@ def test_single_stage(tmp_path) -> None:
 
 def _failing(where):
     """Tasks whose points in alpha fail where ``where`` says so."""
-    solve_points = grids._Solve.__call__
+    solve_points = Solve.__call__
 
     def fail(task):
         piece = solve_points(task)
@@ -304,7 +308,7 @@ def _failing(where):
 
 
 def test_failed_points_are_masked_and_listed(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(grids._Solve, "__call__", _failing(lambda alpha: alpha > 1.5))
+    monkeypatch.setattr(Solve, "__call__", _failing(lambda alpha: alpha > 1.5))
     for extra in ([], ["--y", "rho=0.2:0.4:3"]):
         result = run("--x", "alpha=1:2:3", *extra, "--output", tmp_path / "f")
         assert result.exit_code == 0
@@ -315,7 +319,7 @@ def test_failed_points_are_masked_and_listed(tmp_path, monkeypatch) -> None:
 
 
 def test_nothing_is_written_if_all_points_fail(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(grids._Solve, "__call__", _failing(lambda alpha: alpha > 0))
+    monkeypatch.setattr(Solve, "__call__", _failing(lambda alpha: alpha > 0))
     result = run("--x", "alpha=1:2:3", "--output", tmp_path / "f")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith("error: none of the points converged")
@@ -327,7 +331,7 @@ def test_interrupt_leaves_no_half_written_file(tmp_path, monkeypatch) -> None:
         path.write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(figure, "save", interrupted)
+    monkeypatch.setattr(phase_diagram, "save", interrupted)
     result = run("--x", "alpha=1:2:2", "--output", tmp_path / "i")
     assert result.exit_code == 130
     assert {path.name for path in tmp_path.iterdir()} <= {"i.nc", "i.nc.partial"}

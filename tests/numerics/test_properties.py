@@ -32,7 +32,7 @@ from numerics import (
 )
 from numerics.models import Stage, total_alpha
 from numerics.random_box import BOX, ETA_RANGE
-from numerics.solution import StageSolution
+from numerics.solution.solution import StageSolution
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation, SquareLoss
 
 Problem = tuple[GaussianMixture, Chain]

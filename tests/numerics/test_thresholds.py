@@ -33,7 +33,7 @@ def population_error(m, b, q, rho, delta):
 @pytest.fixture(scope="module")
 def ratio():
     """theory's alpha(m, b): what weights of unit norm with overlap m and bias b can separate, in mpmath."""
-    symbols = [Symbol(name, real=True) for name in ("m", "b", "Delta", "rho")]
+    symbols = [Symbol(name, real=True) for name in ("m", "b", "Delta", "rho", "theta")]
     return lambdify(symbols, observables.separability_ratio(*symbols), modules="mpmath")
 
 
@@ -79,20 +79,23 @@ def test_pure_noise_is_covers_problem():
 
 
 @pytest.mark.parametrize("rho", [0.001, 0.02, 0.2, 0.5])
-@pytest.mark.parametrize("delta", [0.01, 0.1, 1.0, 100.0])
-def test_separability_is_the_maximum_of_theorys_ratio(ratio, rho, delta):
+@pytest.mark.parametrize(
+    ("delta", "noise"),
+    [(0.01, 0.0), (0.1, 0.0), (1.0, 0.0), (100.0, 0.0), (0.01, 1e-6), (0.1, 0.1), (1.0, 0.3), (1.0, 0.5), (100.0, 0.1)],
+)
+def test_separability_is_the_maximum_of_theorys_ratio(ratio, rho, delta, noise):
     """The ratio at the separator of nearly separability is alpha*; around it, it is smaller (40 digits)."""
-    threshold = separability_threshold(rho, delta)
-    edge = max_margin(threshold * (1 - 1e-13), rho, delta)
+    threshold = separability_threshold(rho, delta, label_noise=noise)
+    edge = max_margin(threshold * (1 - 1e-13), rho, delta, label_noise=noise)
     rng = np.random.default_rng(4)
     with mp.workdps(40):
-        at_edge = ratio(mp.mpf(edge.magnetization), mp.mpf(edge.bias), mp.mpf(delta), mp.mpf(rho))
+        at_edge = ratio(mp.mpf(edge.magnetization), mp.mpf(edge.bias), mp.mpf(delta), mp.mpf(rho), mp.mpf(noise))
         assert float(at_edge / threshold - 1) == pytest.approx(0, abs=1e-10)
         for step in (1e-4, 1e-2, 0.3):
             shift = step * rng.standard_normal((10, 2)) * math.sqrt(delta)
             for m, b in np.add(shift, [edge.magnetization, edge.bias]):
                 if abs(m) < 1:
-                    assert ratio(mp.mpf(m), mp.mpf(b), mp.mpf(delta), mp.mpf(rho)) < at_edge
+                    assert ratio(mp.mpf(m), mp.mpf(b), mp.mpf(delta), mp.mpf(rho), mp.mpf(noise)) < at_edge
 
 
 def test_separability_agrees_with_a_general_purpose_optimiser():
@@ -229,6 +232,31 @@ def test_max_margin_of_pure_noise_is_gardners():
     delta = 1e10
     k = max_margin(1.2, 0.5, delta).margin / math.sqrt(delta)
     assert 1.2 * ((1 + k * k) * norm.cdf(k) + k * norm.pdf(k)) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.4])
+def test_labels_of_nothing_but_noise_are_covers_and_gardners_problem(eta):
+    """Whatever the classes: 2 eta; at the margin alpha(k) = eta/E[(k + z)_+^2]."""
+    assert separability_threshold(0.2, 0.3, eta, label_noise=0.5) == pytest.approx(2 * eta, rel=1e-12)
+    found = max_margin(1.2 * eta, 0.2, 0.3, eta, label_noise=0.5)
+    k = found.margin / math.sqrt(0.3)
+    assert 1.2 * ((1 + k * k) * norm.cdf(k) + k * norm.pdf(k)) == pytest.approx(1, abs=1e-10)
+    assert found.magnetization == pytest.approx(0, abs=1e-9)
+    assert found.test_error == pytest.approx(0.5, abs=1e-9)
+
+
+def test_planes_through_the_origin_do_not_see_class_weights():
+    """Without a free bias ``y s x`` is all that counts, whose law does not depend on rho."""
+    for noise in (0.0, 0.2):
+        balanced = separability_threshold(0.5, 1.0, label_noise=noise)
+        assert separability_threshold(0.1, 1.0, label_noise=noise, bias_is_free=False) == pytest.approx(
+            balanced, rel=1e-10
+        )
+        found = max_margin(1.0, 0.1, 1.0, label_noise=noise, bias_is_free=False)
+        expected = max_margin(1.0, 0.5, 1.0, label_noise=noise)
+        assert found.bias == 0
+        assert found.magnetization == pytest.approx(expected.magnetization, rel=1e-9)
+        assert found.margin == pytest.approx(expected.margin, rel=1e-9)
 
 
 def test_max_margin_shapes_and_symmetry():

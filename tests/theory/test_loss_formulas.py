@@ -11,8 +11,8 @@ from sympy import Integer, Rational, Symbol, diff, simplify
 from numerics import Estimator, GaussianMixture
 from theory import CrossEntropy, Distillation, LinearLoss, Loss, PseudoLabels, SquareDistillation, SquareLoss
 from theory.bends import JUMP_WIDTH
-from theory.formula import MODEL_NAMES
 from theory.functions import MPMATH, sigmoid, softplus, step
+from theory.parser import MODEL_NAMES
 from theory.symbols import TEACHER, h, logit, y
 
 CHI, T, EPSILON = Distillation().symbols
@@ -138,30 +138,30 @@ def test_smoothing_moves_the_target():
 
 
 def test_features_of_distillation():
-    features = {(centre, scale): strength for centre, scale, strength in Distillation().features}
-    assert set(features) == {(Integer(0), Integer(1)), (Integer(0), T)}
-    assert simplify(features[0, Integer(1)] - (1 - CHI) / 4) == 0
-    assert simplify(features[0, T] - CHI / (4 * T**2)) == 0
-    assert Distillation().target_features == (((Integer(0), T),),)
-    assert Distillation(teacher=(1, 2)).target_features == (((Integer(0), T),),) * 2
+    bends = {(centre, scale): strength for centre, scale, strength in Distillation().bends}
+    assert set(bends) == {(Integer(0), Integer(1)), (Integer(0), T)}
+    assert simplify(bends[0, Integer(1)] - (1 - CHI) / 4) == 0
+    assert simplify(bends[0, T] - CHI / (4 * T**2)) == 0
+    assert Distillation().target_bends == (((Integer(0), T),),)
+    assert Distillation(teacher=(1, 2)).target_bends == (((Integer(0), T),),) * 2
 
 
 def test_a_step_bends_where_it_jumps():
-    assert PseudoLabels().features == CrossEntropy().features
-    assert PseudoLabels(square=True).target_features == (((Integer(0), JUMP_WIDTH),),)
+    assert PseudoLabels().bends == CrossEntropy().bends
+    assert PseudoLabels(square=True).target_bends == (((Integer(0), JUMP_WIDTH),),)
     moved = Loss.from_expression("h**2 - h*(step(2*h_1 - 3) + step(-h_2) + sigmoid(h_2))")
-    first, second = moved.target_features
+    first, second = moved.target_bends
     assert first == ((Rational(3, 2), JUMP_WIDTH),)
     assert set(second) == {(Integer(0), JUMP_WIDTH), (Integer(0), Integer(1))}
 
 
 def test_features_are_merged_and_follow_the_argument():
     two = Loss.from_expression("softplus(2*h - 3) + 3*softplus(2*h - 3) + h**2")
-    ((centre, scale, strength),) = two.features
+    ((centre, scale, strength),) = two.bends
     assert (centre, scale) == (Rational(3, 2), Rational(1, 2))
     assert strength == 4 * 4 * Rational(1, 4)
-    assert SquareLoss().features == ()
-    ((centre, scale, _),) = Loss.from_expression("sqrt(4 + (h-1)**2)").features
+    assert SquareLoss().bends == ()
+    ((centre, scale, _),) = Loss.from_expression("sqrt(4 + (h-1)**2)").bends
     assert (centre, scale) == (1, 2)
 
 

@@ -4,7 +4,7 @@ import mpmath
 import pytest
 import sympy
 
-from theory.envelope import S1, S2, envelope_derivatives, f, g, gamma, moment_integrands, proximal_derivatives
+from theory.envelope import S1, S2, average_integrands, envelope_derivatives, f, g, gamma, proximal_derivatives
 from theory.envelope import sigma as width
 from theory.functions import MPMATH
 from theory.losses import CrossEntropy, Loss
@@ -59,10 +59,10 @@ def test_rules_against_numerical_derivatives(loss):
         assert float(rule.subs(values)) == pytest.approx(float(measured[name]), rel=1e-7), name
 
 
-def test_moment_integrands_are_derivatives_of_gaussian_averages():
+def test_average_integrands_are_derivatives_of_gaussian_averages():
     """E over g of each integrand equals the derivative of E over g of the first, by quadrature."""
     proximal = Proximal(LOSSES[0])
-    integrands = moment_integrands()
+    integrands = average_integrands()
     assert list(integrands) == [n + e for n in ("f", "ff", "df") for e in ("", "_a", "_sigma", "_gamma")]
     nodes = [mpmath.mpf(k) / 4 for k in range(-26, 27)]
     weights = [mpmath.npdf(x) / 4 for x in nodes]

@@ -12,7 +12,6 @@ import pytest
 import xarray
 from command_line import assert_one_line_error, run
 
-from numerics.journal import Journal
 from numerics.models import ParameterError
 from numerics.neurons import data, experiments
 from numerics.neurons.__main__ import main
@@ -20,7 +19,8 @@ from numerics.neurons.bounds import hard_radius
 from numerics.neurons.experiments import LEVEL, DeepScan, DigitScan, GapScan, scans
 from numerics.neurons.report import gap_text
 from numerics.neurons.widths import width_with_bar
-from numerics.sweeps import evaluate
+from numerics.sweeps.journal import Journal
+from numerics.sweeps.run import evaluate
 
 SMALL = GapScan(2, 0, (4, 8), gaps=(0.05, 0.2), n_samples=40, n_inputs=4, steps=20)
 

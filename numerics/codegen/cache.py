@@ -1,0 +1,458 @@
+"""Where compiled code is kept, and how it is read back: every start with an answer, whatever the folder looks like.
+
+Entries are bytes under a name: derived text, the code of generated modules, machine code.  An index file (``NAME.nbi``) holds the
+hash of the data, which is part of the name of the data file (``NAME.HASH.nbc``): two processes that write at once never mix, and
+an entry that is damaged, truncated or empty is noticed, made again, and mentioned in one line.
+
+Machine code of somebody else is not run.  A folder is used as it is if it belongs to the user and nobody else may write there;
+in one that several share every user gets a folder of his own.  What was compiled by the administrator, for instance while a
+container was built, is read by all.  Where nothing can be written, code is compiled at every start.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import marshal
+import os
+import pickle
+import re
+import stat
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+import llvmlite
+import numba
+import platformdirs
+import sympy
+from numba.core import typeinfer
+from numba.core.caching import NullCache
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+
+import theory
+from numerics.deferred import importing
+from theory.terminal import notice
+
+CACHE_VARIABLE = "REPLICA_DISTILLATION_CACHE"
+"""Environment variable that moves the cache."""
+
+SOLVER_NOTICE = "compiling the solver (once, about half a minute)"
+
+_APPLICATION = "replica-distillation"
+_CODEGEN = Path(__file__).parent
+_PROJECT = _CODEGEN.parents[1]
+_KERNELS = "numerics.scalar.kernels."
+_IMPORT = re.compile(r"^(?:from|import) (numerics[.\w]*)", re.MULTILINE)
+_INDEX_SUFFIX, _DATA_SUFFIX = ".nbi", ".nbc"
+_MACHINE_CODE = "__pycache__"
+_DIGITS = 16  # of a hash, in a name
+_ATTEMPTS = 3  # at reading an entry
+_SETTLED = 3600.0  # seconds after which nobody is still writing
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_PRIVATE = 0o700
+_OF_THE_SOLVER = "averages"
+_lock = threading.RLock()
+
+
+class CacheWarning(UserWarning):
+    """Compiled code was damaged, or cannot be kept."""
+
+
+# Folders.
+
+
+class Folders(NamedTuple):
+    """Where entries are written, None where that is not possible, and where they are read, in this order."""
+
+    own: Path | None
+    read: tuple[Path, ...]
+
+
+def cache_directory() -> Path | None:
+    """The user's folder of compiled code; None if no folder can be written.
+
+    It is ``$REPLICA_DISTILLATION_CACHE``, the user's cache, or in the folder of temporary files.
+    """
+    return _folders().own
+
+
+def _folders() -> Folders:
+    return _chosen_folders(os.environ.get(CACHE_VARIABLE), os.environ.get("HOME"), os.environ.get("XDG_CACHE_HOME"))
+
+
+@lru_cache(maxsize=8)
+def _chosen_folders(variable: str | None, home: str | None, xdg: str | None) -> Folders:
+    """Folders for these values of the environment."""
+    wanted = [path for path in (_expanded(variable), _expanded(_user_cache())) if path is not None]
+    own = next((found for found in map(_own_folder, wanted) if found is not None), None) or _temporary_folder()
+    first = wanted[0] if wanted else None
+    shared = [first] if first is not None and first != own and _trusted(first, (_user(), 0)) else []
+    return Folders(own, tuple(folder for folder in (own, *shared) if folder is not None))
+
+
+def _user_cache() -> str | None:
+    try:
+        return platformdirs.user_cache_dir(_APPLICATION)
+    except (OSError, RuntimeError, KeyError):
+        return None
+
+
+def _expanded(text: str | None) -> Path | None:
+    """Absolute path, ``~`` replaced; None for no text, or for the home of a user who has none."""
+    if not text:
+        return None
+    try:
+        path = os.path.expanduser(text)
+        return None if path.startswith("~") else Path(os.path.abspath(path))
+    except (OSError, ValueError):
+        return None
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
+def _trusted(folder: Path, owners: tuple[int, ...]) -> bool:
+    """Whether a folder is one of the owners', and nobody else can put anything there."""
+    if not hasattr(os, "getuid"):
+        return folder.is_dir()
+    try:
+        found = folder.stat()
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid in owners and not found.st_mode & _OTHERS_WRITE
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def _own_folder(folder: Path) -> Path | None:
+    """The folder itself if it is the user's alone, else the user's folder in it; None if neither can be written."""
+    try:
+        # The folders above are made as others are; this one holds what will be run.
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o755)
+    except (OSError, ValueError):
+        return None
+    if not _writable(folder):
+        return None
+    return folder if _trusted(folder, (_user(),)) else _private(folder / f"user-{_user()}")
+
+
+def _private(folder: Path) -> Path | None:
+    """A folder of the user's own, which may be there already; None if it is not his."""
+    try:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=_PRIVATE)
+    except OSError:
+        return None
+    usable = not folder.is_symlink() and _trusted(folder, (_user(),)) and _writable(folder)
+    return folder if usable else None
+
+
+def _temporary_folder() -> Path | None:
+    try:
+        where = Path(tempfile.gettempdir())
+        return _private(where / f"{_APPLICATION}-{_user()}") or Path(tempfile.mkdtemp(prefix=f"{_APPLICATION}-"))
+    except OSError:
+        return None
+
+
+# Entries.
+
+
+def read_entry(name: str) -> bytes | None:
+    """Data that was written under a name; None if there is none that is whole."""
+    for folder in _folders().read:
+        index = folder / (name + _INDEX_SUFFIX)
+        for _ in range(_ATTEMPTS):  # another process may replace the entry between the two files
+            try:
+                digest = index.read_text(encoding="ascii").strip()
+                data = (folder / f"{name}.{digest[:_DIGITS]}{_DATA_SUFFIX}").read_bytes()
+            except FileNotFoundError:
+                if not os.path.lexists(index):
+                    break
+            except (OSError, ValueError):
+                _tell_of_damage(folder)
+                break
+            else:
+                if hashlib.sha256(data).hexdigest() == digest:
+                    return data
+                _tell_of_damage(folder)
+                break
+        else:
+            _tell_of_damage(folder)
+    return None
+
+
+def write_entry(name: str, data: bytes) -> None:
+    """Keep data under a name, in place of what was there.  What cannot be kept is mentioned, and made again next time."""
+    folder = _folders().own
+    if folder is None:
+        _tell_once("no folder can be written: compiled code is not kept, and every start compiles again; "
+                   f"{CACHE_VARIABLE} may name one")  # fmt: skip
+        return
+    digest = hashlib.sha256(data).hexdigest()
+    index = folder / (name + _INDEX_SUFFIX)
+    target = folder / f"{name}.{digest[:_DIGITS]}{_DATA_SUFFIX}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        before = ""
+        with suppress(OSError, ValueError):
+            before = index.read_text(encoding="ascii").strip()[:_DIGITS]
+        _write_whole(target, data)
+        _write_whole(index, f"{digest}\n".encode())
+        if before.isalnum() and before != digest[:_DIGITS]:
+            replaced = folder / f"{name}.{before}{_DATA_SUFFIX}"
+            with suppress(OSError):
+                if time.time() - replaced.stat().st_mtime > _SETTLED:  # not what another process is writing just now
+                    replaced.unlink()
+    except OSError as error:
+        _tell_once(
+            f"compiled code cannot be kept in {folder} ({error.strerror or error}): the next start compiles again"
+        )
+        return
+    wanted = _expanded(os.environ.get(CACHE_VARIABLE))
+    if os.environ.get(CACHE_VARIABLE) and (wanted is None or wanted not in (folder, folder.parent)):
+        _tell_once(
+            f"{CACHE_VARIABLE}: {os.environ[CACHE_VARIABLE]} cannot be written, compiled code is kept in {folder}"
+        )
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write in one step, with the permissions that new files have: another process may be reading."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except PermissionError:
+        if os.name != "nt" or not path.exists():  # Windows does not replace a file that another process reads
+            raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@lru_cache(maxsize=64)
+def _tell_once(message: str) -> None:
+    warnings.warn(message, CacheWarning, stacklevel=3)
+
+
+def _tell_of_damage(folder: Path) -> None:
+    _tell_once(f"compiled code in {folder} is damaged or cannot be read: it is compiled again")
+
+
+# What entries depend on.
+
+
+@lru_cache(maxsize=1)
+def fingerprint() -> str:
+    """Hash of all that generated text depends on: theory, code generation, and the versions of the tools."""
+    digest = hashlib.sha256()
+    theories = (path for path in Path(theory.__file__).parent.glob("*.py") if path.name not in _SAYS_NOTHING)
+    for path in [*sorted(theories), *sorted(_CODEGEN.glob("*.py"))]:
+        digest.update(path.read_bytes())
+    digest.update(f"{sympy.__version__} ".encode())
+    digest.update(f"{numba.__version__} {llvmlite.__version__} {sys.implementation.cache_tag}".encode())
+    return digest.hexdigest()
+
+
+_SAYS_NOTHING = ("__main__.py", "terminal.py")
+"""Files of theory that no equation depends on."""
+
+
+@lru_cache(maxsize=256)
+def _with_imports(text: str) -> str:
+    """Hash of the text of a module, and of those of this package that it imports at its top, and so on: machine code holds them."""
+    texts = {"": text}
+    found = _IMPORT.findall(text)
+    while found:
+        name = found.pop()
+        if name not in texts:
+            path = _PROJECT.joinpath(*name.split("."))
+            path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            texts[name] = path.read_text(encoding="utf-8") if path.parent != _PROJECT / "numerics" / "codegen" else ""
+            found += _IMPORT.findall(texts[name])
+    return hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()
+
+
+def derived_source(name: str, derive: Callable[[], str]) -> str:
+    """Text that depends on theory and its name alone, kept among the compiled code: deriving it would dominate every start."""
+    entry = f"source_{name}_{fingerprint()[:_DIGITS]}"
+    data = read_entry(entry)
+    if data is not None:
+        return data.decode()
+    _announce(name)
+    text = derive()
+    write_entry(entry, text.encode())
+    return text
+
+
+def _announce(name: str) -> None:
+    """Say that the solver is going to be compiled, by the name of its module or text; the rest is a matter of seconds."""
+    if name.startswith((_OF_THE_SOLVER, f"generated_{_OF_THE_SOLVER}", _KERNELS)) and name != f"{_KERNELS}elementary":
+        notice(SOLVER_NOTICE)
+
+
+# Modules.
+
+
+def load(name: str, source: str) -> ModuleType:
+    """Import generated source as a module whose name holds its hash; its text is kept for reading."""
+    digest = hashlib.sha256((fingerprint() + _with_imports(source)).encode()).hexdigest()[:_DIGITS]
+    full_name = f"generated_{name}_{digest}"
+    with _lock:
+        if full_name in sys.modules:
+            return sys.modules[full_name]
+        folder = _folders().own
+        path = f"<{full_name}>" if folder is None else str(folder / f"{full_name}.py")
+        if folder is not None:
+            with suppress(OSError):
+                if not os.path.exists(path) or os.path.getsize(path) != len(source.encode()):
+                    _write_whole(Path(path), source.encode())
+        module = ModuleType(full_name, source.partition("\n")[0])
+        module.__file__ = path
+        sys.modules[full_name] = module
+        try:
+            with importing():
+                exec(_code(full_name, source, path), module.__dict__)
+        except BaseException:
+            del sys.modules[full_name]
+            raise
+        return module
+
+
+def _code(full_name: str, source: str, path: str) -> CodeType:
+    """Byte code of a module, kept as well."""
+    entry = f"{_MACHINE_CODE}/{full_name}.{sys.implementation.cache_tag}"
+    data = read_entry(entry)
+    if data is not None:
+        with suppress(EOFError, ValueError, TypeError):
+            return marshal.loads(data)
+    code = compile(source, path, "exec", dont_inherit=True)
+    write_entry(entry, marshal.dumps(code))
+    return code
+
+
+# Machine code.
+
+
+def njit(
+    *signature: Any, cache: bool = False, apart: bool = False, inner: bool = False, **options: Any
+) -> Callable[[FunctionType], Any]:
+    """``numba.njit`` for the kernels: with ``cache=True`` machine code is kept here, not where numba would.
+
+    Parameters
+    ----------
+    signature
+        None, or one, for which the function is compiled at once.
+    apart
+        Compiled functions that call this one, which has a signature, jump to its code.  Numba would compile a copy of it into each
+        of them, and of these into what calls them: most of the time that compiling a solver takes.
+    inner
+        Only compiled functions call this one: the way in from Python is left out.
+    """
+    if inner:
+        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+    def decorate(function: FunctionType) -> Any:
+        if numba.config.DISABLE_JIT:
+            return function
+        dispatcher = numba.njit(**options)(function)
+        if cache:
+            dispatcher._cache = _MachineCode(function)
+        if signature:
+            with typeinfer.register_dispatcher(dispatcher):
+                dispatcher.compile(*signature)
+            dispatcher.disable_compile()
+            if apart:
+                _set_apart(dispatcher)
+        return dispatcher
+
+    return decorate
+
+
+def _set_apart(dispatcher: Any) -> None:
+    """Let callers find the machine code of a compiled function by a name that they can keep, instead of including it.
+
+    The name is that of its cache entry, and so the same in every process.
+    """
+    (result,) = dispatcher.overloads.values()
+    name = dispatcher._cache.symbol(result)
+    address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+    llvmlite.binding.add_symbol(name, address)
+    declared = copy.copy(result.fndesc)
+    declared.mangled_name = name
+    dispatcher.targetctx.remove_user_function(result.entry_point)
+    dispatcher.targetctx.insert_user_function(result.entry_point, declared)
+
+
+class _MachineCode(NullCache):
+    """What numba's dispatcher asks for compiled code of one function."""
+
+    def __init__(self, function: FunctionType) -> None:
+        self._function = function
+        self._module = Path(function.__code__.co_filename).stem.strip("<>")
+        self._name = f"{self._module}.{function.__name__}-{function.__code__.co_firstlineno}"
+
+    @property
+    def cache_path(self) -> str:
+        return str(cache_directory())
+
+    def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
+        """Code for a signature, None if there is none."""
+        target_context.refresh()
+        entry = self._entry(sig, target_context.codegen())
+        data = read_entry(entry)
+        if data is not None:
+            try:
+                return CompileResult._rebuild(target_context, *pickle.loads(data))
+            except Exception:  # whatever unpickling meets: the hash is right, but the code is of no use here
+                _tell_of_damage(Path(self.cache_path))
+        _announce(self._function.__module__)
+        return None
+
+    def save_overload(self, sig: Any, data: CompileResult) -> None:
+        """Keep code for a signature."""
+        if data.lifted or data.library.has_dynamic_globals:
+            return  # it holds objects of this process
+        write_entry(self._entry(sig, data.codegen), dumps(data._reduce()))
+
+    def symbol(self, result: CompileResult) -> str:
+        """Name under which other machine code finds that of a result."""
+        return self._entry(result.signature, result.library.codegen).rpartition("/")[2]
+
+    def _entry(self, sig: Any, codegen: Any) -> str:
+        """Name of an entry: the function, and a hash of its source, signature and processor."""
+        depends = (fingerprint(), _source_of(self._function), str(sig), codegen.magic_tuple())
+        key = hashlib.sha256(repr(depends).encode()).hexdigest()[:_DIGITS]
+        return f"{_MACHINE_CODE}/{self._name}.{sys.implementation.cache_tag}.{key}"
+
+
+def _source_of(function: FunctionType) -> str:
+    """Hash of the file of a function and of what it imports; names of generated modules have it already."""
+    return "" if function.__module__.startswith("generated_") else _hash_of(function.__code__.co_filename)
+
+
+@lru_cache(maxsize=64)
+def _hash_of(path: str) -> str:
+    try:
+        return _with_imports(Path(path).read_text(encoding="utf-8"))
+    except OSError:
+        return path

@@ -1,0 +1,148 @@
+"""Compiled equations of a stage: conjugates, prior, Cholesky update, weight moments; and the loop over a node's points."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from types import ModuleType
+
+import sympy
+
+from numerics.codegen.cache import derived_source, load
+from numerics.codegen.printing import HEADER_TEXT, function, statements
+from theory import envelope, potential
+
+
+def _vector_function(name: str, equations: potential.Equations) -> str:
+    """Compiled function ``(inputs, constants, out)`` of an ``Equations``."""
+    body = statements(
+        [(f"out[{k}]", expression) for k, expression in enumerate(equations.outputs.values())],
+        _equation_names(equations),
+    )
+    return function(name, ["x", "constants", "out"], body, signature="VECTOR_FUNCTION.signature")
+
+
+def _jacobian_function(name: str, equations: potential.Equations) -> str:
+    """Compiled function that fills the nonzero entries of the flattened Jacobian of an ``Equations``."""
+    jacobian = equations.jacobian
+    entries = [
+        (f"out[{r * jacobian.cols + c}]", jacobian[r, c])
+        for r in range(jacobian.rows)
+        for c in range(jacobian.cols)
+        if jacobian[r, c] != 0
+    ]
+    body = statements(entries, _equation_names(equations))
+    return function(name, ["x", "constants", "out"], body, signature="VECTOR_FUNCTION.signature")
+
+
+def _equation_names(equations: potential.Equations) -> dict[sympy.Symbol, str]:
+    names = {symbol: f"x[{k}]" for k, symbol in enumerate(equations.inputs)}
+    return names | {symbol: f"constants[{k}]" for k, symbol in enumerate(equations.constants)}
+
+
+EQUATION_NAMES = (
+    "conjugates",
+    "conjugates_jacobian",
+    "prior",
+    "prior_jacobian",
+    "cholesky",
+    "cholesky_jacobian",
+    "moments",
+)
+"""Functions of an equations module, in the order the solver's list has them."""
+
+
+@lru_cache(maxsize=32)
+def equations_module(t: int) -> ModuleType:
+    """Conjugates from channel averages, prior, Cholesky update and weight moments of stage t: the same for every loss."""
+    return load(f"equations{t}", HEADER_TEXT + derived_source(f"equations{t}", lambda: equation_definitions(t)))
+
+
+def equation_definitions(t: int) -> str:
+    """Source of the functions in ``EQUATION_NAMES``."""
+    channel, prior = potential.channel_equations(t), potential.prior_equations(t)
+    cholesky = potential.cholesky_update(t)
+    text = (
+        _vector_function("conjugates", channel)
+        + _jacobian_function("conjugates_jacobian", channel)
+        + _vector_function("prior", prior)
+        + _jacobian_function("prior_jacobian", prior)
+        + _vector_function("cholesky", cholesky)
+        + _jacobian_function("cholesky_jacobian", cholesky)
+        + _vector_function("moments", potential.conditional_moments(t))
+    )
+    return text
+
+
+@lru_cache(maxsize=1)
+def averages_module() -> ModuleType:
+    """The loop over one node's points, and the coefficients of a point that it reads."""
+    return load("averages", HEADER_TEXT + derived_source("averages", average_definitions))
+
+
+def average_definitions() -> str:
+    """The loop over one node's points, from the integrands of ``theory.envelope``.
+
+    An integrand is a polynomial in f and g whose coefficients belong to the point alone; those are tabulated once per grid.
+    Factors that are the same for all points are taken out of the sums, and equal sums are done once.
+    """
+    integrands = envelope.average_integrands()
+    coefficients: dict[sympy.Expr, sympy.Symbol] = {}
+    factors: dict[str, sympy.Expr] = {}
+    reduced: dict[str, sympy.Expr] = {}
+    for name, integrand in integrands.items():
+        polynomial = sympy.Poly(sympy.expand(integrand), envelope.f, envelope.g)
+        terms = []
+        for (power_f, power_g), coefficient in polynomial.terms():
+            coefficient = sympy.factor(coefficient)
+            outside, rest = coefficient.as_independent(envelope.S1, envelope.S2, envelope.gamma, as_Add=False)
+            if rest != 1:
+                rest = coefficients.setdefault(rest, sympy.Symbol(f"k_{len(coefficients)}", real=True))
+            terms.append((outside, rest * envelope.f**power_f * envelope.g**power_g))
+        factors[name] = terms[0][0]
+        reduced[name] = sympy.Add(*(outside / factors[name] * term for outside, term in terms))
+    unique = list(dict.fromkeys(reduced.values()))
+    table_names = {envelope.S1: "slope1", envelope.S2: "slope2", envelope.gamma: "gamma"}
+    text = f"N_SUMS = {len(reduced) + 1}\nTABLE_ROWS = {5 + len(coefficients)}\nDENSITY_ROW = 4\n\n\n"
+    text += function(
+        "point_coefficients",
+        ["slope1", "slope2", "gamma", "tables", "j"],
+        statements([(f"tables[{5 + k}, j]", e) for k, e in enumerate(coefficients)], table_names),
+    )
+    names = {envelope.f: "f", envelope.g: "g"}
+    names |= {symbol: f"row_{k}[j]" for k, symbol in enumerate(coefficients.values())}
+    lines = ["    sum_norm = 0.0"] + [f"    sum_{k} = 0.0" for k in range(len(unique))]
+    lines += [f"    row_{k} = tables[{5 + k}, first:last]" for k in range(len(coefficients))]
+    lines += [
+        "    position = tables[position_row, first:last]",
+        "    gradient = tables[slope_row, first:last]",
+        "    density = tables[DENSITY_ROW, first:last]",
+        "    for j in range(np.uint64(last - first)):",
+        "        g = (position[j] - centre) * inverse_sigma",
+        "        w = density[j] * exp_nonpositive(-0.5 * g * g)",
+        "        f = target - gradient[j]",
+        "        sum_norm += w",
+    ]
+    body = "\n".join(lines) + "\n"
+    body += statements([(f"term_{k}", e) for k, e in enumerate(unique)], names, indent=" " * 8)
+    body += "".join(f"        sum_{k} += w * term_{k}\n" for k in range(len(unique)))
+    body += "    sums[0, node] = sum_norm\n"
+    for row, (name, expression) in enumerate(reduced.items(), start=1):
+        factor = statements([("factor", factors[name])], {envelope.sigma: "(1.0 / inverse_sigma)"})
+        body += factor + f"    sums[{row}, node] = factor * sum_{unique.index(expression)}\n"
+    arguments = [
+        "centre",
+        "inverse_sigma",
+        "target",
+        "first",
+        "last",
+        "position_row",
+        "slope_row",
+        "tables",
+        "sums",
+        "node",
+    ]
+    loop = function("accumulate_pairs", arguments, body)
+    return text + loop.replace(
+        "@njit(**OPTIONS)",
+        '@njit(fastmath={"reassoc", "contract", "nsz", "arcp", "nnan", "ninf"}, **OPTIONS)',
+    )

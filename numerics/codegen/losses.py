@@ -1,0 +1,160 @@
+"""Compiled functions of a loss: what the solver calls at a point, and functions of arrays for simulations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import sympy
+from numba.core import types
+
+from numerics.codegen.cache import derived_source, load
+from numerics.codegen.printing import HEADER_TEXT, by_label, function, gathered, statements, without_cancellation
+from numerics.scalar.kernels.elementary import SEARCHED, SHARED
+from theory.losses import Loss
+from theory.symbols import h, y
+
+
+def _loss_names(loss: Loss) -> dict[sympy.Symbol, str]:
+    names = {h: "h", y: "y"}
+    names |= {symbol: f"logits[{k}]" for k, symbol in enumerate(loss.logits)}
+    return names | {symbol: f"parameters[{k}]" for k, symbol in enumerate(loss.symbols)}
+
+
+def loss_definitions(loss: Loss) -> str:
+    """Compiled functions ``(h, y, logits, parameters, out)`` of a loss: slopes, targets, bends.
+
+    Where the gradient splits into ``S(h) - c``, both are measured from the limit of S at -oo (branch 0) and at +oo (branch 1):
+    near saturation the difference then keeps its relative accuracy.  Elsewhere S is the whole gradient and c = 0.
+    """
+    names = _loss_names(loss)
+    split = loss.split
+    limits = loss.saturation
+    if split is None:
+        slopes = by_label([("out[0]", loss.gradient), ("out[2]", loss.curvature), ("out[3]", loss.third)], names)
+        slopes += "    out[1] = out[0]\n"
+        targets = "    out[0] = 0.0\n    out[1] = 0.0\n"
+    else:
+        measured = [
+            (f"out[{branch}]", without_cancellation(gathered(split[0] - limit))) for branch, limit in enumerate(limits)
+        ]
+        curvatures = [("out[2]", without_cancellation(loss.curvature)), ("out[3]", without_cancellation(loss.third))]
+        slopes = statements([*measured, *curvatures], names)
+        targets = by_label([(f"out[{branch}]", split[1] - limit) for branch, limit in enumerate(limits)], names)
+    n = len(loss.bends)
+    bends = statements(
+        [(f"out[{row * n + k}]", entry) for k, bend in enumerate(loss.bends) for row, entry in enumerate(bend)],
+        names,
+    )
+    arguments = ["h", "y", "logits", "parameters", "out"]
+    return "".join(
+        function(name, arguments, body, signature="POINT_FUNCTION.signature")
+        for name, body in (("slopes", slopes), ("targets", targets), ("bends", bends))
+    )
+
+
+class _ByFormula:
+    """A loss compared by its formula alone: code does not depend on parameter values."""
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+        self._key = (loss.expression, loss.symbols)
+
+    def source(self, name: str, derive: Callable[[Loss], str]) -> str:
+        """Text derived from the formula, kept in the cache folder."""
+        digest = hashlib.sha256(sympy.srepr(self._key).encode()).hexdigest()[:16]
+        return derived_source(f"{name}_{digest}", lambda: derive(self.loss))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByFormula) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+def grid_kind(loss: Loss, may_share: bool = True) -> int:
+    """What ``scalar/kernels/grid.py`` is told of a loss: the sum of SHARED and SEARCHED, as they apply."""
+    shared = SHARED if may_share and loss.split is not None else 0
+    return shared + (0 if loss.bends_are_known else SEARCHED)
+
+
+class CompiledLoss(NamedTuple):
+    """Point functions of a loss, for any parameter values, with their addresses looked up: numba would do so at every call."""
+
+    slopes: types.CompileResultWAP
+    targets: types.CompileResultWAP
+    bends: types.CompileResultWAP
+
+
+def loss_module(loss: Loss) -> CompiledLoss:
+    """Compiled ``slopes``, ``targets`` and ``bends`` of a loss."""
+    return _loss_module(_ByFormula(loss))
+
+
+@lru_cache(maxsize=256)
+def _loss_module(formula: _ByFormula) -> CompiledLoss:
+    module = load("loss", HEADER_TEXT + formula.source("loss", loss_definitions))
+    functions = (getattr(module, name) for name in CompiledLoss._fields)
+    return CompiledLoss(*(types.CompileResultWAP(next(iter(f.overloads.values()))) for f in functions))
+
+
+class LossFunctions:
+    """A loss as compiled functions of arrays: ``h``, ``y`` of shape (n,), earlier logits of shape (n, l) in the loss's order.
+
+    The gradient and the curvatures use the expressions that are free of cancellation near saturation.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+        self._module = _pointwise_module(_ByFormula(loss))
+        self._parameters = np.array(loss.values, dtype=float)
+
+    def value(self, h: np.ndarray, y: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        """l(h; y, earlier logits), shape (n,)."""
+        return self._call(self._module.value, h, y, logits)
+
+    def derivatives(self, h: np.ndarray, y: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """dl/dh and d2l/dh2, each of shape (n,)."""
+        first = np.empty_like(h)
+        second = np.empty_like(h)
+        self._module.derivatives(h, y, logits, self._parameters, first, second)
+        return first, second
+
+    def mixed(self, h: np.ndarray, y: np.ndarray, logits: np.ndarray, k: int) -> np.ndarray:
+        """d2l/(dh dh_k) for the k-th of the logits the loss looks at (0-based), shape (n,)."""
+        return self._call(getattr(self._module, f"mixed_{k}"), h, y, logits)
+
+    def _call(self, compiled, h: np.ndarray, y: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        out = np.empty_like(h)
+        compiled(h, y, logits, self._parameters, out)
+        return out
+
+
+@lru_cache(maxsize=256)
+def _pointwise_module(formula: _ByFormula) -> ModuleType:
+    return load("pointwise", HEADER_TEXT + formula.source("pointwise", pointwise_definitions))
+
+
+def pointwise_definitions(loss: Loss) -> str:
+    """Source of ``value``, ``derivatives`` and ``mixed_k`` over arrays, for :class:`LossFunctions`."""
+    names = _loss_names(loss)
+    scalar = [
+        ("value_at", [("r0", loss.expression)], "r0 + 0.0"),
+        ("derivatives_at", [("r0", loss.gradient), ("r1", loss.curvature)], "r0 + 0.0, r1 + 0.0"),
+    ]
+    scalar += [
+        (f"mixed_{k}_at", [("r0", sympy.diff(loss.gradient, symbol))], "r0 + 0.0")
+        for k, symbol in enumerate(loss.logits)
+    ]
+    text = ""
+    for name, assignments, result in scalar:
+        text += function(name, ["h", "y", "logits", "parameters"], by_label(assignments, names), result)
+        outputs = ["out"] if result.count(",") == 0 else ["first", "second"]
+        left = ", ".join(f"{output}[i]" for output in outputs)
+        body = f"    for i in range(h.size):\n        {left} = {name}(h[i], y[i], logits[i], parameters)\n"
+        text += function(name.removesuffix("_at"), ["h", "y", "logits", "parameters", *outputs], body)
+    return text

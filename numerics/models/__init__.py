@@ -1,0 +1,34 @@
+"""What a user describes: the data and the stages of a chain.  Frozen, and validated once, here at the border.
+
+What one object can know it checks itself; what takes both data and chain is checked by :func:`check_fit`.
+"""
+
+from numerics.models.chain import Chain, check_fit
+from numerics.models.checks import ROUNDING, ConvergenceWarning, ParameterError, require_noise, require_number
+from numerics.models.data import (
+    OUTPUTS,
+    TRAINING,
+    ClassLaw,
+    DataModel,
+    DataSet,
+    GaussianMixture,
+    LinearRule,
+    total_alpha,
+)
+from numerics.models.parameters import (
+    PARAMETERS,
+    Description,
+    described,
+    parameter_paths,
+    parameter_value,
+    parameter_values,
+    with_parameter,
+)  # fmt: skip
+from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Rule, Stage
+
+__all__ = [
+    "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ConvergenceWarning", "DataModel",
+    "DataSet", "Description", "Estimator", "Frozen", "GaussianMixture", "Hebbian", "LinearRule", "ParameterError", "Rule", "Stage",
+    "check_fit", "described", "parameter_paths", "parameter_value", "parameter_values", "require_noise", "require_number",
+    "total_alpha", "with_parameter",
+]  # fmt: skip

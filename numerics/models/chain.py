@@ -1,0 +1,138 @@
+"""Stages one after the other, and whether they fit the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from numerics.models.checks import ROUNDING, ParameterError
+from numerics.models.data import GaussianMixture
+from numerics.models.stages import STAGE_KINDS, BayesOptimal, Estimator, Frozen, Stage
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Stages one after the other, each of which may look at those before, checked to fit together.
+
+    Examples
+    --------
+    >>> from theory.losses import CrossEntropy, Distillation
+    >>> chain = Chain.of([Estimator(CrossEntropy(), ridge=0.1), Estimator(Distillation(), ridge=0.01, name="pupil")])
+    >>> chain.names, len(chain)
+    (('teacher', 'pupil'), 2)
+    """
+
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.stages, Sequence):
+            raise ParameterError(f"stages must be a sequence of stages, got {self.stages!r}")
+        object.__setattr__(self, "stages", tuple(self.stages))
+        if not self.stages:
+            raise ParameterError("a chain needs at least one stage")
+        for number, stage in enumerate(self.stages, start=1):
+            if not isinstance(stage, STAGE_KINDS):
+                kinds = "an Estimator, Frozen, Hebbian or BayesOptimal"
+                raise ParameterError(f"stage {number} must be {kinds}, got {stage!r}")
+            if isinstance(stage, Estimator):
+                try:
+                    stage.loss.stages(number)
+                except ValueError as error:
+                    raise ParameterError(f"loss of stage {number}: {error}") from None
+        names = self.names
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ParameterError(f"name must differ between stages, {', '.join(repeated)} is used twice")
+        if self.stages[0].mask_overlap is not None:
+            raise ParameterError(f"mask_overlap of {names[0]} needs a stage before it; the first stage has none")
+
+    @classmethod
+    def of(cls, stages: Chain | Stage | Sequence[Stage]) -> Chain:
+        """Accept a chain, a single stage, or a sequence of stages."""
+        if isinstance(stages, Chain):
+            return stages
+        if isinstance(stages, STAGE_KINDS):
+            return cls((stages,))
+        try:
+            return cls(tuple(stages))
+        except TypeError:
+            raise ParameterError(f"a chain must be a stage or a sequence of them, got {stages!r}") from None
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def __getitem__(self, index: int) -> Stage:
+        return self.stages[index]
+
+    def name(self, number: int) -> str:
+        """Name of stage ``number`` (1-based)."""
+        given = self.stages[number - 1].name
+        return given or {1: "teacher", 2: "student"}.get(number, f"stage{number}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.name(number) for number in range(1, len(self) + 1))
+
+    def teachers(self, number: int) -> tuple[int, ...]:
+        """Stages (from 1) that ``teacher_...`` observables and distances of stage ``number`` compare it with, by their mean logit.
+
+        Those are the stages its loss is taught by.  Where a loss has no teacher, or its formula names several logits without
+        saying how they teach, it is the stage before; the first stage has none.
+
+        Examples
+        --------
+        >>> from theory.losses import CrossEntropy, Distillation
+        >>> stages = [Estimator(CrossEntropy(), 0.1, name=name) for name in ("first", "second")]
+        >>> chain = Chain.of([*stages, Estimator(Distillation(teacher=1), 0.1), Estimator(Distillation(teacher=(1, 3)), 0.1)])
+        >>> [chain.teachers(number) for number in (1, 2, 3, 4)]
+        [(), (1,), (1,), (1, 3)]
+        """
+        if number == 1:
+            return ()
+        stage = self.stages[number - 1]
+        seen = sorted(set(stage.loss.stages(number))) if isinstance(stage, Estimator) else []
+        if len(seen) == 1 or (seen and isinstance(stage.loss.teacher, tuple)):
+            return tuple(seen)
+        return (number - 1,)
+
+    def resolved(self, data: GaussianMixture) -> tuple[Estimator | Frozen, ...]:
+        """The stages with Hebbian and Bayes-optimal ones written as the Estimators they are on these data."""
+        return tuple(stage.resolved(data) for stage in self.stages)
+
+
+def check_fit(data: GaussianMixture, chain: Chain) -> None:
+    """Check what takes both data and chain.
+
+    Raises
+    ------
+    ParameterError
+        If a stage is trained on a data set that does not exist, nobody is trained on one, a data set and a stage share a name,
+        masks cannot overlap as asked, or a Bayes-optimal stage is given noisy labels.
+    """
+    known = [found.name for found in data.sets]
+    used: set[str] = set()
+    for number, (name, stage) in enumerate(zip(chain.names, chain.stages, strict=True), start=1):
+        if name in known:
+            raise ParameterError(f"name {name!r} is both a stage and a data set: give one of them another name")
+        for wanted in stage.sets:
+            if wanted not in known:
+                raise ParameterError(f"sets of {name}: unknown data set {wanted!r}; there are {', '.join(known)}")
+            if isinstance(stage, BayesOptimal) and data.data_set(wanted).label_noise > 0:
+                raise ParameterError(
+                    f"{name} is Bayes-optimal for labels without noise only, but label_noise of {wanted} is > 0; "
+                    "take a Hebbian stage"
+                )
+        used.update(stage.sets)
+        if stage.mask_overlap is not None:
+            before, share = chain.stages[number - 2].eta, stage.mask_overlap
+            inside, outside = share * stage.eta, (1 - share) * stage.eta
+            if inside > before + ROUNDING or outside > 1 - before + ROUNDING:
+                raise ParameterError(
+                    f"mask_overlap={share:g} of {name} is impossible: of eta={stage.eta:g}, {inside:g} would lie inside the mask "
+                    f"of {chain.name(number - 1)}, which has {before:g}, and {outside:g} outside"
+                )
+    unused = [name for name in known if name not in used]
+    if unused and (used or len(known) > 1):  # frozen stages alone need no data
+        raise ParameterError(
+            f"no stage is trained on data set {unused[-1]!r}; name it in the sets of one, or leave it out"
+        )

@@ -1,0 +1,209 @@
+"""Elementary functions for compiled kernels: stable at both ends, and written so that LLVM can vectorise them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from numerics.codegen.cache import njit
+
+OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+"""Of every compiled function.  What is divided by zero is infinite or NaN, and is found by whoever called; an exception could
+not leave a function that is called through a pointer."""
+
+ENTRY = {**OPTIONS, "apart": True}
+"""Of functions of the solver that Python calls too."""
+
+INNER = {**ENTRY, "inner": True}
+"""Of all others but the smallest, which callers include."""
+
+FloatArray = types.float64[::1]
+IntArray = types.int64[::1]
+Matrix = types.float64[:, ::1]
+IntMatrix = types.int64[:, ::1]
+
+Pointer = types.CPointer(types.float64)
+
+POINT_FUNCTION = types.FunctionType(types.void(types.float64, types.float64, Pointer, Pointer, Pointer))
+"""``(h, y, logits, parameters, out)``: one value or several of a loss at one point; see :func:`address`."""
+
+VECTOR_FUNCTION = types.FunctionType(types.void(FloatArray, FloatArray, FloatArray))
+"""``(inputs, constants, out)``: equations of the prior, the channel, or their Jacobians (flattened)."""
+
+PointFunctions = types.ListType(POINT_FUNCTION)
+VectorFunctions = types.ListType(VECTOR_FUNCTION)
+
+SHARED, SEARCHED = 1, 2
+"""What the core is told of a loss: its gradient splits; its bends are not all known."""
+
+_LOG2_E = 1.4426950408889634
+_LN2_HIGH = 6.93145751953125e-1
+_LN2_LOW = 1.42860682030941723212e-6
+_ROUND = 6755399441055744.0  # 1.5 * 2**52: adding it leaves the nearest integer in the low bits
+_EXPONENT_BIAS = 1023
+_MANTISSA_BITS = 52
+_LOWEST_EXPONENT = -708.0  # exp below this is not a normal number, and 0 for our purposes
+
+
+@intrinsic
+def _bits_of(typing_context, value):
+    """Reinterpret a float64 as int64."""
+
+    def build(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(64))
+
+    return types.int64(types.float64), build
+
+
+@intrinsic
+def _float_of(typing_context, value):
+    """Reinterpret an int64 as float64."""
+
+    def build(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.DoubleType())
+
+    return types.float64(types.int64), build
+
+
+@intrinsic
+def address(typing_context, array, offset):
+    """Pointer to an entry of a contiguous array, counted from its first; the array must outlive it.
+
+    Arrays passed through function pointers cost more than the loss they carry.
+    """
+
+    def build(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.gep(data, [arguments[1]])
+
+    return Pointer(array, types.intp), build
+
+
+# Explicit signatures compile these functions here: compiled for a caller they would inherit its fastmath, which breaks them.
+
+
+@njit(types.float64(types.float64), fastmath={"contract"}, **OPTIONS)
+def exp_nonpositive(x):
+    """``exp(x)`` for ``x <= 0``, relative error below 1e-15, without a library call or a branch."""
+    kept = max(x, _LOWEST_EXPONENT)
+    shifted = kept * _LOG2_E + _ROUND
+    n = shifted - _ROUND
+    r = (kept - n * _LN2_HIGH) - n * _LN2_LOW
+    # The Taylor series to degree 13 in pairs of terms: a chain of multiplications would cost its latency.
+    r2 = r * r
+    r4 = r2 * r2
+    p0 = (1.0 + r) + (0.5 + 0.16666666666666666 * r) * r2
+    p4 = (4.1666666666666664e-2 + 8.333333333333333e-3 * r) + (1.388888888888889e-3 + 1.984126984126984e-4 * r) * r2
+    p8 = (2.48015873015873e-5 + 2.7557319223985893e-6 * r) + (2.755731922398589e-7 + 2.505210838544172e-8 * r) * r2
+    p12 = 2.08767569878681e-9 + 1.6059043836821613e-10 * r
+    p = p0 + r4 * (p4 + r4 * (p8 + r4 * p12))
+    value = p * _float_of((_bits_of(shifted) + _EXPONENT_BIAS) << _MANTISSA_BITS)
+    return value if x >= _LOWEST_EXPONENT else 0.0
+
+
+@njit(types.float64(types.float64), **OPTIONS)
+def sigmoid(x):
+    """``1/(1 + exp(-x))`` without overflow."""
+    e = exp_nonpositive(-abs(x))
+    return (1.0 if x >= 0.0 else e) / (1.0 + e)
+
+
+@njit(types.float64(types.float64), **OPTIONS)
+def softplus(x):
+    """``log(1 + exp(x))`` without overflow."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+@njit(types.boolean(Matrix, IntArray), **INNER)
+def lu_factor(matrix, pivots):
+    """LU factorisation with partial pivoting, in place.  Returns False for a singular or non-finite matrix."""
+    n = matrix.shape[0]
+    for k in range(n):
+        best = k
+        for i in range(k + 1, n):
+            if abs(matrix[i, k]) > abs(matrix[best, k]):
+                best = i
+        pivots[k] = best
+        if not (0.0 < abs(matrix[best, k]) < np.inf):
+            return False
+        if best != k:
+            for j in range(n):
+                matrix[k, j], matrix[best, j] = matrix[best, j], matrix[k, j]
+        for i in range(k + 1, n):
+            matrix[i, k] /= matrix[k, k]
+            factor = matrix[i, k]
+            for j in range(k + 1, n):
+                matrix[i, j] -= factor * matrix[k, j]
+    return True
+
+
+@njit(types.void(Matrix, IntArray, FloatArray), **INNER)
+def lu_solve(matrix, pivots, vector):
+    """Solve with the result of :func:`lu_factor`; overwrites ``vector``."""
+    n = matrix.shape[0]
+    for k in range(n):
+        if pivots[k] != k:
+            vector[k], vector[pivots[k]] = vector[pivots[k]], vector[k]
+    for i in range(n):
+        for j in range(i):
+            vector[i] -= matrix[i, j] * vector[j]
+    for i in range(n - 1, -1, -1):
+        for j in range(i + 1, n):
+            vector[i] -= matrix[i, j] * vector[j]
+        vector[i] /= matrix[i, i]
+
+
+@njit(types.void(FloatArray, IntArray), **INNER)
+def argsort(keys, order):
+    """Indices that sort ``keys``.  ``order`` holds a permutation: repairing it is quick if it is nearly right; else heap sort."""
+    n = keys.size
+    allowed = 4 * n
+    repaired = True
+    for k in range(1, n):
+        moving = order[k]
+        key = keys[moving]
+        place = k
+        while place > 0 and keys[order[place - 1]] > key:
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = moving
+        allowed -= k - place
+        if allowed < 0:
+            repaired = False
+            break
+    if repaired:
+        return
+    for i in range(n):
+        order[i] = i
+    for phase in range(2):
+        first, last = (n // 2 - 1, -1) if phase == 0 else (n - 1, 0)
+        for position in range(first, last, -1):
+            root, end = position, n
+            if phase == 1:
+                order[0], order[position] = order[position], order[0]
+                root, end = 0, position
+            while 2 * root + 1 < end:
+                child = 2 * root + 1
+                if child + 1 < end and keys[order[child + 1]] > keys[order[child]]:
+                    child += 1
+                if keys[order[child]] <= keys[order[root]]:
+                    break
+                order[root], order[child] = order[child], order[root]
+                root = child
+
+
+@njit(types.void(Matrix, Matrix, Matrix), **INNER)
+def multiply(left, right, product):
+    """Matrix product of small dense matrices, into ``product``; ``left`` may have more rows than are wanted."""
+    for i in range(product.shape[0]):
+        for j in range(product.shape[1]):
+            product[i, j] = 0.0
+        for k in range(right.shape[0]):
+            factor = left[i, k]
+            if factor != 0.0:
+                for j in range(product.shape[1]):
+                    product[i, j] += factor * right[k, j]

@@ -1,0 +1,203 @@
+"""Means over runs, and their standard errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from numerics.models import Chain, GaussianMixture
+from numerics.simulation.draw import Array, mask_sizes
+from numerics.simulation.measure import QUALITY
+from numerics.solution.observables.registry import REGISTRY
+from numerics.solution.solution import without_nan
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over runs, its standard error (nan for a single run), and the number of runs."""
+
+    mean: float | Array
+    standard_error: float | Array
+    n: int
+
+
+def estimate(values: Array) -> Estimate:
+    """Average over the first axis."""
+    n = len(values)
+    with np.errstate(invalid="ignore"):  # infinite in a run that broke down
+        error = values.std(axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.full(values.shape[1:], np.nan)
+    mean = values.mean(axis=0)
+    return Estimate(float(mean), float(error), n) if mean.ndim == 0 else Estimate(mean, error, n)
+
+
+@dataclass(frozen=True)
+class StageEstimates:
+    """Observables of one stage, each an :class:`Estimate`; nan where a teacher is needed and there is none."""
+
+    result: SimulationResult
+    index: int
+
+    def __getattr__(self, name: str) -> Estimate:
+        if name not in self.__dir__():
+            raise AttributeError(f"a stage has no observable {name!r}; it has {', '.join(sorted(self.__dir__()))}")
+        runs, t = self.result.runs, self.index
+        if name == "response":
+            return estimate(runs[name][:, t, t])
+        return estimate(runs[REGISTRY[name].raw_name if name in REGISTRY else name][:, t])
+
+    def __dir__(self) -> list[str]:
+        runs = self.result.runs
+        return [*(name for name, found in REGISTRY.items() if found.raw_name in runs), *QUALITY]
+
+    def to_dict(self) -> dict[str, object]:
+        """Mean and standard error of everything, for JSON."""
+        return {name: _plain(getattr(self, name)) for name in self.__dir__()}
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """Observables of all runs.
+
+    Attributes
+    ----------
+    data, chain
+        What was simulated.
+    n_inputs, set_sizes, active
+        N, samples of each data set, and the number of trained weights of each stage.
+    seed
+        Run k of a seed is the same draw whatever the number of runs.
+    runs : dict
+        Raw values by name: shape (n_runs, T), or (n_runs, T, T) for overlap, response and other quantities of
+        two stages.
+    converged : bool
+        Whether every fit met the gradient tolerance.
+    message : str
+        Which did not, in words.
+    """
+
+    data: GaussianMixture
+    chain: Chain
+    n_inputs: int
+    set_sizes: tuple[int, ...]
+    active: tuple[int, ...]
+    seed: int
+    runs: Mapping[str, Array]
+    converged: bool
+    message: str
+
+    @property
+    def n_runs(self) -> int:
+        return len(self.runs["bias"])
+
+    @property
+    def n_samples(self) -> int:
+        """Samples M of the training set."""
+        return self.set_sizes[0]
+
+    @property
+    def effective_alpha(self) -> float:
+        """M/N of the training set, which rounding may move away from the alpha asked for."""
+        return self.n_samples / self.n_inputs
+
+    @property
+    def effective_data(self) -> GaussianMixture:
+        """The data with every alpha as it was after rounding."""
+        alphas = [size / self.n_inputs for size in self.set_sizes]
+        further = (
+            replace(data_set, alpha=alpha) for data_set, alpha in zip(self.data.further, alphas[1:], strict=True)
+        )
+        return replace(self.data, alpha=alphas[0], further=tuple(further))
+
+    @property
+    def effective_chain(self) -> Chain:
+        """The chain with every eta and overlap of masks as it was after rounding."""
+        stages = list(self.chain.stages)
+        for t, (size, inside) in enumerate(mask_sizes(self.chain, self.n_inputs)):
+            if stages[t].masked:
+                overlap = None if inside is None else inside / size
+                stages[t] = replace(stages[t], eta=size / self.n_inputs, mask_overlap=overlap)
+        return Chain(tuple(stages))
+
+    @property
+    def effective_eta(self) -> tuple[float, ...]:
+        """Trained fraction of the weights of each stage."""
+        return tuple(size / self.n_inputs for size in self.active)
+
+    def estimate(self, name: str) -> Estimate:
+        """Mean and standard error of a quantity, shape (T,) or (T, T); KeyError if it is unknown."""
+        if name not in self.runs:
+            raise KeyError(f"no observable {name!r}; there are {', '.join(sorted(self.runs))}")
+        return estimate(self.runs[name])
+
+    def mean(self, name: str) -> Array:
+        """Mean over runs, shape (T,) or (T, T)."""
+        return np.asarray(self.estimate(name).mean)
+
+    def standard_error(self, name: str) -> Array:
+        """Standard error of the mean; nan for a single run."""
+        return np.asarray(self.estimate(name).standard_error)
+
+    @cached_property
+    def magnetization(self) -> Estimate:
+        """m_t, shape (T,)."""
+        return self.estimate("magnetization")
+
+    @cached_property
+    def bias(self) -> Estimate:
+        """b_t, shape (T,)."""
+        return self.estimate("bias")
+
+    @cached_property
+    def overlap(self) -> Estimate:
+        """Q_ts, shape (T, T)."""
+        return self.estimate("overlap")
+
+    @property
+    def response(self) -> Estimate:
+        """V_ts, shape (T, T), lower triangular; it has a finite-size bias of order 1/N.  nan through hard pseudo-labels.
+
+        Raises
+        ------
+        AttributeError
+            If the simulation was run without ``responses=True``.
+        """
+        if "response" not in self.runs:
+            raise AttributeError("responses were not measured: call simulate(..., responses=True)")
+        return self.estimate("response")
+
+    def __len__(self) -> int:
+        return len(self.chain)
+
+    def __getitem__(self, index: int) -> StageEstimates:
+        """Stage by position from 0, so that ``result[1]`` is the student."""
+        return StageEstimates(self, range(len(self))[index])
+
+    def __iter__(self) -> Iterator[StageEstimates]:
+        return (self[index] for index in range(len(self)))
+
+    def to_dict(self) -> dict[str, object]:
+        """Everything but the raw runs, in types JSON knows; nan becomes None."""
+        matrices = ("overlap", "response") if "response" in self.runs else ("overlap",)
+        return {
+            "converged": self.converged,
+            "message": self.message,
+            "n_inputs": self.n_inputs,
+            "n_samples": self.n_samples,
+            "further_samples": dict(zip((found.name for found in self.data.further), self.set_sizes[1:], strict=True)),
+            "n_runs": self.n_runs,
+            "seed": self.seed,
+            "effective_alpha": self.effective_alpha,
+            "stages": [
+                {"name": name, "effective_eta": eta, **stage.to_dict()}
+                for name, eta, stage in zip(self.chain.names, self.effective_eta, self, strict=True)
+            ],
+            **{name: _plain(self.estimate(name)) for name in matrices},
+        }
+
+
+def _plain(found: Estimate) -> dict[str, object]:
+    return {name: without_nan(np.asarray(getattr(found, name)).tolist()) for name in ("mean", "standard_error")}

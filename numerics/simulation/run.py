@@ -1,0 +1,203 @@
+"""Draw, train and measure, many times."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from numerics.models import (
+    TRAINING,
+    Chain,
+    Estimator,
+    GaussianMixture,
+    ParameterError,
+    Stage,
+    check_fit,
+    require_number,
+)
+from numerics.simulation.draw import Array, draw, draw_frozen, draw_masks, mask_sizes, sample_sizes
+from numerics.simulation.measure import measure
+from numerics.simulation.responses import measure_responses
+from numerics.simulation.result import SimulationResult
+from numerics.simulation.train import train
+from numerics.solver import ConvergenceError, ConvergenceWarning
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """How a point is simulated where many are.
+
+    Attributes
+    ----------
+    n_inputs : int
+        Inputs N >= 2.
+    n_runs : int
+        Independent draws >= 1.
+    seed : int
+        Of all draws, >= 0.
+
+    Examples
+    --------
+    >>> from numerics import Estimator, GaussianMixture, sweep
+    >>> from theory.losses import CrossEntropy
+    >>> chain = Estimator(CrossEntropy(), ridge=0.1)
+    >>> runs = sweep(GaussianMixture(1.0), chain, {"alpha": [1.0, 2.0]}, simulation=Simulation(n_inputs=100, n_runs=4))
+    >>> sorted(runs.data_vars)
+    ['test_error', 'test_error_standard_error']
+    """
+
+    n_inputs: int = 500
+    n_runs: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_inputs", 2), ("n_runs", 1), ("seed", 0)):
+            object.__setattr__(self, name, _require_count(name, getattr(self, name), least))
+
+
+def simulate(
+    data: GaussianMixture,
+    chain: Chain | Stage | Sequence[Stage],
+    n_inputs: int = 1000,
+    n_runs: int = 20,
+    seed: int = 0,
+    *,
+    n_jobs: int = 1,
+    gradient_tolerance: float = 1e-8,
+    responses: bool = False,
+    throw: bool = False,
+    progress: bool = False,
+) -> SimulationResult:
+    """Train a chain on finite samples, ``n_runs`` times.
+
+    Parameters
+    ----------
+    data, chain
+        What to simulate; alpha and eta are rounded to whole samples and weights (see ``effective_data``).
+    n_inputs : int
+        N >= 2.  A run needs less than twice the 8 M N bytes of its design matrix, M samples over all data sets; a random
+        mask, or training on data sets that do not follow one another, copies its part of the matrix.
+    n_runs : int
+        Independent draws of v and of the samples.  With one run, standard errors are nan.
+    seed : int
+        Run k depends on the seed and k alone.
+    n_jobs : int
+        Runs trained at the same time, each on one core.
+    gradient_tolerance : float
+        Relative gradient norm of a converged fit (see :class:`numerics.simulation.ridge_fit.RidgeFit`).
+    responses : bool
+        Also measure V_ts, which costs dense inverses (see :func:`measure_responses`).
+    throw : bool
+        Raise if a fit does not converge; otherwise it is kept, with a ``ConvergenceWarning`` and
+        ``converged`` false.
+    progress : bool
+        Show a progress bar on stderr.
+
+    Returns
+    -------
+    SimulationResult
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is out of range, data and chain do not fit together, or all targets of a stage are of one class.
+    ConvergenceError
+        If ``throw`` and a fit misses the gradient tolerance.
+
+    Examples
+    --------
+    >>> from theory.losses import CrossEntropy
+    >>> data = GaussianMixture(alpha=2.0, rho=0.2, delta=1.0)
+    >>> runs = simulate(data, Estimator(CrossEntropy(), ridge=0.1), n_inputs=200, n_runs=4, seed=0)
+    >>> found = runs[0].test_error
+    >>> round(found.mean, 4), round(found.standard_error, 4)
+    (0.165, 0.0026)
+    >>> runs.estimate("overlap").mean.shape
+    (1, 1)
+    """
+    if not isinstance(data, GaussianMixture):
+        raise ParameterError(f"data must be a GaussianMixture, got {data!r}")
+    chain = Chain.of(chain)
+    n_inputs = _require_count("n_inputs", n_inputs, 2)
+    n_runs = _require_count("n_runs", n_runs, 1)
+    seed = _require_count("seed", seed, 0)
+    n_jobs = min(_require_count("n_jobs", n_jobs, 1), n_runs)
+    gradient_tolerance = require_number(
+        "gradient_tolerance",
+        gradient_tolerance,
+        above=0,
+        below=1,
+        allowed="a number in the open interval (0, 1)",
+    )
+    check_fit(data, chain)
+    set_sizes = sample_sizes(data, n_inputs)
+    for data_set, size in zip(data.sets, set_sizes, strict=True):
+        if size < 2:
+            owner = "" if data_set.name == TRAINING else f" of {data_set.name}"
+            raise ParameterError(
+                f"alpha*n_inputs{owner} must give at least 2 samples, got alpha={data_set.alpha:g}, n_inputs={n_inputs}"
+            )
+    _require_memory(n_inputs, sum(set_sizes))
+    resolved = Chain(chain.resolved(data))
+    active = tuple(size for size, _ in mask_sizes(resolved, n_inputs))
+    for name, stage, size in zip(chain.names, resolved.stages, active, strict=True):
+        if isinstance(stage, Estimator) and stage.ridge == 0:
+            raise ParameterError(f"ridge of {name} must be > 0 in a simulation: the limit 0 is taken by theory only")
+        if size < 1:
+            raise ParameterError(f"eta of {name} must leave at least 1 of {n_inputs} weights, got {stage.eta:g}")
+
+    def run(k: int) -> tuple[dict[str, Array], list[str]]:
+        own_seed = np.random.SeedSequence(seed, spawn_key=(k,))
+        sample = draw(data, n_inputs, own_seed)
+        masks, frozen = draw_masks(resolved, n_inputs, own_seed), draw_frozen(resolved, sample.mean, own_seed)
+        fits = train(sample, resolved, masks, gradient_tolerance, frozen)
+        failures = [
+            f"run {k}, {name}: {fit.message}" for name, fit in zip(chain.names, fits, strict=True) if not fit.converged
+        ]
+        if failures and throw:
+            raise ConvergenceError("; ".join(failures))
+        found = measure(data, sample, resolved, fits)
+        if responses:
+            broken = any(fit.broken for fit in fits)
+            found["response"] = (
+                np.full((len(fits),) * 2, np.nan) if broken else measure_responses(sample, resolved, fits)
+            )
+        return found, failures
+
+    # One thread per run: most time goes into passes over memory, and threads that wait for a busy core cost
+    # more than they bring.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_jobs) as pool:
+        outcomes = list(tqdm(pool.map(run, range(n_runs)), total=n_runs, desc="runs", delay=2, disable=not progress))
+    failures = [failure for _, failed in outcomes for failure in failed]
+    message = "; ".join(failures) or "all fits converged"
+    if failures:
+        warnings.warn(message, ConvergenceWarning, stacklevel=2)
+    runs = {name: np.array([found[name] for found, _ in outcomes]) for name in outcomes[0][0]}
+    return SimulationResult(data, chain, n_inputs, set_sizes, active, seed, runs, not failures, message)
+
+
+def _require_memory(n_inputs: int, n_samples: int) -> None:
+    """ParameterError if a design matrix is larger than all memory there is."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # a system that does not say
+        return
+    needed = 8 * n_inputs * n_samples
+    if needed > memory:
+        raise ParameterError(
+            f"n_inputs={n_inputs} inputs and {n_samples} samples make a design matrix of {needed / 1e9:.3g} GB, but there are "
+            f"{memory / 1e9:.3g} GB of memory"
+        )
+
+
+def _require_count(name: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ParameterError(f"{name} must be an integer >= {least}, got {value!r}")
+    return int(value)

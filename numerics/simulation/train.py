@@ -1,0 +1,160 @@
+"""Fit the stages of a chain on a sample, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from numerics.codegen.losses import LossFunctions
+from numerics.models import TRAINING, Chain, Estimator, ParameterError
+from numerics.simulation.draw import Array, Sample, Selection
+from numerics.simulation.ridge_fit import RidgeFit, minimise_ridge
+from numerics.solution.samples import as_columns
+from theory.losses import Loss
+
+FAR = 1e6
+"""A bias at which losses have reached their asymptotes."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """A loss with its targets filled in: the objective of :func:`numerics.simulation.ridge_fit.minimise_ridge`."""
+
+    functions: LossFunctions
+    labels: Array
+    earlier: Array
+
+    def value(self, h: Array) -> Array:
+        return self.functions.value(h, self.labels, self.earlier)
+
+    def derivatives(self, h: Array) -> tuple[Array, Array]:
+        return self.functions.derivatives(h, self.labels, self.earlier)
+
+
+@dataclass(frozen=True)
+class StageFit(RidgeFit):
+    """A trained (or frozen) stage.
+
+    Attributes
+    ----------
+    weights, logits
+        Of the active weights, and on its own training samples (a frozen stage: on the training set).
+    active, rows
+        Which weights, and which samples.
+    everywhere : ndarray, shape (M,)
+        Logits on the samples of all data sets.
+    """
+
+    active: Selection
+    rows: Selection
+    everywhere: Array
+
+    def all_weights(self, n_inputs: int) -> Array:
+        """Weights with zeros where they are not active, shape (N,)."""
+        weights = np.zeros(n_inputs)
+        weights[self.active] = self.weights
+        return weights
+
+
+def train(
+    sample: Sample,
+    chain: Chain,
+    active: Sequence[int | Selection],
+    gradient_tolerance: float,
+    frozen: Mapping[int, Array] | None = None,
+) -> tuple[StageFit, ...]:
+    """Fit the stages one after the other.
+
+    Later stages see the logits of earlier ones on their own training samples, and start from the weights of the
+    stages they look at if that is better than from zero.
+
+    Parameters
+    ----------
+    sample : Sample
+    chain : Chain
+        Of Estimators and Frozen stages (see :meth:`numerics.models.Chain.resolved`).
+    active : sequence
+        Weights that each stage trains: a number n for the first n, or the selection.
+    gradient_tolerance : float
+        See :class:`numerics.simulation.ridge_fit.RidgeFit`.
+    frozen : mapping of stage number to ndarray of shape (N,)
+        Weights of the frozen stages.
+
+    Raises
+    ------
+    ParameterError
+        If all targets of a stage are of one class: a learned bias then has no minimum.
+    """
+    fits: list[StageFit] = []
+    n_inputs = sample.design.shape[1]
+    for number, (stage, columns) in enumerate(zip(chain.stages, active, strict=True), start=1):
+        columns = slice(0, int(columns)) if isinstance(columns, int | np.integer) else columns
+        rows = sample.rows(stage.sets or (TRAINING,))
+        if stage.given:
+            weights = frozen[number]
+            logits = sample.design @ weights + stage.bias
+            at_rest = RidgeFit(weights, stage.bias, logits[rows], 0.0, 0.0, 0, 0, 0, True, "frozen", ())
+            fits.append(StageFit(**vars(at_rest), active=columns, rows=rows, everywhere=logits))
+            continue
+        fields = fields_of(stage.loss, number, sample, fits, rows)
+        if stage.fixed_bias is None:
+            _require_minimum(fields, chain.name(number))
+        fit = minimise_ridge(
+            sample.part(rows, columns),
+            fields,
+            stage.ridge,
+            starts=[(fits[s - 1].all_weights(n_inputs)[columns], fits[s - 1].bias) for s in stage.loss.stages(number)],
+            bias=stage.fixed_bias,
+            gradient_tolerance=gradient_tolerance,
+        )
+        if fit.broken:
+            fit = replace(fit, message=_where_broken(fit, fields, stage.loss, number))
+        fits.append(
+            StageFit(**vars(fit), active=columns, rows=rows, everywhere=_everywhere(sample, stage, columns, fit))
+        )
+    return tuple(fits)
+
+
+def _where_broken(fit: RidgeFit, fields: Fields, loss: Loss, number: int) -> str:
+    """The message of a fit whose loss is not finite, with the first sample on which it is not."""
+    sample = fit.broken[0]
+    seen = zip(loss.logits, fields.earlier[sample], strict=True)
+    parts = [f"y={fields.labels[sample]:g}", *(f"{symbol}={value:.4g}" for symbol, value in seen)]
+    return f"{fit.message}, first on sample {sample} ({', '.join(parts)})"
+
+
+def fields_of(loss: Loss, number: int, sample: Sample, fits: Sequence[StageFit], rows: Selection) -> Fields:
+    labels = sample.labels[rows]
+    earlier = as_columns([fits[s - 1].everywhere[rows] for s in loss.stages(number)], len(labels))
+    return Fields(LossFunctions(loss), labels, earlier)
+
+
+def _everywhere(sample: Sample, stage: Estimator, columns: Selection, fit: RidgeFit) -> Array:
+    """Logits on all samples, those of data sets the stage was not trained on included."""
+    logits = np.empty(len(sample.labels))
+    logits[sample.rows(stage.sets)] = fit.logits
+    weights = np.zeros(sample.design.shape[1])
+    weights[columns] = fit.weights
+    for name, rows in sample.sets.items():
+        if name not in stage.sets:
+            logits[rows] = sample.design[rows] @ weights + fit.bias
+    return logits
+
+
+def _require_minimum(fields: Fields, name: str) -> None:
+    """The objective falls for ever along the bias if the slopes far out, summed over samples, have the wrong sign.
+
+    That holds for any weights, because they do not move in that direction.
+    """
+    count = len(fields.labels)
+    with np.errstate(all="ignore"):
+        if not np.isfinite(fields.derivatives(np.zeros(count))[0]).all():
+            return  # no question of classes: the descent will say where
+        up, down = (float(fields.derivatives(np.full(count, far))[0].sum()) for far in (FAR, -FAR))
+    if up <= 0 or down >= 0:
+        raise ParameterError(
+            f"alpha, n_inputs and rho gave {name} {count} samples, all of one class; "
+            "the unregularised bias then diverges: increase alpha or n_inputs, or take rho closer to 1/2"
+        )

@@ -1,0 +1,178 @@
+"""Probabilities of a sign on training samples: normal tails averaged over the fields of earlier stages.
+
+``P(label * h_t < 0)`` is a normal tail ``Phi(z)`` given the Gaussian directions g_1..g_k of the earlier stages.  Where the stage's
+own field is much narrower than the others, that tail is a step across a surface in the g's.  The direction along which the step
+is crossed fastest is integrated first, as the tail it is, however steep (:func:`numerics.solution.quadrature.tail_means`); what
+is left is smooth in the others, as far as it can be, and is integrated by trapezoid rules inside one another, or by adaptive
+panels where those do not converge.  Of many stages, the others are a Sobol sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from numerics.deferred import special
+from numerics.scalar.directions import sobol_directions
+from numerics.solution import quadrature
+from numerics.solution.quadrature import Budget, Integral
+
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Score z of points: takes their groups, integers of shape (p,), and g_1..g_k, shape (p, k)."""
+
+NESTED = 4
+"""Earlier stages up to which panels are inside one another; beyond, a Sobol sequence."""
+
+WIDTH, OUTER_WIDTH = 2.9, 5.7
+"""First panels, of the direction that is crossed and of the others, are at most this wide."""
+
+CHECK_WIDTH, OUTER_CHECK_WIDTH = 2.3, 4.1
+"""The same for the integral that the first one is checked against."""
+
+CHECK_OFFSET = 0.29
+"""Of the trapezoid points of the integral that the first one is checked against, in first steps."""
+
+PASSES = 4
+"""Attempts to meet a tolerance relative to an average that is smaller than was expected."""
+
+SOBOL_ROWS = (2**9, 2**13)
+"""Points of the Sobol sequence, first and last; doubled in between until the average no longer changes."""
+
+_PILOTS = 2**7
+_SHIFT = 1e-3  # of the differences that tell the fastest direction
+_TYPICAL = 0.01  # average that is expected where no pilots are sent
+_LEAST_ALONE = 1e-12  # what an average along one direction is compared with at least
+_LEAST = 1e-4  # average relative to which several directions are integrated, if it is smaller than that
+
+
+def mean_tail(
+    score: Score,
+    weight: np.ndarray,
+    count: int,
+    rtol: float,
+    *,
+    check: bool = False,
+    evaluations: int = quadrature.EVALUATIONS,
+) -> Integral:
+    """Average of ``Phi(score)`` over groups and ``count`` standard normal directions.
+
+    Parameters
+    ----------
+    score : callable
+        See :data:`Score`; smooth, except for kinks and jumps, in each direction.
+    weight : array, shape (groups,)
+        Probabilities of the groups.
+    rtol : float
+        Relative accuracy asked for, relative to 1e-12 where the average is smaller; of several directions, to 1e-4.
+    check : bool
+        Integrate on other panels (or further on in the Sobol sequence): what tells whether the first ones were blind.
+    evaluations : int
+        Of the score, after which the average is returned with the error it has.
+
+    Returns
+    -------
+    Integral
+        Its error is what the panels leave unresolved.
+    """
+    groups = np.arange(len(weight))
+    if count == 0:
+        return Integral(float(weight @ special.ndtr(score(groups, np.empty((len(weight), 0))))), 0.0)
+    inner, guess = _pilot(score, weight, count)
+    # Columns of what is integrated: the other directions, then the one that is crossed.
+    order = np.array([[*(j for j in range(count) if j != last), last] for last in inner])
+
+    def ordered(group: np.ndarray, g: np.ndarray) -> np.ndarray:
+        out = np.empty_like(g)
+        np.put_along_axis(out, order[group], g, axis=1)
+        return score(group, out)
+
+    if count > NESTED:
+        return _over_sobol(ordered, weight, count, rtol, check)
+    tolerance = rtol * max(guess, _LEAST)
+    for _ in range(PASSES):
+        over = _Directions(ordered, count, tolerance, check, evaluations)
+        values, errors = over.nest.mean(groups, np.empty((len(weight), 0)), np.full(len(weight), tolerance))
+        beyond = 2.0 * count * float(special.ndtr(-over.reach))
+        found = Integral(float(weight @ values), float(weight @ errors) + beyond)
+        least = _LEAST if count > 1 else _LEAST_ALONE
+        if not found.error > rtol * max(abs(found.value), least) or over.budget.left <= 0:
+            break
+        wanted = rtol * max(abs(found.value), least)
+        tolerance = min(0.1 * tolerance, wanted)
+    return found
+
+
+class _Directions:
+    """Where the first panels of the nested integrals end, by how much trapezoid points are off, and how the last one is a tail."""
+
+    def __init__(self, score: Score, count: int, tolerance: float, check: bool, evaluations: int) -> None:
+        self.reach = min(quadrature.REACH, -float(special.ndtri(max(0.01 * tolerance, 1e-300))))
+        widths = (CHECK_WIDTH, OUTER_CHECK_WIDTH) if check else (WIDTH, OUTER_WIDTH)
+        self.inner, self.outer = (
+            np.linspace(-self.reach, self.reach, math.ceil(2.0 * self.reach / width) + 1) for width in widths
+        )
+        self.score, self.budget = score, Budget(evaluations)
+        self.nest = quadrature.Nest(
+            self.tails, count, lambda *_: self.outer, self.budget, self.reach, CHECK_OFFSET if check else 0.0
+        )
+
+    def tails(self, group: np.ndarray, known: np.ndarray, tolerance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Averages over the direction that is crossed, all others being ``known``."""
+
+        def score(row: np.ndarray, g: np.ndarray) -> np.ndarray:
+            return self.score(*quadrature.points(group, known, row, g)).reshape(g.shape)
+
+        return quadrature.tail_means(score, self.inner, tolerance, self.budget)
+
+
+def _pilot(score: Score, weight: np.ndarray, count: int) -> tuple[np.ndarray, float]:
+    """For each group the direction along which 0 is crossed fastest, and a first guess of the average."""
+    points, groups, n = _pilots(count), len(weight), _PILOTS
+    if count == 1:
+        return np.zeros(groups, dtype=np.int64), _TYPICAL  # nothing to choose, and panels are quicker than pilots
+    inner, guess = np.empty(groups, dtype=np.int64), 0.0
+    shifts = _SHIFT * np.vstack((np.zeros(count), np.eye(count), -np.eye(count)))
+    shifted = (points + shifts[:, None, :]).reshape(-1, count)
+    for group in range(groups):
+        z = score(np.full(len(shifted), group), shifted).reshape(len(shifts), n)
+        slopes = (z[1 : count + 1] - z[count + 1 :]) / (2.0 * _SHIFT)
+        square = np.sum(slopes**2, axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            near = np.exp(-0.5 * np.minimum(z[0] ** 2 / square, 200.0))  # by the distance to where 0 is crossed
+            shares = np.where(square > 0.0, near * slopes**2 / square, 0.0)
+        inner[group] = int(np.argmax(np.nan_to_num(shares.sum(axis=1))))
+        guess += weight[group] * float(np.mean(special.ndtr(z[0])))
+    return inner, guess if math.isfinite(guess) else 0.0
+
+
+@lru_cache(maxsize=8)
+def _pilots(count: int) -> np.ndarray:
+    """Points spread evenly over ``count`` normal variables, shape (_PILOTS, count): multiples of the roots of primes."""
+    roots = np.sqrt([2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0, 23.0, 29.0, 31.0, 37.0][:count])
+    roots = np.concatenate((roots, np.sqrt(np.arange(41.0, 41.0 + count - len(roots)))))
+    return special.ndtri(np.modf((np.arange(_PILOTS) + 0.5)[:, None] * roots)[0])
+
+
+def _over_sobol(score: Score, weight: np.ndarray, count: int, rtol: float, check: bool) -> Integral:
+    """The other directions along a Sobol sequence, doubled until the average no longer changes."""
+    first, last = SOBOL_ROWS
+    table = sobol_directions(count)[first * (1 if check else 0) :, : count - 1]
+    tolerance = 0.1 * rtol * _LEAST
+    over = _Directions(score, count, tolerance, check, quadrature.EVALUATIONS)
+    total, rows, found = 0.0, 0, Integral(math.inf, math.inf)
+    while rows < last:
+        more = max(first, rows)
+        known, group = np.tile(table[rows : rows + more], (len(weight), 1)), np.repeat(np.arange(len(weight)), more)
+        for start in range(0, len(group), quadrature.BATCH):
+            some = slice(start, start + quadrature.BATCH)
+            values, _ = over.tails(group[some], known[some], np.full(len(group[some]), tolerance))
+            total += float(weight[group[some]] @ values)
+        rows += more
+        value = total / rows
+        found = Integral(value, abs(value - found.value))
+        if found.error <= rtol * abs(value):
+            break
+    return found

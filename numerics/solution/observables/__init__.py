@@ -1,0 +1,22 @@
+"""All observables, in the order of tables: one function each, in the module whose name is their heading.
+
+Examples
+--------
+>>> OBSERVABLES["train_error"]
+'training error'
+>>> from numerics.solution.solution import StageSolution
+>>> all(hasattr(StageSolution, name) for name in OBSERVABLES)
+True
+"""
+
+# isort: off
+from numerics.solution.observables.registry import OBSERVABLES
+from numerics.solution.observables import order_parameters
+from numerics.solution.observables import errors
+from numerics.solution.observables import losses
+from numerics.solution.observables import calibration
+from numerics.solution.observables import distances
+from numerics.solution.observables import bounds
+# isort: on
+
+__all__ = ["OBSERVABLES", "bounds", "calibration", "distances", "errors", "losses", "order_parameters"]

@@ -1,0 +1,297 @@
+"""Fresh samples, on which the logits of all stages are jointly Gaussian given the class.
+
+Theory and simulations share them: both know the means, biases and overlaps of the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numerics.codegen import observables
+from numerics.codegen.losses import LossFunctions
+from numerics.deferred import special
+from numerics.models import GaussianMixture
+from numerics.solution.calibration import calibration_error
+from numerics.solution.gaussian import QUADRATURE_TOLERANCE, ROUNDING, gaussian_mean, semidefinite_cholesky
+from numerics.solution.quadrature import Integral, OneRule
+from numerics.solution.samples import GaussianLogits, Integrand, as_columns, unit
+from theory.functions import step
+from theory.losses import Loss
+
+Array = NDArray[np.float64]
+
+SAME_STAGE = 1e-10
+"""Share of the variance below which a difference between earlier logits is rounding: they are of equal stages."""
+
+SYMMETRIC = 1e-14
+"""Order parameters in finite units below this vanish by symmetry, however long the weights."""
+
+
+@lru_cache(maxsize=256)
+def target_jumps(loss: Loss) -> tuple[tuple[int, float | None], ...]:
+    """Places where the target jumps: (which of ``loss.logits``, position); None where that moves with another logit."""
+    if not loss.expression.has(step):
+        return ()
+    found = []
+    for jump in loss.gradient.subs(dict(zip(loss.symbols, loss.values, strict=True))).atoms(step):
+        argument = jump.args[0]
+        for k, symbol in enumerate(loss.logits):
+            slope = argument.diff(symbol)
+            position = symbol - argument / slope if slope != 0 else None
+            if position is not None:
+                found.append((k, float(position) if position.expand().is_number else None))
+    return tuple(sorted(found, key=str))
+
+
+class Population(GaussianLogits):
+    """The law of fresh logits, from order parameters: of a saddle point, or of trained weights.
+
+    Parameters
+    ----------
+    data : GaussianMixture
+        Its ``rho`` and ``delta`` are used.
+    magnetization, bias, overlap : ndarray, shapes (T,), (T,), (T, T)
+        m_t = w_t.v/N, b_t, Q_ts = w_t.w_s/N.
+    factor : ndarray, shape (T, K), optional
+        C with Q = C C^T, where it is known better than Q: differences of nearly equal models keep their digits.
+    rtol : float
+        Relative accuracy of averages.
+    scale : ndarray, shape (T,), optional
+        Infinite where weights are those of a max-margin stage with ``s h >= 1``, else 1.
+    signal : float
+        |v|^2/N.
+    check : bool
+        Take other nodes where an average looks at one set of them.
+
+    What is a formula of order parameters takes those of many points at once, too: arrays with an axis of points in front, in
+    ``data.rho`` and ``data.delta`` as well.
+    """
+
+    loss_at_infinity: ClassVar[float] = math.inf
+
+    def __init__(
+        self,
+        data: GaussianMixture,
+        magnetization: Array,
+        bias: Array,
+        overlap: Array,
+        factor: Array | None = None,
+        rtol: float = QUADRATURE_TOLERANCE,
+        *,
+        scale: Array | None = None,
+        signal: float = 1.0,
+        check: bool = False,
+    ) -> None:
+        self.data, self.magnetization, self.bias, self.overlap = data, magnetization, bias, overlap
+        self.factor = semidefinite_cholesky(overlap) if factor is None else factor
+        self.rtol, self.rounding, self.signal, self.check = rtol, ROUNDING, signal, check
+        self.stages = magnetization.shape[-1]
+        self.scale = np.ones(self.stages) if scale is None else scale
+
+    # Classes as groups.
+
+    @cached_property
+    def weight(self) -> Array:
+        return np.array([self.data.rho, 1.0 - self.data.rho])
+
+    @cached_property
+    def signs(self) -> Array:
+        return np.array([1.0, -1.0])
+
+    @cached_property
+    def labels(self) -> Array:
+        return np.array([1.0, 0.0])
+
+    @cached_property
+    def means(self) -> Array:
+        return np.outer(self.magnetization, self.signs) + self.bias[:, None]
+
+    @cached_property
+    def factors(self) -> Array:
+        factor = math.sqrt(self.data.delta) * self.factor
+        return np.broadcast_to(factor, (2, *factor.shape))
+
+    def combined(self, rows: Array) -> Population:
+        """The population of models whose logits are linear combinations of these, shape (models, T): means of teachers, say."""
+        some = np.flatnonzero(rows.any(axis=0))  # of a thousand stages, two
+        chosen = rows[:, some]
+        factor = chosen @ self.factor[..., some, :]
+        m, b = (values[..., some] @ chosen.T for values in (self.magnetization, self.bias))
+        return Population(
+            self.data, m, b, factor @ np.swapaxes(factor, -1, -2), factor, self.rtol,
+            scale=np.array([1.0 if self.is_finite(row) else math.inf for row in rows]), signal=self.signal, check=self.check,
+        )  # fmt: skip
+
+    # Formulas of the order parameters.
+
+    def scaled(self, values: Array, t: int, power: int = 1) -> Array:
+        """Something of stage t in true units, that goes with a power of its weights; 0 up to rounding stays 0."""
+        if self.scale[t] == 1.0:
+            return values
+        return np.where(np.abs(values) < SYMMETRIC, 0.0, values * self.scale[t] ** power)
+
+    def cosine(self, t: int) -> Array:
+        """Between the weights of stage t and v; nan for a model of zero norm."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return observables.cosine()(self.magnetization[..., t], self.overlap[..., t, t], np.float64(self.signal))
+
+    def overlap_cosine(self, t: int, s: int) -> Array:
+        """Between the weights of two stages; nan for a model of zero norm."""
+        q = self.overlap
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return observables.cosine()(q[..., t, s], q[..., t, t], q[..., s, s])
+
+    def test_error(self, t: int) -> Array:
+        """P(s h_t < 0); a model of zero norm decides by its bias, and with none it does not: nan."""
+        m, b, q, rho = self.magnetization[..., t], self.bias[..., t], self.overlap[..., t, t], self.data.rho
+        by_bias = np.where(b > 0.0, 1.0 - rho, np.where(b < 0.0, rho, np.nan))
+        found = np.where(
+            q > 0.0, observables.test_error()(m, b, np.where(q > 0.0, q, 1.0), self.data.delta, rho), by_bias
+        )
+        return found if found.ndim else float(found)
+
+    def calibration(self, t: int) -> tuple[Array, Array]:
+        """(slope, offset) of the true log-odds as a function of h_t; nan for a model of zero norm."""
+        q = self.overlap[..., t, t]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope, offset = observables.calibration()(
+                self.magnetization[..., t],
+                self.bias[..., t],
+                np.where(q > 0.0, q, np.nan),
+                self.data.delta,
+                self.data.rho,
+            )
+        return slope / self.scale[t], offset
+
+    def logit_distance(self, t: int, s: int) -> Array:
+        """E[(h_t - h_s)^2] on a test point."""
+        if math.inf in (self.scale[t], self.scale[s]):
+            return math.inf
+        # That of their difference to no model at all: no digits are lost where they are nearly equal.
+        m, b = (values[..., t] - values[..., s] for values in (self.magnetization, self.bias))
+        row = self.factor[..., t, :] - self.factor[..., s, :]
+        q = np.sum(row * row, axis=-1)
+        return observables.logit_distance()(m, 0.0, b, 0.0, q, 0.0, 0.0, self.data.delta, self.data.rho)
+
+    def agreement(self, t: int, s: int) -> float:
+        """Probability that stages t and s give a test point the same label; nan if one of them decides nothing."""
+        m, b, q = self.magnetization[[t, s]], self.bias[[t, s]], self.overlap[np.ix_([t, s], [t, s])]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            # Distances of a constant from 0, in units of no width, are infinite.
+            return float(observables.agreement()(*m, *b, q[0, 0], q[1, 1], q[0, 1], self.data.delta, self.data.rho))
+
+    # Averages.
+
+    def calibration_error(self, t: int) -> Integral:
+        """E|P(y = 1 given h_t) - sigmoid(h_t)| on a test point."""
+        if math.isinf(self.scale[t]):
+            return Integral(self.test_error(t), 0.0)
+        width = math.sqrt(self.data.delta * self.overlap[t, t])
+        odds = self.calibration(t)
+        found = calibration_error(self.magnetization[t], self.bias[t], width, odds, self.data.rho, check=self.check)
+        return OneRule(*found)
+
+    def mean(
+        self, function: Integrand, rows: Sequence[Array], *, degree: int | None = None,
+        jumps: Sequence[tuple[int, float]] = (),
+    ) -> Integral:  # fmt: skip
+        """See :meth:`WeightedSamples.mean`; of stages with infinite logits one may be looked at."""
+        rows = np.atleast_2d(rows)
+        infinite = np.array([not self.is_finite(row) for row in rows])
+        if not infinite.any():
+            return super().mean(function, rows, degree=degree, jumps=jumps)
+        (stage,) = {int(k) for row in rows[infinite] for k in np.flatnonzero(row) if np.isinf(self.scale[k])}
+        sides = np.sign(rows[infinite, stage])
+        return self._mean_over_signs(function, rows, infinite, stage, sides)
+
+    def _mean_over_signs(
+        self, function: Integrand, rows: Array, infinite: Array, stage: int, sides: Array
+    ) -> Integral:  # fmt: skip
+        """Average of a function of finite logits and of one that is +-inf, whose sign is that of a Gaussian given the others."""
+        finite_rows = rows[~infinite] if not infinite.all() else np.zeros((1, self.stages))
+        others = finite_rows @ self.factor
+        slopes = np.linalg.lstsq(others.T, self.factor[stage], rcond=None)[0]
+        rest = math.sqrt(self.data.delta) * float(np.linalg.norm(self.factor[stage] - slopes @ others))
+
+        def both(label: float, *finite: Array) -> Array:
+            centre = self.means[:, 0 if label == 1.0 else 1]
+            apart = np.array(finite) - (finite_rows @ centre)[:, None]
+            score = (centre[stage] + slopes @ apart) / max(rest, 1e-300)
+            total = 0.0
+            for sign in (1.0, -1.0):
+                x = np.empty((len(rows), apart.shape[1]))
+                x[~infinite], x[infinite] = finite[: len(rows) - infinite.sum()], (math.inf * sign * sides)[:, None]
+                total = total + special.ndtr(sign * score) * function(label, *x)
+            return total
+
+        return super().mean(both, finite_rows)
+
+    def loss(self, loss: Loss) -> Integral:
+        """Average of a loss of the last stage."""
+        return self.test_loss(loss, self.stages - 1)
+
+    def test_loss(self, loss: Loss, t: int) -> Integral:
+        """E[l_t] on a test point.
+
+        Where the gradient is linear in the target (``loss.split``), l(h, e) - l(h, e0) is linear in h, so the
+        average over h given the earlier logits e is known, and the average falls into one over h and one over
+        e.
+        """
+        if math.isinf(self.scale[t]):
+            return Integral(self.loss_at_infinity, 0.0)
+        functions = LossFunctions(loss)
+        stages = [s - 1 for s in loss.stages(t + 1)]
+        rows = np.array([unit(self.stages, k + 1) for k in (t, *stages)])
+
+        def direct(label: float, h: Array, *earlier: Array) -> Array:
+            return functions.value(np.ascontiguousarray(h), np.full(len(h), label), as_columns(earlier, len(h)))
+
+        jumps = [(k, position) for k, position in target_jumps(loss) if position is not None]
+        if loss.is_quadratic:
+            return self.mean(direct, rows, degree=2)
+        if not stages or loss.split is None:
+            return self.mean(direct, rows, jumps=[(k + 1, position) for k, position in jumps])
+        earlier_overlap = self.overlap[np.ix_(stages, stages)]
+        slope = np.linalg.pinv(earlier_overlap, rcond=SAME_STAGE, hermitian=True) @ self.overlap[stages, t]
+        found = Integral(0.0, 0.0)
+        for group, share in enumerate(self.weight):
+            label, means, factor = self.labels[group], self.means[:, group], self.factors[group]
+            reference = means[stages]
+
+            def alone(points: Array, label: float = label, reference: Array = reference) -> Array:
+                return direct(label, points[0], *np.broadcast_to(reference[:, None], (len(reference), points.shape[1])))
+
+            def shift(
+                points: Array, label: float = label, reference: Array = reference, mean: float = means[t]
+            ) -> Array:
+                zero, labels = np.zeros(points.shape[1]), np.full(points.shape[1], label)
+                moved, fixed = as_columns(points, len(zero)), np.tile(reference, (len(zero), 1))
+                at_zero = functions.value(zero, labels, moved) - functions.value(zero, labels, fixed)
+                pull = functions.derivatives(zero, labels, moved)[0]
+                pull = pull - functions.derivatives(zero, labels, fixed)[0]
+                return at_zero + pull * (mean + (moved - fixed) @ slope)
+
+            allowed = 0.0
+            for part, mean, chosen, places in ((alone, means[[t]], [t], ()), (shift, reference, stages, jumps)):
+                average = Integral(
+                    *gaussian_mean(part, mean, None, places, factor=factor[chosen], rtol=self.rtol, atol=allowed)
+                )
+                found += share * average
+                allowed = self.rtol * abs(average.value)
+        return found
+
+    def average(
+        self,
+        function: Callable[[Array, float], Array],
+        stages: Sequence[int],
+        jumps: Sequence[tuple[int, float]] = (),
+    ) -> Integral:
+        """Average of ``function(logits, label)`` over test points: label and logits of these stages; jumps in the logits."""
+        rows = [unit(self.stages, k + 1) for k in stages]
+        return self.mean(lambda label, *logits: function(np.array(logits), label), rows, jumps=jumps)

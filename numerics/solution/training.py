@@ -1,0 +1,287 @@
+"""Averages over the training samples of a stage: probabilities of a sign as tails, everything else over nodes.
+
+If all losses are quadratic in all logits, the logits are affine functions of the Gaussian directions g_1..g_t given class and
+label: errors then are normal tails, and averages of second degree a sum over 2t points.  Otherwise a sign is integrated by
+:mod:`numerics.solution.crossings`, and a smooth function over the nodes of :mod:`numerics.scalar.nodes`, which get finer until
+two of them agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from numerics.codegen import observables
+from numerics.codegen.losses import LossFunctions
+from numerics.deferred import special
+from numerics.models import TRAINING
+from numerics.scalar.compiled import structural_loss
+from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, constraint, follow_hard
+from numerics.scalar.nodes import Nodes, extend, label_nodes, stage_loss
+from numerics.solution import crossings
+from numerics.solution.quadrature import EVALUATIONS, Integral, OneRule
+from numerics.solution.samples import GaussianLogits, Integrand, WeightedSamples, combined
+from numerics.solution.state import limit_of
+from theory.functions import step
+from theory.losses import Loss
+
+if TYPE_CHECKING:
+    from numerics.solution.solution import Solution
+
+FINEST = 3
+"""Levels that the nodes of an average may be finer than those of the solution."""
+
+MOST_NODES = 3 * 10**6
+"""Nodes beyond which no finer ones are tried."""
+
+JUMPING_EVALUATIONS = 10**6
+"""Of a score that jumps: nested panels take too many to close in on a jump in several directions."""
+
+_SURE = 1e200  # score of a sign that is known
+_ROUNDING = 4e-16
+_DEFECT_SAFETY = 4.0  # error of an average over the deviation of its weights from what they add up to
+
+
+class TrainingSamples(WeightedSamples):
+    """The samples that one stage of a solution is trained on (for given weights those of the first data set).
+
+    Parameters
+    ----------
+    solution, number
+        The stage, from 1; it and those before it are solved.
+    sets : tuple of str, optional
+        Names of other data sets, whose samples are looked at instead.
+    check : bool
+        Integrate probabilities over other panels.
+    """
+
+    def __init__(
+        self, solution: Solution, number: int, sets: tuple[str, ...] | None = None, *, check: bool = False
+    ) -> None:
+        self.solution, self.stages, self.check = solution, number, check
+        self.data, self.point = solution.data, solution.points[number - 1]
+        self.stage = solution.resolved[number - 1]
+        self.sets = sets or self.stage.sets or (TRAINING,)
+        self.scale = solution.state.scale[:number]
+        self.rtol = solution.settings.rtol
+
+    @property
+    def limit(self) -> str | None:
+        """Which constraint stands for the ridge of 0, if one does."""
+        return limit_of(self.point)
+
+    @cached_property
+    def groups(self) -> Nodes:
+        """Class, label and data set: everything about a sample that is not a field."""
+        return label_nodes(self.data).of(self.data, self.sets)
+
+    @cached_property
+    def weight(self) -> np.ndarray:
+        """Of each group, shape (groups,)."""
+        return self.groups.weight / self.groups.weight.sum()
+
+    @cached_property
+    def gaussian(self) -> GaussianLogits | None:
+        """The law of the logits if they are affine functions of the directions, given class and label; else None."""
+        if not np.isfinite(self.scale).all() or not all(
+            structural_loss(stage).is_quadratic for stage in self.solution.chain.stages[: self.stages]
+        ):
+            return None
+        t, n = self.stages, len(self.weight)
+        _, nodes = self._affine()
+        far = nodes.logits.reshape(n, 2, t, t)
+        factors = 0.5 / math.sqrt(t) * (far[:, 0] - far[:, 1]).transpose(0, 2, 1)
+        return GaussianLogits(
+            self.weight, self.groups.labels, self.groups.statistics[:, 0], far.mean(axis=(1, 2)).T, factors, self.rtol
+        )
+
+    # Samples with given directions
+
+    def follow(self, group: np.ndarray, g: np.ndarray) -> Nodes:
+        """Samples of these groups with directions ``g_1..g_k``, shape (n, k): logits and forces of the first k stages.
+
+        The weights of these nodes mean nothing.
+        """
+        solution, n = self.solution, len(group)
+        start = self.groups.rows(group)
+        nodes = Nodes(np.ones(n), start.statistics, start.labels, np.empty((n, 0)), start.member, np.arange(n))
+        for j in range(g.shape[1]):
+            along, point = np.ascontiguousarray(g[:, j]), solution.points[j]
+            if limit_of(point):
+                nodes = follow_hard(nodes, self.data, solution.chain, j + 1, point, along[nodes.row])
+            else:
+                nodes, _ = extend(
+                    nodes, self.data, solution.resolved[j], point, 1.0, 1.0, training=True, directions=along
+                )
+        return nodes if len(self.data.sets) == 1 else nodes.rows(np.argsort(nodes.row))
+
+    # Signs
+
+    def probability(self, level: float = 0.0, *, clean: bool = False) -> Integral:
+        """See :meth:`WeightedSamples.probability`.
+
+        The proximal map is monotone: given the earlier stages this is a normal tail, which is averaged over their directions.
+        """
+        sign = self.groups.statistics[:, 0] if clean else 2.0 * self.groups.labels - 1.0
+        if self.limit == MAX_MARGIN:  # every sample is beyond any level on the side of the label that was trained on
+            return Integral(float(self.weight @ (sign != 2.0 * self.groups.labels - 1.0)), 0.0)
+        if self.point.vanishes:
+            decided = level != 0.0 or self.point.bias != 0.0
+            return Integral(float(self.weight @ (sign * self.point.bias < level)) if decided else math.nan, 0.0)
+
+        def score(group: np.ndarray, g: np.ndarray) -> np.ndarray:
+            return sign[group] * self.threshold(self.follow(group, g), sign[group] * level)
+
+        k = self.stages - 1
+        if self.gaussian is not None and k:
+            return self._gaussian_tail(score)
+        found = Integral(math.nan, math.inf)
+        if self.jumps and k > 1:
+            # Nodes close in on the jumps of targets, panels inside one another do not; but panels see a step of the tail itself.
+            found = self._tail_over_nodes(level, clean)
+            if found.error <= self.rtol * abs(found.value):
+                return OneRule(*found)
+        budget = JUMPING_EVALUATIONS if self.jumps else EVALUATIONS
+        nested = crossings.mean_tail(score, self.weight, k, self.rtol, check=self.check, evaluations=budget)
+        return OneRule(*min(found, nested, key=lambda integral: integral.error))
+
+    @cached_property
+    def jumps(self) -> bool:
+        """Whether a target up to this stage jumps with an earlier logit."""
+        return any(structural_loss(stage).expression.has(step) for stage in self.solution.chain.stages[: self.stages])
+
+    def _tail_over_nodes(self, level: float, clean: bool) -> Integral:
+        """The probability given the nodes of the earlier stages, averaged over them."""
+
+        def tail(nodes: Nodes) -> np.ndarray:
+            sign = nodes.statistics[:, 0] if clean else 2.0 * nodes.labels - 1.0
+            return special.ndtr(sign * self.threshold(nodes, sign * level))
+
+        return self._until_levels_agree(tail, self.stages - 1)
+
+    def threshold(self, nodes: Nodes, level: np.ndarray | float = 0.0) -> np.ndarray:
+        """Value of the own direction below which the logit is below a level, given nodes of the earlier stages."""
+        level = np.broadcast_to(np.asarray(level, dtype=float), nodes.labels.shape)
+        if self.limit == MINIMUM_NORM:
+            goal = constraint(self.solution.chain, self.stages, MINIMUM_NORM, nodes)
+            return (level - goal) * _SURE**0.5
+        point, delta, k = self.point, self.data.delta, self.stages - 1
+        row, responses = point.cholesky_row, point.response_row
+        statistics = nodes.statistics
+        mean = statistics[:, 0] * point.magnetization + point.bias
+        mean = mean + math.sqrt(delta) * statistics[:, 2 : 2 + k] @ row[:-1] + delta * nodes.forces @ responses[:-1]
+        loss = stage_loss(self.stage)
+        slope, _ = LossFunctions(loss).derivatives(
+            np.ascontiguousarray(level), nodes.labels, nodes.seen(loss.stages(self.stages))
+        )
+        field = observables.field_of()(level, slope, delta * responses[-1])
+        return (field - mean) / (math.sqrt(delta) * row[-1])
+
+    def _gaussian_tail(self, score: crossings.Score) -> Integral:
+        """``E Phi(z_0 + a g) = Phi(z_0/sqrt(1 + a^2))``, group by group."""
+        k, n = self.stages - 1, len(self.weight)
+        group = np.repeat(np.arange(n), 2 * k)
+        far = score(group, np.tile(np.vstack((np.eye(k), -np.eye(k))), (n, 1))).reshape(n, 2, k)
+        slopes = 0.5 * (far[:, 0] - far[:, 1])
+        centre = far.mean(axis=(1, 2))
+        rounding = _ROUNDING * np.abs(far).max(axis=(1, 2))
+        width = np.sqrt(1.0 + np.sum(slopes**2, axis=1))
+        error = self.weight @ (rounding / width)
+        return Integral(float(self.weight @ special.ndtr(centre / width)), float(error))
+
+    # Smooth functions
+
+    def mean(self, function: Integrand, rows: Sequence[np.ndarray], *, degree: int | None = None) -> Integral:
+        """See :meth:`WeightedSamples.mean`; infinite logits have the sign of the label where their stage was trained on it."""
+        rows = np.atleast_2d(rows)
+        infinite = np.array([not self.is_finite(row) for row in rows])
+        if infinite.any():
+            return self._mean_at_infinity(function, rows, infinite)
+        if self.gaussian is not None and degree == 2:
+            return self._second_degree(lambda nodes: function(nodes.labels, *combined(rows, nodes.logits)))
+        if self.gaussian is not None:
+            return self.gaussian.mean(function, rows)
+        last = int(np.flatnonzero(rows.any(axis=0))[-1]) + 1
+        if last < self.stages:
+            shorter = TrainingSamples(self.solution, last, self.sets)
+            return shorter.mean(function, rows[:, :last], degree=degree)
+        return self._mean_of_nodes(lambda nodes: function(nodes.labels, *combined(rows, nodes.logits)))
+
+    def _mean_at_infinity(self, function: Integrand, rows: np.ndarray, infinite: np.ndarray) -> Integral:
+        """Average of a function some of whose x's are infinite."""
+        sides = rows[infinite] * np.isinf(self.scale)
+        stages = np.flatnonzero(sides.any(axis=0))
+        if all(set(self.sets) <= set(self.solution.resolved[k].sets) for k in stages):
+
+            def of_labels(label: np.ndarray, *finite: np.ndarray) -> np.ndarray:
+                x = np.empty((len(rows), label.size))
+                x[~infinite], x[infinite] = finite, np.outer(np.sign(sides.sum(axis=1)), 2.0 * label - 1.0) * math.inf
+                return function(label, *x)
+
+            if infinite.all():
+                return Integral(float(self.weight @ of_labels(self.groups.labels)), 0.0)
+            return self.mean(of_labels, rows[~infinite])
+
+        def of_nodes(nodes: Nodes) -> np.ndarray:
+            x = np.empty((len(rows), nodes.labels.size))
+            x[~infinite] = combined(rows[~infinite], nodes.logits)
+            x[infinite] = np.sign(combined(sides, nodes.logits)) * math.inf
+            return function(nodes.labels, *x)
+
+        return self._mean_of_nodes(of_nodes)
+
+    def envelope(self, loss: Loss, response: float) -> Integral:
+        """Average of the Moreau envelope ``l + Delta V f^2/2`` of this stage's loss, of second degree if all losses are."""
+        seen, value = loss.stages(self.stages), LossFunctions(loss).value
+
+        def function(nodes: Nodes) -> np.ndarray:
+            own = value(np.ascontiguousarray(nodes.logits[:, -1]), nodes.labels, nodes.seen(seen))
+            return own + 0.5 * self.data.delta * response * nodes.forces[:, -1] ** 2
+
+        return self._mean_of_nodes(function) if self.gaussian is None else self._second_degree(function)
+
+    def _mean_of_nodes(self, function: Callable[[Nodes], np.ndarray]) -> Integral:
+        """Average of a function of nodes of all stages (for a minimum-norm stage its logit, but no direction and force of it)."""
+        earlier = self.stages - 1 if self.limit == MINIMUM_NORM else self.stages
+        return self._until_levels_agree(lambda nodes: function(self._with_goal(nodes)), earlier)
+
+    def _until_levels_agree(self, function: Callable[[Nodes], np.ndarray], stages: int) -> Integral:
+        """Average over nodes of the first ``stages``, finer and finer.
+
+        Its error is the change at the last level, or what rounding does: probabilities then do not add up to 1.
+        """
+        before = math.nan
+        for finer in range(-1, FINEST + 1):
+            nodes = self.solution.nodes(stages, training=True, finer=finer).of(self.data, self.sets)
+            values = function(nodes)
+            value = nodes.mean(values)
+            missing = abs(nodes.weight.sum() / self.groups.weight.sum() - 1.0)
+            error = max(abs(value - before), _DEFECT_SAFETY * missing * nodes.mean(np.abs(values)))
+            if error <= self.rtol * abs(value) or (finer >= 0 and 2 * nodes.weight.size > MOST_NODES):
+                break
+            before = value
+        return Integral(value, error)
+
+    def _with_goal(self, nodes: Nodes) -> Nodes:
+        """Nodes with the logit of this stage, if that is a function of the earlier ones: nothing is left to integrate."""
+        if nodes.stages == self.stages:
+            return nodes
+        goal = constraint(self.solution.chain, self.stages, MINIMUM_NORM, nodes)
+        # Without columns of its own direction and force, which are not needed.
+        return Nodes(nodes.weight, nodes.statistics, nodes.labels, np.column_stack((nodes.logits, goal)))
+
+    def _affine(self) -> tuple[np.ndarray, Nodes]:
+        """Groups and nodes of the points ``+-sqrt(t) e_j``, whose averages are exact up to the third degree."""
+        t, n = self.stages, len(self.weight)
+        points = math.sqrt(t) * np.vstack((np.eye(t), -np.eye(t)))
+        group = np.repeat(np.arange(n), 2 * t)
+        return group, self.follow(group, np.tile(points, (n, 1)))
+
+    def _second_degree(self, function: Callable[[Nodes], np.ndarray]) -> Integral:
+        group, nodes = self._affine()
+        values = self.weight[group] * function(nodes) / (2 * self.stages)
+        return Integral(float(values.sum()), _ROUNDING * float(np.abs(values).sum()))

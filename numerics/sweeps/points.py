@@ -1,0 +1,126 @@
+"""Formulas of order parameters at many points at once, and how far off they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from numerics.models import Chain
+from numerics.scalar.compiled import PointArrays
+from numerics.solution.errors import natural_sizes
+from numerics.solution.observables.registry import REGISTRY, Observable, split
+from numerics.solution.population import Population
+from numerics.solution.quadrature import Integral
+from numerics.solution.stage import StageWeights
+
+
+@dataclass(frozen=True)
+class Mixtures:
+    """What fresh logits depend on of the data at n points, arrays of shape (n,)."""
+
+    rho: np.ndarray
+    delta: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ManyPoints:
+    """Order parameters of a chain at n points.
+
+    Attributes
+    ----------
+    magnetization, bias : arrays, shape (n, stages)
+    cholesky, response : arrays, shape (n, stages, stages)
+        Lower triangular; Q = C C^T.
+    error : array, shape (n,)
+        Relative error of the order parameters.
+    """
+
+    data: Mixtures
+    chain: Chain
+    magnetization: np.ndarray
+    bias: np.ndarray
+    cholesky: np.ndarray
+    response: np.ndarray
+    error: np.ndarray
+
+    @classmethod
+    def of(cls, arrays: PointArrays, chain: Chain) -> ManyPoints:
+        """Of points that are solved."""
+        _, rho, delta = arrays.data.T
+        return cls(
+            Mixtures(rho, delta), chain, arrays.x[:, :, 0], arrays.x[:, :, 1], *arrays.overlaps(), arrays.summary[:, 2]
+        )
+
+    def values(self, name: str) -> np.ndarray:
+        """An algebraic observable, or its error, of every stage, shape (stages, n)."""
+        name, is_error = split(name)
+        if not is_error:
+            return self._values(REGISTRY[name])
+        found, moved = self._values(REGISTRY[name]), self.displaced._values(REGISTRY[name])
+        changes = np.abs(moved.reshape(len(found), -1, found.shape[1]) - found[:, None])
+        return changes.sum(axis=1) + np.finfo(float).eps * np.abs(found)
+
+    def _values(self, observable: Observable) -> np.ndarray:
+        found = [_StageOfPoints(self, number).find(observable).value for number in range(1, len(self.chain) + 1)]
+        return np.array([np.broadcast_to(value, self.error.shape) for value in found])
+
+    @cached_property
+    def overlap(self) -> np.ndarray:
+        """Q, shape (n, stages, stages)."""
+        return self.cholesky @ np.swapaxes(self.cholesky, -1, -2)
+
+    @cached_property
+    def displaced(self) -> ManyPoints:
+        """The same points once for each unknown, one after the other, with that unknown off by its error."""
+        sizes = natural_sizes(self.cholesky, self.response)
+        unknowns = [(t, u) for t, size in enumerate(sizes) for u in range(size.shape[-1])]
+
+        def copies(values: np.ndarray) -> np.ndarray:
+            return np.repeat(values[None], len(unknowns), axis=0)
+
+        m, b, c, v = map(copies, (self.magnetization, self.bias, self.cholesky, self.response))
+        for k, (t, u) in enumerate(unknowns):
+            step = self.error * sizes[t][:, u]
+            if u == 0:
+                m[k, :, t] += step
+            elif u == 1:
+                b[k, :, t] += step
+            elif u < 2 + t:
+                c[k, :, t, u - 2] += step
+            elif u == 2 + t:
+                c[k, :, t, t] *= np.exp(0.5 * np.minimum(step, 1.0))
+            elif u < 3 + 2 * t:
+                v[k, :, t, u - 3 - t] += step
+            else:
+                v[k, :, t, t] *= np.exp(step)
+        data = Mixtures(*(np.tile(values, len(unknowns)) for values in (self.data.rho, self.data.delta)))
+        m, b, c, v = (values.reshape(-1, *values.shape[2:]) for values in (m, b, c, v))
+        return replace(
+            self, data=data, magnetization=m, bias=b, cholesky=c, response=v, error=np.tile(self.error, len(unknowns))
+        )
+
+
+class _StageOfPoints(StageWeights):
+    """One stage at all points."""
+
+    def __init__(self, points: ManyPoints, number: int) -> None:
+        self.points, self.chain, self.number = points, points.chain, number
+
+    @cached_property
+    def fresh(self) -> Population:
+        """Law of the logits of the stages up to this one, an axis of points in front."""
+        points, k = self.points, self.number
+        return Population(
+            points.data, points.magnetization[:, :k], points.bias[:, :k], points.overlap[:, :k, :k], points.cholesky[:, :k, :k]
+        )  # fmt: skip
+
+    @property
+    def response_to_field(self) -> np.ndarray:
+        """V_tt, shape (n,)."""
+        return self.points.response[:, self.number - 1, self.number - 1]
+
+    def find(self, observable: Observable) -> Integral:
+        """Value of an algebraic observable, shape (n,)."""
+        return observable.evaluate(self)

@@ -1,0 +1,235 @@
+"""A task: a few neighbouring points, solved or simulated.
+
+What it computes depends on nothing but itself, so that every executor gives the same numbers and finished tasks can be kept (see
+``executors.py``, ``journal.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from numerics.models import Chain, GaussianMixture, ParameterError, check_fit, with_parameter
+from numerics.scalar.compiled import PointArrays, compile_chain
+from numerics.settings import Settings
+from numerics.simulation.run import Simulation, simulate
+from numerics.solution.observables.registry import REGISTRY, split
+from numerics.solution.solution import Solution
+from numerics.solver import LONGEST_CHAIN, has_limit, limit_solution, read_solution, solve, spectral_solution
+from numerics.square_chain.spectral import is_spectral
+from numerics.sweeps.journal import Piece
+from numerics.sweeps.points import ManyPoints
+
+QUALITY = {
+    "converged": "converged",
+    "residual": "undamped, scaled residual",
+    "quadrature_error": "quadrature error estimate",
+}
+"""Rows after the observables, and their long names."""
+
+
+def problem_at(
+    data: GaussianMixture, chain: Chain, paths: Sequence[str], values: Sequence[float]
+) -> tuple[GaussianMixture, Chain]:
+    """Data and chain with these parameters, checked to fit together; ParameterError if they do not."""
+    pairs = list(zip(paths, values, strict=True))
+    found = data, chain
+    for order in (pairs, pairs[::-1]):  # a parameter may be allowed only after another one has been set
+        try:
+            found = data, chain
+            for path, value in order:
+                found = with_parameter(*found, path, float(value))
+            break
+        except ParameterError:
+            if order is not pairs:
+                raise
+    check_fit(*found)
+    return found
+
+
+@dataclass(frozen=True)
+class Points:
+    """Some neighbouring points of a grid, without the rest of it.
+
+    Attributes
+    ----------
+    paths : tuple of str
+        Names of the parameters.
+    values : array, shape (n, parameters)
+        Their values at each point.
+    """
+
+    data: GaussianMixture
+    chain: Chain
+    paths: tuple[str, ...]
+    values: np.ndarray
+    observables: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+    def at(self, i: int) -> tuple[GaussianMixture, Chain]:
+        """Data and chain of point ``i``; ParameterError if there is no such problem."""
+        return problem_at(self.data, self.chain, self.paths, self.values[i])
+
+    def allowed(self, first: int, last: int) -> tuple[dict[int, tuple[GaussianMixture, Chain]], dict[int, str]]:
+        """Problems of the points first <= i < last by position, and why there is none at the others."""
+        points, refused = {}, {}
+        for i in range(first, last):
+            try:
+                points[i - first] = self.at(i)
+            except ParameterError as reason:
+                refused[i - first] = str(reason)
+        return points, refused
+
+
+@dataclass(frozen=True)
+class Solve(Points):
+    """Theory at some points: rows are observables by stage, then converged, residual, quadrature error.
+
+    Points that differ in the last parameter alone are continued from one another.  The residual of a point that has no limit
+    ridge -> 0 is NaN.
+    """
+
+    settings: Settings
+
+    def __call__(self) -> Piece:
+        starts = np.flatnonzero(np.any(np.diff(self.values[:, :-1], axis=0) != 0.0, axis=1)) + 1
+        ends = [0, *starts.tolist(), self.size]
+        pieces = [self._line(first, last) for first, last in pairwise(ends)]
+        notes = {begin + k: note for begin, piece in zip(ends, pieces, strict=False) for k, note in piece.notes.items()}
+        return Piece(np.concatenate([piece.values for piece in pieces], axis=1), notes)
+
+    def _line(self, first: int, last: int) -> Piece:
+        allowed, refused = self.allowed(first, last)
+        points = list(allowed.values())
+        if not points:
+            return self._blank(last - first, refused)
+        piece = self._solved(points, self.values[first:last, -1][list(allowed)])
+        if not refused:
+            return piece
+        whole = self._blank(last - first, refused)
+        whole.values[:, list(allowed)] = piece.values
+        whole.notes.update({list(allowed)[k]: note for k, note in piece.notes.items()})
+        return whole
+
+    def _blank(self, n: int, notes: dict[int, str]) -> Piece:
+        """No results at n points."""
+        values = np.full((len(self.observables) * len(self.chain) + len(QUALITY), n), np.nan)
+        values[-3], values[-1] = 0.0, np.inf
+        return Piece(values, dict(notes))
+
+    def _solved(self, points: Sequence[tuple[GaussianMixture, Chain]], along: np.ndarray) -> Piece:
+        """Points that differ in the last parameter, whose values are ``along``."""
+        if any(has_limit(chain) for _, chain in points):
+            return self._one_by_one(points, self._limit)
+        if len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in points):
+            return self._one_by_one(points, lambda data, chain: solve(data, chain, settings=self.settings))
+        settings = self.settings
+        compiled = compile_chain(points[0][1])
+        position = np.log(along) if along.min() > 0 else along
+        arrays = PointArrays(points)
+        arrays.solve(compiled, settings, position)
+        self._from_behind(arrays, points, position)
+        converged = arrays.converged(settings)
+        algebraic = [k for k, name in enumerate(self.observables) if REGISTRY[split(name)[0]].algebraic]
+        rest = [k for k in range(len(self.observables)) if k not in algebraic]
+        values = np.full((len(self.observables), len(self.chain), len(points)), np.nan)
+        notes, rescued = {}, {}
+        if algebraic:
+            state = ManyPoints.of(arrays, self.chain)
+            found = np.array([state.values(self.observables[k]) for k in algebraic])
+            values[algebraic] = np.where(converged, found, np.nan)
+        for i in range(len(points)):
+            if converged[i] and not rest:
+                continue
+            solution = read_solution(arrays, i, *points[i], settings)
+            if not converged[i]:
+                exact = spectral_solution(*points[i], settings)
+                if exact is None or not exact.converged:
+                    notes[i] = solution.message
+                    continue
+                rescued[i] = solution = exact
+            for k in rest if converged[i] else range(len(self.observables)):
+                values[k, :, i] = [getattr(stage, self.observables[k]) for stage in solution.stages]
+        residual = np.where(np.isfinite(arrays.stats[:, :, 2]), arrays.stats[:, :, 2], np.inf).max(axis=1)
+        quality = np.array([converged, residual, arrays.summary[:, 2]], dtype=float)
+        for i, solution in rescued.items():
+            quality[:, i] = True, solution.residual, solution.quadrature_error
+        return Piece(np.concatenate([values.reshape(-1, len(points)), quality]), notes)
+
+    def _from_behind(self, arrays: PointArrays, points: Sequence, position: np.ndarray) -> None:
+        """Try points that were not reached from before once more, from the next one behind them that was."""
+        converged = arrays.converged(self.settings)
+        i = len(points) - 2
+        while i >= 0:
+            if converged[i] or not converged[i + 1]:
+                i -= 1
+                continue
+            first = i
+            while first > 0 and not converged[first - 1]:
+                first -= 1
+            back = np.arange(i + 1, first - 1, -1)
+            again = PointArrays([points[k] for k in back])
+            again.x[0], again.started[0] = arrays.x[i + 1], 1
+            again.solve(compile_chain(points[0][1]), self.settings, position[back])
+            better = again.converged(self.settings)
+            better[0] = False
+            for name in ("x", "conjugates", "updates", "stats", "summary"):
+                getattr(arrays, name)[back[better]] = getattr(again, name)[better]
+            i = first - 1
+
+    def _limit(self, data: GaussianMixture, chain: Chain) -> Solution:
+        """Where some ridges are 0."""
+        return limit_solution(data, chain, self.settings)
+
+    def _one_by_one(
+        self, points: Sequence[tuple[GaussianMixture, Chain]], solver: Callable[[GaussianMixture, Chain], Solution]
+    ) -> Piece:
+        """Points that do not gain from their neighbours."""
+        values = np.full((len(self.observables), len(self.chain), len(points)), np.nan)
+        quality = np.array([np.zeros(len(points)), np.full(len(points), np.nan), np.full(len(points), np.inf)])
+        notes = {}
+        for i, (data, chain) in enumerate(points):
+            try:
+                solution = solver(data, chain)
+            except ParameterError as reason:
+                notes[i] = str(reason)
+                continue
+            quality[:, i] = solution.converged, solution.residual, solution.quadrature_error
+            if not solution.converged:
+                notes[i] = solution.message
+                continue
+            for k, name in enumerate(self.observables):
+                values[k, :, i] = [getattr(stage, name) for stage in solution.stages]
+        return Piece(np.concatenate([values.reshape(-1, len(points)), quality]), notes)
+
+
+@dataclass(frozen=True)
+class Simulate(Points):
+    """Simulation of one point: rows are means, then standard errors, of observables by stage."""
+
+    simulation: Simulation
+
+    def __call__(self) -> Piece:
+        how, shape = self.simulation, (2, len(self.observables), len(self.chain))
+        values = np.full((*shape, self.size), np.nan)
+        notes = {}
+        for i in range(self.size):
+            try:
+                runs = simulate(*self.at(i), how.n_inputs, how.n_runs, how.seed)
+            except ParameterError as error:
+                notes[i] = str(error)
+                continue
+            if not runs.converged:
+                notes[i] = runs.message
+                continue
+            for k, name in enumerate(self.observables):
+                for t, stage in enumerate(runs):
+                    found = getattr(stage, name)
+                    values[:, k, t, i] = found.mean, found.standard_error
+        return Piece(values.reshape(-1, self.size), notes)
