@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from figures.build import Effort, Plan, published
 from figures.drawing import Data
-from numerics.neurons import drawing
 from numerics.neurons.experiments import scans
+from numerics.plots import neurons as drawing
 
 RUNS = 10
 GAP = 0.13

@@ -21,10 +21,10 @@ import pytest
 from click.testing import CliRunner
 
 import figures.__main__
+import numerics.cli.neurons
 import numerics.cli.simulate
 import numerics.cli.solve
 import numerics.cli.sweep
-import numerics.neurons.__main__
 import numerics.phase_diagram
 import numerics.random_box
 import theory.__main__
@@ -57,7 +57,7 @@ COMMANDS = {
     "numerics.sweep": numerics.cli.sweep.sweep_command,
     "numerics.phase_diagram": numerics.phase_diagram.main,
     "numerics.random_box": numerics.random_box.main,
-    "numerics.neurons": numerics.neurons.__main__.main,
+    "numerics.neurons": numerics.cli.neurons.neurons_command,
     "figures": figures.__main__.main,
     "theory": theory.__main__.main,
 }

@@ -12,12 +12,12 @@ import pytest
 import xarray
 from command_line import assert_one_line_error, run
 
+from numerics.cli.neurons import gap_text
+from numerics.cli.neurons import neurons_command as main
 from numerics.models import ParameterError
 from numerics.neurons import data, experiments
-from numerics.neurons.__main__ import main
 from numerics.neurons.bounds import hard_radius
 from numerics.neurons.experiments import LEVEL, DeepScan, DigitScan, GapScan, scans
-from numerics.neurons.report import gap_text
 from numerics.neurons.widths import width_with_bar
 from numerics.sweeps.journal import Journal
 from numerics.sweeps.run import evaluate
@@ -109,9 +109,7 @@ def test_digits_and_deep_scans() -> None:
 
 
 def test_command(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(
-        "numerics.neurons.__main__.scans", lambda runs, seed: {"xor": replace(SMALL, runs=runs, seed=seed)}
-    )
+    monkeypatch.setattr("numerics.cli.neurons.scans", lambda runs, seed: {"xor": replace(SMALL, runs=runs, seed=seed)})
     result = run(main, "--scan", "xor", "--runs", 2, "--output", tmp_path / "found.png")
     assert result.exit_code == 0, result.output
     assert {path.name for path in tmp_path.iterdir()} == {"found.png", "found.pdf", "found.nc"}
