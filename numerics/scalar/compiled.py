@@ -12,7 +12,7 @@ import numpy as np
 from numerics.codegen.equations import EQUATION_NAMES, equations_module
 from numerics.codegen.losses import LossFunctions, grid_kind, loss_module
 from numerics.deferred import Deferred
-from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Stage
+from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Stage, in_equations
 from numerics.scalar.constant_targets import resting_biases
 from numerics.scalar.directions import fixed_directions
 from numerics.scalar.nodes import Nodes, StagePoint, class_table, set_table
@@ -172,7 +172,7 @@ def newton(
     outcome = _kernel.solve_stage(
         compiled.slopes, compiled.targets, compiled.bends, len(loss.bends), grid_kind(loss, shareable),
         _stage_equations(number), 0, unknowns, nodes.weight, nodes.statistics, nodes.labels, nodes.seen(loss.stages(number)),
-        np.array(loss.values, dtype=float), data.delta, np.concatenate(([data.delta], triangle)), prior, triangle,
+        np.array(loss.values, dtype=float), data.variance, np.concatenate(([data.variance], triangle)), prior, triangle,
         np.array([point.response_row[-1] for point in earlier], dtype=float),
         math.nan if stage.fixed_bias is None else stage.fixed_bias, step, tail, tolerance, max_iterations, conjugates, updated,
     )  # fmt: skip
@@ -223,6 +223,7 @@ class PointArrays:
     """
 
     def __init__(self, points: Sequence[tuple[GaussianMixture, Chain]]) -> None:
+        points = [(data, in_equations(data, chain)) for data, chain in points]
         n, size = len(points), len(points[0][1])
         width = 2 * size + 2
         data, chain = points[0]

@@ -254,7 +254,7 @@ class HardStage:
 
     def field(self, x: np.ndarray) -> tuple[np.ndarray, float]:
         """Mean of ``u`` at each node and its variance, for unknowns ``x`` (:attr:`HardPoint.variables`)."""
-        k, delta = self.number - 1, self.data.delta
+        k, delta = self.number - 1, self.data.variance
         statistics = self.nodes.statistics
         mean = statistics[:, 0] * x[0] + x[1]
         mean = (
@@ -272,7 +272,7 @@ class HardStage:
     def channel(self, x: np.ndarray) -> np.ndarray:
         """``alpha E`` of ``f s, f, f g_1.., f f_1.., f^2, df/domega``, the averages of ``theory.potential.average_symbols``."""
         mean, variance = self.field(x)
-        gamma = self.data.delta * x[-1]
+        gamma = self.data.variance * x[-1]
         if self.limit == MINIMUM_NORM:
             distance = self.goal - mean
             force = distance / gamma
@@ -294,7 +294,7 @@ class HardStage:
         equations = equations_module(self.number)
         inputs = np.concatenate((self.channel(x), x[2 : 2 + k]))
         conjugates, updated, factor = np.empty(2 * k + 4), np.empty(2 * k + 3), np.empty(k + 1)
-        equations.conjugates(inputs, np.concatenate(([self.data.delta], self.triangle)), conjugates)
+        equations.conjugates(inputs, np.concatenate(([self.data.variance], self.triangle)), conjugates)
         equations.prior(conjugates, self.prior, updated)
         equations.cholesky(np.ascontiguousarray(updated[1 : 2 + k]), self.triangle, factor)
         residual = np.concatenate(([updated[0], 0.0], factor, updated[2 + k :])) - x
@@ -305,7 +305,7 @@ class HardStage:
         """Natural size of each unknown."""
         k = self.number - 1
         root = math.sqrt(float(x[2 : 2 + k] @ x[2 : 2 + k] + abs(x[2 + k]))) + 1e-12
-        forces = np.sqrt(self.nodes.weight @ self.nodes.forces**2 / self.nodes.weight.sum()) * self.data.delta
+        forces = np.sqrt(self.nodes.weight @ self.nodes.forces**2 / self.nodes.weight.sum()) * self.data.variance
         return np.array([root, root, *([root] * k), root**2, *(root / (forces + 1e-300)), x[-1]])
 
     def start(self) -> np.ndarray:
@@ -317,13 +317,13 @@ class HardStage:
             x[1] = self.fixed_bias
         if self.limit == MAX_MARGIN:
             found = thresholds.max_margin(
-                self.alpha, self.data.rho, self.data.delta, self.eta, label_noise=self.flipped,
+                self.alpha, self.data.rho, self.data.variance, self.eta, label_noise=self.flipped,
                 bias_is_free=self.fixed_bias is None,
             )  # fmt: skip
             x[0], x[1] = found.magnetization / found.margin, found.bias / found.margin
             x[2 + k] = found.margin**-2
             mean = self.nodes.statistics[:, 0] * x[0] + x[1]
-            z = (1.0 - self.goal * mean) / math.sqrt(self.data.delta * x[2 + k])
+            z = (1.0 - self.goal * mean) / math.sqrt(self.data.variance * x[2 + k])
             x[-1] = self.eta - self.nodes.weight @ special.ndtr(z)
         return x
 
@@ -435,7 +435,7 @@ def extend_hard(
     stage = HardStage(number, point.limit, nodes, constraint(chain, number, point.limit, nodes), data, _NONE, _NONE)
     mean, variance = stage.field(point.variables)
     sigma = math.sqrt(variance)
-    gamma = data.delta * point.response_row[-1]
+    gamma = data.variance * point.response_row[-1]
     reach = math.sqrt(-2.0 * math.log(tail)) + 0.5
     n = nodes.weight.size
     if point.limit == MINIMUM_NORM:
@@ -478,7 +478,7 @@ def follow_hard(
     field = mean + math.sqrt(variance) * directions
     trained = nodes.trained(data, chain[number - 1].sets)
     logit = np.where(trained, _constrained(stage.goal, field, point.limit), field)
-    force = (logit - field) / (data.delta * point.response_row[-1])
+    force = (logit - field) / (data.variance * point.response_row[-1])
     statistics = np.column_stack((nodes.statistics[:, : 2 + k], directions, nodes.forces, force))
     return replace(nodes, statistics=statistics, logits=np.column_stack((nodes.logits, logit)))
 

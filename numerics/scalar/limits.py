@@ -24,7 +24,7 @@ import sympy
 
 from numerics import thresholds
 from numerics.codegen.losses import LossFunctions
-from numerics.models import Chain, Estimator, Frozen, GaussianMixture, ParameterError, total_alpha
+from numerics.models import Chain, Estimator, Frozen, GaussianMixture, ParameterError, in_equations, total_alpha
 from numerics.scalar.compiled import PointArrays, cholesky_triangle, compile_chain, newton, target_bends
 from numerics.scalar.constrained import (
     HARD,
@@ -218,6 +218,7 @@ def solve_limit(data: GaussianMixture, chain: Chain, settings: Settings) -> Limi
     ParameterError
         Where a limit does not exist (:func:`classify`).
     """
+    chain = in_equations(data, chain)
     limits = classify(data, chain)
     hard = [number for number, limit in enumerate(limits, start=1) if limit in HARD]
     if not hard:

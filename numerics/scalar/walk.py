@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from numerics.models import Chain, Frozen, GaussianMixture
+from numerics.models import Chain, Frozen, GaussianMixture, in_equations
 from numerics.scalar.compiled import cholesky_triangle, newton, structural_loss, target_bends
 from numerics.scalar.constrained import HARD, HardPoint, HardStage, constraint, effective
 from numerics.scalar.directions import fixed_directions
@@ -22,6 +22,7 @@ class Walk:
     def __init__(
         self, data: GaussianMixture, chain: Chain, settings: Settings, level: int, limits: Sequence[str | None] = ()
     ) -> None:  # fmt: skip
+        chain = in_equations(data, chain)
         self.data, self.chain, self.settings, self.level = data, chain, settings, level + 1
         self.stages = tuple(without_ridge(stage) for stage in chain.resolved(data))
         self.limits = tuple(limits) or (None,) * len(chain)
