@@ -461,7 +461,7 @@ class Explorer:
                 for i, (point, good) in enumerate(zip(points, converged, strict=True))
             ]
             self.curves = {}
-            self.bound = thresholds.bayes_error(self.alphas, data.rho, data.delta, chain[-1].eta)
+            self.bound = thresholds.bayes_error_of(data, self.alphas, chain[-1].eta)
             self._key = self._curve_key()
         with self._quiet():
             self.solution = solve(data, chain, settings=self.settings)

@@ -36,7 +36,7 @@ with starting(__name__):
         opened_executor,
     )
     from numerics.cli.report import warn_of_failures
-    from numerics.models import Chain, GaussianMixture, ParameterError, parameter_paths, with_parameter
+    from numerics.models import Chain, DataModel, ParameterError, parameter_paths, with_parameter
     from numerics.plots import style
     from numerics.plots.curves import curves, save
     from numerics.plots.double_descent import double_descent
@@ -51,7 +51,7 @@ with starting(__name__):
     from numerics.problem import plain_name, write_problem
     from numerics.simulation.run import Simulation
     from numerics.solution.observables import OBSERVABLES
-    from numerics.solution.observables.registry import compares, measured
+    from numerics.solution.observables.registry import compares, measured, observables_of
     from numerics.sweeps.axes import spaced
     from numerics.sweeps.grid import Experiment, Grid
     from numerics.sweeps.provenance import package_versions
@@ -83,7 +83,7 @@ class Axis:
         with blaming({}, f"{flag} {path.strip()}"):
             return cls(plain_name(path), *spaced(numbers))
 
-    def check(self, data: GaussianMixture, chain: Chain, flag: str) -> None:
+    def check(self, data: DataModel, chain: Chain, flag: str) -> None:
         """Raise click.UsageError if the model has no such parameter, or the range is not allowed."""
         if self.path not in parameter_paths(chain, data):
             allowed = ", ".join(parameter_paths(chain, data))
@@ -94,7 +94,7 @@ class Axis:
 
 
 def plan_axes(
-    data: GaussianMixture, chain: Chain, axes: Sequence[Axis], quantity: str, simulation: tuple[int, int], seed: int
+    data: DataModel, chain: Chain, axes: Sequence[Axis], quantity: str, simulation: tuple[int, int], seed: int
 ) -> tuple[dict[str, Grid | Experiment], dict[str, float]]:
     """What to compute for given axes, and the thresholds to draw."""
     x, *rest = axes
@@ -106,7 +106,7 @@ def plan_axes(
         work["simulated_grid"] = Experiment(
             data, chain, {x.path: x.values[places]}, (quantity,), Simulation(*simulation, seed)
         )
-    moving = {axis.path.rpartition(".")[2] for axis in rest} & {"rho", "delta", "eta"}
+    moving = {axis.path.rpartition(".")[2] for axis in rest} & {"rho", "delta", "eta", "noise", "label_noise"}
     limits = thresholds_in_alpha(data, chain) if x.path == "alpha" and not moving else {}
     return work, limits
 
@@ -168,9 +168,7 @@ def write_figure(stem: Path, draw: Callable[[], Figure]) -> list[Path]:
 @click.option("--y", metavar="AXIS", help="A second parameter: a heat map.")
 @click.option(
     "--quantity",
-    default="test_error",
-    show_default=True,
-    help=f"What to draw with --x: {', '.join(OBSERVABLES)}.",
+    help=f"What to draw with --x: {', '.join(OBSERVABLES)}.  [default: test_error; excess_risk with --rule identity]",
 )
 @click.option("--stage", help="Stage to draw with --x: teacher or student.  [default: all; the last in a heat map]")
 @click.option(
@@ -185,13 +183,14 @@ def write_figure(stem: Path, draw: Callable[[], Figure]) -> list[Path]:
 @jobs_option
 @executor_options
 def main(
-    x: str | None, y: str | None, quantity: str, stage: str | None, simulation: tuple[int, int] | None, seed: int,
+    x: str | None, y: str | None, quantity: str | None, stage: str | None, simulation: tuple[int, int] | None, seed: int,
     output: Path | None, committed: bool, jobs: int, executor: str, scheduler: str | None, **flags,
 ) -> int:  # fmt: skip
     """``python -m numerics.phase_diagram``."""
     data, chain = build_model(flags)
     stage = None if stage is None else plain_name(stage)
     axes = [Axis.parse(text, flag) for text, flag in ((x, "--x"), (y, "--y")) if text is not None]
+    quantity = quantity or ("excess_risk" if data.has_real_labels else "test_error")
     _check_request(data, chain, axes, x, y, quantity, stage)
     simulation = _checked_simulation(simulation, axes, quantity)
     if committed:
@@ -202,7 +201,7 @@ def main(
         require_writable(stem.with_name(stem.name + suffix))
 
     attributes = {
-        "title": "Theory of knowledge distillation on a Gaussian mixture",
+        "title": f"Theory of knowledge distillation, {data.title}",
         "parameters": json.dumps({name: value for name, value in flags.items()}),
         "problem": write_problem(data, chain),
     }
@@ -251,12 +250,20 @@ def _has_values(dataset: xarray.Dataset, quantity: str, stage: str) -> bool:
 
 
 def _check_request(
-    data: GaussianMixture, chain: Chain, axes: Sequence[Axis], x: str | None, y: str | None, quantity: str,
+    data: DataModel, chain: Chain, axes: Sequence[Axis], x: str | None, y: str | None, quantity: str,
     stage: str | None,
 ) -> None:  # fmt: skip
     context = click.get_current_context()
     if quantity not in OBSERVABLES:
         raise click.UsageError(f"--quantity: unknown quantity {quantity!r}; allowed are {', '.join(OBSERVABLES)}")
+    if quantity not in observables_of(data):
+        raise click.UsageError(
+            f"--quantity: {quantity} is not defined on these data; allowed are {', '.join(observables_of(data))}"
+        )
+    if x is None and data.has_real_labels:
+        raise click.UsageError(
+            "--x is missing: the picture without it is one of classification errors, and labels are real"
+        )
     if stage is not None and stage not in chain.names:
         raise click.UsageError(f"--stage: unknown stage {stage!r}; allowed are {', '.join(chain.names)}")
     if x is None:

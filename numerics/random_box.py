@@ -20,7 +20,7 @@ with starting(__name__):
 
     from numerics.cli.command import Command
     from numerics.cli.report import table
-    from numerics.models import Chain, Estimator, GaussianMixture
+    from numerics.models import Chain, Estimator, GaussianMixture, parameter_values
     from numerics.scalar.compiled import PointArrays, compile_chain
     from numerics.settings import DEFAULT, Settings
     from numerics.solver import read_solution
@@ -78,14 +78,8 @@ def random_points(n: int, seed: int) -> list[Point]:
 
 def parameters_of(point: Point) -> dict[str, float]:
     """What tells a point of the box from the others."""
-    data, chain = point
-    teacher, student = chain.stages
-    return {
-        "alpha": data.alpha, "rho": data.rho, "delta": data.delta, "teacher.ridge": teacher.ridge,
-        "student.ridge": student.ridge, "student.eta": student.eta,
-        "student.mixing": student.loss.parameters["mixing"],
-        "student.temperature": student.loss.parameters["temperature"],
-    }  # fmt: skip
+    values = parameter_values(*point)
+    return {name: values[name] for name in (*BOX, "student.eta", "student.mixing")}
 
 
 def solve_point(point: Point, settings: Settings = DEFAULT) -> Outcome:

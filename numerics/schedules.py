@@ -258,7 +258,7 @@ def _normalised(data: GaussianMixture, chain: Chain) -> Chain:
     stages = list(chain.stages)
     for k, stage in enumerate(stages):
         if "gain" in stage.loss.parameters:
-            gain = 1.0 + 2.0 * stage.ridge / (data.alpha * (1.0 + data.delta))
+            gain = 1.0 + 2.0 * stage.ridge / (data.alpha * (1.0 + data.variance))
             stages[k] = replace(stage, loss=stage.loss.with_parameters(gain=gain))
     return Chain(tuple(stages))
 

@@ -140,6 +140,13 @@ def bayes_error(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) ->
     return _like(alpha, _bayes_error(values / eta, rho, delta / eta))
 
 
+def bayes_error_of(data: DataModel, alpha: ArrayLike, eta: float = 1.0) -> Number:
+    """:func:`bayes_error` of some data, NaN where it is not known: labels of a rule."""
+    if isinstance(data, GaussianMixture):
+        return bayes_error(alpha, data.rho, data.delta, eta)
+    return _like(alpha, np.full(np.shape(alpha), math.nan))
+
+
 def bayes_error_known_means(rho: float, delta: float, eta: float = 1.0) -> float:
     """Limit ``alpha -> infinity`` of :func:`bayes_error`: the error of a classifier that knows ``v`` itself.
 

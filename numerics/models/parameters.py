@@ -45,7 +45,7 @@ PARAMETERS = {
     "gain": Description("gain", "gain", r"\beta"),
     "bias": Description("bias", "bias"),
     "noise": Description("variance of the noise of the rule", "noise of the rule", r"\sigma^2", 0.01, 4.0, True),
-    "label_noise": Description("probability of a flipped training label", "label noise"),
+    "label_noise": Description("probability of a flipped training label", "label noise", r"\theta"),
     "mask_overlap": Description("overlap of masks", "mask overlap"),
     "magnetization": Description("magnetization m", "magnetization"),
     "norm_squared": Description("squared norm Q", "norm squared"),

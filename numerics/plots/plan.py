@@ -7,6 +7,7 @@ which one of these makes no sense is drawn without it; one for which none does i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -18,9 +19,9 @@ from numerics.models import (
     PARAMETERS,
     TRAINING,
     Chain,
+    DataModel,
     Estimator,
     Frozen,
-    GaussianMixture,
     ParameterError,
     Stage,
     described,
@@ -78,7 +79,7 @@ def refined_grid(low: float, high: float, count: int, peaks: Mapping[float, tupl
 # What the chain has.
 
 
-def thresholds_in_alpha(data: GaussianMixture, chain: Chain) -> dict[str, float]:
+def thresholds_in_alpha(data: DataModel, chain: Chain) -> dict[str, float]:
     """Where the last stage interpolates its teacher, and where the samples stop being separable for it and for the first one.
 
     Only those that there are: of stages that are trained on the training set.
@@ -92,9 +93,9 @@ def thresholds_in_alpha(data: GaussianMixture, chain: Chain) -> dict[str, float]
         separable = {"student_separability": last, **separable}
     for name, stage in separable.items():
         if _learns(stage):
-            values[name] = thresholds.separability_threshold(
-                data.rho, data.delta, stage.eta, label_noise=data.label_noise, bias_is_free=stage.bias is None
-            )
+            found = thresholds.separation(data, stage.eta, data.label_noise, stage.bias is None).threshold()
+            if math.isfinite(found):
+                values[name] = found
     return values
 
 
@@ -143,7 +144,7 @@ def on_labels(chain: Chain) -> Chain | None:
     return Chain.of(replace(last, loss=loss, name=LABELS, mask_overlap=None))
 
 
-def _without_further(data: GaussianMixture) -> GaussianMixture:
+def _without_further(data: DataModel) -> DataModel:
     return replace(data, further=())
 
 
@@ -151,7 +152,7 @@ def _without_further(data: GaussianMixture) -> GaussianMixture:
 
 
 def plan_double_descent(
-    data: GaussianMixture, chain: Chain, simulation: tuple[int, int], seed: int
+    data: DataModel, chain: Chain, simulation: tuple[int, int], seed: int
 ) -> tuple[dict[str, Grid | Experiment], xarray.Dataset, dict[str, float]]:
     """What to compute for the main figure; the Bayes bounds; the thresholds.
 
@@ -203,30 +204,29 @@ def _peaks(
     return {value: at_interpolation if name == "interpolation" else at_separability for name, value in limits.items()}
 
 
-def bayes_bounds(data: GaussianMixture, chain: Chain, alpha: np.ndarray) -> xarray.Dataset:
+def bayes_bounds(data: DataModel, chain: Chain, alpha: np.ndarray) -> xarray.Dataset:
     """Least test error of who sees each stage's inputs and all samples up to it; none where given weights may know more."""
     bounds: dict[str, tuple[str, np.ndarray]] = {}
     seen: set[str] = set()
-    if not any(isinstance(stage, Frozen) for stage in chain.stages):
+    if not data.ruled and not any(isinstance(stage, Frozen) for stage in chain.stages):
         for name, stage in zip(chain.names, chain.stages, strict=True):
             seen.update(stage.sets)
             others = total_alpha(data, sorted(seen - {TRAINING}))
             samples = others + (alpha if TRAINING in seen else np.zeros_like(alpha))
-            bounds[f"bayes_{name}"] = ("alpha", thresholds.bayes_error(samples, data.rho, data.delta, stage.eta))
+            bounds[f"bayes_{name}"] = ("alpha", thresholds.bayes_error_of(data, samples, stage.eta))
     return xarray.Dataset(bounds, {"alpha": alpha})
 
 
 # What is said.
 
 
-def parameters_note(
-    data: GaussianMixture, chain: Chain, simulation: tuple[int, int], limits: Mapping[str, float]
-) -> str:
+def parameters_note(data: DataModel, chain: Chain, simulation: tuple[int, int], limits: Mapping[str, float]) -> str:
     """The model's parameters and what the lines and points are, in mathtext."""
     number = style.plain_number
-    note = rf"$\rho={number(data.rho)}$, $\Delta={number(data.delta)}$"
-    if data.label_noise:
-        note += rf", $\theta={number(data.label_noise)}$"
+    shown = [name for name in data.parameters[1:] if name != "label_noise" or data.label_noise]
+    note = ", ".join(f"${described(name).symbol}={number(getattr(data, name))}$" for name in shown)
+    if data.ruled:
+        note = f"{data.title}, {note}" if note else data.title
     for further in data.further:
         note += rf", {style.words(further.name)}: $\alpha={number(further.alpha)}$"
     if chain.names == ("teacher", "student") and all(isinstance(stage, Estimator) for stage in chain.stages):

@@ -112,7 +112,8 @@ def square_chain(data: DataModel, chain: Chain) -> SquareChain | None:
     alpha = total_alpha(data, first.sets)
     noise = sum(data.data_set(name).alpha * data.data_set(name).label_noise for name in first.sets) / alpha
     return SquareChain(
-        alpha, data.rho, data.delta, noise, first.eta, *(np.array(numbers, dtype=float) for numbers in arrays), links, given
+        alpha, data.positive_share, data.variance, noise, first.eta,
+        *(np.array(numbers, dtype=float) for numbers in arrays), links, given,
     )  # fmt: skip
 
 

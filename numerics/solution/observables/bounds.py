@@ -18,4 +18,4 @@ def bayes_error(stage: AnyStage):
     stages up to this one are trained on; the lower bound of what they may reach."""
     seen = {name for earlier in stage.chain.stages[: stage.number] for name in earlier.sets} or {TRAINING}
     alpha = total_alpha(stage.data, sorted(seen))
-    return float(thresholds.bayes_error(alpha, stage.data.rho, stage.data.delta, stage.estimator.eta))
+    return float(thresholds.bayes_error_of(stage.data, alpha, stage.estimator.eta))
