@@ -55,7 +55,8 @@ from numerics.settings import DEFAULT, Settings
 from numerics.simulation.result import SimulationResult
 from numerics.simulation.run import simulate
 from numerics.solution.observables import OBSERVABLES
-from numerics.solution.observables.registry import REGISTRY, groups
+from numerics.solution.observables.registry import ERROR_SUFFIX as ERROR_OF
+from numerics.solution.observables.registry import REGISTRY, groups, long_name
 from numerics.solution.solution import Solution
 from numerics.solver import ConvergenceWarning, read_solution, solve
 from numerics.sweeps.grid import ERROR_SUFFIX
@@ -744,7 +745,7 @@ class Explorer:
     def save(self, path: str | Path) -> None:
         """Write the figure (``.png``, ``.pdf``), or curves, numbers and simulations (``.nc``), by suffix.
 
-        A NetCDF file has the groups ``curves`` (all observables), ``point`` (the current alpha) and, if there are any,
+        A NetCDF file has the groups ``curves`` (all observables), ``point`` (the current alpha, with errors) and, if there are any,
         ``simulation``.  Its attribute ``rerun`` is the call that gives this interface again, ``parameters`` the same as JSON.
         What was there before is replaced only by a complete file.
 
@@ -781,8 +782,8 @@ class Explorer:
         point = xarray.Dataset(
             {
                 **{
-                    name: ("stage", [getattr(s, name) for s in solution.stages], {"long_name": OBSERVABLES[name]})
-                    for name in names
+                    name: ("stage", [getattr(s, name) for s in solution.stages], {"long_name": long_name(name)})
+                    for name in (*names, *(name + ERROR_OF for name in names))
                 },
                 "overlap": (stages, solution.overlap, {"long_name": "overlap Q"}),
                 "response_matrix": (stages, solution.response, {"long_name": "response V"}),

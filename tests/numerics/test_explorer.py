@@ -435,7 +435,7 @@ def test_data_are_saved_and_can_be_run_again(small: Explorer, tmp_path: Path) ->
     point = xarray.load_dataset(path, group="point")
     assert float(point.alpha) == 1.1
     np.testing.assert_allclose(point.overlap, small.solution.overlap)
-    assert set(OBSERVABLES) <= set(point.data_vars)
+    assert {*OBSERVABLES, *(f"{name}_quadrature_error" for name in OBSERVABLES)} <= set(point.data_vars)
     points = xarray.load_dataset(path, group="simulation")
     np.testing.assert_array_equal(points.test_error, small.simulation.test_error)
     assert (points.attrs["n_inputs"], points.attrs["n_runs"], points.attrs["seed"]) == (60, 3, 0)
