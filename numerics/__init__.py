@@ -25,6 +25,7 @@ _HOMES = {
         "Frozen",
         "GaussianMixture",
         "Hebbian",
+        "LinearRule",
         "ParameterError",
         "parameter_paths",
         "with_parameter",

@@ -19,7 +19,7 @@ from scipy.stats import qmc
 
 from numerics.models import (
     Chain,
-    GaussianMixture,
+    DataModel,
     ParameterError,
     Stage,
     check_fit,
@@ -29,8 +29,9 @@ from numerics.models import (
 from numerics.scalar.nodes import sharpness_along
 from numerics.scalar.walk import Walk
 from numerics.settings import DEFAULT, Settings
-from numerics.solution.observables import OBSERVABLES
+from numerics.solution.observables.registry import observables_of
 from numerics.solution.solution import Solution
+from numerics.solution.state import limit_of
 from numerics.solver import ConvergenceWarning, require_solvable, settings_for, solve, spectral_solution
 
 SHIFT = 1e-3
@@ -105,7 +106,7 @@ class Optimum:
 
 
 def optimize(
-    data: GaussianMixture,
+    data: DataModel,
     chain: Chain | Stage | Sequence[Stage],
     over: Mapping[str, tuple[float, float]],
     observable: str = "student.test_error",
@@ -156,7 +157,7 @@ def optimize(
     if not over:
         raise ParameterError("over must name at least one parameter")
     axes = [_Axis.between(data, chain, path, bounds) for path, bounds in over.items()]
-    search = _Search(data, chain, axes, _reader(chain, observable), -1.0 if maximize else 1.0, settings)
+    search = _Search(data, chain, axes, _reader(data, chain, observable), -1.0 if maximize else 1.0, settings)
     u = _bottom_of_valleys(search) if len(axes) == 1 else _descend(search)
     return _report(search, u, observable, maximize)
 
@@ -194,7 +195,7 @@ def derivatives(
     >>> {path: round(slope["teacher.test_error"], 6) for path, slope in found.items()}
     {'alpha': -0.00939, 'teacher.ridge': -0.074867}
     """
-    readers = {name: _reader(solution.chain, name) for name in observables}
+    readers = {name: _reader(solution.data, solution.chain, name) for name in observables}
     result = {}
     for path in parameters:
         axis = _Axis.at(solution, path)
@@ -218,7 +219,7 @@ def tangent(solution: Solution, parameter: str) -> list[np.ndarray]:
     moved, slope = _moved_solutions(solution, axis)
     return [
         slope * sum(weight * moved[offset].points[t].unknowns for offset, weight in axis.stencil.items())
-        for t in range(len(solution))
+        for t in range(len(solution.points))
     ]
 
 
@@ -241,7 +242,7 @@ class _Axis:
     stencil: Mapping[int, float] = field(default_factory=lambda: _CENTRAL)
 
     @classmethod
-    def between(cls, data: GaussianMixture, chain: Chain, path: str, bounds: tuple[float, float]) -> _Axis:
+    def between(cls, data: DataModel, chain: Chain, path: str, bounds: tuple[float, float]) -> _Axis:
         try:
             lower, upper = (float(bound) for bound in bounds)
         except (TypeError, ValueError):
@@ -268,7 +269,7 @@ class _Axis:
         axis = cls(path, -math.inf, math.inf, value > 0)
         return axis.inside(solution.data, solution.chain, math.log(value) if value > 0 else value)
 
-    def inside(self, data: GaussianMixture, chain: Chain, u: float) -> _Axis:
+    def inside(self, data: DataModel, chain: Chain, u: float) -> _Axis:
         """With a stencil that does not leave the allowed values around ``u``."""
         for stencil in (_CENTRAL, _FORWARD, _BACKWARD):
             try:
@@ -283,16 +284,16 @@ class _Axis:
         # Bounds are met exactly: exp(log(bound)) may miss one by a rounding error.
         return self.bounds.get(u) or (math.exp(u) if self.logarithmic else float(u))
 
-    def put(self, data: GaussianMixture, chain: Chain, u: float) -> tuple[GaussianMixture, Chain]:
+    def put(self, data: DataModel, chain: Chain, u: float) -> tuple[DataModel, Chain]:
         """The problem with this parameter at ``u``."""
         return with_parameter(data, chain, self.path, self.value(u))
 
 
-def _reader(chain: Chain, observable: str) -> Callable[[Solution], float]:
+def _reader(data: DataModel, chain: Chain, observable: str) -> Callable[[Solution], float]:
     """Function that reads ``<stage>.<observable>`` off a solution."""
     stage, _, name = observable.rpartition(".")
-    if stage not in chain.names or name not in OBSERVABLES:
-        known = f"stages {', '.join(chain.names)} and observables {', '.join(OBSERVABLES)}"
+    if stage not in chain.names or name not in observables_of(data):
+        known = f"stages {', '.join(chain.names)} and observables {', '.join(observables_of(data))}"
         raise ParameterError(f"observable must be <stage>.<name>, from {known}; got {observable!r}")
     index = chain.names.index(stage)
     return lambda solution: float(getattr(solution[index], name))
@@ -313,14 +314,12 @@ def _moved_solutions(solution: Solution, axis: _Axis) -> tuple[dict[int, Solutio
         if None not in exact.values():
             return exact, scale
     require_solvable(solution.chain)
-    walks = {}
+    problems, walks = {0: (solution.data, solution.chain)}, {}
     for offset in axis.stencil:
-        data, chain = axis.put(solution.data, solution.chain, u + offset * SHIFT) if offset else (
-            solution.data, solution.chain
-        )  # fmt: skip
-        walks[offset] = Walk(
-            data, chain, solution.settings, solution.level, [stage.constraint for stage in solution.stages]
-        )
+        if offset:
+            problems[offset] = axis.put(solution.data, solution.chain, u + offset * SHIFT)
+        limits = [limit_of(point) for point in solution.points]
+        walks[offset] = Walk(*problems[offset], solution.settings, solution.level, limits)
     for number, point in enumerate(solution.points, 1):
         x = point.unknowns
         sharpness = sharpness_along(solution.points, number)
@@ -328,9 +327,11 @@ def _moved_solutions(solution: Solution, axis: _Axis) -> tuple[dict[int, Solutio
         for offset, walk in walks.items():
             walk.advance(x + offset * step, sharpness)
     moved = {
-        offset: replace(solution, data=walk.data, chain=walk.chain, points=tuple(walk.points), level=solution.level + 1)
+        offset: replace(
+            solution, data=problems[offset][0], chain=problems[offset][1], points=tuple(walk.points), level=solution.level + 1
+        )
         for offset, walk in walks.items()
-    }
+    }  # fmt: skip
     return moved, scale
 
 
@@ -341,7 +342,7 @@ class _Search:
     """An observable, times ``sign``, as a function of scaled parameters ``u``."""
 
     def __init__(
-        self, data: GaussianMixture, chain: Chain, axes: Sequence[_Axis], read: Callable[[Solution], float], sign: float,
+        self, data: DataModel, chain: Chain, axes: Sequence[_Axis], read: Callable[[Solution], float], sign: float,
         settings: Settings,
     ) -> None:  # fmt: skip
         self.data, self.chain, self.axes, self.read = data, chain, tuple(axes), read
@@ -357,7 +358,7 @@ class _Search:
     def upper(self) -> np.ndarray:
         return np.array([axis.upper for axis in self.axes])
 
-    def problem(self, u: np.ndarray) -> tuple[GaussianMixture, Chain]:
+    def problem(self, u: np.ndarray) -> tuple[DataModel, Chain]:
         """The problem at ``u``."""
         data, chain = self.data, self.chain
         for axis, coordinate in zip(self.axes, u, strict=True):

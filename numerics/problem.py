@@ -9,7 +9,8 @@
       ]
     }
 
-The keys are those of :class:`~numerics.models.GaussianMixture`, :class:`~numerics.models.DataSet` and
+The keys are those of :class:`~numerics.models.GaussianMixture` (with ``"rule": "identity"``, ``"sign"`` or ``"probit"`` among the
+data, those of :class:`~numerics.models.LinearRule`, whose ``output`` that is), :class:`~numerics.models.DataSet` and
 :class:`~numerics.models.Estimator`; with ``"stage": "frozen"``, ``"hebbian"`` or ``"bayes-optimal"``, those of that stage.
 A loss is a name (of ``theory.losses.BUILT_IN``) or a formula, or an object with ``"name"`` and the arguments of that loss, or with
 ``"formula"`` and perhaps ``"parameters"`` and ``"teacher"``.
@@ -24,13 +25,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 
 from numerics.models import (
+    OUTPUTS,
     BayesOptimal,
     Chain,
+    DataModel,
     DataSet,
     Estimator,
     Frozen,
     GaussianMixture,
     Hebbian,
+    LinearRule,
     ParameterError,
     Stage,
     check_fit,
@@ -46,7 +50,7 @@ STAGES: dict[str, type[Stage]] = {
 """Kinds of stage by the names used in files."""
 
 
-def read_problem(text: str) -> tuple[GaussianMixture, Chain]:
+def read_problem(text: str) -> tuple[DataModel, Chain]:
     """Data and chain from JSON, checked to fit together.
 
     Raises
@@ -102,7 +106,7 @@ def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def write_problem(data: GaussianMixture, chain: Chain) -> str:
+def write_problem(data: DataModel, chain: Chain) -> str:
     """JSON that :func:`read_problem` reads back as the same data and chain; what data and stages have by default is left out.
 
     Examples
@@ -113,6 +117,8 @@ def write_problem(data: GaussianMixture, chain: Chain) -> str:
     """
     kinds = {kind: name for name, kind in STAGES.items()}
     described = _given(data)
+    if isinstance(data, LinearRule):
+        described = {"rule": data.output, **{key: value for key, value in described.items() if key != "output"}}
     if "further" in described:
         described["further"] = [_given(found) for found in data.further]
     stages = []
@@ -126,7 +132,7 @@ def write_problem(data: GaussianMixture, chain: Chain) -> str:
     return json.dumps({"data": described, "chain": stages})
 
 
-def _given(value: DataSet | GaussianMixture | Stage) -> dict[str, object]:
+def _given(value: DataSet | DataModel | Stage) -> dict[str, object]:
     """Fields of a dataclass that differ from their defaults."""
     return {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default}
 
@@ -140,7 +146,7 @@ def _written_loss(loss: Loss) -> dict[str, object]:
     return {"name": names[type(loss)], **loss.parameters, **dict(loss.options), **teacher}
 
 
-def _data(described: object) -> GaussianMixture:
+def _data(described: object) -> DataModel:
     given = _object(described, "data")
     further = given.get("further", [])
     if not isinstance(further, list):
@@ -148,7 +154,14 @@ def _data(described: object) -> GaussianMixture:
     given["further"] = tuple(
         _built(DataSet, _object(s, f"data.further[{k}]"), f"data.further[{k}]") for k, s in enumerate(further)
     )
-    return _built(GaussianMixture, given, "data")
+    if "rule" not in given:
+        return _built(GaussianMixture, given, "data")
+    output = given.pop("rule")
+    if not isinstance(output, str) or output not in OUTPUTS:
+        raise ParameterError(f"data.rule must be one of {', '.join(OUTPUTS)}, got {output!r}")
+    if "output" in given:
+        raise ParameterError("data: unknown key 'output'; the output of a rule is its key rule")
+    return _built(LinearRule, {**given, "output": output}, "data")
 
 
 def _stage(described: object, where: str) -> Stage:

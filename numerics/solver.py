@@ -8,7 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from numerics.models import Chain, ConvergenceWarning, Estimator, GaussianMixture, ParameterError, Stage, check_fit
+from numerics.models import (
+    Chain,
+    ConvergenceWarning,
+    DataModel,
+    Estimator,
+    ParameterError,
+    Stage,
+    check_fit,
+    in_equations,
+)
 from numerics.scalar.compiled import PointArrays, compile_chain, newton, structural_loss
 from numerics.scalar.constrained import HardPoint
 from numerics.scalar.directions import TENSOR_STAGES
@@ -61,7 +70,7 @@ class ConvergenceError(RuntimeError):
 
 
 def solve(
-    data: GaussianMixture,
+    data: DataModel,
     chain: Chain | Stage | Sequence[Stage],
     *,
     rtol: float | None = None,
@@ -120,8 +129,8 @@ def solve(
     >>> hard.limit, round(hard.margin, 6), round(hard.test_error, 6)
     ('max margin', 0.984012, 0.21046)
     """
-    if not isinstance(data, GaussianMixture):
-        raise ParameterError(f"data must be a GaussianMixture, got {data!r}")
+    if not isinstance(data, DataModel):
+        raise ParameterError(f"data must be a GaussianMixture or a LinearRule, got {data!r}")
     chain = Chain.of(chain)
     check_fit(data, chain)
     settings = settings_for(chain, settings, rtol)
@@ -143,7 +152,7 @@ def solve(
                 if point.status == 0 and not isinstance(point, HardPoint):
                     arrays.x[0, t, : point.unknowns.size] = np.nan_to_num(point.unknowns, neginf=_NO_WEIGHTS)
                     arrays.started[0, t] = 1
-        arrays.solve(compile_chain(chain), settings)
+        arrays.solve(compile_chain(in_equations(data, chain)), settings)
         solution = read_solution(arrays, 0, data, chain, settings)
         if not solution.converged:
             solution = spectral_solution(data, chain, settings) or solution
@@ -189,7 +198,7 @@ def has_limit(chain: Chain) -> bool:
     return any(getattr(stage, "ridge", None) == 0 for stage in chain.stages)
 
 
-def limit_solution(data: GaussianMixture, chain: Chain, settings: Settings = DEFAULT) -> Solution:
+def limit_solution(data: DataModel, chain: Chain, settings: Settings = DEFAULT) -> Solution:
     """Solution of a chain in which some ridges are 0, converged or not.
 
     Raises
@@ -202,7 +211,7 @@ def limit_solution(data: GaussianMixture, chain: Chain, settings: Settings = DEF
     return _assemble(found.points, found.level, found.error, data, chain, settings)
 
 
-def spectral_solution(data: GaussianMixture, chain: Chain, settings: Settings = DEFAULT) -> Solution | None:
+def spectral_solution(data: DataModel, chain: Chain, settings: Settings = DEFAULT) -> Solution | None:
     """Solution of a chain of quadratic losses on one data set, of any length (:mod:`numerics.square_chain`); None for others."""
     numbers = None if has_limit(chain) else square_chain(data, chain)
     if numbers is None:
@@ -221,14 +230,16 @@ def require_solvable(chain: Chain) -> None:
         )
 
 
-def read_solution(arrays: PointArrays, i: int, data: GaussianMixture, chain: Chain, settings: Settings) -> Solution:
+def read_solution(arrays: PointArrays, i: int, data: DataModel, chain: Chain, settings: Settings) -> Solution:
     """Solution of point ``i`` of an array of points."""
     _, level, error = arrays.summary[i]
-    return _assemble(read_points(arrays, i, len(chain)), int(level), float(error), data, chain, settings)
+    return _assemble(
+        read_points(arrays, i, len(in_equations(data, chain))), int(level), float(error), data, chain, settings
+    )
 
 
 def _assemble(
-    points: tuple[StagePoint, ...], level: int, error: float, data: GaussianMixture, chain: Chain, settings: Settings
+    points: tuple[StagePoint, ...], level: int, error: float, data: DataModel, chain: Chain, settings: Settings
 ) -> Solution:  # fmt: skip
     """Solution from the stages solved, judged by residual and quadrature error."""
     residual = max(point.residual for point in points)
@@ -270,7 +281,7 @@ def _success(points: Sequence[StagePoint], chain: Chain) -> str:
 
 
 def plain_iteration(
-    data: GaussianMixture, stage: Estimator, nodes: Nodes, moments: WeightMoments, earlier: Sequence[StagePoint],
+    data: DataModel, stage: Estimator, nodes: Nodes, moments: WeightMoments, earlier: Sequence[StagePoint],
     x: np.ndarray, step: float, tail: float = 1e-15,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """The saddle-point equations of one stage at any point, for checks.

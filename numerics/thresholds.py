@@ -25,7 +25,7 @@ from sympy import Expr, Symbol, lambdify
 
 from numerics.codegen.printing import with_tails
 from numerics.deferred import optimize, special
-from numerics.models import ParameterError, require_noise, require_number
+from numerics.models import DataModel, GaussianMixture, ParameterError, require_noise, require_number
 from theory import observables
 
 MAX_NEWTON = 200
@@ -57,6 +57,9 @@ LOG_LARGEST = math.log(sys.float_info.max)
 
 LEAST_NOISE = 1e-13
 """Noise variance below which the classes are too far apart for the margin to be told in double precision."""
+
+RULE_NODES = 24
+"""Gauss-Legendre nodes of each panel in the field of a rule."""
 
 MAX_DOUBLINGS = 60
 """Doublings allowed in the search for an upper bound of the margin."""
@@ -451,6 +454,96 @@ class SeparationProblem:
     def _where(self) -> str:
         noisy = f", label_noise={self.label_noise:g}" if self.label_noise else ""
         return f"rho={self.rho:g}, delta/eta={self.delta:g}{noisy}"
+
+
+class RuleSeparation:
+    """Margins of labels that a rule gives, at ``|w|^2 = N``, which no bias makes larger: the labels are symmetric.
+
+    With ``u`` the rule's noisy field over its width, ``r`` its correlation with the logit, and labels ``y = f sign(u)``, f = -1
+    for the share ``label_noise``, Gordon's condition (see :func:`max_margin`) is
+
+        alpha E_f E_u E_z[(kappa - f r |u| + sqrt(1 - r^2) z)_+^2] <= eta - (1 + noise) r^2,
+
+    the right side what the trained weights orthogonal to the rule's can make up for; ``w.theta/N = r sqrt(1 + noise)``.
+
+    Parameters
+    ----------
+    eta, noise, label_noise : float
+        Trained fraction, variance of what is added to the rule's field, share of flipped labels.
+    """
+
+    def __init__(self, eta: float, noise: float, label_noise: float) -> None:
+        self.eta, self.noise, self.label_noise = eta, noise, label_noise
+        unit, share = np.polynomial.legendre.leggauss(RULE_NODES)
+        ends = np.concatenate([[0.0], np.geomspace(1e-6, 1.0, 7), np.linspace(2.0, 9.0, 8)])
+        half = 0.5 * np.diff(ends)
+        self._u = (0.5 * (ends[1:] + ends[:-1])[:, None] + half[:, None] * unit).ravel()
+        weight = (half[:, None] * share).ravel() * np.exp(-0.5 * self._u**2) * math.sqrt(2 / math.pi)
+        shares = np.array([1 - label_noise, label_noise])
+        self._weight, self._fu = np.outer(shares, weight).ravel(), np.outer([1.0, -1.0], self._u).ravel()
+        self._largest = math.sqrt(eta / (1 + noise))
+
+    def threshold(self) -> float:
+        """``alpha*``; infinite if the rule is noiseless and all its weights can be learned."""
+        if self.label_noise == 0 and self._largest == 1.0:
+            return math.inf
+        return 1.0 / self._least(0.0)[0]
+
+    def at(self, alpha: float) -> tuple[float, float, float]:
+        """Margin, ``w.theta/N`` and bias of the max-margin separator at ``alpha`` below the threshold."""
+
+        def excess(kappa: float) -> float:
+            return math.log(self._least(kappa)[0] * alpha)
+
+        upper = math.sqrt(self.eta / alpha) + 1.0
+        kappa = optimize.brentq(excess, 0.0, upper, xtol=1e-15, rtol=4 * np.finfo(float).eps)
+        return kappa, self._least(kappa)[1] * math.sqrt(1 + self.noise), 0.0
+
+    def _least(self, kappa: float) -> tuple[float, float]:
+        """Smallest ``1/alpha`` at which the margin is ``kappa``, and its r."""
+        low, high = 0.0, self._largest * (1 - 1e-15)
+        if self.label_noise == 0.5:
+            return self._ratio(kappa, 0.0)[0], 0.0
+        while high - low > 0 and self._ratio(kappa, high)[1] < 0:
+            return self._ratio(kappa, high)[0], high
+        r = optimize.brentq(lambda r: self._ratio(kappa, r)[1], low, high, xtol=1e-16, rtol=4 * np.finfo(float).eps)
+        return self._ratio(kappa, r)[0], r
+
+    def _ratio(self, kappa: float, r: float) -> tuple[float, float]:
+        """``1/alpha`` of Gordon's condition at this r, and the derivative of its logarithm."""
+        width = math.sqrt((1 - r) * (1 + r))
+        t = (kappa - r * self._fu) / width
+        tail, density = special.ndtr(t), np.exp(-0.5 * t * t) / math.sqrt(2 * math.pi)
+        first = width * (t * tail + density)
+        square = width**2 * ((1 + t * t) * tail + t * density)
+        value, slope = self._weight @ square, self._weight @ (-2 * self._fu * first - 2 * r * tail)
+        rest = self.eta - (1 + self.noise) * r * r
+        return value / rest, slope / value + 2 * (1 + self.noise) * r / rest
+
+
+class MixtureSeparation:
+    """:class:`SeparationProblem` of weights that see a fraction of the inputs; the same questions as :class:`RuleSeparation`."""
+
+    def __init__(self, rho: float, delta: float, eta: float, label_noise: float, bias_is_free: bool) -> None:
+        self.eta, self._dense = eta, SeparationProblem(rho, delta / eta, label_noise, bias_is_free)
+
+    def threshold(self) -> float:
+        """``alpha*``."""
+        return self.eta * self._dense.threshold()
+
+    def at(self, alpha: float) -> tuple[float, float, float]:
+        """Margin, magnetization and bias of the max-margin separator at ``alpha`` below the threshold."""
+        self.threshold()
+        return tuple(math.sqrt(self.eta) * value for value in self._dense.solve(alpha / self.eta))
+
+
+def separation(
+    data: DataModel, eta: float, label_noise: float, bias_is_free: bool
+) -> MixtureSeparation | RuleSeparation:
+    """Separability of the labels of some data, a share ``label_noise`` of them flipped."""
+    if isinstance(data, GaussianMixture):
+        return MixtureSeparation(data.rho, data.delta, eta, label_noise, bias_is_free)
+    return RuleSeparation(eta, data.field_noise, label_noise)
 
 
 def _descent(gradient: NDArray, curvature: NDArray) -> NDArray:

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from numerics.cli.command import blaming, given
-from numerics.models import Chain, Estimator, GaussianMixture, ParameterError, check_fit
+from numerics.models import OUTPUTS, Chain, DataModel, Estimator, GaussianMixture, LinearRule, ParameterError, check_fit
 from numerics.problem import read_problem
 from numerics.sweeps.executors import EXECUTORS, THREADS, cluster
 from theory.convexity import ConvexityWarning
@@ -22,6 +22,9 @@ from theory.losses import BUILT_IN, Loss
 MODEL = """\b
 Model: M = alpha N samples x = s v/sqrt(N) + sqrt(Delta) z in N dimensions,
   class s = +1 with probability rho, else -1; v, z standard normal.
+  With --rule, x is standard normal, and the label is what a rule makes of
+  theta.x/sqrt(N), |theta|^2 = N: that number with noise (identity), its sign
+  (sign), or the sign of the number with noise (probit).
 Teacher, then student: minimise sum of loss(h) + ridge/2 |w|^2 over w and b,
   where h = w.x/sqrt(N) + b.  N goes to infinity at fixed alpha.
 Distillation: (1-chi) H(y, sigma(h)) + chi H(sigma(h_teacher/T), sigma(h/T)),
@@ -35,6 +38,16 @@ _ALPHA = "Samples per input dimension, alpha = M/N > 0."
 _OPTIONS: tuple[tuple[tuple[str, ...], dict], ...] = (
     (("--rho",), {"type": float, "default": 0.2, "help": "Probability of the positive class, in (0, 1)."}),
     (("--delta",), {"type": float, "default": 1.0, "help": "Noise variance Delta > 0 of every input."}),
+    (
+        ("--rule",),
+        {
+            "type": click.Choice(OUTPUTS),
+            "show_default": False,
+            "help": "Labels of a linear rule instead of classes; identity is regression, and then the losses are square and "
+            "square-distillation unless said otherwise.  Without --rho and --delta.",
+        },
+    ),
+    (("--noise",), {"type": float, "default": 0.25, "help": "Variance >= 0 of the noise of the rule."}),
     (
         ("--label-noise",),
         {"type": float, "default": 0.0, "help": "Probability, in [0, 1/2], that a training label is flipped."},
@@ -83,7 +96,8 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict], ...] = (
     ),
 )
 
-_DATA = ("alpha", "rho", "delta", "label_noise")
+_DATA = ("alpha", "rho", "delta", "noise", "label_noise")
+_MIXTURE, _RULE = ("alpha", "rho", "delta", "label_noise"), ("alpha", "noise", "label_noise")
 DATA_FLAGS = {name: f"--{name.replace('_', '-')}" for name in _DATA}
 _LOSS_ARGUMENTS = {
     "mixing": "chi",
@@ -180,7 +194,7 @@ def opened_executor(executor: str, scheduler: str | None, jobs: int) -> Iterator
         yield client
 
 
-def build_model(flags: Mapping[str, object]) -> tuple[GaussianMixture, Chain]:
+def build_model(flags: Mapping[str, object]) -> tuple[DataModel, Chain]:
     """Data and chain from the values of :func:`model_options`.
 
     Raises
@@ -192,9 +206,13 @@ def build_model(flags: Mapping[str, object]) -> tuple[GaussianMixture, Chain]:
         return _read_model(str(flags["problem"]), flags)
     if flags["alpha"] is None:
         raise click.UsageError("Missing option '--alpha'.")
+    flags = _with_losses_of_rule(flags)
     _reject_idle_flags(flags)
-    with blaming(DATA_FLAGS, "--alpha"):
-        data = GaussianMixture(**{name: flags[name] for name in _DATA})
+    with blaming({**DATA_FLAGS, "output": "--rule"}, "--alpha"):
+        if flags["rule"] is None:
+            data = GaussianMixture(**{name: flags[name] for name in _MIXTURE})
+        else:
+            data = LinearRule(output=flags["rule"], **{name: flags[name] for name in _RULE})
     stages = []
     for role, eta in (("teacher", 1.0), ("student", flags["eta"])):
         if role == "student" and flags["single"]:
@@ -206,10 +224,32 @@ def build_model(flags: Mapping[str, object]) -> tuple[GaussianMixture, Chain]:
             stages.append(Estimator(loss, flags[f"{role}_ridge"], eta))
     if flags["smoothing"] and not any("smoothing" in stage.loss.parameters for stage in stages):
         raise click.UsageError("--smoothing has no effect on these losses")
-    return data, Chain.of(stages)
+    chain = Chain.of(stages)
+    with blaming({}, "--rule"):
+        check_fit(data, chain)
+    return data, chain
 
 
-def _read_model(file: str, flags: Mapping[str, object]) -> tuple[GaussianMixture, Chain]:
+def _with_losses_of_rule(flags: Mapping[str, object]) -> dict[str, object]:
+    """The flags, with square losses where labels are real numbers; a UsageError for flags of other data."""
+    flags = dict(flags)
+    if flags["rule"] is None:
+        if given("noise"):
+            raise click.UsageError("--noise has no effect without --rule")
+        return flags
+    for name in ("rho", "delta"):
+        if given(name):
+            raise click.UsageError(f"--{name} has no effect with --rule: its inputs have no classes")
+    if flags["rule"] == "sign" and given("noise"):
+        raise click.UsageError("--noise has no effect with --rule sign; see --rule probit, --label-noise")
+    if flags["rule"] == "identity":
+        for name, loss in (("teacher_loss", "square"), ("student_loss", "square-distillation")):
+            if not given(name):
+                flags[name] = loss
+    return flags
+
+
+def _read_model(file: str, flags: Mapping[str, object]) -> tuple[DataModel, Chain]:
     """Data and chain of ``--problem``, after the flags of the data that were given."""
     for name, flag in _STAGE_FLAGS.items():
         if given(name):
@@ -221,6 +261,11 @@ def _read_model(file: str, flags: Mapping[str, object]) -> tuple[GaussianMixture
         raise click.UsageError(f"--problem: cannot read {file}: {error}") from None
     with blaming({}, "--problem"):
         data, chain = read_problem(text)
+    if given("rule"):
+        raise click.UsageError("--rule has no effect with --problem: the file describes the data")
+    for name in _DATA:
+        if given(name) and name not in (_RULE if data.ruled else _MIXTURE):
+            raise click.UsageError(f"{DATA_FLAGS[name]} has no effect on the data of --problem, {data!r}")
     with blaming(DATA_FLAGS, "--problem"):
         data = replace(data, **{name: flags[name] for name in _DATA if given(name)})
         check_fit(data, chain)

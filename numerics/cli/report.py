@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from numerics.models import TRAINING, Chain, Estimator, GaussianMixture, Stage
+from numerics.models import TRAINING, Chain, DataModel, Estimator, Stage
 from numerics.solution.observables import OBSERVABLES
+from numerics.solution.observables.registry import observables_of
 from numerics.solution.solution import Solution
 
 if TYPE_CHECKING:
@@ -20,9 +21,15 @@ SHOWN_FAILURES = 5
 """Points without a result that a command names."""
 
 
-def describe(data: GaussianMixture, chain: Chain) -> str:
+_SYMBOLS = {"delta": "Delta"}
+
+
+def describe(data: DataModel, chain: Chain) -> str:
     """The problem in words, a line for the data, one for each further data set and one for each stage."""
-    lines = [f"Gaussian mixture: alpha = {data.alpha:g}, rho = {data.rho:g}, Delta = {data.delta:g}"]
+    values = ", ".join(
+        f"{_SYMBOLS.get(name, name)} = {getattr(data, name):g}" for name in data.parameters if name != "label_noise"
+    )
+    lines = [f"{data.title}: {values}"]
     if data.label_noise:
         lines[0] += f", label noise {data.label_noise:g}"
     for further in data.further:
@@ -75,7 +82,7 @@ def solution_text(solution: Solution) -> str:
     """Order parameters and observables of a solution."""
     names = solution.chain.names
     rows = [["", *names]]
-    for key in OBSERVABLES:
+    for key in observables_of(solution.data):
         values = [getattr(stage, key) for stage in solution.stages]
         if np.any(np.isfinite(values)):
             rows.append([key, *map(number, values)])

@@ -11,12 +11,12 @@ import click
 from numerics.cli.command import Command, blaming, deliver, patience, require_writable
 from numerics.cli.flags import MODEL, build_model, model_options, report_options
 from numerics.cli.report import solution_text
-from numerics.models import Chain, GaussianMixture, ParameterError
+from numerics.models import Chain, DataModel, ParameterError
 from numerics.solution.solution import Solution
 from numerics.solver import ConvergenceWarning, solve
 
 
-def solve_quietly(data: GaussianMixture, chain: Chain, rtol: float | None) -> Solution:
+def solve_quietly(data: DataModel, chain: Chain, rtol: float | None) -> Solution:
     """Solve; what did not converge is in the result, not in a warning."""
     with (
         warnings.catch_warnings(),

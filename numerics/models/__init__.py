@@ -3,7 +3,7 @@
 What one object can know it checks itself; what takes both data and chain is checked by :func:`check_fit`.
 """
 
-from numerics.models.chain import Chain, check_fit
+from numerics.models.chain import Chain, check_fit, in_equations
 from numerics.models.checks import ROUNDING, ConvergenceWarning, ParameterError, require_noise, require_number
 from numerics.models.data import (
     OUTPUTS,
@@ -28,7 +28,7 @@ from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Rul
 
 __all__ = [
     "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ConvergenceWarning", "DataModel",
-    "DataSet", "Description", "Estimator", "Frozen", "GaussianMixture", "Hebbian", "LinearRule", "ParameterError", "Rule", "Stage",
-    "check_fit", "described", "parameter_paths", "parameter_value", "parameter_values", "require_noise", "require_number",
-    "total_alpha", "with_parameter",
+    "DataSet", "Description", "Estimator", "Frozen", "GaussianMixture", "Hebbian", "LinearRule", "ParameterError", "Rule",
+    "Stage", "check_fit", "described", "in_equations", "parameter_paths", "parameter_value", "parameter_values",
+    "require_noise", "require_number", "total_alpha", "with_parameter",
 ]  # fmt: skip

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from numerics.models.checks import ROUNDING, ParameterError
-from numerics.models.data import GaussianMixture
-from numerics.models.stages import STAGE_KINDS, BayesOptimal, Estimator, Frozen, Stage
+from numerics.models.data import DataModel, LinearRule
+from numerics.models.stages import STAGE_KINDS, BayesOptimal, Estimator, Frozen, Rule, Stage
+from theory.rules import after_rule
 
 
 @dataclass(frozen=True)
 class Chain:
     """Stages one after the other, each of which may look at those before, checked to fit together.
+
+    Parameters
+    ----------
+    stages : sequence of stages
+    hidden : int
+        How many of the first belong to the data (:func:`in_equations`); users do not make such chains.
 
     Examples
     --------
@@ -23,6 +31,7 @@ class Chain:
     """
 
     stages: tuple[Stage, ...]
+    hidden: int = field(default=0, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.stages, Sequence):
@@ -66,8 +75,8 @@ class Chain:
 
     def name(self, number: int) -> str:
         """Name of stage ``number`` (1-based)."""
-        given = self.stages[number - 1].name
-        return given or {1: "teacher", 2: "student"}.get(number, f"stage{number}")
+        given, place = self.stages[number - 1].name, number - self.hidden
+        return given or {0: "rule", 1: "teacher", 2: "student"}.get(place, f"stage{place}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,7 +96,7 @@ class Chain:
         >>> [chain.teachers(number) for number in (1, 2, 3, 4)]
         [(), (1,), (1,), (1, 3)]
         """
-        if number == 1:
+        if number <= 1 + self.hidden:
             return ()
         stage = self.stages[number - 1]
         seen = sorted(set(stage.loss.stages(number))) if isinstance(stage, Estimator) else []
@@ -95,12 +104,42 @@ class Chain:
             return tuple(seen)
         return (number - 1,)
 
-    def resolved(self, data: GaussianMixture) -> tuple[Estimator | Frozen, ...]:
+    def resolved(self, data: DataModel) -> tuple[Estimator | Frozen, ...]:
         """The stages with Hebbian and Bayes-optimal ones written as the Estimators they are on these data."""
         return tuple(stage.resolved(data) for stage in self.stages)
 
 
-def check_fit(data: GaussianMixture, chain: Chain) -> None:
+@lru_cache(maxsize=4096)
+def in_equations(data: DataModel, chain: Chain) -> Chain:
+    """The chain that is solved and trained: with the rule of the data, if there is one, before the stages.
+
+    Raises
+    ------
+    ParameterError
+        For a loss, or a stage, that needs two classes, where labels are real numbers or the rule's.
+    """
+    if not isinstance(data, LinearRule) or chain.hidden:
+        return chain
+    moved = []
+    for name, stage in zip(chain.names, chain.stages, strict=True):
+        if isinstance(stage, BayesOptimal):
+            raise ParameterError(
+                f"{name} is Bayes-optimal for two Gaussian classes, and the labels are those of a rule"
+            )
+        if isinstance(stage, Frozen) and stage.magnetization:
+            raise ParameterError(f"magnetization of {name} must be 0: inputs labelled by a rule have no mean")
+        found = stage.resolved(data)
+        if not isinstance(found, Frozen):
+            try:
+                found = replace(found, loss=after_rule(found.loss, data.has_real_labels))
+            except ValueError as error:
+                raise ParameterError(f"loss of {name}: {error}") from None
+        moved.append(found)
+    rule = Rule(norm_squared=1.0 + data.field_noise, noise=data.field_noise)
+    return Chain((rule, *moved), hidden=1)
+
+
+def check_fit(data: DataModel, chain: Chain) -> None:
     """Check what takes both data and chain.
 
     Raises
@@ -109,6 +148,7 @@ def check_fit(data: GaussianMixture, chain: Chain) -> None:
         If a stage is trained on a data set that does not exist, nobody is trained on one, a data set and a stage share a name,
         masks cannot overlap as asked, or a Bayes-optimal stage is given noisy labels.
     """
+    in_equations(data, chain)
     known = [found.name for found in data.sets]
     used: set[str] = set()
     for number, (name, stage) in enumerate(zip(chain.names, chain.stages, strict=True), start=1):

@@ -13,7 +13,7 @@ from numerics.models.checks import ParameterError, require_alpha, require_noise,
 TRAINING = "training"
 """Name of the data set that all data have."""
 
-OUTPUTS = ("identity", "sign", "probit", "logit")
+OUTPUTS = ("identity", "sign", "probit")
 """What a linear rule may make of its field."""
 
 
@@ -77,6 +77,15 @@ class DataModel(ABC):
     label_noise: float
     further: tuple[DataSet, ...]
 
+    title: ClassVar[str] = "Gaussian mixture"
+    """In reports."""
+
+    ruled: ClassVar[bool] = False
+    """Whether labels are those of a rule, whose logit comes before those of the stages."""
+
+    has_real_labels = False
+    """Whether labels are real numbers, not signs."""
+
     @property
     @abstractmethod
     def parameters(self) -> tuple[str, ...]: ...
@@ -90,6 +99,11 @@ class DataModel(ABC):
     @abstractmethod
     def classes(self) -> tuple[ClassLaw, ...]:
         """Laws of the inputs, and the labels that go with them."""
+
+    @property
+    def field_noise(self) -> float:
+        """Variance of what a rule adds to its field; 0 where there is none."""
+        return 0.0
 
     @property
     def positive_share(self) -> float:
@@ -195,7 +209,6 @@ class LinearRule(DataModel):
 
     - ``output="identity"`` (regression): the real number ``s = z + eps``;
     - ``"sign"``: the sign of z;  ``"probit"``: the sign of ``z + eps``;
-    - ``"logit"``: +1 with probability ``sigmoid(slope z)``, else -1;
 
     with ``eps ~ N(0, noise)``.  The rule is part of the data, not a stage.
 
@@ -204,11 +217,9 @@ class LinearRule(DataModel):
     alpha : float
         Samples per input dimension of the training set, ``alpha = M/N > 0``.
     noise : float
-        VARIANCE of eps, >= 0; of "sign" and "logit" it is no part.
+        VARIANCE of eps, >= 0; of "sign" it is no part.
     output : str
-        "identity", "sign", "probit" or "logit".
-    slope : float
-        Of the logit, > 0.
+        "identity", "sign" or "probit".
     label_noise : float
         Probability theta in [0, 1/2] with which a training label is flipped; 0 for real labels.
     further : sequence of DataSet
@@ -230,7 +241,6 @@ class LinearRule(DataModel):
     alpha: float
     noise: float = 0.25
     output: str = "identity"
-    slope: float = 1.0
     label_noise: float = 0.0
     further: tuple[DataSet, ...] = ()
 
@@ -239,7 +249,6 @@ class LinearRule(DataModel):
             raise ParameterError(f"output must be one of {', '.join(OUTPUTS)}, got {self.output!r}")
         self._check(
             noise=require_number("noise", self.noise, at_least=0, allowed="a finite number >= 0"),
-            slope=require_number("slope", self.slope, above=0, allowed="a finite number > 0"),
         )
         for found in self.sets if self.has_real_labels else ():
             if found.label_noise:
@@ -254,6 +263,12 @@ class LinearRule(DataModel):
         ]
         return f"LinearRule({', '.join(shown)})"
 
+    ruled: ClassVar[bool] = True
+
+    @property
+    def title(self) -> str:
+        return f"linear rule, {self.output} output"
+
     @property
     def has_real_labels(self) -> bool:
         """Whether labels are real numbers, not signs."""
@@ -261,13 +276,13 @@ class LinearRule(DataModel):
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        own = {"identity": ("noise",), "sign": (), "probit": ("noise",), "logit": ("slope",)}[self.output]
+        own = () if self.output == "sign" else ("noise",)
         return ("alpha", *own) if self.has_real_labels else ("alpha", *own, "label_noise")
 
     @property
     def field_noise(self) -> float:
         """Variance of what is added to z before the output."""
-        return self.noise if self.output in ("identity", "probit") else 0.0
+        return 0.0 if self.output == "sign" else self.noise
 
     @property
     def variance(self) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from numerics.codegen.equations import EQUATION_NAMES, equations_module
 from numerics.codegen.losses import LossFunctions, grid_kind, loss_module
 from numerics.deferred import Deferred
-from numerics.models import Chain, Estimator, Frozen, GaussianMixture, Stage
+from numerics.models import Chain, DataModel, Estimator, Frozen, Stage, in_equations
 from numerics.scalar.constant_targets import resting_biases
 from numerics.scalar.directions import fixed_directions
 from numerics.scalar.nodes import Nodes, StagePoint, class_table, set_table
@@ -142,7 +142,7 @@ def _stage_equations(number: int) -> object:
 
 
 def newton(
-    data: GaussianMixture, stage: Estimator, nodes: Nodes, prior: np.ndarray, earlier: Sequence[StagePoint], x: np.ndarray,
+    data: DataModel, stage: Estimator, nodes: Nodes, prior: np.ndarray, earlier: Sequence[StagePoint], x: np.ndarray,
     step: float, tail: float, tolerance: float = 0.0, max_iterations: int = 1, *, shareable: bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple]:  # fmt: skip
     """Compiled Newton iteration of one stage on any nodes of the earlier ones; by default a single step, for what it evaluates.
@@ -172,7 +172,7 @@ def newton(
     outcome = _kernel.solve_stage(
         compiled.slopes, compiled.targets, compiled.bends, len(loss.bends), grid_kind(loss, shareable),
         _stage_equations(number), 0, unknowns, nodes.weight, nodes.statistics, nodes.labels, nodes.seen(loss.stages(number)),
-        np.array(loss.values, dtype=float), data.delta, np.concatenate(([data.delta], triangle)), prior, triangle,
+        np.array(loss.values, dtype=float), data.variance, np.concatenate(([data.variance], triangle)), prior, triangle,
         np.array([point.response_row[-1] for point in earlier], dtype=float),
         math.nan if stage.fixed_bias is None else stage.fixed_bias, step, tail, tolerance, max_iterations, conjugates, updated,
     )  # fmt: skip
@@ -191,7 +191,7 @@ def settings_vector(settings: Settings) -> np.ndarray:
     )  # fmt: skip
 
 
-def _bends(points: Sequence[tuple[GaussianMixture, Chain]]) -> list[list[np.ndarray]]:
+def _bends(points: Sequence[tuple[DataModel, Chain]]) -> list[list[np.ndarray]]:
     """Target bends of every stage at every point; looked up once for neighbours that share their losses."""
     found: list[list[np.ndarray]] = []
     previous: list[object] = []
@@ -222,7 +222,8 @@ class PointArrays:
         Stages without weights (:mod:`numerics.scalar.constant_targets`); their ``ln C_tt^2`` in ``x`` is 0 and stands for -oo.
     """
 
-    def __init__(self, points: Sequence[tuple[GaussianMixture, Chain]]) -> None:
+    def __init__(self, points: Sequence[tuple[DataModel, Chain]]) -> None:
+        points = [(data, in_equations(data, chain)) for data, chain in points]
         n, size = len(points), len(points[0][1])
         width = 2 * size + 2
         data, chain = points[0]

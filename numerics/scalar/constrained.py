@@ -30,7 +30,7 @@ from numerics.codegen.cache import njit
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions, loss_module
 from numerics.deferred import optimize, special
-from numerics.models import Chain, Estimator, Frozen, GaussianMixture
+from numerics.models import Chain, DataModel, Estimator, Frozen
 from numerics.scalar.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address
 from numerics.scalar.nodes import Nodes, StagePoint
 from theory.losses import Loss
@@ -203,7 +203,8 @@ def label_threshold(loss: Loss, low: float, high: float) -> tuple[float, float] 
 def constraint(chain: Chain, number: int, limit: str, nodes: Nodes) -> np.ndarray:
     """``h*`` of constrained stage ``number`` at each node, or the sign of the label seen for a margin; shape (n,)."""
     if limit == MAX_MARGIN:
-        return 2.0 * nodes.labels - 1.0
+        sign = 2.0 * nodes.labels - 1.0
+        return sign * np.where(nodes.logits[:, 0] > 0.0, 1.0, -1.0) if chain.hidden else sign
     return minimisers(chain[number - 1].loss, number, nodes)
 
 
@@ -232,7 +233,7 @@ class HardStage:
     limit: str
     nodes: Nodes
     goal: np.ndarray
-    data: GaussianMixture
+    data: DataModel
     prior: np.ndarray
     triangle: np.ndarray
     fixed_bias: float | None = None
@@ -249,12 +250,13 @@ class HardStage:
     @property
     def flipped(self) -> float:
         """Share of the labels it is trained on that noise flipped."""
-        wrong = self.nodes.statistics[:, 0] != 2.0 * self.nodes.labels - 1.0
+        said = np.ones(self.nodes.labels.size) if self.data.ruled else self.nodes.statistics[:, 0]
+        wrong = said != 2.0 * self.nodes.labels - 1.0
         return min(float(self.nodes.weight[wrong].sum()) / self.alpha, 0.5)
 
     def field(self, x: np.ndarray) -> tuple[np.ndarray, float]:
         """Mean of ``u`` at each node and its variance, for unknowns ``x`` (:attr:`HardPoint.variables`)."""
-        k, delta = self.number - 1, self.data.delta
+        k, delta = self.number - 1, self.data.variance
         statistics = self.nodes.statistics
         mean = statistics[:, 0] * x[0] + x[1]
         mean = (
@@ -272,7 +274,7 @@ class HardStage:
     def channel(self, x: np.ndarray) -> np.ndarray:
         """``alpha E`` of ``f s, f, f g_1.., f f_1.., f^2, df/domega``, the averages of ``theory.potential.average_symbols``."""
         mean, variance = self.field(x)
-        gamma = self.data.delta * x[-1]
+        gamma = self.data.variance * x[-1]
         if self.limit == MINIMUM_NORM:
             distance = self.goal - mean
             force = distance / gamma
@@ -294,7 +296,7 @@ class HardStage:
         equations = equations_module(self.number)
         inputs = np.concatenate((self.channel(x), x[2 : 2 + k]))
         conjugates, updated, factor = np.empty(2 * k + 4), np.empty(2 * k + 3), np.empty(k + 1)
-        equations.conjugates(inputs, np.concatenate(([self.data.delta], self.triangle)), conjugates)
+        equations.conjugates(inputs, np.concatenate(([self.data.variance], self.triangle)), conjugates)
         equations.prior(conjugates, self.prior, updated)
         equations.cholesky(np.ascontiguousarray(updated[1 : 2 + k]), self.triangle, factor)
         residual = np.concatenate(([updated[0], 0.0], factor, updated[2 + k :])) - x
@@ -305,7 +307,7 @@ class HardStage:
         """Natural size of each unknown."""
         k = self.number - 1
         root = math.sqrt(float(x[2 : 2 + k] @ x[2 : 2 + k] + abs(x[2 + k]))) + 1e-12
-        forces = np.sqrt(self.nodes.weight @ self.nodes.forces**2 / self.nodes.weight.sum()) * self.data.delta
+        forces = np.sqrt(self.nodes.weight @ self.nodes.forces**2 / self.nodes.weight.sum()) * self.data.variance
         return np.array([root, root, *([root] * k), root**2, *(root / (forces + 1e-300)), x[-1]])
 
     def start(self) -> np.ndarray:
@@ -316,14 +318,18 @@ class HardStage:
         if self.fixed_bias is not None:
             x[1] = self.fixed_bias
         if self.limit == MAX_MARGIN:
-            found = thresholds.max_margin(
-                self.alpha, self.data.rho, self.data.delta, self.eta, label_noise=self.flipped,
-                bias_is_free=self.fixed_bias is None,
-            )  # fmt: skip
-            x[0], x[1] = found.magnetization / found.margin, found.bias / found.margin
-            x[2 + k] = found.margin**-2
+            free = self.fixed_bias is None
+            margin, aligned, bias = thresholds.separation(self.data, self.eta, self.flipped, free).at(self.alpha)
+            x[1], x[2 + k] = bias / margin, margin**-2
+            if self.data.ruled:
+                x[2] = aligned / margin / self.triangle[0]
+                x[2 + k] -= x[2] ** 2
+            else:
+                x[0] = aligned / margin
             mean = self.nodes.statistics[:, 0] * x[0] + x[1]
-            z = (1.0 - self.goal * mean) / math.sqrt(self.data.delta * x[2 + k])
+            if self.data.ruled:
+                mean = mean + x[2] * self.nodes.statistics[:, 2]
+            z = (1.0 - self.goal * mean) / math.sqrt(self.data.variance * x[2 + k])
             x[-1] = self.eta - self.nodes.weight @ special.ndtr(z)
         return x
 
@@ -334,7 +340,8 @@ class HardStage:
         known = self.start()
         known[-1] = known[-1] if self.limit == MAX_MARGIN or self.number == 1 else self.eta - self.alpha
         if self.limit == MAX_MARGIN:
-            known[2 + k] -= x[2 : 2 + k] @ x[2 : 2 + k]
+            others = x[2 + self.data.ruled : 2 + k]
+            known[2 + k] -= others @ others
         fixed = np.setdiff1d(np.arange(x.size), self.free())
         x[fixed] = known[fixed]
         residual, free = self.evaluate(x)[0], self.free()
@@ -358,7 +365,8 @@ class HardStage:
         k = self.number - 1
         if self.limit == MINIMUM_NORM:  # V_tt = eta - alpha
             return np.array([r for r in range(2 * k + 3) if r != 1 or self.fixed_bias is None])
-        return np.array([*range(2, 2 + k), *range(3 + k, 3 + 2 * k)], dtype=int)  # a separator is one without a teacher
+        # A separator is one without a teacher: what it is of classes or of a rule is known.
+        return np.array([*range(2 + self.data.ruled, 2 + k), *range(3 + k, 3 + 2 * k)], dtype=int)
 
     def moved(self, x: np.ndarray, free: np.ndarray, step: np.ndarray) -> np.ndarray:
         """``x`` after a step of the free unknowns, a separator's norm being kept."""
@@ -424,7 +432,7 @@ def _variables(unknowns: np.ndarray) -> np.ndarray:
 
 
 def extend_hard(
-    nodes: Nodes, data: GaussianMixture, chain: Chain, number: int, point: HardPoint, step: float, tail: float
+    nodes: Nodes, data: DataModel, chain: Chain, number: int, point: HardPoint, step: float, tail: float
 ) -> Nodes:  # fmt: skip
     """Nodes on training samples that include constrained stage ``number``.
 
@@ -435,7 +443,7 @@ def extend_hard(
     stage = HardStage(number, point.limit, nodes, constraint(chain, number, point.limit, nodes), data, _NONE, _NONE)
     mean, variance = stage.field(point.variables)
     sigma = math.sqrt(variance)
-    gamma = data.delta * point.response_row[-1]
+    gamma = data.variance * point.response_row[-1]
     reach = math.sqrt(-2.0 * math.log(tail)) + 0.5
     n = nodes.weight.size
     if point.limit == MINIMUM_NORM:
@@ -466,7 +474,7 @@ def extend_hard(
 
 
 def follow_hard(
-    nodes: Nodes, data: GaussianMixture, chain: Chain, number: int, point: HardPoint, directions: np.ndarray
+    nodes: Nodes, data: DataModel, chain: Chain, number: int, point: HardPoint, directions: np.ndarray
 ) -> Nodes:  # fmt: skip
     """As :func:`extend_hard` where every node already has its value of the stage's own Gaussian, ``directions`` of shape (n,).
 
@@ -478,7 +486,7 @@ def follow_hard(
     field = mean + math.sqrt(variance) * directions
     trained = nodes.trained(data, chain[number - 1].sets)
     logit = np.where(trained, _constrained(stage.goal, field, point.limit), field)
-    force = (logit - field) / (data.delta * point.response_row[-1])
+    force = (logit - field) / (data.variance * point.response_row[-1])
     statistics = np.column_stack((nodes.statistics[:, : 2 + k], directions, nodes.forces, force))
     return replace(nodes, statistics=statistics, logits=np.column_stack((nodes.logits, logit)))
 

@@ -24,7 +24,15 @@ import sympy
 
 from numerics import thresholds
 from numerics.codegen.losses import LossFunctions
-from numerics.models import Chain, Estimator, Frozen, GaussianMixture, ParameterError, total_alpha
+from numerics.models import (
+    Chain,
+    DataModel,
+    Estimator,
+    Frozen,
+    ParameterError,
+    in_equations,
+    total_alpha,
+)
 from numerics.scalar.compiled import PointArrays, cholesky_triangle, compile_chain, newton, target_bends
 from numerics.scalar.constrained import (
     HARD,
@@ -43,9 +51,9 @@ from numerics.scalar.constrained import (
 from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes, sharp_crossings
 from numerics.scalar.prior import WeightMoments, coordinate_groups
 from numerics.settings import Settings
-from theory.functions import sigmoid
+from theory.functions import sigmoid, step
 from theory.losses import Loss
-from theory.symbols import h, y
+from theory.symbols import h, logit, y
 
 MAXIMUM_LIKELIHOOD = "maximum likelihood"
 
@@ -81,7 +89,7 @@ _PROBES = (-3.0, -0.3, 0.0, 0.3, 3.0)  # earlier logits, in units of the scale o
 # Which limit
 
 
-def classify(data: GaussianMixture, chain: Chain) -> tuple[str | None, ...]:
+def classify(data: DataModel, chain: Chain) -> tuple[str | None, ...]:
     """The limit that each stage stands for; None where its ridge is positive.
 
     Raises
@@ -105,23 +113,26 @@ def classify(data: GaussianMixture, chain: Chain) -> tuple[str | None, ...]:
     return limits
 
 
-def _separability(data: GaussianMixture, stage: Estimator) -> tuple[float, float]:
+def _separability(data: DataModel, stage: Estimator) -> tuple[float, float]:
     """alpha of the data sets that a stage is trained on, and the alpha up to which it can separate their labels."""
     sets = [data.data_set(name) for name in stage.sets]
     alpha = sum(found.alpha for found in sets)
     flipped = min(sum(found.alpha * found.label_noise for found in sets) / alpha, 0.5)
     free = stage.bias is None
-    return alpha, thresholds.separability_threshold(
-        data.rho, data.delta, stage.eta, label_noise=flipped, bias_is_free=free
-    )
+    return alpha, thresholds.separation(data, stage.eta, flipped, free).threshold()
 
 
-def _classify_stage(data: GaussianMixture, stage: Estimator, name: str) -> str:
+def of_labels(data: DataModel, loss: Loss) -> Loss:
+    """The loss as a function of the label, where a rule gives it: of samples on its positive side."""
+    return replace(loss, expression=loss.expression.subs(step(logit(1)), 1)) if data.ruled else loss
+
+
+def _classify_stage(data: DataModel, stage: Estimator, name: str) -> str:
     alpha = total_alpha(data, stage.sets)
     if minimum_is_finite(stage.loss):
         threshold, below = stage.eta, MINIMUM_NORM
         reason = f"alpha = eta = {stage.eta:g}, where the weights just fit every sample and their norm diverges"
-    elif is_logistic(stage.loss):
+    elif is_logistic(of_labels(data, stage.loss)):
         _, threshold = _separability(data, stage)
         below = MAX_MARGIN
         reason = f"the separability threshold alpha = {threshold:.8g}, where the norm diverges and the margin vanishes"
@@ -210,7 +221,7 @@ class LimitPoints:
     error: float
 
 
-def solve_limit(data: GaussianMixture, chain: Chain, settings: Settings) -> LimitPoints:
+def solve_limit(data: DataModel, chain: Chain, settings: Settings) -> LimitPoints:
     """Saddle points of a chain in which some ridges are 0.
 
     Raises
@@ -218,6 +229,7 @@ def solve_limit(data: GaussianMixture, chain: Chain, settings: Settings) -> Limi
     ParameterError
         Where a limit does not exist (:func:`classify`).
     """
+    chain = in_equations(data, chain)
     limits = classify(data, chain)
     hard = [number for number, limit in enumerate(limits, start=1) if limit in HARD]
     if not hard:
@@ -231,12 +243,15 @@ def without_ridge(stage: Estimator | Frozen) -> Estimator | Frozen:
 
 
 def _small_ridges(chain: Chain, ridge: float) -> Chain:
-    return Chain(
-        tuple(replace(stage, ridge=ridge) if getattr(stage, "ridge", None) == 0 else stage for stage in chain.stages)
+    return replace(
+        chain,
+        stages=tuple(
+            replace(stage, ridge=ridge) if getattr(stage, "ridge", None) == 0 else stage for stage in chain.stages
+        ),
     )
 
 
-def _solve_regular(data: GaussianMixture, chain: Chain, settings: Settings) -> LimitPoints:
+def _solve_regular(data: DataModel, chain: Chain, settings: Settings) -> LimitPoints:
     """Compiled solution of a chain without constrained stages, along falling ridges if need be."""
     compiled = compile_chain(chain)
     settings = replace(settings, newton_tolerance=min(settings.newton_tolerance, NEWTON_TOLERANCE))
@@ -267,7 +282,7 @@ def _solve_regular(data: GaussianMixture, chain: Chain, settings: Settings) -> L
 
 @lru_cache(maxsize=8)
 def _at_small_ridge(
-    data: GaussianMixture, chain: Chain, ridge: float, settings: Settings
+    data: DataModel, chain: Chain, ridge: float, settings: Settings
 ) -> tuple[StagePoint, ...]:  # fmt: skip
     """What starts the search for a limit; kept, because several stages of a chain ask for the same."""
     return _solve_regular(data, _small_ridges(chain, ridge), settings).points
@@ -296,7 +311,7 @@ def _read(arrays: PointArrays, n_stages: int) -> LimitPoints:
 class _Assembly:
     """A chain with constrained stages, solved stage by stage at rising quadrature levels."""
 
-    data: GaussianMixture
+    data: DataModel
     chain: Chain
     limits: tuple[str | None, ...]
     settings: Settings
@@ -305,7 +320,7 @@ class _Assembly:
         first = next(k for k, limit in enumerate(self.limits) if limit in HARD)
         prefix = LimitPoints((), 0, 0.0)
         if first > 0:
-            prefix = _solve_regular(self.data, Chain(self.chain.stages[:first]), self.settings)
+            prefix = _solve_regular(self.data, replace(self.chain, stages=self.chain.stages[:first]), self.settings)
             if any(point.status != 0 for point in prefix.points):
                 return prefix
         points, level, error = prefix.points, prefix.level, math.inf
@@ -370,7 +385,7 @@ class _Assembly:
             stage = HardStage(number, limit, nodes, goal, self.data, prior, triangle, self.chain[number - 1].bias)
             if start is not None:
                 point = stage.solve(start.variables)
-            elif limit == MAX_MARGIN and number > 1:
+            elif limit == MAX_MARGIN and number > 1 + self.chain.hidden:
                 point = stage.solve(self._overlapping(number, stage.start()))
             else:
                 point = stage.solve(stage.start())
@@ -392,13 +407,16 @@ class _Assembly:
         small = _at_small_ridge(self.data, self.chain, FIRST_RIDGES[0], self.settings)
         if len(small) < number or small[number - 1].status != 0:
             return x
-        k, near = number - 1, small[number - 1]
+        k, near, known = number - 1, small[number - 1], self.chain.hidden
         row = near.cholesky_row / math.sqrt(near.norm_squared)
-        size = math.sqrt(x[2 + k])
+        squared = x[2 : 2 + k] @ x[2 : 2 + k] + x[2 + k]
         out = x.copy()
-        out[2 : 2 + k] = size * row[:-1]
-        out[2 + k] = (size * row[-1]) ** 2
-        return out
+        out[2 + known : 2 + k] = math.sqrt(squared) * row[known:-1]
+        left = squared - out[2 : 2 + k] @ out[2 : 2 + k]
+        if left > 0.0:
+            out[2 + k] = left
+            return out
+        return x
 
     def _solve_soft(
         self, number: int, nodes: Nodes, moments: WeightMoments, points: Sequence[StagePoint], start: StagePoint | None,
@@ -431,7 +449,7 @@ class _Assembly:
 
 
 def solve_stage(
-    data: GaussianMixture, stage: Estimator, nodes: Nodes, prior: np.ndarray, earlier: Sequence[StagePoint], x: np.ndarray,
+    data: DataModel, stage: Estimator, nodes: Nodes, prior: np.ndarray, earlier: Sequence[StagePoint], x: np.ndarray,
     step: float, settings: Settings,
 ) -> StagePoint:  # fmt: skip
     """One compiled Newton solve of an ordinary stage on any nodes of the earlier ones.
@@ -451,7 +469,7 @@ def solve_stage(
 
 
 def extend_any(
-    nodes: Nodes, data: GaussianMixture, chain: Chain, number: int, point: StagePoint, settings: Settings, level: int, *,
+    nodes: Nodes, data: DataModel, chain: Chain, number: int, point: StagePoint, settings: Settings, level: int, *,
     training: bool, refinement: float = 1.0, bends: Sequence[tuple[float, float]] = (), sharpness: float = 0.0,
 ) -> Nodes:  # fmt: skip
     """``nodes`` of the stages before ``number``, extended by that stage, constrained or not.

@@ -196,8 +196,8 @@ def extend(
     loss = stage_loss(stage)
     compiled = loss_module(loss)
     row, responses = point.cholesky_row, point.response_row
-    root = math.sqrt(data.delta)
-    reaction = data.delta if training else 0.0
+    root = math.sqrt(data.variance)
+    reaction = data.variance if training else 0.0
     trained = nodes.trained(data, stage.sets) if training else np.ones(nodes.labels.size, dtype=bool)
     parts, defect = [], 0.0
     for on in (True, False):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from numerics.models import Chain, Frozen, GaussianMixture
+from numerics.models import Chain, DataModel, Frozen, in_equations
 from numerics.scalar.compiled import cholesky_triangle, newton, structural_loss, target_bends
 from numerics.scalar.constrained import HARD, HardPoint, HardStage, constraint, effective
 from numerics.scalar.directions import fixed_directions
-from numerics.scalar.limits import extend_any, without_ridge
+from numerics.scalar.limits import extend_any, given_point, without_ridge
 from numerics.scalar.nodes import StagePoint, extend, label_nodes
 from numerics.scalar.prior import WeightMoments, coordinate_groups
 from numerics.settings import Settings
@@ -20,8 +20,9 @@ class Walk:
     """The stages of a chain one after the other, at given unknowns: Newton steps, conjugates, nodes."""
 
     def __init__(
-        self, data: GaussianMixture, chain: Chain, settings: Settings, level: int, limits: Sequence[str | None] = ()
+        self, data: DataModel, chain: Chain, settings: Settings, level: int, limits: Sequence[str | None] = ()
     ) -> None:  # fmt: skip
+        chain = in_equations(data, chain)
         self.data, self.chain, self.settings, self.level = data, chain, settings, level + 1
         self.stages = tuple(without_ridge(stage) for stage in chain.resolved(data))
         self.limits = tuple(limits) or (None,) * len(chain)
@@ -39,7 +40,7 @@ class Walk:
         number = len(self.points) + 1
         stage, limit = self.stages[number - 1], self.limits[number - 1]
         if isinstance(stage, Frozen):
-            return np.zeros_like(x), np.zeros_like(x)
+            return given_point(stage, self.points).unknowns - x, np.zeros_like(x)
         if limit in HARD:
             nodes, prior = self.nodes.of(self.data, stage.sets), self.moments.prior_constants(number - 1, 1.0)
             goal = constraint(self.chain, number, limit, nodes)

@@ -1,5 +1,5 @@
-"""What is drawn, in this order: v, then for each data set its labels and inputs; label flips, random masks and frozen weights have
-streams of their own, so that the same seed gives the same inputs with and without them.
+"""What is drawn, in this order: v or the rule, then for each data set its labels and inputs; label flips, random masks, frozen
+weights and the noise of a rule have streams of their own, so that the same seed gives the same inputs with and without them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.models import TRAINING, Chain, GaussianMixture
+from numerics.models import TRAINING, Chain, DataModel, Rule
 
 Array = NDArray[np.float64]
 Selection = slice | NDArray[np.intp]
 """Some rows or columns of a matrix."""
 
-FLIPS, FURTHER, MASKS, FROZEN = range(1, 5)
+FLIPS, FURTHER, MASKS, FROZEN, RULE = range(1, 6)
 """Numbers of the random streams besides that of v and the training set."""
 
 
@@ -31,13 +31,15 @@ class Sample:
     design : ndarray, shape (M, N)
         x/sqrt(N).
     labels : ndarray, shape (M,)
-        0 or 1, as seen in training: with noise.
+        0 or 1, as seen in training: with noise.  Where a rule gives the labels, 1 if it is the one that the rule gives.
     mean : ndarray, shape (N,)
-        v.
+        v, or theta.
     clean_labels : ndarray, shape (M,)
         Of the cloud each sample comes from; ``labels`` if not given.
     sets : mapping of name to slice
         Rows of each data set; all are the training set's if not given.
+    rule : ndarray, shape (M,)
+        Field of the rule with its noise, if there is one.
     """
 
     design: Array
@@ -45,6 +47,7 @@ class Sample:
     mean: Array
     clean_labels: Array | None = None
     sets: Mapping[str, slice] = field(default_factory=dict)
+    rule: Array | None = None
 
     def __post_init__(self) -> None:
         if self.clean_labels is None:
@@ -70,10 +73,12 @@ def _generator(seed: np.random.SeedSequence, *stream: int) -> np.random.Generato
     return np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, *stream)))
 
 
-def draw(data: GaussianMixture, n_inputs: int, seed: np.random.SeedSequence) -> Sample:
-    """Draw v, and labels and inputs of every data set."""
+def draw(data: DataModel, n_inputs: int, seed: np.random.SeedSequence) -> Sample:
+    """Draw v, or the rule, and labels and inputs of every data set."""
     generator = np.random.default_rng(seed)
     mean = generator.standard_normal(n_inputs)
+    if data.ruled:
+        mean *= math.sqrt(n_inputs) / np.linalg.norm(mean)
     shift = mean / n_inputs
     sizes = sample_sizes(data, n_inputs)
     design = np.empty((sum(sizes), n_inputs))
@@ -83,11 +88,15 @@ def draw(data: GaussianMixture, n_inputs: int, seed: np.random.SeedSequence) -> 
         rows = sets[data_set.name] = slice(first, first + size)
         first += size
         source = _generator(seed, FURTHER, number) if number else generator
-        labels[rows] = source.random(size) < data.rho
+        labels[rows] = 1.0 if data.ruled else source.random(size) < data.positive_share
         source.standard_normal(out=design[rows])
-    design *= math.sqrt(data.delta / n_inputs)
-    for row, label in zip(design, labels, strict=True):
-        row += (2 * label - 1) * shift
+    design *= math.sqrt(data.variance / n_inputs)
+    field = None
+    if data.ruled:
+        field = design @ mean + math.sqrt(data.field_noise) * _generator(seed, RULE).standard_normal(len(labels))
+    else:
+        for row, label in zip(design, labels, strict=True):
+            row += (2 * label - 1) * shift
     noisy = labels
     if any(data_set.label_noise > 0 for data_set in data.sets):
         noisy = labels.copy()
@@ -95,10 +104,10 @@ def draw(data: GaussianMixture, n_inputs: int, seed: np.random.SeedSequence) -> 
             rows = sets[data_set.name]
             flipped = _generator(seed, FLIPS, number).random(rows.stop - rows.start) < data_set.label_noise
             noisy[rows] = np.where(flipped, 1 - labels[rows], labels[rows])
-    return Sample(design, noisy, mean, labels, sets)
+    return Sample(design, noisy, mean, labels, sets, field)
 
 
-def sample_sizes(data: GaussianMixture, n_inputs: int) -> tuple[int, ...]:
+def sample_sizes(data: DataModel, n_inputs: int) -> tuple[int, ...]:
     """Samples of each data set."""
     return tuple(round(data_set.alpha * n_inputs) for data_set in data.sets)
 
@@ -135,9 +144,11 @@ def draw_masks(chain: Chain, n_inputs: int, seed: np.random.SeedSequence) -> tup
 
 
 def draw_frozen(chain: Chain, mean: Array, seed: np.random.SeedSequence) -> dict[int, Array]:
-    """Weights of the frozen stages, by stage number, shape (N,) each."""
+    """Weights of the frozen stages, by stage number, shape (N,) each; those of a rule are ``mean``."""
     return {
-        number: stage.magnetization * mean
+        number: mean
+        if isinstance(stage, Rule)
+        else stage.magnetization * mean
         + math.sqrt(max(0.0, stage.norm_squared - stage.magnetization**2))
         * _generator(seed, FROZEN, number).standard_normal(len(mean))
         for number, stage in enumerate(chain.stages, start=1)

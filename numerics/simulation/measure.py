@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from numerics.models import Chain, Estimator, Frozen, GaussianMixture
+from numerics.models import Chain, DataModel, Estimator, Frozen
 from numerics.simulation.draw import Array, Sample
 from numerics.simulation.train import StageFit
 from numerics.solution.observables.losses import train_loss
@@ -27,14 +27,16 @@ class DrawnSamples(WeightedSamples):
 
     Parameters
     ----------
-    labels, signs : ndarray, shape (M,)
-        Labels as trained on, 0 or 1, and signs of the classes.
+    labels : ndarray, shape (M,)
+        As losses take them, 0 or 1.
+    seen, clean : ndarray, shape (M,)
+        Signs of the labels that were trained on, and of those before noise flipped some.
     logits : ndarray, shape (M, k)
         Of the stages up to this one.
     """
 
-    def __init__(self, labels: Array, signs: Array, logits: Array) -> None:
-        self.labels, self.signs, self.logits = labels, signs, logits
+    def __init__(self, labels: Array, seen: Array, clean: Array, logits: Array) -> None:
+        self.labels, self.seen, self.clean, self.logits = labels, seen, clean, logits
         self.stages = logits.shape[1]
         self.scale = np.ones(self.stages)
 
@@ -44,7 +46,7 @@ class DrawnSamples(WeightedSamples):
 
     def probability(self, level: float = 0.0, *, clean: bool = False) -> Integral:
         """Share of the samples, those at the level included; see :meth:`WeightedSamples.probability`."""
-        signs = self.signs if clean else 2.0 * self.labels - 1.0
+        signs = self.clean if clean else self.seen
         return Integral(float(np.mean(signs * self.logits[:, -1] <= level)), 0.0)
 
 
@@ -58,7 +60,7 @@ class MeasuredStage(AnyStage):
     """
 
     def __init__(
-        self, data: GaussianMixture, chain: Chain, number: int, sample: Sample, fits: Sequence[StageFit], population: Population
+        self, data: DataModel, chain: Chain, number: int, sample: Sample, fits: Sequence[StageFit], population: Population
     ) -> None:  # fmt: skip
         self.data, self.chain, self.number = data, chain, number
         self._sample, self._fits, self._population = sample, fits, population
@@ -92,7 +94,11 @@ class MeasuredStage(AnyStage):
         """Its training samples, with the labels seen in training (for given weights the training set)."""
         rows = self.fit.rows
         logits = np.column_stack([*(fit.everywhere[rows] for fit in self._fits[: self.number - 1]), self.fit.logits])
-        return DrawnSamples(self._sample.labels[rows], 2.0 * self._sample.clean_labels[rows] - 1.0, logits)
+        sample, sides = self._sample, 1.0
+        if self.data.ruled:
+            sides = np.where(logits[:, 0] > 0.0, 1.0, -1.0)
+        seen, clean = (sides * (2.0 * labels[rows] - 1.0) for labels in (sample.labels, sample.clean_labels))
+        return DrawnSamples(sample.labels[rows], seen, clean, logits)
 
     @property
     def response_to_field(self) -> float:
@@ -119,7 +125,7 @@ class MeasuredStage(AnyStage):
         return max((found.error for found in self._found.values() if math.isfinite(found.error)), default=0.0)
 
 
-def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[StageFit]) -> dict[str, Array]:
+def measure(data: DataModel, sample: Sample, chain: Chain, fits: Sequence[StageFit]) -> dict[str, Array]:
     """All observables of one trained chain: shape (T,) each, or (T, T) for those of two stages.
 
     Training averages of a stage go over its own training samples with the labels seen there, ``clean_train_error`` over the
@@ -128,22 +134,26 @@ def measure(data: GaussianMixture, sample: Sample, chain: Chain, fits: Sequence[
     A frozen stage has no loss, and that of a broken fit is not finite: there the losses are nan.
     """
     n_inputs, n_stages = len(sample.mean), len(fits)
-    weights = np.array([fit.all_weights(n_inputs) for fit in fits])
+    weights, hidden = np.array([fit.all_weights(n_inputs) for fit in fits]), chain.hidden
+    overlap, magnetization = weights @ weights.T / n_inputs, weights @ sample.mean / n_inputs
+    if data.ruled:
+        overlap[0, 0] += data.field_noise
+        magnetization[:] = 0.0
     population = Population(
-        data, weights @ sample.mean / n_inputs, np.array([fit.bias for fit in fits]), weights @ weights.T / n_inputs,
-        signal=sample.mean @ sample.mean / n_inputs,
-    )  # fmt: skip
-    stages = [MeasuredStage(data, chain, number, sample, fits, population) for number in range(1, n_stages + 1)]
-    found = {"overlap": population.overlap}
+        data, magnetization, np.array([fit.bias for fit in fits]), overlap, signal=sample.mean @ sample.mean / n_inputs
+    )
+    numbers = range(1 + hidden, n_stages + 1)
+    stages = [MeasuredStage(data, chain, number, sample, fits, population) for number in numbers]
+    found = {"overlap": population.overlap[hidden:, hidden:]}
     for observable in REGISTRY.values():
         if not observable.measured:
             continue
         found[observable.raw_name] = np.array([stage.find(observable).value for stage in stages], dtype=float)
         if observable.kind == PAIR:
-            found[observable.matrix] = matrix = np.empty((n_stages, n_stages))
+            found[observable.matrix] = matrix = np.empty((len(stages), len(stages)))
             for t, stage in enumerate(stages):
                 for s in range(t + 1):
-                    matrix[t, s] = matrix[s, t] = stage.find(observable, unit(t + 1, s + 1)).value
+                    matrix[t, s] = matrix[s, t] = stage.find(observable, unit(stage.number, s + 1 + hidden)).value
     for name in QUALITY:
         found[name] = np.array([getattr(stage if hasattr(stage, name) else stage.fit, name) for stage in stages])
     return found

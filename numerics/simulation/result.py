@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from numerics.models import Chain, GaussianMixture
+from numerics.models import Chain, DataModel
 from numerics.simulation.draw import Array, mask_sizes
 from numerics.simulation.measure import QUALITY
 from numerics.solution.observables.registry import REGISTRY
@@ -79,7 +79,7 @@ class SimulationResult:
         Which did not, in words.
     """
 
-    data: GaussianMixture
+    data: DataModel
     chain: Chain
     n_inputs: int
     set_sizes: tuple[int, ...]
@@ -104,7 +104,7 @@ class SimulationResult:
         return self.n_samples / self.n_inputs
 
     @property
-    def effective_data(self) -> GaussianMixture:
+    def effective_data(self) -> DataModel:
         """The data with every alpha as it was after rounding."""
         alphas = [size / self.n_inputs for size in self.set_sizes]
         further = (

@@ -15,11 +15,12 @@ from tqdm import tqdm
 from numerics.models import (
     TRAINING,
     Chain,
+    DataModel,
     Estimator,
-    GaussianMixture,
     ParameterError,
     Stage,
     check_fit,
+    in_equations,
     require_number,
 )
 from numerics.simulation.draw import Array, draw, draw_frozen, draw_masks, mask_sizes, sample_sizes
@@ -63,7 +64,7 @@ class Simulation:
 
 
 def simulate(
-    data: GaussianMixture,
+    data: DataModel,
     chain: Chain | Stage | Sequence[Stage],
     n_inputs: int = 1000,
     n_runs: int = 20,
@@ -122,8 +123,8 @@ def simulate(
     >>> runs.estimate("overlap").mean.shape
     (1, 1)
     """
-    if not isinstance(data, GaussianMixture):
-        raise ParameterError(f"data must be a GaussianMixture, got {data!r}")
+    if not isinstance(data, DataModel):
+        raise ParameterError(f"data must be a GaussianMixture or a LinearRule, got {data!r}")
     chain = Chain.of(chain)
     n_inputs = _require_count("n_inputs", n_inputs, 2)
     n_runs = _require_count("n_runs", n_runs, 1)
@@ -145,9 +146,10 @@ def simulate(
                 f"alpha*n_inputs{owner} must give at least 2 samples, got alpha={data_set.alpha:g}, n_inputs={n_inputs}"
             )
     _require_memory(n_inputs, sum(set_sizes))
-    resolved = Chain(chain.resolved(data))
+    equations = in_equations(data, chain)
+    resolved, hidden = Chain(equations.resolved(data), equations.hidden), equations.hidden
     active = tuple(size for size, _ in mask_sizes(resolved, n_inputs))
-    for name, stage, size in zip(chain.names, resolved.stages, active, strict=True):
+    for name, stage, size in zip(resolved.names, resolved.stages, active, strict=True):
         if isinstance(stage, Estimator) and stage.ridge == 0:
             raise ParameterError(f"ridge of {name} must be > 0 in a simulation: the limit 0 is taken by theory only")
         if size < 1:
@@ -159,16 +161,17 @@ def simulate(
         masks, frozen = draw_masks(resolved, n_inputs, own_seed), draw_frozen(resolved, sample.mean, own_seed)
         fits = train(sample, resolved, masks, gradient_tolerance, frozen)
         failures = [
-            f"run {k}, {name}: {fit.message}" for name, fit in zip(chain.names, fits, strict=True) if not fit.converged
+            f"run {k}, {name}: {fit.message}"
+            for name, fit in zip(resolved.names, fits, strict=True)
+            if not fit.converged
         ]
         if failures and throw:
             raise ConvergenceError("; ".join(failures))
         found = measure(data, sample, resolved, fits)
         if responses:
             broken = any(fit.broken for fit in fits)
-            found["response"] = (
-                np.full((len(fits),) * 2, np.nan) if broken else measure_responses(sample, resolved, fits)
-            )
+            response = np.full((len(fits),) * 2, np.nan) if broken else measure_responses(sample, resolved, fits)
+            found["response"] = response[hidden:, hidden:]
         return found, failures
 
     # One thread per run: most time goes into passes over memory, and threads that wait for a busy core cost
@@ -180,7 +183,7 @@ def simulate(
     if failures:
         warnings.warn(message, ConvergenceWarning, stacklevel=2)
     runs = {name: np.array([found[name] for found, _ in outcomes]) for name in outcomes[0][0]}
-    return SimulationResult(data, chain, n_inputs, set_sizes, active, seed, runs, not failures, message)
+    return SimulationResult(data, chain, n_inputs, set_sizes, active[hidden:], seed, runs, not failures, message)
 
 
 def _require_memory(n_inputs: int, n_samples: int) -> None:

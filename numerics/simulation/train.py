@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from numerics.codegen.losses import LossFunctions
-from numerics.models import TRAINING, Chain, Estimator, ParameterError
+from numerics.models import TRAINING, Chain, Estimator, ParameterError, Rule
 from numerics.simulation.draw import Array, Sample, Selection
 from numerics.simulation.ridge_fit import RidgeFit, minimise_ridge
 from numerics.solution.samples import as_columns
@@ -94,7 +94,7 @@ def train(
         rows = sample.rows(stage.sets or (TRAINING,))
         if stage.given:
             weights = frozen[number]
-            logits = sample.design @ weights + stage.bias
+            logits = sample.rule if isinstance(stage, Rule) else sample.design @ weights + stage.bias
             at_rest = RidgeFit(weights, stage.bias, logits[rows], 0.0, 0.0, 0, 0, 0, True, "frozen", ())
             fits.append(StageFit(**vars(at_rest), active=columns, rows=rows, everywhere=logits))
             continue

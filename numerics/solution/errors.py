@@ -33,7 +33,7 @@ def displaced(solution: Solution) -> Solution:
     points = solution.points
     if solution.spectral is not None or any(limit_of(point) or point.vanishes for point in points):
         return replace(solution, points=_spread(points, solution.quadrature_error))
-    walk = Walk(solution.data, solution.chain, solution.settings, solution.level)
+    walk = Walk(solution.data, solution.equations, solution.settings, solution.level)
     for number, point in enumerate(points, 1):
         walk.advance(point.unknowns + walk.newton(point.unknowns)[0], sharpness_along(points, number))
     size = _largest_change(points, walk.points)

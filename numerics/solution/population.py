@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from numerics.codegen import observables
 from numerics.codegen.losses import LossFunctions
 from numerics.deferred import special
-from numerics.models import GaussianMixture
+from numerics.models import DataModel
 from numerics.solution.calibration import calibration_error
 from numerics.solution.gaussian import QUADRATURE_TOLERANCE, ROUNDING, gaussian_mean, semidefinite_cholesky
 from numerics.solution.quadrature import Integral, OneRule
@@ -54,8 +54,8 @@ class Population(GaussianLogits):
 
     Parameters
     ----------
-    data : GaussianMixture
-        Its ``rho`` and ``delta`` are used.
+    data : DataModel
+        Its classes and the variance of its inputs.
     magnetization, bias, overlap : ndarray, shapes (T,), (T,), (T, T)
         m_t = w_t.v/N, b_t, Q_ts = w_t.w_s/N.
     factor : ndarray, shape (T, K), optional
@@ -70,14 +70,14 @@ class Population(GaussianLogits):
         Take other nodes where an average looks at one set of them.
 
     What is a formula of order parameters takes those of many points at once, too: arrays with an axis of points in front, in
-    ``data.rho`` and ``data.delta`` as well.
+    ``data.positive_share`` and ``data.variance`` as well.
     """
 
     loss_at_infinity: ClassVar[float] = math.inf
 
     def __init__(
         self,
-        data: GaussianMixture,
+        data: DataModel,
         magnetization: Array,
         bias: Array,
         overlap: Array,
@@ -98,15 +98,15 @@ class Population(GaussianLogits):
 
     @cached_property
     def weight(self) -> Array:
-        return np.array([self.data.rho, 1.0 - self.data.rho])
+        return np.array([law.weight for law in self.data.classes])
 
     @cached_property
     def signs(self) -> Array:
-        return np.array([1.0, -1.0])
+        return np.array([law.sign for law in self.data.classes])
 
     @cached_property
     def labels(self) -> Array:
-        return np.array([1.0, 0.0])
+        return np.array([law.label for law in self.data.classes])
 
     @cached_property
     def means(self) -> Array:
@@ -114,7 +114,7 @@ class Population(GaussianLogits):
 
     def factor_of(self, group: int, stages: Sequence[int] | Array) -> Array:
         """Rows of F = sqrt(Delta) C, of some stages counted from 0."""
-        return math.sqrt(self.data.delta) * self.factor[stages]
+        return math.sqrt(self.data.variance) * self.factor[stages]
 
     def combined(self, rows: Array) -> Population:
         """The population of models whose logits are linear combinations of these, shape (models, T): means of teachers, say."""
@@ -136,10 +136,34 @@ class Population(GaussianLogits):
         with np.errstate(invalid="ignore"):
             return np.where(np.abs(values) < SYMMETRIC, 0.0, values * self.scale[t] ** power)
 
+    @property
+    def ruled(self) -> bool:
+        """Whether the first logit is that of a rule, which gives the labels."""
+        return self.data.ruled
+
+    def alignment(self, t: int) -> Array:
+        """Overlap of the weights of stage t with what is to be learned: v, or the rule."""
+        return self.overlap[..., t, 0] if self.ruled else self.magnetization[..., t]
+
+    def rule_error(self, t: int, noise: Array | float = 0.0) -> Array:
+        """P(h_t and the field of the rule differ in sign), the field with noise of this variance added.
+
+        ``1/2 - 2 T(b/sqrt(Q), r/sqrt(1 - r^2))`` with Owen's T function, which is ``arccos(r)/pi`` without a bias
+        (Owen 1956); r is the correlation of the two.
+        """
+        q, b = self.overlap[..., t, t], self.bias[..., t]
+        known = q > 0.0
+        root = np.sqrt(np.where(known, q, 1.0))
+        r = np.clip(self.alignment(t) / (root * np.sqrt(1.0 + noise)), -1.0, 1.0)
+        slope = r / np.sqrt(np.maximum((1.0 - r) * (1.0 + r), np.finfo(float).tiny))
+        found = np.where(b == 0.0, np.arccos(r) / math.pi, 0.5 - 2.0 * special.owens_t(b / root, slope))
+        found = np.where(known, found, np.where(b == 0.0, np.nan, 0.5))
+        return found if found.ndim else float(found)
+
     def cosine(self, t: int) -> Array:
         """Between the weights of stage t and v; nan for a model of zero norm."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            return observables.cosine()(self.magnetization[..., t], self.overlap[..., t, t], np.float64(self.signal))
+            return observables.cosine()(self.alignment(t), self.overlap[..., t, t], np.float64(self.signal))
 
     def overlap_cosine(self, t: int, s: int) -> Array:
         """Between the weights of two stages; nan for a model of zero norm."""
@@ -149,10 +173,12 @@ class Population(GaussianLogits):
 
     def test_error(self, t: int) -> Array:
         """P(s h_t < 0); a model of zero norm decides by its bias, and with none it does not: nan."""
-        m, b, q, rho = self.magnetization[..., t], self.bias[..., t], self.overlap[..., t, t], self.data.rho
+        if self.ruled:
+            return self.rule_error(t)
+        m, b, q, rho = self.magnetization[..., t], self.bias[..., t], self.overlap[..., t, t], self.data.positive_share
         by_bias = np.where(b > 0.0, 1.0 - rho, np.where(b < 0.0, rho, np.nan))
         found = np.where(
-            q > 0.0, observables.test_error()(m, b, np.where(q > 0.0, q, 1.0), self.data.delta, rho), by_bias
+            q > 0.0, observables.test_error()(m, b, np.where(q > 0.0, q, 1.0), self.data.variance, rho), by_bias
         )
         return found if found.ndim else float(found)
 
@@ -164,8 +190,8 @@ class Population(GaussianLogits):
                 self.magnetization[..., t],
                 self.bias[..., t],
                 np.where(q > 0.0, q, np.nan),
-                self.data.delta,
-                self.data.rho,
+                self.data.variance,
+                self.data.positive_share,
             )
         return slope / self.scale[t], offset
 
@@ -177,14 +203,16 @@ class Population(GaussianLogits):
         m, b = (values[..., t] - values[..., s] for values in (self.magnetization, self.bias))
         row = self.factor[..., t, :] - self.factor[..., s, :]
         q = np.sum(row * row, axis=-1)
-        return observables.logit_distance()(m, 0.0, b, 0.0, q, 0.0, 0.0, self.data.delta, self.data.rho)
+        return observables.logit_distance()(m, 0.0, b, 0.0, q, 0.0, 0.0, self.data.variance, self.data.positive_share)
 
     def agreement(self, t: int, s: int) -> float:
         """Probability that stages t and s give a test point the same label; nan if one of them decides nothing."""
         m, b, q = self.magnetization[[t, s]], self.bias[[t, s]], self.overlap[np.ix_([t, s], [t, s])]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             # Distances of a constant from 0, in units of no width, are infinite.
-            return float(observables.agreement()(*m, *b, q[0, 0], q[1, 1], q[0, 1], self.data.delta, self.data.rho))
+            return float(
+                observables.agreement()(*m, *b, q[0, 0], q[1, 1], q[0, 1], self.data.variance, self.data.positive_share)
+            )
 
     # Averages.
 
@@ -192,9 +220,11 @@ class Population(GaussianLogits):
         """E|P(y = 1 given h_t) - sigmoid(h_t)| on a test point."""
         if math.isinf(self.scale[t]):
             return Integral(self.test_error(t), 0.0)
-        width = math.sqrt(self.data.delta * self.overlap[t, t])
+        width = math.sqrt(self.data.variance * self.overlap[t, t])
         odds = self.calibration(t)
-        found = calibration_error(self.magnetization[t], self.bias[t], width, odds, self.data.rho, check=self.check)
+        found = calibration_error(
+            self.magnetization[t], self.bias[t], width, odds, self.data.positive_share, check=self.check
+        )
         return OneRule(*found)
 
     def mean(
@@ -217,10 +247,10 @@ class Population(GaussianLogits):
         finite_rows = rows[~infinite] if not infinite.all() else np.zeros((1, self.stages))
         others = finite_rows @ self.factor
         slopes = np.linalg.lstsq(others.T, self.factor[stage], rcond=None)[0]
-        rest = math.sqrt(self.data.delta) * float(np.linalg.norm(self.factor[stage] - slopes @ others))
+        rest = math.sqrt(self.data.variance) * float(np.linalg.norm(self.factor[stage] - slopes @ others))
 
         def both(label: float, *finite: Array) -> Array:
-            centre = self.means[:, 0 if label == 1.0 else 1]
+            centre = self.means[:, int(np.flatnonzero(self.labels == label)[0])]
             apart = np.array(finite) - (finite_rows @ centre)[:, None]
             score = (centre[stage] + slopes @ apart) / max(rest, 1e-300)
             total = 0.0

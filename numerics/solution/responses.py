@@ -28,7 +28,7 @@ def completed_responses(solution: Solution) -> np.ndarray:
     The equations leave out responses to such a stage s: they multiply its forces, which are 0.  Here they are found from what a
     shift of its field does to the later stages' forces.  NaN where a target jumps at its logit: there they are not defined.
     """
-    points, size = list(solution.points), len(solution)
+    points, size = list(solution.points), len(solution.equations)
     out = np.full((size, size), np.nan)
     for t in range(2, len(points) + 1):
         # The nearest first: what a stage further back does goes through those between.
@@ -59,7 +59,7 @@ def _response_to_rest(solution: Solution, points: Sequence[StagePoint], s: int, 
     ``Vh_ts = -Delta d(alpha E[f_t])/d(shift of the field of s)`` is linear in V_ts, and by the equations of the prior V_ts is
     linear in it.
     """
-    delta, stage, own = solution.data.delta, solution.resolved[t - 1], points[t - 1].response_row[-1]
+    delta, stage, own = solution.data.variance, solution.resolved[t - 1], points[t - 1].response_row[-1]
     direct = _pull(solution, points, s, t, 0.0, _SHIFT)
     if not abs(_pull(solution, points, s, t, 0.0, 0.5 * _SHIFT) - direct) <= _SMOOTH * (1.0 + abs(direct)):
         return math.nan, math.nan
@@ -99,7 +99,7 @@ def _pull(
                 nodes = _at_rest(nodes, solution, number, earlier)
             else:
                 nodes = extend_any(
-                    nodes, data, solution.chain, number, earlier, settings, solution.level, training=True
+                    nodes, data, solution.equations, number, earlier, settings, solution.level, training=True
                 )
         if point.vanishes:
             trained = _at_rest(nodes, solution, t, point).of(data, stage.sets)

@@ -9,16 +9,33 @@ from functools import cached_property
 import numpy as np
 
 from numerics.codegen import observables
-from numerics.models import Chain, Estimator, Frozen, GaussianMixture, ParameterError, parameter_values, total_alpha
+from numerics.models import (
+    Chain,
+    DataModel,
+    Estimator,
+    Frozen,
+    ParameterError,
+    in_equations,
+    parameter_values,
+    total_alpha,
+)
 from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, effective
 from numerics.scalar.directions import sobol_directions
 from numerics.scalar.limits import MAXIMUM_LIKELIHOOD, extend_any
 from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes, sharpness_along
 from numerics.scalar.prior import WeightMoments, coordinate_groups
 from numerics.settings import Settings
+from numerics.solution.gaussian import semidefinite_cholesky
 from numerics.solution.observables import OBSERVABLES
 from numerics.solution.observables.losses import train_loss
-from numerics.solution.observables.registry import ERROR_SUFFIX, REGISTRY, Observable, carries_observables, split
+from numerics.solution.observables.registry import (
+    ERROR_SUFFIX,
+    REGISTRY,
+    Observable,
+    carries_observables,
+    observables_of,
+    split,
+)
 from numerics.solution.population import Population
 from numerics.solution.quadrature import Integral, OneRule
 from numerics.solution.samples import WeightedSamples
@@ -76,7 +93,7 @@ class Solution:
     (0.104194, 0.873219)
     """
 
-    data: GaussianMixture
+    data: DataModel
     chain: Chain
     points: tuple[StagePoint, ...] = field(repr=False)
     converged: bool
@@ -91,8 +108,14 @@ class Solution:
     def __len__(self) -> int:
         return len(self.chain)
 
+    @cached_property
+    def equations(self) -> Chain:
+        """The chain that is solved: with the rule of the data, if there is one, before the stages."""
+        return in_equations(self.data, self.chain)
+
     def __getitem__(self, index: int) -> StageSolution:
-        return StageSolution(self, range(1, len(self) + 1)[index])
+        hidden = self.equations.hidden
+        return StageSolution(self, range(1 + hidden, len(self) + 1 + hidden)[index])
 
     @cached_property
     def stages(self) -> tuple[StageSolution, ...]:
@@ -102,46 +125,61 @@ class Solution:
     @cached_property
     def state(self) -> State:
         """Order parameters as arrays over stages."""
-        return State(self.points, len(self))
+        return State(self.points, len(self.equations))
 
     @property
     def finite_magnetization(self) -> np.ndarray:
         """As ``magnetization``, for a max-margin stage that of weights with ``s h >= 1``."""
+        if self.equations.hidden:
+            return self.state.overlap[1:, 0]
         return self.state.magnetization
 
     @property
     def finite_bias(self) -> np.ndarray:
         """As ``bias``, for a max-margin stage that of weights with ``s h >= 1``."""
-        return self.state.bias
+        return self._shown(self.state.bias)
 
     @property
     def finite_overlap(self) -> np.ndarray:
         """As ``overlap``, for a max-margin stage that of weights with ``s h >= 1``."""
-        return self.state.overlap
+        return self._shown(self.state.overlap)
+
+    def _shown(self, values: np.ndarray) -> np.ndarray:
+        """Of the user's stages."""
+        kept = slice(self.equations.hidden, None)
+        return values[(kept,) * values.ndim]
 
     @cached_property
     def magnetization(self) -> np.ndarray:
-        """m_t = w_t.v/N, shape (stages,)."""
-        return times(self.state.magnetization, self.state.scale)
+        """m_t = w_t.v/N, or w_t.theta/N for labels of a rule, shape (stages,)."""
+        return times(self.finite_magnetization, self._shown(self.state.scale))
 
     @cached_property
     def bias(self) -> np.ndarray:
         """b_t, shape (stages,)."""
-        return times(self.state.bias, self.state.scale)
+        return times(self.finite_bias, self._shown(self.state.scale))
 
     @cached_property
     def cholesky(self) -> np.ndarray:
         """Lower-triangular C with Q = C C^T, shape (stages, stages)."""
+        if self.equations.hidden:
+            return semidefinite_cholesky(self.overlap)
         return times(self.state.cholesky, self.state.scale[:, None])
 
     @cached_property
     def overlap(self) -> np.ndarray:
         """Q_ts = w_t.w_s/N, shape (stages, stages)."""
-        return times(self.state.overlap, self.state.scale[:, None] * self.state.scale)
+        scale = self._shown(self.state.scale)
+        return times(self.finite_overlap, scale[:, None] * scale)
 
     @cached_property
     def response(self) -> np.ndarray:
         """V_ts, lower triangular, shape (stages, stages)."""
+        return self._shown(self.responses)
+
+    @cached_property
+    def responses(self) -> np.ndarray:
+        """V_ts of the chain that is solved, lower triangular."""
         if any(point.vanishes for point in self.points[:-1]):
             from numerics.solution.responses import completed_responses
 
@@ -168,7 +206,7 @@ class Solution:
             nodes = self._long_nodes(number, training=training, finer=finer)
         else:
             nodes = extend_any(
-                self.nodes(number - 1, training=training, finer=finer), self.data, self.chain, number, self.points[number - 1],
+                self.nodes(number - 1, training=training, finer=finer), self.data, self.equations, number, self.points[number - 1],
                 self._settings_of_averages(finer), self.level + finer, training=training, refinement=refinement,
                 bends=(_OUTPUT_BEND, *bends), sharpness=sharpness_along(self.points, number),
             )  # fmt: skip
@@ -196,14 +234,14 @@ class Solution:
         """Those of the solution, of which a tenth is cut off at each finer level; for long chains larger steps."""
         settings = self.settings
         step, tail = settings.outer_step, settings.tail
-        if len(self) > _SHORT:
+        if len(self.equations) > _SHORT:
             step, tail = max(step, _LONG_STEP), max(tail, _LONG_TAIL * settings.rtol)
         return replace(settings, outer_step=step, tail=tail * 0.1**finer)
 
     @cached_property
     def resolved(self) -> tuple[Estimator | Frozen, ...]:
         """The stages with Hebbian and Bayes-optimal ones written as the Estimators they are on these data."""
-        return self.chain.resolved(self.data)
+        return self.equations.resolved(self.data)
 
     def moments(self, number: int) -> WeightMoments:
         """Moments of the weights of stages 1..number, for each pattern of masks."""
@@ -215,7 +253,7 @@ class Solution:
 
     def _long_nodes(self, number: int, *, training: bool, finer: int) -> Nodes:
         """Nodes of a long chain: earlier stages along fixed directions, twice as many a level, this one integrated over."""
-        directions = sobol_directions(len(self))
+        directions = sobol_directions(len(self.equations))
         rows = int(min(max(_ROWS * 2.0**finer, 1), len(directions)))
         nodes = label_nodes(self.data, training=training, rows=rows)
         for stage, point in zip(self.resolved[:number], self.points, strict=False):
@@ -228,14 +266,15 @@ class Solution:
 
     def to_dict(self) -> dict:
         """Everything as plain numbers and lists, ready for JSON (NaN and infinite numbers become None)."""
+        known = observables_of(self.data)
         result = {
             "parameters": parameter_values(self.data, self.chain),
             "converged": self.converged, "residual": self.residual, "iterations": self.iterations,
             "quadrature_error": self.quadrature_error, "message": self.message,
             "stages": [
                 {
-                    "name": stage.name, "limit": stage.limit, **{name: getattr(stage, name) for name in OBSERVABLES},
-                    **{name + ERROR_SUFFIX: stage.error_of(name) for name in OBSERVABLES},
+                    "name": stage.name, "limit": stage.limit, **{name: getattr(stage, name) for name in known},
+                    **{name + ERROR_SUFFIX: stage.error_of(name) for name in known},
                 }
                 for stage in self.stages
             ],
@@ -287,7 +326,7 @@ class StageSolution(AnyStage):
 
     def __init__(self, solution: Solution, number: int, *, check: bool = False) -> None:
         self.solution, self.number = solution, number
-        self.data, self.chain = solution.data, solution.chain
+        self.data, self.chain = solution.data, solution.equations
         self._check = check
 
     def __repr__(self) -> str:
@@ -355,7 +394,7 @@ class StageSolution(AnyStage):
     @property
     def response_to_field(self) -> float:
         """V_tt."""
-        return float(self.solution.response[self.number - 1, self.number - 1])
+        return float(self.solution.responses[self.number - 1, self.number - 1])
 
     @property
     def objective(self) -> Integral:
@@ -417,5 +456,5 @@ class StageSolution(AnyStage):
         if isinstance(found, OneRule):
             again = StageSolution(self.solution, self.number, check=True)
             own += abs(again.find(observable).value - found.value)
-        moved = self.solution._displaced[self.number - 1].find(observable).value
+        moved = StageSolution(self.solution._displaced, self.number).find(observable).value
         return float(own + abs(moved - found.value) + _ROUNDING * abs(found.value))

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.models import TRAINING, Chain, Estimator, Frozen, GaussianMixture
+from numerics.models import TRAINING, Chain, DataModel, Estimator, Frozen
 from numerics.solution.observables.registry import Observable
 from numerics.solution.population import Population
 from numerics.solution.quadrature import Integral
@@ -25,13 +25,16 @@ class StageWeights(ABC):
 
     Attributes
     ----------
+    data : DataModel
     chain : Chain
+        That is solved or trained: the rule of the data, if there is one, is its first stage.
     number : int
         From 1.
     fresh : Population
         Law of the logits of the stages up to this one on fresh samples.
     """
 
+    data: DataModel
     chain: Chain
     number: int
 
@@ -75,14 +78,11 @@ class AnyStage(StageWeights):
 
     Attributes
     ----------
-    data : GaussianMixture
     estimator : Estimator or Frozen
         The stage, a Hebbian or Bayes-optimal one as the Estimator that it is on these data.
     samples : WeightedSamples
         Law of the logits on the samples that it was trained on (for given weights those of the first data set).
     """
-
-    data: GaussianMixture
 
     @property
     @abstractmethod

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.models import GaussianMixture
+from numerics.models import DataModel
 from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM
 from numerics.scalar.nodes import StagePoint
 from numerics.solution.population import SYMMETRIC, Population
@@ -83,7 +83,7 @@ class State:
         columns = self._infinite_for(MAX_MARGIN, MINIMUM_NORM)
         return times(self._triangle(lambda point: point.response_row), self.scale[:, None] * columns)
 
-    def population(self, data: GaussianMixture, number: int, rtol: float, *, check: bool = False) -> Population:
+    def population(self, data: DataModel, number: int, rtol: float, *, check: bool = False) -> Population:
         """The law of fresh logits of the first stages."""
         k = number
         return Population(

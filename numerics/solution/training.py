@@ -88,7 +88,7 @@ class TrainingSamples(WeightedSamples):
     def gaussian(self) -> GaussianLogits | None:
         """The law of the logits if they are affine functions of the directions, given class and label; else None."""
         if not np.isfinite(self.scale).all() or not all(
-            structural_loss(stage).is_quadratic for stage in self.solution.chain.stages[: self.stages]
+            structural_loss(stage).is_quadratic for stage in self.solution.equations.stages[: self.stages]
         ):
             return None
         t, n = self.stages, len(self.weight)
@@ -112,7 +112,7 @@ class TrainingSamples(WeightedSamples):
         for j in range(g.shape[1]):
             along, point = np.ascontiguousarray(g[:, j]), solution.points[j]
             if limit_of(point):
-                nodes = follow_hard(nodes, self.data, solution.chain, j + 1, point, along[nodes.row])
+                nodes = follow_hard(nodes, self.data, solution.equations, j + 1, point, along[nodes.row])
             else:
                 nodes, _ = extend(
                     nodes, self.data, solution.resolved[j], point, 1.0, 1.0, training=True, directions=along
@@ -126,15 +126,20 @@ class TrainingSamples(WeightedSamples):
 
         The proximal map is monotone: given the earlier stages this is a normal tail, which is averaged over their directions.
         """
-        sign = self.groups.statistics[:, 0] if clean else 2.0 * self.groups.labels - 1.0
+        seen = 2.0 * self.groups.labels - 1.0
         if self.limit == MAX_MARGIN:  # every sample is beyond any level on the side of the label that was trained on
-            return Integral(float(self.weight @ (sign != 2.0 * self.groups.labels - 1.0)), 0.0)
+            return Integral(float(self.weight @ (seen != self._said(self.groups))) if clean else 0.0, 0.0)
         if self.point.vanishes:
             decided = level != 0.0 or self.point.bias != 0.0
-            return Integral(float(self.weight @ (sign * self.point.bias < level)) if decided else math.nan, 0.0)
+            signs = (np.array([1.0, -1.0]), np.array([0.5, 0.5])) if self.data.ruled else (
+                self._said(self.groups) if clean else seen, self.weight
+            )  # fmt: skip
+            return Integral(float(signs[1] @ (signs[0] * self.point.bias < level)) if decided else math.nan, 0.0)
 
         def score(group: np.ndarray, g: np.ndarray) -> np.ndarray:
-            return sign[group] * self.threshold(self.follow(group, g), sign[group] * level)
+            nodes = self.follow(group, g)
+            sign = self._sign(nodes, clean)
+            return sign * self.threshold(nodes, sign * level)
 
         k = self.stages - 1
         if self.gaussian is not None and k:
@@ -149,16 +154,27 @@ class TrainingSamples(WeightedSamples):
         nested = crossings.mean_tail(score, self.weight, k, self.rtol, check=self.check, evaluations=budget)
         return OneRule(*min(found, nested, key=lambda integral: integral.error))
 
+    def _said(self, nodes: Nodes) -> np.ndarray:
+        """Sign of the class, of each node; where a rule gives labels, that the label is the one that it gives."""
+        return np.ones(nodes.labels.size) if self.data.ruled else nodes.statistics[:, 0]
+
+    def _sign(self, nodes: Nodes, clean: bool) -> np.ndarray:
+        """Sign of the label, of each node."""
+        sign = self._said(nodes) if clean else 2.0 * nodes.labels - 1.0
+        return sign * np.where(nodes.logits[:, 0] > 0.0, 1.0, -1.0) if self.data.ruled else sign
+
     @cached_property
     def jumps(self) -> bool:
         """Whether a target up to this stage jumps with an earlier logit."""
-        return any(structural_loss(stage).expression.has(step) for stage in self.solution.chain.stages[: self.stages])
+        return any(
+            structural_loss(stage).expression.has(step) for stage in self.solution.equations.stages[: self.stages]
+        )
 
     def _tail_over_nodes(self, level: float, clean: bool) -> Integral:
         """The probability given the nodes of the earlier stages, averaged over them."""
 
         def tail(nodes: Nodes) -> np.ndarray:
-            sign = nodes.statistics[:, 0] if clean else 2.0 * nodes.labels - 1.0
+            sign = self._sign(nodes, clean)
             return special.ndtr(sign * self.threshold(nodes, sign * level))
 
         return self._until_levels_agree(tail, self.stages - 1)
@@ -167,9 +183,9 @@ class TrainingSamples(WeightedSamples):
         """Value of the own direction below which the logit is below a level, given nodes of the earlier stages."""
         level = np.broadcast_to(np.asarray(level, dtype=float), nodes.labels.shape)
         if self.limit == MINIMUM_NORM:
-            goal = constraint(self.solution.chain, self.stages, MINIMUM_NORM, nodes)
+            goal = constraint(self.solution.equations, self.stages, MINIMUM_NORM, nodes)
             return (level - goal) * _SURE**0.5
-        point, delta, k = self.point, self.data.delta, self.stages - 1
+        point, delta, k = self.point, self.data.variance, self.stages - 1
         row, responses = point.cholesky_row, point.response_row
         statistics = nodes.statistics
         mean = statistics[:, 0] * point.magnetization + point.bias
@@ -241,7 +257,7 @@ class TrainingSamples(WeightedSamples):
 
         def function(nodes: Nodes) -> np.ndarray:
             own = value(np.ascontiguousarray(nodes.logits[:, -1]), nodes.labels, nodes.seen(seen))
-            return own + 0.5 * self.data.delta * response * nodes.forces[:, -1] ** 2
+            return own + 0.5 * self.data.variance * response * nodes.forces[:, -1] ** 2
 
         return self._mean_of_nodes(function) if self.gaussian is None else self._second_degree(function)
 
@@ -271,7 +287,7 @@ class TrainingSamples(WeightedSamples):
         """Nodes with the logit of this stage, if that is a function of the earlier ones: nothing is left to integrate."""
         if nodes.stages == self.stages:
             return nodes
-        goal = constraint(self.solution.chain, self.stages, MINIMUM_NORM, nodes)
+        goal = constraint(self.solution.equations, self.stages, MINIMUM_NORM, nodes)
         # Without columns of its own direction and force, which are not needed.
         return Nodes(nodes.weight, nodes.statistics, nodes.labels, np.column_stack((nodes.logits, goal)))
 

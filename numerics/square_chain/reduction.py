@@ -21,7 +21,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
-from numerics.models import TRAINING, Chain, Estimator, Frozen, GaussianMixture, ParameterError, total_alpha
+from numerics.models import TRAINING, Chain, DataModel, Estimator, Frozen, GaussianMixture, ParameterError, total_alpha
 from numerics.scalar.prior import mask_patterns
 from theory.functions import MPMATH
 from theory.losses import Loss, SquareLoss
@@ -84,12 +84,14 @@ class SquareChain:
         return total
 
 
-def square_chain(data: GaussianMixture, chain: Chain) -> SquareChain | None:
+def square_chain(data: DataModel, chain: Chain) -> SquareChain | None:
     """The chain as numbers; None if its stages are not functions of one matrix.
 
     They are if all losses are quadratic, with curvatures and pulls that are the same for both labels, and all stages have positive
     ridges, the same data sets and the same active weights.  Stages may be given weights.
     """
+    if not isinstance(data, GaussianMixture):
+        return None
     stages = chain.resolved(data)
     trained = [stage for stage in stages if isinstance(stage, Estimator)]
     if not trained or any(set(stage.sets) != set(trained[0].sets) or not stage.ridge > 0 for stage in trained):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from numerics.models import Chain, GaussianMixture, described, parameter_paths
+from numerics.models import Chain, DataModel, described, parameter_paths
 from numerics.problem import write_problem
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation.run import Simulation
@@ -68,7 +68,7 @@ class _AnyGrid:
     Points are numbered along the axes, the last one fastest and in the order of its values; a task is a range of numbers.
     """
 
-    data: GaussianMixture
+    data: DataModel
     chain: Chain
     over: Over
     observables: Sequence[str]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from numerics.models import Chain
+from numerics.models import Chain, DataModel, in_equations
 from numerics.scalar.compiled import PointArrays
 from numerics.solution.errors import natural_sizes
 from numerics.solution.observables.registry import REGISTRY, Observable, split
@@ -17,11 +18,27 @@ from numerics.solution.stage import StageWeights
 
 
 @dataclass(frozen=True)
-class Mixtures:
-    """What fresh logits depend on of the data at n points, arrays of shape (n,)."""
+class ManyData:
+    """What formulas ask of the data at n points, arrays of shape (n,) but for what is the same at all of them."""
 
-    rho: np.ndarray
-    delta: np.ndarray
+    positive_share: np.ndarray
+    variance: np.ndarray
+    field_noise: np.ndarray
+    label_noise: np.ndarray
+    ruled: bool
+    has_real_labels: bool
+
+    @classmethod
+    def of(cls, points: Sequence[DataModel]) -> ManyData:
+        """Of some data."""
+        names = ("positive_share", "variance", "field_noise", "label_noise")
+        values = (np.array([getattr(data, name) for data in points]) for name in names)
+        return cls(*values, points[0].ruled, points[0].has_real_labels)
+
+    def repeated(self, times: int) -> ManyData:
+        """So many times, one after the other."""
+        names = ("positive_share", "variance", "field_noise", "label_noise")
+        return replace(self, **{name: np.tile(getattr(self, name), times) for name in names})
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +54,7 @@ class ManyPoints:
         Relative error of the order parameters.
     """
 
-    data: Mixtures
+    data: ManyData
     chain: Chain
     magnetization: np.ndarray
     bias: np.ndarray
@@ -46,12 +63,10 @@ class ManyPoints:
     error: np.ndarray
 
     @classmethod
-    def of(cls, arrays: PointArrays, chain: Chain) -> ManyPoints:
+    def of(cls, arrays: PointArrays, points: Sequence[tuple[DataModel, Chain]]) -> ManyPoints:
         """Of points that are solved."""
-        _, rho, delta = arrays.data.T
-        return cls(
-            Mixtures(rho, delta), chain, arrays.x[:, :, 0], arrays.x[:, :, 1], *arrays.overlaps(), arrays.summary[:, 2]
-        )
+        data, chain = ManyData.of([data for data, _ in points]), in_equations(*points[0])
+        return cls(data, chain, arrays.x[:, :, 0], arrays.x[:, :, 1], *arrays.overlaps(), arrays.summary[:, 2])
 
     def values(self, name: str) -> np.ndarray:
         """An algebraic observable, or its error, of every stage, shape (stages, n)."""
@@ -63,7 +78,10 @@ class ManyPoints:
         return changes.sum(axis=1) + np.finfo(float).eps * np.abs(found)
 
     def _values(self, observable: Observable) -> np.ndarray:
-        found = [_StageOfPoints(self, number).find(observable).value for number in range(1, len(self.chain) + 1)]
+        found = [
+            _StageOfPoints(self, number).find(observable).value
+            for number in range(1 + self.chain.hidden, len(self.chain) + 1)
+        ]
         return np.array([np.broadcast_to(value, self.error.shape) for value in found])
 
     @cached_property
@@ -95,7 +113,7 @@ class ManyPoints:
                 v[k, :, t, u - 3 - t] += step
             else:
                 v[k, :, t, t] *= np.exp(step)
-        data = Mixtures(*(np.tile(values, len(unknowns)) for values in (self.data.rho, self.data.delta)))
+        data = self.data.repeated(len(unknowns))
         m, b, c, v = (values.reshape(-1, *values.shape[2:]) for values in (m, b, c, v))
         return replace(
             self, data=data, magnetization=m, bias=b, cholesky=c, response=v, error=np.tile(self.error, len(unknowns))
@@ -106,7 +124,7 @@ class _StageOfPoints(StageWeights):
     """One stage at all points."""
 
     def __init__(self, points: ManyPoints, number: int) -> None:
-        self.points, self.chain, self.number = points, points.chain, number
+        self.points, self.data, self.chain, self.number = points, points.data, points.chain, number
 
     @cached_property
     def fresh(self) -> Population:

@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from numerics.models import Chain, ConvergenceWarning, GaussianMixture, ParameterError, Stage, parameter_value
+from numerics.models import Chain, ConvergenceWarning, DataModel, ParameterError, Stage, parameter_value
 from numerics.scalar.compiled import compile_chain, compile_losses
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation.run import Simulation
 from numerics.solution.observables import OBSERVABLES
-from numerics.solution.observables.registry import measured, split
+from numerics.solution.observables.registry import measured, observables_of, split
 from numerics.solver import LONGEST_CHAIN
 from numerics.square_chain.spectral import is_spectral
 from numerics.sweeps.axes import Over, axis_values
@@ -149,10 +149,10 @@ def evaluate(
 
 
 def sweep(
-    data: GaussianMixture,
+    data: DataModel,
     chain: Chain | Stage | Sequence[Stage],
     over: Mapping[str, ArrayLike | str],
-    observables: Sequence[str] = ("test_error",),
+    observables: Sequence[str] | None = None,
     *,
     simulation: Simulation | None = None,
     output: str | os.PathLike | None = None,
@@ -171,7 +171,8 @@ def sweep(
         Names as in :func:`numerics.models.parameter_paths` (``alpha``, ``teacher.ridge``, ...); any number of axes.  Values are
         numbers, or ``"LOW:HIGH:COUNT"`` with ``":log"`` for logarithmic spacing.
     observables : sequence of str
-        Keys of :data:`numerics.OBSERVABLES`, and for theory ``<observable>_quadrature_error``, how far off one is.  Errors of
+        Keys of :data:`numerics.OBSERVABLES`, by default ``test_error``, or ``excess_risk`` where labels are real numbers; for
+        theory also ``<observable>_quadrature_error``, how far off one is.  Errors of
         formulas of order parameters cost next to nothing; those of integrals about as much as the integrals.
     simulation : Simulation or None
         Simulate instead of solving: means over runs, and ``<observable>_standard_error``.
@@ -218,11 +219,11 @@ def sweep(
     >>> grid.test_error.dims, grid.test_error.shape
     (('stage', 'alpha', 'teacher.ridge'), (1, 2, 3))
     """
-    if not isinstance(data, GaussianMixture):
-        raise ParameterError(f"data must be a GaussianMixture, got {data!r}")
+    if not isinstance(data, DataModel):
+        raise ParameterError(f"data must be a GaussianMixture or a LinearRule, got {data!r}")
     chain = Chain.of(chain)
     axes = {path: axis_values(path, values) for path, values in _require_axes(over).items()}
-    observables = _checked_observables(observables, simulation)
+    observables = _checked_observables(data, observables, simulation)
     check_executor(executor, jobs)
     _require_some_allowed(data, chain, axes)
     grid: Grid | Experiment
@@ -279,7 +280,7 @@ def _require_axes(over: object) -> Mapping[str, ArrayLike | str]:
     return over
 
 
-def _require_some_allowed(data: GaussianMixture, chain: Chain, axes: Over) -> None:
+def _require_some_allowed(data: DataModel, chain: Chain, axes: Over) -> None:
     """ParameterError if an end of an axis is refused together with every combination of ends of the others."""
     for path in axes:
         parameter_value(data, chain, path)  # an unknown name is that, whatever the values
@@ -299,10 +300,13 @@ def _require_some_allowed(data: GaussianMixture, chain: Chain, axes: Over) -> No
             raise reason
 
 
-def _checked_observables(observables: object, simulation: Simulation | None) -> tuple[str, ...]:
+def _checked_observables(data: DataModel, observables: object, simulation: Simulation | None) -> tuple[str, ...]:
+    if observables is None:
+        observables = "excess_risk" if data.has_real_labels else "test_error"
     if isinstance(observables, str):
         observables = (observables,)
-    allowed = tuple(OBSERVABLES) if simulation is None else measured()
+    defined = observables_of(data)
+    allowed = defined if simulation is None else tuple(name for name in measured() if name in defined)
     names = tuple(observables) if isinstance(observables, Iterable) else ()
     if not names or not all(isinstance(name, str) for name in names):
         raise ParameterError(f"observables must name at least one of {', '.join(allowed)}, got {observables!r}")
@@ -312,6 +316,10 @@ def _checked_observables(observables: object, simulation: Simulation | None) -> 
         known, is_error = split(name)
         if known not in OBSERVABLES:
             raise ParameterError(f"observables: unknown name {name!r}; allowed are {', '.join(allowed)}")
+        if known not in defined:
+            raise ParameterError(
+                f"observables: {name!r} is not defined on these data; allowed are {', '.join(allowed)}"
+            )
         if known not in allowed or (is_error and simulation is not None):
             raise ParameterError(
                 f"observables: a simulation does not measure {name!r}; allowed are {', '.join(allowed)}"

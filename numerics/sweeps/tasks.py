@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from numerics.models import Chain, GaussianMixture, ParameterError, check_fit, with_parameter
+from numerics.models import Chain, DataModel, ParameterError, check_fit, in_equations, with_parameter
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import Settings
 from numerics.simulation.run import Simulation, simulate
@@ -31,9 +31,7 @@ QUALITY = {
 """Rows after the observables, and their long names."""
 
 
-def problem_at(
-    data: GaussianMixture, chain: Chain, paths: Sequence[str], values: Sequence[float]
-) -> tuple[GaussianMixture, Chain]:
+def problem_at(data: DataModel, chain: Chain, paths: Sequence[str], values: Sequence[float]) -> tuple[DataModel, Chain]:
     """Data and chain with these parameters, checked to fit together; ParameterError if they do not."""
     pairs = list(zip(paths, values, strict=True))
     found = data, chain
@@ -62,7 +60,7 @@ class Points:
         Their values at each point.
     """
 
-    data: GaussianMixture
+    data: DataModel
     chain: Chain
     paths: tuple[str, ...]
     values: np.ndarray
@@ -72,11 +70,11 @@ class Points:
     def size(self) -> int:
         return len(self.values)
 
-    def at(self, i: int) -> tuple[GaussianMixture, Chain]:
+    def at(self, i: int) -> tuple[DataModel, Chain]:
         """Data and chain of point ``i``; ParameterError if there is no such problem."""
         return problem_at(self.data, self.chain, self.paths, self.values[i])
 
-    def allowed(self, first: int, last: int) -> tuple[dict[int, tuple[GaussianMixture, Chain]], dict[int, str]]:
+    def allowed(self, first: int, last: int) -> tuple[dict[int, tuple[DataModel, Chain]], dict[int, str]]:
         """Problems of the points first <= i < last by position, and why there is none at the others."""
         points, refused = {}, {}
         for i in range(first, last):
@@ -123,14 +121,14 @@ class Solve(Points):
         values[-3], values[-1] = 0.0, np.inf
         return Piece(values, dict(notes))
 
-    def _solved(self, points: Sequence[tuple[GaussianMixture, Chain]], along: np.ndarray) -> Piece:
+    def _solved(self, points: Sequence[tuple[DataModel, Chain]], along: np.ndarray) -> Piece:
         """Points that differ in the last parameter, whose values are ``along``."""
         if any(has_limit(chain) for _, chain in points):
             return self._one_by_one(points, self._limit)
         if len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in points):
             return self._one_by_one(points, lambda data, chain: solve(data, chain, settings=self.settings))
         settings = self.settings
-        compiled = compile_chain(points[0][1])
+        compiled = compile_chain(in_equations(*points[0]))
         position = np.log(along) if along.min() > 0 else along
         arrays = PointArrays(points)
         arrays.solve(compiled, settings, position)
@@ -141,7 +139,7 @@ class Solve(Points):
         values = np.full((len(self.observables), len(self.chain), len(points)), np.nan)
         notes, rescued = {}, {}
         if algebraic:
-            state = ManyPoints.of(arrays, self.chain)
+            state = ManyPoints.of(arrays, points)
             found = np.array([state.values(self.observables[k]) for k in algebraic])
             values[algebraic] = np.where(converged, found, np.nan)
         for i in range(len(points)):
@@ -176,19 +174,19 @@ class Solve(Points):
             back = np.arange(i + 1, first - 1, -1)
             again = PointArrays([points[k] for k in back])
             again.x[0], again.started[0] = arrays.x[i + 1], 1
-            again.solve(compile_chain(points[0][1]), self.settings, position[back])
+            again.solve(compile_chain(in_equations(*points[0])), self.settings, position[back])
             better = again.converged(self.settings)
             better[0] = False
             for name in ("x", "conjugates", "updates", "stats", "summary"):
                 getattr(arrays, name)[back[better]] = getattr(again, name)[better]
             i = first - 1
 
-    def _limit(self, data: GaussianMixture, chain: Chain) -> Solution:
+    def _limit(self, data: DataModel, chain: Chain) -> Solution:
         """Where some ridges are 0."""
         return limit_solution(data, chain, self.settings)
 
     def _one_by_one(
-        self, points: Sequence[tuple[GaussianMixture, Chain]], solver: Callable[[GaussianMixture, Chain], Solution]
+        self, points: Sequence[tuple[DataModel, Chain]], solver: Callable[[DataModel, Chain], Solution]
     ) -> Piece:
         """Points that do not gain from their neighbours."""
         values = np.full((len(self.observables), len(self.chain), len(points)), np.nan)

@@ -16,7 +16,8 @@ from numerics.solution.observables import errors
 from numerics.solution.observables import losses
 from numerics.solution.observables import calibration
 from numerics.solution.observables import distances
+from numerics.solution.observables import rule
 from numerics.solution.observables import bounds
 # isort: on
 
-__all__ = ["OBSERVABLES", "bounds", "calibration", "distances", "errors", "losses", "order_parameters"]
+__all__ = ["OBSERVABLES", "bounds", "calibration", "distances", "errors", "losses", "order_parameters", "rule"]

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from numerics.solution.observables.registry import observable
+from numerics.solution.observables.registry import observable, signs
 
 if TYPE_CHECKING:
     from numerics.solution.stage import AnyStage
 
 
-@observable("test error", algebraic=True, linear=True)
+@observable("test error", algebraic=True, linear=True, of=signs)
 def test_error(stage: AnyStage):
     """P(s h < 0) on a fresh sample."""
     return stage.fresh.test_error(-1)
 
 
-@observable("training error", linear=True)
+@observable("training error", linear=True, of=signs)
 def train_error(stage: AnyStage):
     """P(h on the wrong side of the label that was trained on), on a training sample."""
     return stage.samples.probability()
 
 
-@observable("training error against clean labels", linear=True)
+@observable("training error against clean labels", linear=True, of=signs)
 def clean_train_error(stage: AnyStage):
     """P(s h < 0) on a training sample: as ``train_error``, but against the label before noise flipped it."""
     return stage.samples.probability(clean=True) if stage.has_noise else train_error(stage)
 
 
-@observable("test minus training error", linear=True)
+@observable("test minus training error", linear=True, of=signs)
 def generalization_gap(stage: AnyStage):
     """Test error minus training error."""
     return test_error(stage) - train_error(stage)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from numerics.solution.observables.registry import observable
-from theory.losses import CrossEntropy
+from numerics.solution.observables.registry import observable, signs
+from theory.losses import CrossEntropy, Loss
+from theory.rules import after_rule
 
 if TYPE_CHECKING:
     from numerics.solution.stage import AnyStage
@@ -30,16 +31,21 @@ def loss_gap(stage: AnyStage):
     return test_loss(stage) - train_loss(stage)
 
 
-@observable("test cross-entropy")
+def cross_entropy(stage: AnyStage) -> Loss:
+    """H(y, sigmoid(h)), where a rule gives the label as a function of its logit."""
+    return after_rule(CrossEntropy(), real=False) if stage.data.ruled else CrossEntropy()
+
+
+@observable("test cross-entropy", of=signs)
 def test_cross_entropy(stage: AnyStage):
     """Mean of H(y, sigmoid(h)) on a fresh sample."""
-    return stage.fresh.loss(CrossEntropy())
+    return stage.fresh.loss(cross_entropy(stage))
 
 
-@observable("training cross-entropy")
+@observable("training cross-entropy", of=signs)
 def train_cross_entropy(stage: AnyStage):
     """Mean of H(y, sigmoid(h)) on a training sample."""
-    return stage.samples.loss(CrossEntropy())
+    return stage.samples.loss(cross_entropy(stage))
 
 
 @observable(r"training objective per input, $-\Phi$")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 @observable("magnetization $m$", algebraic=True)
 def magnetization(stage: AnyStage):
-    """m = w.v/N."""
-    return stage.fresh.scaled(stage.fresh.magnetization[..., -1], -1)
+    """m = w.v/N; for labels of a rule w.theta/N."""
+    return stage.fresh.scaled(stage.fresh.alignment(-1), -1)
 
 
 @observable("bias $b$", algebraic=True)

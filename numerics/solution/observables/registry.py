@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from numerics.models import DataModel
 from numerics.solution.quadrature import Integral
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Observable:
         Whether solutions, and simulations, have it.
     linear : bool
         Drawn on a linear axis, because it is bounded or passes through 0.
+    of : callable
+        Whether it is defined, given the data; elsewhere it is NaN, and not listed.
     """
 
     name: str
@@ -61,12 +64,15 @@ class Observable:
     solved: bool
     measured: bool
     linear: bool
+    of: Callable[[DataModel], bool]
 
     def __call__(self, stage: AnyStage) -> Integral:
         return stage.find(self)
 
     def evaluate(self, stage: AnyStage, other=None) -> Integral:
         """Value and integration error, of a stage and, if it takes two, another one: by default the teacher, NaN without one."""
+        if not self.of(stage.data):
+            return Integral(float("nan"), float("nan"))
         if self.kind != STAGE:
             other = stage.teacher if other is None else other
             found = self.function(stage, other) if other is not None else Integral(float("nan"), float("nan"))
@@ -87,7 +93,7 @@ class Observable:
 
 def observable(
     label: str, *, kind: str = STAGE, matrix: str | None = None, algebraic: bool = False, solved: bool = True,
-    measured: bool = True, linear: bool = False,
+    measured: bool = True, linear: bool = False, of: Callable[[DataModel], bool] = lambda data: True,
 ) -> Callable[[Callable], Observable]:  # fmt: skip
     """Define an observable: its name is that of the function, its description the docstring.
 
@@ -95,7 +101,7 @@ def observable(
     ----------
     label : str
         Text in plots.
-    kind, matrix, algebraic, solved, measured, linear
+    kind, matrix, algebraic, solved, measured, linear, of
         See :class:`Observable`.
 
     Raises
@@ -114,7 +120,7 @@ def observable(
             raise ValueError(f"name: {name!r} is taken")
         if not inspect.getdoc(function):
             raise ValueError(f"{name} must have a docstring: it is what users read")
-        found = Observable(name, label, function, kind, matrix, algebraic, solved, measured, linear)
+        found = Observable(name, label, function, kind, matrix, algebraic, solved, measured, linear, of)
         functools.update_wrapper(found, function, updated=())
         REGISTRY[name] = found
         for carrier, attribute in _CARRIERS:
@@ -182,6 +188,31 @@ def groups() -> dict[str, list[str]]:
     for name in OBSERVABLES:
         found.setdefault(REGISTRY[name].group, []).append(name)
     return found
+
+
+def observables_of(data: DataModel) -> tuple[str, ...]:
+    """Names of the observables that a solved stage has on these data."""
+    return tuple(name for name in OBSERVABLES if REGISTRY[name].of(data))
+
+
+def real_labels(data: DataModel) -> bool:
+    """Whether labels are real numbers."""
+    return data.has_real_labels
+
+
+def signs(data: DataModel) -> bool:
+    """Whether labels are signs."""
+    return not data.has_real_labels
+
+
+def mixture(data: DataModel) -> bool:
+    """Whether inputs come in classes, which are their labels."""
+    return not data.ruled
+
+
+def rule_of_classes(data: DataModel) -> bool:
+    """Whether a rule gives the signs that are the labels."""
+    return data.ruled and not data.has_real_labels
 
 
 def measured() -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def made_up() -> Iterator[tuple[Observable, ...]]:
     def signal_to_noise(stage):
         """m^2/(Delta Q)."""
         q = stage.fresh.overlap[..., -1, -1]
-        return stage.fresh.magnetization[..., -1] ** 2 / (stage.fresh.data.delta * q)
+        return stage.fresh.magnetization[..., -1] ** 2 / (stage.fresh.data.variance * q)
 
     @observable("steepness beside the teacher", kind=PAIR, matrix="steepness")
     def teacher_steepness(stage, other):
