@@ -56,7 +56,7 @@ from numerics.simulation.result import SimulationResult
 from numerics.simulation.run import simulate
 from numerics.solution.observables import OBSERVABLES
 from numerics.solution.observables.registry import ERROR_SUFFIX as ERROR_OF
-from numerics.solution.observables.registry import REGISTRY, groups, long_name
+from numerics.solution.observables.registry import REGISTRY, groups, long_name, observables_of
 from numerics.solution.solution import Solution
 from numerics.solver import ConvergenceWarning, read_solution, solve
 from numerics.sweeps.grid import ERROR_SUFFIX
@@ -319,7 +319,7 @@ class Explorer:
 
     def _build_widgets(self) -> None:
         self.sliders = {parameter.key: parameter.slider() for parameter in SLIDERS}
-        options = [(plain_label(name), name) for name in OBSERVABLES]
+        options = [(plain_label(name), name) for name in observables_of(GaussianMixture(1.0))]
         self.choices = tuple(
             widgets.Dropdown(options=options, value=name, layout={"width": "300px"})
             for name in ("generalization_gap", "norm")
@@ -594,7 +594,7 @@ class Explorer:
         names = solution.chain.names
         known = solution.converged
         tables = []
-        for heading, group in groups().items():
+        for heading, group in groups(solution.data).items():
             rows = [
                 (plain_label(name), *(_number(getattr(stage, name), known) for stage in solution.stages))
                 for name in group
@@ -775,7 +775,7 @@ class Explorer:
 
     def _write_data(self, path: Path) -> None:
         data, chain = self.model
-        names = list(OBSERVABLES)
+        names = observables_of(data)
         with self._quiet():
             curves = sweep(data, chain, {"alpha": self.alphas}, names, jobs=1, settings=self.settings)
         solution, stages = self.solution, ("stage", "other_stage")
@@ -814,9 +814,10 @@ class Explorer:
 
 def _collect(found: Mapping[float, SimulationResult]) -> xarray.Dataset:
     """Means and standard errors of all observables, by stage and alpha; NaN for what simulations do not measure."""
-    names = next(iter(found.values())).chain.names
+    first = next(iter(found.values()))
+    names = first.chain.names
     variables = {}
-    for name in OBSERVABLES:
+    for name in observables_of(first.data):
         rows = [[simulated(runs, k, name) for runs in found.values()] for k in range(len(names))]
         for suffix, attribute, words in (
             ("", "mean", f"{OBSERVABLES[name]}, mean over runs"),
