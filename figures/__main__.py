@@ -13,6 +13,7 @@ with starting(__name__):
     from tqdm import tqdm
 
     import figures.mignacco
+    import figures.neurons
     import figures.saglietti
     import figures.self_distillation  # noqa: F401  (figures register themselves)
     from figures.build import FIGURES, Effort, finish, prepare

@@ -135,7 +135,7 @@ def solve(
         raise ParameterError(f"data must be a GaussianMixture or a LinearRule, got {data!r}")
     chain = Chain.of(chain)
     check_fit(data, chain)
-    settings = settings_for(chain, settings, rtol)
+    settings = settings_for(in_equations(data, chain), settings, rtol)
     if max_iterations is not None:
         if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
             raise ParameterError(f"max_iterations must be a positive integer, got {max_iterations!r}")
@@ -245,15 +245,17 @@ def _assemble(
 ) -> Solution:  # fmt: skip
     """Solution from the stages solved, judged by residual and quadrature error."""
     residual = max(point.residual for point in points)
+    solved = in_equations(data, chain)
+    last = f"stage {len(points) - solved.hidden} ({solved.name(len(points))})"
     message = ""
     if points[-1].status == _TOO_LARGE:
         message = (
-            f"stage {len(points)} ({chain.name(len(points))}) would take about {points[-1].defect / 1e9:.2g} GB for its averages, "
+            f"{last} would take about {points[-1].defect / 1e9:.2g} GB for its averages, "
             f"more than {settings.memory / 1e9:.2g} GB; ask for a larger rtol than {settings.rtol:.0e}, take fewer stages, or "
             "allow more by settings=Settings(memory=...)"
         )
     elif points[-1].status != 0:
-        message = f"stage {len(points)} ({chain.name(len(points))}): {_MESSAGES[points[-1].status]}"
+        message = f"{last}: {_MESSAGES[points[-1].status]}"
     elif not error <= settings.rtol:
         message = f"the quadrature error estimate {error:.1e} exceeds rtol={settings.rtol:.1e}"
     elif not residual <= settings.residual_tolerance:
@@ -267,7 +269,7 @@ def _assemble(
         message += "; the weights are nearly 0: the targets hardly differ between samples"
     return Solution(
         data=data, chain=chain, points=points, converged=message == "", residual=residual, quadrature_error=error,
-        iterations=sum(point.iterations for point in points), message=message or _success(points, chain), level=level,
+        iterations=sum(point.iterations for point in points), message=message or _success(points, solved), level=level,
         settings=settings,
     )  # fmt: skip
 

@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 import figures.__main__
+import numerics.cli.neurons
 import numerics.cli.simulate
 import numerics.cli.solve
 import numerics.cli.sweep
@@ -57,6 +58,7 @@ COMMANDS = {
     "numerics.sweep": numerics.cli.sweep.sweep_command,
     "numerics.phase_diagram": numerics.phase_diagram.main,
     "numerics.random_box": numerics.random_box.main,
+    "numerics.neurons": numerics.cli.neurons.neurons_command,
     "figures": figures.__main__.main,
     "theory": theory.__main__.main,
 }
@@ -69,6 +71,7 @@ LONG = (
     r"numerics\.phase_diagram( --committed)?",  # the main figure
     r"numerics\.phase_diagram .*--y .*",  # a heat map takes longer to draw than all the rest
     r"numerics\.random_box .*",
+    r"numerics\.neurons",  # minutes of training
     r"figures .*",
     r"theory",
 )

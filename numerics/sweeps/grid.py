@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from numerics.models import Chain, DataModel, described, parameter_paths
+from numerics.models import Chain, DataModel, described, in_equations, parameter_paths
 from numerics.problem import write_problem
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation.run import Simulation
@@ -271,7 +271,7 @@ class Grid(_AnyGrid):
     @cached_property
     def accuracy(self) -> Settings:
         """Settings that points are solved with."""
-        return settings_for(self.chain, self.settings, self.rtol)
+        return settings_for(in_equations(self.data, self.chain), self.settings, self.rtol)
 
     @property
     def per_task(self) -> int:
