@@ -55,7 +55,8 @@ from numerics.settings import DEFAULT, Settings
 from numerics.simulation.result import SimulationResult
 from numerics.simulation.run import simulate
 from numerics.solution.observables import OBSERVABLES
-from numerics.solution.observables.registry import REGISTRY, groups
+from numerics.solution.observables.registry import ERROR_SUFFIX as ERROR_OF
+from numerics.solution.observables.registry import REGISTRY, groups, long_name, observables_of
 from numerics.solution.solution import Solution
 from numerics.solver import ConvergenceWarning, read_solution, solve
 from numerics.sweeps.grid import ERROR_SUFFIX
@@ -318,7 +319,7 @@ class Explorer:
 
     def _build_widgets(self) -> None:
         self.sliders = {parameter.key: parameter.slider() for parameter in SLIDERS}
-        options = [(plain_label(name), name) for name in OBSERVABLES]
+        options = [(plain_label(name), name) for name in observables_of(GaussianMixture(1.0))]
         self.choices = tuple(
             widgets.Dropdown(options=options, value=name, layout={"width": "300px"})
             for name in ("generalization_gap", "norm")
@@ -593,7 +594,7 @@ class Explorer:
         names = solution.chain.names
         known = solution.converged
         tables = []
-        for heading, group in groups().items():
+        for heading, group in groups(solution.data).items():
             rows = [
                 (plain_label(name), *(_number(getattr(stage, name), known) for stage in solution.stages))
                 for name in group
@@ -744,7 +745,7 @@ class Explorer:
     def save(self, path: str | Path) -> None:
         """Write the figure (``.png``, ``.pdf``), or curves, numbers and simulations (``.nc``), by suffix.
 
-        A NetCDF file has the groups ``curves`` (all observables), ``point`` (the current alpha) and, if there are any,
+        A NetCDF file has the groups ``curves`` (all observables), ``point`` (the current alpha, with errors) and, if there are any,
         ``simulation``.  Its attribute ``rerun`` is the call that gives this interface again, ``parameters`` the same as JSON.
         What was there before is replaced only by a complete file.
 
@@ -774,15 +775,15 @@ class Explorer:
 
     def _write_data(self, path: Path) -> None:
         data, chain = self.model
-        names = list(OBSERVABLES)
+        names = observables_of(data)
         with self._quiet():
             curves = sweep(data, chain, {"alpha": self.alphas}, names, jobs=1, settings=self.settings)
         solution, stages = self.solution, ("stage", "other_stage")
         point = xarray.Dataset(
             {
                 **{
-                    name: ("stage", [getattr(s, name) for s in solution.stages], {"long_name": OBSERVABLES[name]})
-                    for name in names
+                    name: ("stage", [getattr(s, name) for s in solution.stages], {"long_name": long_name(name)})
+                    for name in (*names, *(name + ERROR_OF for name in names))
                 },
                 "overlap": (stages, solution.overlap, {"long_name": "overlap Q"}),
                 "response_matrix": (stages, solution.response, {"long_name": "response V"}),
@@ -813,9 +814,10 @@ class Explorer:
 
 def _collect(found: Mapping[float, SimulationResult]) -> xarray.Dataset:
     """Means and standard errors of all observables, by stage and alpha; NaN for what simulations do not measure."""
-    names = next(iter(found.values())).chain.names
+    first = next(iter(found.values()))
+    names = first.chain.names
     variables = {}
-    for name in OBSERVABLES:
+    for name in observables_of(first.data):
         rows = [[simulated(runs, k, name) for runs in found.values()] for k in range(len(names))]
         for suffix, attribute, words in (
             ("", "mean", f"{OBSERVABLES[name]}, mean over runs"),

@@ -145,7 +145,7 @@ def optimize(
 
     Examples
     --------
-    >>> from numerics import Estimator
+    >>> from numerics import Estimator, GaussianMixture
     >>> from theory.losses import CrossEntropy
     >>> data = GaussianMixture(alpha=2.0, rho=0.2, delta=1.0)
     >>> best = optimize(data, Estimator(CrossEntropy(), ridge=1.0), {"teacher.ridge": (1e-3, 10)}, "teacher.test_error")
@@ -188,7 +188,7 @@ def derivatives(
 
     Examples
     --------
-    >>> from numerics import Estimator
+    >>> from numerics import Estimator, GaussianMixture
     >>> from theory.losses import CrossEntropy
     >>> solution = solve(GaussianMixture(alpha=2.0, rho=0.2, delta=1.0), Estimator(CrossEntropy(), ridge=0.1))
     >>> found = derivatives(solution, ["alpha", "teacher.ridge"], ["teacher.test_error"])

@@ -62,6 +62,7 @@ class ConvergenceError(RuntimeError):
     Examples
     --------
     >>> from theory.losses import CrossEntropy
+    >>> from numerics import GaussianMixture
     >>> solve(GaussianMixture(alpha=2.0, rho=0.2), Estimator(CrossEntropy(), ridge=0.1), max_iterations=1, throw=True)
     ... # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -115,6 +116,7 @@ def solve(
     Examples
     --------
     >>> from theory.losses import CrossEntropy, Distillation
+    >>> from numerics import GaussianMixture
     >>> data = GaussianMixture(alpha=2.0, rho=0.2, delta=1.0)
     >>> chain = [Estimator(CrossEntropy(), ridge=0.1), Estimator(Distillation(), ridge=1e-5, eta=0.5)]
     >>> solution = solve(data, chain)

@@ -58,7 +58,8 @@ def read_axis(text: str) -> tuple[str, np.ndarray]:
 )  # fmt: skip
 @click.option(
     "--observable", "observables", multiple=True, default=("test_error",), metavar="NAME",
-    help=f"What to keep, any number of times: {', '.join(OBSERVABLES)}.  [default: test_error]",
+    help=f"What to keep, any number of times: {', '.join(OBSERVABLES)}; of theory also NAME_quadrature_error, "
+    "the estimated error of one.  [default: test_error]",
 )  # fmt: skip
 @click.option(
     "--output", required=True, type=click.Path(path_type=Path), metavar="FILE", help="NetCDF file to write."

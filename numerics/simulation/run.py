@@ -115,6 +115,7 @@ def simulate(
     Examples
     --------
     >>> from theory.losses import CrossEntropy
+    >>> from numerics import GaussianMixture
     >>> data = GaussianMixture(alpha=2.0, rho=0.2, delta=1.0)
     >>> runs = simulate(data, Estimator(CrossEntropy(), ridge=0.1), n_inputs=200, n_runs=4, seed=0)
     >>> found = runs[0].test_error

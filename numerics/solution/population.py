@@ -6,7 +6,7 @@ Theory and simulations share them: both know the means, biases and overlaps of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import ClassVar
 
@@ -319,13 +319,3 @@ class Population(GaussianLogits):
                 found += share * average
                 allowed = self.rtol * abs(average.value)
         return found
-
-    def average(
-        self,
-        function: Callable[[Array, float], Array],
-        stages: Sequence[int],
-        jumps: Sequence[tuple[int, float]] = (),
-    ) -> Integral:
-        """Average of ``function(logits, label)`` over test points: label and logits of these stages; jumps in the logits."""
-        rows = [unit(self.stages, k + 1) for k in stages]
-        return self.mean(lambda label, *logits: function(np.array(logits), label), rows, jumps=jumps)

@@ -81,7 +81,7 @@ class Solution:
 
     Examples
     --------
-    >>> from numerics import solve
+    >>> from numerics import GaussianMixture, solve
     >>> from theory.losses import CrossEntropy, Distillation
     >>> chain = [Estimator(CrossEntropy(), ridge=0.1), Estimator(Distillation(), ridge=1e-5, eta=0.5)]
     >>> solution = solve(GaussianMixture(alpha=2.0, rho=0.2, delta=1.0), chain)
@@ -313,7 +313,7 @@ class StageSolution(AnyStage):
 
     Examples
     --------
-    >>> from numerics import solve
+    >>> from numerics import GaussianMixture, solve
     >>> from theory.losses import CrossEntropy, Loss
     >>> stage = solve(GaussianMixture(alpha=2.0, rho=0.2), Estimator(CrossEntropy(), ridge=0.1))[0]
     >>> 0 < stage.train_error_quadrature_error < 1e-8 * stage.train_error

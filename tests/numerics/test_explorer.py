@@ -19,12 +19,13 @@ from PIL import Image
 
 pytest.importorskip("ipywidgets")
 
-from numerics import OBSERVABLES, Estimator, GaussianMixture, explorer, simulate, solve
+from numerics import Estimator, GaussianMixture, explorer, simulate, solve
 from numerics.explorer import SLIDERS, Explorer, explore
 from numerics.models import Chain, ParameterError, with_parameter
 from numerics.phase_diagram import SIMULATED_ALPHAS
 from numerics.plots import style
 from numerics.settings import DEFAULT
+from numerics.solution.observables.registry import observables_of
 from numerics.thresholds import bayes_error, separability_threshold
 from theory.losses import CrossEntropy, Distillation
 
@@ -125,6 +126,9 @@ def test_thresholds_are_marked_where_they_are_inside(shown: Explorer) -> None:
     assert not shown._panels[0].thresholds["teacher_separability"][0].get_visible()
     shown.set(delta=1.0, chi=0.0)  # on labels alone nothing is interpolated
     assert not shown._panels[0].thresholds["interpolation"][0].get_visible()
+
+
+OBSERVABLES = observables_of(GaussianMixture(1.0))
 
 
 @pytest.mark.parametrize("name", OBSERVABLES)
@@ -435,7 +439,7 @@ def test_data_are_saved_and_can_be_run_again(small: Explorer, tmp_path: Path) ->
     point = xarray.load_dataset(path, group="point")
     assert float(point.alpha) == 1.1
     np.testing.assert_allclose(point.overlap, small.solution.overlap)
-    assert set(OBSERVABLES) <= set(point.data_vars)
+    assert {*OBSERVABLES, *(f"{name}_quadrature_error" for name in OBSERVABLES)} <= set(point.data_vars)
     points = xarray.load_dataset(path, group="simulation")
     np.testing.assert_array_equal(points.test_error, small.simulation.test_error)
     assert (points.attrs["n_inputs"], points.attrs["n_runs"], points.attrs["seed"]) == (60, 3, 0)

@@ -182,10 +182,10 @@ loss has none, or a formula names several logits, it is the stage before (:meth:
 """
 
 
-def groups() -> dict[str, list[str]]:
-    """Names of the observables of a solved stage, by heading."""
+def groups(data: DataModel) -> dict[str, list[str]]:
+    """Names of the observables that a solved stage has on these data, by heading."""
     found: dict[str, list[str]] = {}
-    for name in OBSERVABLES:
+    for name in observables_of(data):
         found.setdefault(REGISTRY[name].group, []).append(name)
     return found
 

@@ -12,7 +12,6 @@ import pytest
 from command_line import assert_one_line_error, run
 
 from numerics import (
-    OBSERVABLES,
     BayesOptimal,
     DataSet,
     Estimator,
@@ -25,6 +24,7 @@ from numerics import (
 from numerics.cli.simulate import simulate_command
 from numerics.cli.solve import solve_command
 from numerics.problem import read_problem
+from numerics.solution.observables.registry import observables_of
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels
 
 BAD_MODEL_FLAGS = [
@@ -244,7 +244,9 @@ def test_json_of_one_point() -> None:
     assert document["residual"] < 1e-9
     assert {"iterations", "quadrature_error", "overlap", "response"} <= document.keys()
     assert [stage["name"] for stage in document["stages"]] == ["teacher", "student"]
-    assert all(OBSERVABLES.keys() <= stage.keys() for stage in document["stages"])
+    names = observables_of(GaussianMixture(1.0))
+    keys = {*names, *(f"{name}_quadrature_error" for name in names)}
+    assert all(keys <= stage.keys() for stage in document["stages"])
     assert document["parameters"]["student.ridge"] == 1e-5
     direct = solve(*_default_problem(2.0))
     assert document["stages"][1]["test_error"] == pytest.approx(direct[1].test_error, abs=1e-9)

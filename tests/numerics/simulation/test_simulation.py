@@ -408,7 +408,9 @@ def test_split_test_loss_agrees_with_the_full_average(norms, temperature):
     models = population(norms)
     loss = Distillation(mixing=0.6, temperature=temperature)
     functions = LossFunctions(loss)
-    full, _ = models.average(lambda x, label: functions.value(x[0], np.full(len(x[0]), label), x[1:].T.copy()), [1, 0])
+    full, _ = models.mean(
+        lambda label, h, earlier: functions.value(h, np.full(len(h), label), earlier[:, None].copy()), np.eye(2)[[1, 0]]
+    )
     value, error = models.test_loss(loss, 1)
     assert value == pytest.approx(full, abs=1e-6)
     assert error < 1e-6
