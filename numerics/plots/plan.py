@@ -92,7 +92,7 @@ def thresholds_in_alpha(data: DataModel, chain: Chain) -> dict[str, float]:
             values["interpolation"] = last.eta
         separable = {"student_separability": last, **separable}
     for name, stage in separable.items():
-        if _learns(stage):
+        if _learns(stage) and not data.has_real_labels:
             found = thresholds.separation(data, stage.eta, data.label_noise, stage.bias is None).threshold()
             if math.isfinite(found):
                 values[name] = found
