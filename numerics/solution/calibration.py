@@ -23,8 +23,9 @@ from numerics.solution.logit_law import Array, LogitLaw
 from numerics.solution.quadrature import Budget, Integral, OneRule
 from numerics.solution.samples import output_difference
 
-TOLERANCE = 1e-13
-"""Accuracy, absolute and after a second pass relative, that panels are halved for: little more work than 1e-8."""
+TOLERANCE, LEAST = 1e-13, 1e-4
+"""Accuracy that panels are halved for, absolute and after a second pass relative to averages of at least this size: little more
+work than 1e-8, and the rounding of what vanishes, as the error of a calibrated output, is not resolved."""
 
 CHECK_CUT = 0.38
 """Where panels are cut for the integral that the first one is checked against."""
@@ -92,7 +93,7 @@ def _over(
         found = Integral(float(value[0]), float(error[0]))
         if not found.error > TOLERANCE * abs(found.value):
             break
-        tolerance = TOLERANCE * abs(found.value)
+        tolerance = TOLERANCE * max(abs(found.value), LEAST)
     return OneRule(*found)
 
 

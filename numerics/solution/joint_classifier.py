@@ -26,6 +26,9 @@ REACH, POINTS, CHECK_POINTS = 12.0, 121, 110
 CANDIDATES, ZOOM, ROUNDS = 6, 9, 16
 """Highest points of the grid that are looked at more closely, points between their neighbours, and how often."""
 
+ADVANTAGE = 1e-9
+"""By which a threshold must be better than a constant: where log-odds grow with h, one far out always is, by next to nothing."""
+
 SCALES, SCALE_RANGE, SCALE_STARTS = 49, 100.0, 3
 """Factors that are tried for the student's logit, around the one that makes the widths equal; how many are refined."""
 
@@ -39,7 +42,7 @@ class Head(NamedTuple):
     sign: int
 
     def __str__(self) -> str:
-        return "constant" if self.sign == 0 else f"h {'>' if self.sign > 0 else '<'} {self.threshold:.4g}"
+        return "constant" if self.sign == 0 else f"h {'>' if self.sign > 0 else '<'} {round(self.threshold, 4) + 0.0:g}"
 
 
 def distance(first: LogitLaw, second: LogitLaw, *, check: bool = False) -> tuple[float, float]:
