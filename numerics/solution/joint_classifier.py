@@ -70,10 +70,9 @@ def ideal_head(first: LogitLaw, second: LogitLaw, *, check: bool = False) -> Hea
     grid = _grid(first, second, check)
     least, place = _maximum(lambda x: -errors(x), grid)
     most, other = _maximum(errors, grid)
-    share = 2.0 * min(first.rho, 1.0 - first.rho)
-    return min(
-        Head(-least, place, 1), Head(2.0 - most, other, -1), Head(share, float("nan"), 0), key=lambda head: head[0]
-    )
+    constant = 2.0 * min(first.rho, 1.0 - first.rho)
+    best = min(Head(-least, place, 1), Head(2.0 - most, other, -1), key=lambda head: head.error)
+    return best if best.error < constant - ADVANTAGE else Head(min(best.error, constant), float("nan"), 0)
 
 
 def best_scale(teacher: LogitLaw, student: LogitLaw) -> tuple[float, float]:

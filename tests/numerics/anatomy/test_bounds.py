@@ -134,6 +134,8 @@ def z_scores(points: list[tuple[float, ...]], n_inputs: int, n_runs: int) -> np.
         runs = simulate(data, chain(*point[4:]), n_inputs, n_runs, seed=7, n_jobs=2)
         student = solve(runs.effective_data, runs.effective_chain, throw=True)[1]
         for name in TERMS:
+            if name == "kolmogorov_distance" and data.rho == 0.5:
+                continue  # the larger of two distances that are equal: in finite systems one of them is the larger
             run = getattr(runs[1], name)
             if run.standard_error > 0:
                 found.append((run.mean - getattr(student, name)) / run.standard_error)
