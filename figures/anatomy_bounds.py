@@ -190,8 +190,8 @@ def calibration(effort: Effort) -> Plan:
     return Plan(
         work,
         draw,
-        "Settings of our choice (alpha = 2, rho = 0.3, label noise 0.1, student's ridge 0.1, eta = 0.6; left: teacher's ridge 1, where "
-        "outputs are underconfident, more so on training samples, with the labels that were trained on).",
+        "Settings of our choice (alpha = 2, rho = 0.3, label noise 0.1, student's ridge 0.1, eta = 0.6; left: teacher's "
+        "ridge 1, where outputs are underconfident, more so on training samples, with the labels that were trained on).",
     )
 
 
