@@ -17,6 +17,8 @@ from numerics.models import (
     Stage,
     check_fit,
     in_equations,
+    require_count,
+    require_number,
 )
 from numerics.scalar.compiled import PointArrays, compile_chain, newton, structural_loss
 from numerics.scalar.constrained import HardPoint
@@ -137,9 +139,9 @@ def solve(
     check_fit(data, chain)
     settings = settings_for(in_equations(data, chain), settings, rtol)
     if max_iterations is not None:
-        if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
-            raise ParameterError(f"max_iterations must be a positive integer, got {max_iterations!r}")
-        settings = replace(settings, max_iterations=max_iterations)
+        settings = replace(
+            settings, max_iterations=require_count("max_iterations", max_iterations, allowed="a positive integer")
+        )
     if start is not None and not isinstance(start, Solution):
         raise ParameterError(f"start must be a Solution or None, got {start!r}")
     if has_limit(chain):
@@ -179,9 +181,7 @@ def settings_for(chain: Chain, settings: Settings, rtol: float | None = None) ->
     if not isinstance(settings, Settings):
         raise ParameterError(f"settings must be a numerics.settings.Settings, got {settings!r}")
     if rtol is not None:
-        if isinstance(rtol, bool) or not isinstance(rtol, (int, float)) or not 1e-13 <= rtol < 1:
-            raise ParameterError(f"rtol must be a number in [1e-13, 1), got {rtol!r}")
-        rtol = float(rtol)
+        rtol = require_number("rtol", rtol, at_least=1e-13, below=1, allowed="a number in [1e-13, 1)")
     if rtol is None and settings == DEFAULT:
         quadratic = all(structural_loss(stage).is_quadratic for stage in chain.stages)
         table = LONG_QUADRATIC_RTOL if quadratic else LONG_CHAIN_RTOL
