@@ -72,6 +72,16 @@ def bayes_bias(q: Expr, delta: Expr, rho: Expr) -> Expr:
     return delta * q / 2 * log(rho / (1 - rho))
 
 
+def best_bias(m: Expr, q: Expr, delta: Expr, rho: Expr) -> Expr:
+    """Bias of least test error for weights of any overlap m > 0: Delta Q/(2m) log(rho/(1-rho))."""
+    return bayes_bias(q, delta, rho) / sympify(m)
+
+
+def direction_error(m: Expr, q: Expr, delta: Expr, rho: Expr) -> Expr:
+    """Test error of weights with m > 0 after the best threshold; the length of the weights does not matter."""
+    return test_error(m, best_bias(m, q, delta, rho), q, delta, rho)
+
+
 def bayes_error(alpha: Expr, delta: Expr, rho: Expr, eta: Expr = 1) -> Expr:
     """Smallest test error from M = alpha N samples, by an estimator that sees a fraction eta of the inputs.
 
@@ -131,6 +141,24 @@ def agreement(
         return cdf(x, y, correlation) + cdf(-x, -y, correlation)
 
     return _over_classes(same, rho)
+
+
+def right_and_wrong(
+    m: Sequence[Expr],
+    b: Sequence[Expr],
+    q: Sequence[Expr],
+    delta: Expr,
+    rho: Expr,
+    cdf: Callable[[Expr, Expr, Expr], Expr] = bivariate_normal_cdf,
+) -> Expr:
+    """P(the first stage is right and the second wrong on a test point); arguments as for ``agreement``."""
+    correlation = cosine(q[2], q[0], q[1])
+
+    def both(s: int) -> Expr:
+        x, y = (s * field_mean(m[i], b[i], s) / field_width(q[i], delta) for i in (0, 1))
+        return cdf(x, -y, -correlation)
+
+    return _over_classes(both, rho)
 
 
 def logit_distance(m: Sequence[Expr], b: Sequence[Expr], q: Sequence[Expr], delta: Expr, rho: Expr) -> Expr:

@@ -16,8 +16,19 @@ from numerics.solution.observables import errors
 from numerics.solution.observables import losses
 from numerics.solution.observables import calibration
 from numerics.solution.observables import distances
+from numerics.solution.observables import joint_classifier
 from numerics.solution.observables import rule
 from numerics.solution.observables import bounds
 # isort: on
 
-__all__ = ["OBSERVABLES", "bounds", "calibration", "distances", "errors", "losses", "order_parameters", "rule"]
+__all__ = [
+    "OBSERVABLES",
+    "bounds",
+    "calibration",
+    "distances",
+    "errors",
+    "joint_classifier",
+    "losses",
+    "order_parameters",
+    "rule",
+]
