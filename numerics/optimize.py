@@ -29,7 +29,7 @@ from numerics.models import (
 from numerics.scalar.nodes import sharpness_along
 from numerics.scalar.walk import Walk
 from numerics.settings import DEFAULT, Settings
-from numerics.solution.observables.registry import observables_of
+from numerics.solution.observables.registry import is_defined, observables_of
 from numerics.solution.solution import Solution
 from numerics.solution.state import limit_of
 from numerics.solver import ConvergenceWarning, require_solvable, settings_for, solve, spectral_solution
@@ -292,7 +292,7 @@ class _Axis:
 def _reader(data: DataModel, chain: Chain, observable: str) -> Callable[[Solution], float]:
     """Function that reads ``<stage>.<observable>`` off a solution."""
     stage, _, name = observable.rpartition(".")
-    if stage not in chain.names or name not in observables_of(data):
+    if stage not in chain.names or not is_defined(name, data):
         known = f"stages {', '.join(chain.names)} and observables {', '.join(observables_of(data))}"
         raise ParameterError(f"observable must be <stage>.<name>, from {known}; got {observable!r}")
     index = chain.names.index(stage)

@@ -51,7 +51,7 @@ with starting(__name__):
     from numerics.problem import plain_name, write_problem
     from numerics.simulation.run import Simulation
     from numerics.solution.observables import OBSERVABLES
-    from numerics.solution.observables.registry import compares, measured, observables_of
+    from numerics.solution.observables.registry import compares, is_defined, measured, observables_of
     from numerics.sweeps.axes import spaced
     from numerics.sweeps.grid import Experiment, Grid
     from numerics.sweeps.provenance import package_versions
@@ -256,7 +256,7 @@ def _check_request(
     context = click.get_current_context()
     if quantity not in OBSERVABLES:
         raise click.UsageError(f"--quantity: unknown quantity {quantity!r}; allowed are {', '.join(OBSERVABLES)}")
-    if quantity not in observables_of(data):
+    if not is_defined(quantity, data):
         raise click.UsageError(
             f"--quantity: {quantity} is not defined on these data; allowed are {', '.join(observables_of(data))}"
         )

@@ -72,6 +72,16 @@ def bayes_bias(q: Expr, delta: Expr, rho: Expr) -> Expr:
     return delta * q / 2 * log(rho / (1 - rho))
 
 
+def best_bias(m: Expr, q: Expr, delta: Expr, rho: Expr) -> Expr:
+    """Bias of least test error for weights of any overlap m > 0: Delta Q/(2m) log(rho/(1-rho))."""
+    return bayes_bias(q, delta, rho) / sympify(m)
+
+
+def direction_error(m: Expr, q: Expr, delta: Expr, rho: Expr) -> Expr:
+    """Test error of weights with m > 0 after the best threshold; the length of the weights does not matter."""
+    return test_error(m, best_bias(m, q, delta, rho), q, delta, rho)
+
+
 def bayes_error(alpha: Expr, delta: Expr, rho: Expr, eta: Expr = 1) -> Expr:
     """Smallest test error from M = alpha N samples, by an estimator that sees a fraction eta of the inputs.
 

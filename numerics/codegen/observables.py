@@ -63,6 +63,13 @@ def test_error() -> Callable:
 
 
 @lru_cache(maxsize=1)
+def direction_error() -> Callable:
+    """``f(m, q, delta, rho)``."""
+    arguments = (*_symbols("m q"), delta, rho)
+    return _kept("direction_error", lambda: (arguments, observables.direction_error(*arguments)))
+
+
+@lru_cache(maxsize=1)
 def training_error() -> Callable:
     """``f(threshold, mean, width, sign)``."""
     arguments = _symbols("threshold mean width s")

@@ -182,6 +182,15 @@ class Population(GaussianLogits):
         )
         return found if found.ndim else float(found)
 
+    def direction_error(self, t: int) -> Array:
+        """P(s h_t < 0) after the best threshold; weights with m <= 0 are no better than the larger class."""
+        m, q, rho = self.magnetization[..., t], self.overlap[..., t, t], self.data.positive_share
+        aligned = (m > 0.0) & (q > 0.0)
+        good, size = np.where(aligned, m, 1.0), np.where(aligned, q, 1.0)
+        error = observables.direction_error()(good, size, self.data.variance, rho)
+        found = np.where(aligned, error, np.where(np.isnan(m), np.nan, np.minimum(rho, 1.0 - rho)))
+        return found if found.ndim else float(found)
+
     def calibration(self, t: int) -> tuple[Array, Array]:
         """(slope, offset) of the true log-odds as a function of h_t; nan for a model of zero norm."""
         q = self.overlap[..., t, t]

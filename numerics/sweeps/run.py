@@ -21,7 +21,7 @@ from numerics.scalar.compiled import compile_chain, compile_losses
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation.run import Simulation
 from numerics.solution.observables import OBSERVABLES
-from numerics.solution.observables.registry import measured, observables_of, split
+from numerics.solution.observables.registry import REGISTRY, is_defined, measured, observables_of, split
 from numerics.solver import LONGEST_CHAIN
 from numerics.square_chain.spectral import is_spectral
 from numerics.sweeps.axes import Over, axis_values
@@ -316,11 +316,11 @@ def _checked_observables(data: DataModel, observables: object, simulation: Simul
         known, is_error = split(name)
         if known not in OBSERVABLES:
             raise ParameterError(f"observables: unknown name {name!r}; allowed are {', '.join(allowed)}")
-        if known not in defined:
+        if not is_defined(known, data):
             raise ParameterError(
                 f"observables: {name!r} is not defined on these data; allowed are {', '.join(allowed)}"
             )
-        if known not in allowed or (is_error and simulation is not None):
+        if simulation is not None and (is_error or not REGISTRY[known].measured):
             raise ParameterError(
                 f"observables: a simulation does not measure {name!r}; allowed are {', '.join(allowed)}"
             )

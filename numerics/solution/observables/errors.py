@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from numerics.solution.observables.registry import observable, signs
+from numerics.solution.observables.registry import mixture, observable, signs
 
 if TYPE_CHECKING:
     from numerics.solution.stage import AnyStage
@@ -32,3 +32,15 @@ def clean_train_error(stage: AnyStage):
 def generalization_gap(stage: AnyStage):
     """Test error minus training error."""
     return test_error(stage) - train_error(stage)
+
+
+@observable("test error after the best threshold", algebraic=True, linear=True, of=mixture)
+def direction_error(stage: AnyStage):
+    """P(s h < 0) on a fresh sample with the bias that is best for these weights: what their direction is good for."""
+    return stage.fresh.direction_error(-1)
+
+
+@observable("test error that the best threshold takes away", algebraic=True, linear=True, of=mixture)
+def threshold_error(stage: AnyStage):
+    """Test error minus ``direction_error``: what a wrong bias costs."""
+    return test_error(stage).value - direction_error(stage).value

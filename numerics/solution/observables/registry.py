@@ -53,6 +53,8 @@ class Observable:
         Drawn on a linear axis, because it is bounded or passes through 0.
     of : callable
         Whether it is defined, given the data; elsewhere it is NaN, and not listed.
+    listed : bool
+        Whether it is in tables, JSON and lists of all observables; if not, it is computed where its name is given, and there alone.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Observable:
     measured: bool
     linear: bool
     of: Callable[[DataModel], bool]
+    listed: bool
 
     def __call__(self, stage: AnyStage) -> Integral:
         return stage.find(self)
@@ -94,6 +97,7 @@ class Observable:
 def observable(
     label: str, *, kind: str = STAGE, matrix: str | None = None, algebraic: bool = False, solved: bool = True,
     measured: bool = True, linear: bool = False, of: Callable[[DataModel], bool] = lambda data: True,
+    listed: bool = True,
 ) -> Callable[[Callable], Observable]:  # fmt: skip
     """Define an observable: its name is that of the function, its description the docstring.
 
@@ -101,7 +105,7 @@ def observable(
     ----------
     label : str
         Text in plots.
-    kind, matrix, algebraic, solved, measured, linear, of
+    kind, matrix, algebraic, solved, measured, linear, of, listed
         See :class:`Observable`.
 
     Raises
@@ -120,7 +124,7 @@ def observable(
             raise ValueError(f"name: {name!r} is taken")
         if not inspect.getdoc(function):
             raise ValueError(f"{name} must have a docstring: it is what users read")
-        found = Observable(name, label, function, kind, matrix, algebraic, solved, measured, linear, of)
+        found = Observable(name, label, function, kind, matrix, algebraic, solved, measured, linear, of, listed)
         functools.update_wrapper(found, function, updated=())
         REGISTRY[name] = found
         for carrier, attribute in _CARRIERS:
@@ -156,7 +160,7 @@ def _attach(carrier: type, attribute: Callable[[Observable], property], found: O
 
 
 class _Labels(Mapping[str, str]):
-    """Names of the observables of a solved stage and their labels in plots."""
+    """Names of the observables of a solved stage and their labels in plots; those that are not listed are found by name alone."""
 
     def __getitem__(self, name: str) -> str:
         found = REGISTRY[name]
@@ -165,7 +169,7 @@ class _Labels(Mapping[str, str]):
         return found.label
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name, found in REGISTRY.items() if found.solved)
+        return (name for name, found in REGISTRY.items() if found.solved and found.listed)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -193,6 +197,11 @@ def groups(data: DataModel) -> dict[str, list[str]]:
 def observables_of(data: DataModel) -> tuple[str, ...]:
     """Names of the observables that a solved stage has on these data."""
     return tuple(name for name in OBSERVABLES if REGISTRY[name].of(data))
+
+
+def is_defined(name: str, data: DataModel) -> bool:
+    """Whether a solved stage has an observable of this name on these data, listed or not."""
+    return name in OBSERVABLES and REGISTRY[name].of(data)
 
 
 def real_labels(data: DataModel) -> bool:
