@@ -18,6 +18,17 @@ from numerics.solution.observables import calibration
 from numerics.solution.observables import distances
 from numerics.solution.observables import rule
 from numerics.solution.observables import bounds
+from numerics.solution.observables import anatomy
 # isort: on
 
-__all__ = ["OBSERVABLES", "bounds", "calibration", "distances", "errors", "losses", "order_parameters", "rule"]
+__all__ = [
+    "OBSERVABLES",
+    "anatomy",
+    "bounds",
+    "calibration",
+    "distances",
+    "errors",
+    "losses",
+    "order_parameters",
+    "rule",
+]
