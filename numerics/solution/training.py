@@ -21,7 +21,7 @@ from numerics.deferred import special
 from numerics.models import TRAINING
 from numerics.scalar.compiled import structural_loss
 from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, constraint, follow_hard
-from numerics.scalar.nodes import Nodes, extend, label_nodes, stage_loss
+from numerics.scalar.nodes import Nodes, extend, label_nodes
 from numerics.solution import crossings
 from numerics.solution.quadrature import EVALUATIONS, Integral, OneRule
 from numerics.solution.samples import GaussianLogits, Integrand, WeightedSamples, combined
@@ -190,7 +190,7 @@ class TrainingSamples(WeightedSamples):
         statistics = nodes.statistics
         mean = statistics[:, 0] * point.magnetization + point.bias
         mean = mean + math.sqrt(delta) * statistics[:, 2 : 2 + k] @ row[:-1] + delta * nodes.forces @ responses[:-1]
-        loss = stage_loss(self.stage)
+        loss = structural_loss(self.stage)
         slope, _ = LossFunctions(loss).derivatives(
             np.ascontiguousarray(level), nodes.labels, nodes.seen(loss.stages(self.stages))
         )
