@@ -64,6 +64,8 @@ def main(
         for name, entry in FIGURES.items():
             click.echo(f"{name:{width}}  {entry.title}")
         return 0
+    if names and everything:
+        raise click.UsageError("--all makes all figures: leave out --all or the names")
     chosen = list(FIGURES) if everything else _matching(names)
     if simulate is not None and paper_effort:
         raise click.UsageError("--simulate and --paper-effort exclude each other")

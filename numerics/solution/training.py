@@ -21,7 +21,7 @@ from numerics.deferred import special
 from numerics.models import TRAINING, ParameterError
 from numerics.scalar.compiled import structural_loss
 from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, constraint, follow_hard
-from numerics.scalar.nodes import Nodes, extend, label_nodes, stage_loss
+from numerics.scalar.nodes import Nodes, extend, label_nodes
 from numerics.solution import crossings, quadrature
 from numerics.solution.quadrature import EVALUATIONS, Integral, OneRule
 from numerics.solution.samples import GaussianLogits, Integrand, WeightedSamples, combined
@@ -192,7 +192,7 @@ class TrainingSamples(WeightedSamples):
         statistics = nodes.statistics
         mean = statistics[:, 0] * point.magnetization + point.bias
         mean = mean + math.sqrt(delta) * statistics[:, 2 : 2 + k] @ row[:-1] + delta * nodes.forces @ responses[:-1]
-        loss = stage_loss(self.stage)
+        loss = structural_loss(self.stage)
         slope, _ = LossFunctions(loss).derivatives(
             np.ascontiguousarray(level), nodes.labels, nodes.seen(loss.stages(self.stages))
         )
@@ -242,7 +242,7 @@ class TrainingSamples(WeightedSamples):
         size, count = nodes.labels.size, len(h)
         every, places = nodes.rows(np.tile(np.arange(size), count)), np.repeat(h, size)
         score = self.threshold(every, places)
-        loss, gamma = stage_loss(self.stage), self.data.variance * self.point.response_row[-1]
+        loss, gamma = structural_loss(self.stage), self.data.variance * self.point.response_row[-1]
         _, curvature = LossFunctions(loss).derivatives(places, every.labels, every.seen(loss.stages(self.stages)))
         slope = (1.0 + gamma * curvature) / (math.sqrt(self.data.variance) * self.point.cholesky_row[-1])
         values = (every.weight * quadrature.density(score) * slope).reshape(count, size)

@@ -19,10 +19,12 @@ from numerics.solution.observables import distances
 from numerics.solution.observables import joint_classifier
 from numerics.solution.observables import rule
 from numerics.solution.observables import bounds
+from numerics.solution.observables import anatomy
 # isort: on
 
 __all__ = [
     "OBSERVABLES",
+    "anatomy",
     "bounds",
     "calibration",
     "distances",

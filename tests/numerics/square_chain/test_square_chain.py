@@ -136,9 +136,7 @@ def test_a_thousand_stages_have_all_observables() -> None:
     for stage in (solution[0], solution[20], solution[-1]):
         values = {name: getattr(stage, name) for name in names}
         missing = {name for name, value in values.items() if math.isnan(value)}
-        assert missing == (
-            {name for name in names if compares(name)} if stage.number == 1 else set()
-        )
+        assert missing == ({name for name in names if compares(name)} if stage.number == 1 else set())
     assert solution.overlap.shape == solution.response.shape == (1000, 1000)
 
 

@@ -1,0 +1,340 @@
+"""Levels of a teacher's knowledge: students that are given one more of them than the one before, and what each brings.
+
+Tang et al. (2020) tell three levels apart.  Of all that a teacher says, its *universe* is how sure it is on average, its
+*domain* how sure it is of each class, its *instance* how sure it is of a sample.  The students here differ in the soft targets
+of their loss alone (:mod:`theory.levels`); those of the first five are conditional means of the teacher's outputs given more
+and more, so that what they gain, one after the other, adds up to all that distillation brings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from numerics.deferred import special
+from numerics.models import Chain, DataModel, Estimator, GaussianMixture, ParameterError, check_fit
+from numerics.optimize import optimize
+from numerics.settings import DEFAULT, Settings
+from numerics.solution import quadrature
+from numerics.solution.solution import Solution, StageSolution
+from numerics.solution.training import TrainingSamples
+from numerics.solver import solve
+from theory.levels import ConfidenceOnLabel, ConfidenceWeighted, LabelTargets
+from theory.losses import CrossEntropy, Distillation, Loss
+
+LADDER = ("hard", "scaled", "universe", "domain", "instance")
+"""Students in the order in which they know more."""
+
+GAINS = ("scale", "universe", "domain", "instance")
+"""What each of the ladder, after the first, gains over the one before."""
+
+CONTROLS = ("confidence", "choice", "permuted")
+"""Students beside the ladder."""
+
+TITLES = {
+    "hard": "labels alone",
+    "scaled": "labels, soft term's temperature",
+    "universe": "+ how sure on average",
+    "domain": "+ how sure of each class",
+    "instance": "+ how sure of each sample: the student",
+    "confidence": "labels weighted by p of the label",
+    "choice": "labels weighted by max p (CWTM)",
+    "permuted": "max p put on the label (DKPP)",
+}
+"""What students are given, in words."""
+
+BEST_RIDGES = (1e-4, 1e3)
+"""Bounds of the search for a student's best ridge; one that is best at the upper end is looked for further out."""
+
+_ENDS = np.linspace(-quadrature.REACH, quadrature.REACH, 9)
+_ACCURACY = 1e-12
+
+
+@dataclass(frozen=True)
+class Question:
+    """A student taught by one teacher, whose knowledge is taken apart.
+
+    Attributes
+    ----------
+    data, chain
+        The problem up to the student, which is the last stage.
+    taught_by : int
+        The teacher's number, from 1.
+    """
+
+    data: GaussianMixture
+    chain: Chain
+    taught_by: int
+
+    @classmethod
+    def of(cls, data: DataModel, chain: object, stage: int = -1) -> Question:
+        """Check what can be taken apart.
+
+        Raises
+        ------
+        ParameterError
+            For labels of a rule, a stage without a teacher, a loss that is not :class:`theory.losses.Distillation`, or several
+            teachers.
+        """
+        if not isinstance(data, GaussianMixture):
+            raise ParameterError(f"data must be a GaussianMixture: an anatomy needs two classes, got {data!r}")
+        chain = Chain.of(chain)
+        check_fit(data, chain)
+        if isinstance(stage, bool) or not isinstance(stage, int) or not -len(chain) <= stage < len(chain):
+            raise ParameterError(
+                f"stage must be a position in the chain, from {-len(chain)} to {len(chain) - 1}, got {stage!r}"
+            )
+        number = range(1, len(chain) + 1)[stage]
+        student, name = chain[number - 1], chain.name(number)
+        if number == 1:
+            raise ParameterError(f"stage must be one with a teacher, but {name} is the first of the chain")
+        if not isinstance(student, Estimator) or not isinstance(student.loss, Distillation):
+            raise ParameterError(f"loss of {name} must be a Distillation to be taken apart, got {student!r}")
+        if isinstance(student.loss.teacher, tuple):
+            raise ParameterError(f"loss of {name} must have one teacher, got teacher={student.loss.teacher!r}")
+        shorter = Chain(chain.stages[:number])
+        used = {found for one in shorter.stages for found in one.sets}
+        if "training" not in used:
+            raise ParameterError(f"sets of {name} and the stages before must include training")
+        data = replace(data, further=tuple(found for found in data.further if found.name in used))
+        return cls(data, shorter, student.loss.stages(number)[0])
+
+    @property
+    def student(self) -> Estimator:
+        return self.chain.stages[-1]
+
+    @property
+    def name(self) -> str:
+        """The student's."""
+        return self.chain.names[-1]
+
+    @property
+    def loss(self) -> Distillation:
+        return self.student.loss
+
+    @property
+    def soft_weight(self) -> float:
+        """Factor of the soft term's gradient sigmoid(h/T) - sigmoid(h_teacher/T): chi/T, or chi T."""
+        t = self.loss.parameters["temperature"]
+        return self.loss.parameters["mixing"] * (t if dict(self.loss.options).get("temperature_squared") else 1.0 / t)
+
+    def with_loss(self, loss: Loss) -> Chain:
+        """The chain with another loss of the student."""
+        return Chain((*self.chain.stages[:-1], replace(self.student, loss=loss, name=self.name)))
+
+    def losses(self, constants: Constants) -> dict[str, Loss]:
+        """Losses of all students, by name."""
+        own = self.loss.parameters
+        if own["mixing"] == 0.0:  # there is nothing of the teacher in any of them
+            return dict.fromkeys(TITLES, self.loss)
+        squared = bool(dict(self.loss.options).get("temperature_squared"))
+        same = {**own, "temperature_squared": squared}
+        e, (e0, e1), wrong = constants.off_label, constants.off_label_by_class, own["smoothing"]
+        taught = {**same, "teacher": self.taught_by}
+        return {
+            "hard": CrossEntropy(own["smoothing"]),
+            "scaled": LabelTargets(**same, off_zero=wrong, off_one=wrong),
+            "universe": LabelTargets(**same, off_zero=e, off_one=e),
+            "domain": LabelTargets(**same, off_zero=e0, off_one=e1),
+            "instance": self.loss,
+            "confidence": ConfidenceWeighted(**taught, scale=1.0 / (1.0 - e)),
+            "choice": ConfidenceWeighted(**taught, scale=1.0 / constants.choice, of_choice=True),
+            "permuted": ConfidenceOnLabel(**taught),
+        }
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Averages of the teacher's outputs at the student's temperature, over the student's training samples with the labels seen.
+
+    Attributes
+    ----------
+    off_label : float
+        E[1 - p], p on the label.
+    off_label_by_class : pair of floats
+        The same given y = 0, and y = 1.
+    choice : float
+        E[max(p, 1 - p)].
+    """
+
+    off_label: float
+    off_label_by_class: tuple[float, float]
+    choice: float
+
+
+def constants(solution: Solution, question: Question) -> Constants:
+    """Averages of the teacher's outputs, from theory."""
+    stage, temperature = solution[-1], question.loss.parameters["temperature"]
+    samples = stage.samples
+    row = np.eye(len(solution))[question.taught_by - 1]
+
+    def off(label: np.ndarray, h: np.ndarray) -> np.ndarray:
+        return special.expit((1.0 - 2.0 * label) * h / temperature)
+
+    def mean(function: Callable) -> float:
+        return float(samples.mean(function, [row]).value)
+
+    positive = mean(lambda label, h: label + 0.0 * h)
+    ones = mean(lambda label, h: label * off(label, h))
+    zeros = mean(lambda label, h: (1.0 - label) * off(label, h))
+
+    def doubt(label: np.ndarray, h: np.ndarray) -> np.ndarray:  # what max(p, 1 - p) has more than p
+        return np.maximum(0.0, 2.0 * off(label, h) - 1.0)
+
+    if question.taught_by == 1 and isinstance(samples, TrainingSamples):
+        more = _mean_with_kink(TrainingSamples(solution, 1, samples.sets), doubt)
+    else:
+        more = mean(doubt)
+    e = ones + zeros
+    return Constants(e, (zeros / (1.0 - positive), ones / positive), 1.0 - e + more)
+
+
+def _mean_with_kink(samples: TrainingSamples, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> float:
+    """Average over the first stage's logit of a function that bends at 0, which the panels close in on."""
+    total = 0.0
+    for group, share in enumerate(samples.weight):
+
+        def integrand(_: np.ndarray, g: np.ndarray, group: int = group) -> tuple[np.ndarray, np.ndarray]:
+            nodes = samples.follow(np.full(g.size, group), g.ravel()[:, None])
+            values = function(nodes.labels, nodes.logits[:, 0]).reshape(g.shape)
+            return quadrature.density(g) * values, np.zeros_like(g)
+
+        value, _ = quadrature.integrate(integrand, _ENDS, np.array([_ACCURACY]), quadrature.Budget())
+        total += share * float(value[0])
+    return total
+
+
+@dataclass(frozen=True)
+class Level:
+    """One student.
+
+    Attributes
+    ----------
+    name : str
+    ridge : float
+        Infinite where larger and larger ones do not make it worse.
+    error : float
+        Test error.
+    direction : float
+        Test error after the best threshold.
+    reason : str
+        Why there is none, where it is NaN.
+    """
+
+    name: str
+    ridge: float
+    error: float
+    direction: float
+    reason: str = ""
+
+    @property
+    def bias_part(self) -> float:
+        """What the best threshold takes away."""
+        return self.error - self.direction
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain numbers."""
+        return {
+            "ridge": self.ridge, "error": self.error, "direction": self.direction, "bias_part": self.bias_part,
+            **({"reason": self.reason} if self.reason else {}),
+        }  # fmt: skip
+
+
+def gains(errors: Mapping[str, float]) -> dict[str, float]:
+    """What each level brings: differences of the errors along the ladder, and ``total``, their sum."""
+    steps = {
+        gain: errors[before] - errors[after] for gain, before, after in zip(GAINS, LADDER, LADDER[1:], strict=False)
+    }
+    return {**steps, "total": errors[LADDER[0]] - errors[LADDER[-1]]}
+
+
+def blame(found: Mapping[str, float]) -> str | None:
+    """The level that hurts most, if distillation hurts; else None."""
+    return min(GAINS, key=lambda gain: found[gain]) if found["total"] < 0.0 else None
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Students of a question, solved at one ridge, or each at its best.
+
+    Attributes
+    ----------
+    students : mapping of name to Level
+    best_ridge : bool
+        Whether each has its own best ridge.
+    """
+
+    students: Mapping[str, Level]
+    best_ridge: bool = False
+
+    @cached_property
+    def gains(self) -> dict[str, float]:
+        """Of test error: scale, universe, domain, instance and total; positive where the student is better for it."""
+        return gains({name: level.error for name, level in self.students.items()})
+
+    @cached_property
+    def direction_gains(self) -> dict[str, float]:
+        """The same of the error after the best threshold."""
+        return gains({name: level.direction for name, level in self.students.items()})
+
+    @property
+    def blame(self) -> str | None:
+        """The level that hurts most, if distillation hurts; else None."""
+        return blame(self.gains)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain numbers."""
+        return {
+            "students": {name: level.to_dict() for name, level in self.students.items()},
+            "gains": self.gains, "direction_gains": self.direction_gains, "blame": self.blame,
+        }  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _constants_of(question: Question, settings: Settings) -> tuple[Solution, Constants]:
+    solution = solve(question.data, question.chain, settings=settings)
+    return solution, constants(solution, question)
+
+
+@lru_cache(maxsize=512)
+def solved(question: Question, name: str, settings: Settings = DEFAULT) -> StageSolution:
+    """One of the students."""
+    solution, found = _constants_of(question, settings)
+    loss = question.losses(found)[name]
+    if loss is question.loss:
+        return solution[-1]
+    return solve(question.data, question.with_loss(loss), settings=settings)[-1]
+
+
+def levels(question: Question, settings: Settings = DEFAULT, names: tuple[str, ...] = LADDER + CONTROLS) -> Levels:
+    """The students at the student's ridge."""
+    students = {}
+    for name in names:
+        ridge = question.student.ridge
+        try:
+            stage = solved(question, name, settings)
+        except ParameterError as error:  # no limit of a ridge that vanishes
+            students[name] = Level(name, ridge, math.nan, math.nan, str(error))
+            continue
+        reason = "" if stage.solution.converged else stage.solution.message
+        students[name] = Level(name, ridge, stage.test_error, stage.direction_error, reason)
+    return Levels(students)
+
+
+def best_levels(question: Question, settings: Settings = DEFAULT, names: tuple[str, ...] = LADDER + CONTROLS) -> Levels:
+    """The students, each at the ridge that is best for its test error; the teacher stays what it is."""
+    _, found = _constants_of(question, settings)
+    losses, students = question.losses(found), {}
+    for name in names:
+        best = optimize(
+            question.data, question.with_loss(losses[name]), {f"{question.name}.ridge": BEST_RIDGES},
+            f"{question.name}.test_error", settings=settings,
+        )  # fmt: skip
+        far = best.location[f"{question.name}.ridge"] == "infinity"
+        ridge = math.inf if far else best.parameters[f"{question.name}.ridge"]
+        students[name] = Level(name, ridge, best.limit, best.solution[-1].direction_error)
+    return Levels(students, best_ridge=True)
