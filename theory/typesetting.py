@@ -109,7 +109,8 @@ def _formula(text: str, notation: Notation) -> str:
     text = _printed(text, notation, hold)
     for pattern, sign_ in _SIGNS:
         text = re.sub(pattern, sign_, text)
-    return "$" + re.sub(r"<(\d+)>", lambda match: held[int(match[1])], text).strip() + "$"
+    text = re.sub(r"<(\d+)>", lambda match: held[int(match[1])], text)
+    return "$" + re.sub(r" +", " ", text).strip() + "$"
 
 
 _MARKS = {
