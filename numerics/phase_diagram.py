@@ -43,6 +43,7 @@ with starting(__name__):
     from numerics.plots.heat_map import heat_map
     from numerics.plots.plan import (
         SIMULATED_ALPHAS,
+        fixed_note,
         parameters_note,
         plan_double_descent,
         refined_grid,
@@ -240,9 +241,15 @@ def main(
             return double_descent(datasets, limits, parameters_note(data, chain, simulation, limits))
         scales = {axis.path: axis.scale for axis in axes}
         if len(axes) == 2:
-            return heat_map(datasets["grid"], quantity, stage or chain.names[-1], scales, limits)
-        wanted = [stage] if stage else [name for name in chain.names if _has_values(datasets["grid"], quantity, name)]
-        return curves(datasets["grid"], datasets.get("simulated_grid"), quantity, wanted, scales, limits)
+            wanted = [stage or chain.names[-1]]
+        else:
+            wanted = (
+                [stage] if stage else [name for name in chain.names if _has_values(datasets["grid"], quantity, name)]
+            )
+        note = fixed_note(data, chain, scales, wanted or chain.names, simulation, limits)
+        if len(axes) == 2:
+            return heat_map(datasets["grid"], quantity, wanted[0], scales, limits, note)
+        return curves(datasets["grid"], datasets.get("simulated_grid"), quantity, wanted, scales, limits, note)
 
     write_data(data_path, datasets, attributes)
     for path in (*write_figure(stem, draw, pictures), data_path):
