@@ -47,7 +47,7 @@ TIED = 1e-5
 """Part of the student's norm that is not along the teacher's weights, below which the two are one model."""
 
 SAME_WEIGHT = 1e-5
-"""Spread of the weights of a student that is its teacher: what the errors of two equal saddle points leave."""
+"""Difference from 1 - chi of the weights of a student that is its teacher: what the errors of two equal saddle points leave."""
 
 FLAT = 1e-7
 """Change of a weight with the margin that counts as none."""
@@ -134,7 +134,7 @@ class GradientWeights:
     def __init__(self, solution: Solution, question: Question) -> None:
         self.solution, self.question = solution, question
         own = question.loss.parameters
-        self.mixing, self.temperature, self.soft = own["mixing"], own["temperature"], question.soft_weight
+        self.mixing, self.temperature, self.soft = own["mixing"], own["temperature"], question.loss.soft_weight
         self.reason = self._why_not()
 
     def _why_not(self) -> str:
@@ -187,7 +187,8 @@ class GradientWeights:
             self.weight_of(group.sign * self._follow(group, self._direction(group, group.sign * margins), 0.0)[1], margins)
             for group in self.groups
         ])  # fmt: skip
-        return float(found.mean()) if np.ptp(found) < SAME_WEIGHT else None
+        expected = 1.0 - self.mixing
+        return expected if np.all(np.abs(found - expected) < SAME_WEIGHT) else None
 
     def weight_of(self, a: Array, b: Array) -> Array:
         """w at margins of student and teacher."""
