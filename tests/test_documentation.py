@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 import figures.__main__
+import numerics.cli.anatomy
 import numerics.cli.neurons
 import numerics.cli.program
 import numerics.cli.simulate
@@ -61,6 +62,7 @@ COMMANDS = {
     "numerics.phase_diagram": numerics.phase_diagram.main,
     "numerics.random_box": numerics.random_box.main,
     "numerics.neurons": numerics.cli.neurons.neurons_command,
+    "numerics.anatomy": numerics.cli.anatomy.anatomy_command,
     "figures": figures.__main__.main,
     "theory": theory.__main__.main,
 }

@@ -412,6 +412,12 @@ class Distillation(Loss):
             (("temperature_squared", True),) if temperature_squared else (),
         )
 
+    @property
+    def soft_weight(self) -> float:
+        """Factor of sigmoid(h/T) - sigmoid(h_teacher/T) in the gradient: chi/T, with ``temperature_squared`` chi T."""
+        chi, t = self.parameters["mixing"], self.parameters["temperature"]
+        return chi * t if self.options else chi / t
+
 
 class SquareDistillation(Loss):
     """((h+1)/2 - target)^2 with target (1-chi) y_eps + chi (gain h_teacher + 1)/2.

@@ -81,7 +81,7 @@ class Question:
             teachers.
         """
         if not isinstance(data, GaussianMixture):
-            raise ParameterError(f"data must be a GaussianMixture: an anatomy needs two classes, got {data!r}")
+            raise ParameterError(f"data must be a GaussianMixture, whose two classes an anatomy needs, got {data!r}")
         chain = Chain.of(chain)
         check_fit(data, chain)
         if isinstance(stage, bool) or not isinstance(stage, int) or not -len(chain) <= stage < len(chain):
@@ -104,6 +104,11 @@ class Question:
         return cls(data, shorter, student.loss.stages(number)[0])
 
     @property
+    def students(self) -> tuple[str, ...]:
+        """Names of the students that are solved: the controls in chains of two alone, because in longer ones they take too long."""
+        return LADDER + CONTROLS if len(self.chain) == 2 else LADDER
+
+    @property
     def student(self) -> Estimator:
         return self.chain.stages[-1]
 
@@ -116,12 +121,6 @@ class Question:
     def loss(self) -> Distillation:
         return self.student.loss
 
-    @property
-    def soft_weight(self) -> float:
-        """Factor of the soft term's gradient sigmoid(h/T) - sigmoid(h_teacher/T): chi/T, or chi T."""
-        t = self.loss.parameters["temperature"]
-        return self.loss.parameters["mixing"] * (t if dict(self.loss.options).get("temperature_squared") else 1.0 / t)
-
     def with_loss(self, loss: Loss) -> Chain:
         """The chain with another loss of the student."""
         return Chain((*self.chain.stages[:-1], replace(self.student, loss=loss, name=self.name)))
@@ -131,8 +130,7 @@ class Question:
         own = self.loss.parameters
         if own["mixing"] == 0.0:  # there is nothing of the teacher in any of them
             return dict.fromkeys(TITLES, self.loss)
-        squared = bool(dict(self.loss.options).get("temperature_squared"))
-        same = {**own, "temperature_squared": squared}
+        same = {**own, "temperature_squared": bool(self.loss.options)}
         e, (e0, e1), wrong = constants.off_label, constants.off_label_by_class, own["smoothing"]
         taught = {**same, "teacher": self.taught_by}
         return {
@@ -295,7 +293,8 @@ class Levels:
 
 
 @lru_cache(maxsize=256)
-def _constants_of(question: Question, settings: Settings) -> tuple[Solution, Constants]:
+def constants_of(question: Question, settings: Settings) -> tuple[Solution, Constants]:
+    """Solution of the question's problem, and the averages of its teacher's outputs."""
     solution = solve(question.data, question.chain, settings=settings)
     return solution, constants(solution, question)
 
@@ -303,17 +302,17 @@ def _constants_of(question: Question, settings: Settings) -> tuple[Solution, Con
 @lru_cache(maxsize=512)
 def solved(question: Question, name: str, settings: Settings = DEFAULT) -> StageSolution:
     """One of the students."""
-    solution, found = _constants_of(question, settings)
+    solution, found = constants_of(question, settings)
     loss = question.losses(found)[name]
     if loss is question.loss:
         return solution[-1]
     return solve(question.data, question.with_loss(loss), settings=settings)[-1]
 
 
-def levels(question: Question, settings: Settings = DEFAULT, names: tuple[str, ...] = LADDER + CONTROLS) -> Levels:
-    """The students at the student's ridge."""
+def levels(question: Question, settings: Settings = DEFAULT, names: tuple[str, ...] | None = None) -> Levels:
+    """The students at the student's ridge, all or those of these names."""
     students = {}
-    for name in names:
+    for name in names or question.students:
         ridge = question.student.ridge
         try:
             stage = solved(question, name, settings)
@@ -325,11 +324,11 @@ def levels(question: Question, settings: Settings = DEFAULT, names: tuple[str, .
     return Levels(students)
 
 
-def best_levels(question: Question, settings: Settings = DEFAULT, names: tuple[str, ...] = LADDER + CONTROLS) -> Levels:
+def best_levels(question: Question, settings: Settings = DEFAULT, names: tuple[str, ...] | None = None) -> Levels:
     """The students, each at the ridge that is best for its test error; the teacher stays what it is."""
-    _, found = _constants_of(question, settings)
+    _, found = constants_of(question, settings)
     losses, students = question.losses(found), {}
-    for name in names:
+    for name in names or question.students:
         best = optimize(
             question.data, question.with_loss(losses[name]), {f"{question.name}.ridge": BEST_RIDGES},
             f"{question.name}.test_error", settings=settings,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -125,13 +125,20 @@ class MeasuredStage(AnyStage):
         return max((found.error for found in self._found.values() if math.isfinite(found.error)), default=0.0)
 
 
-def measure(data: DataModel, sample: Sample, chain: Chain, fits: Sequence[StageFit]) -> dict[str, Array]:
+Further = Callable[[Sequence[MeasuredStage]], Mapping[str, Array | float]]
+"""What else is read off the stages of one trained chain, by name."""
+
+
+def measure(
+    data: DataModel, sample: Sample, chain: Chain, fits: Sequence[StageFit], further: Further | None = None
+) -> dict[str, Array]:
     """All observables of one trained chain: shape (T,) each, or (T, T) for those of two stages.
 
     Training averages of a stage go over its own training samples with the labels seen there, ``clean_train_error`` over the
     same samples with the labels before the noise, averages of two stages over the samples of the later one.  Several teachers of
     one stage are compared with it by their mean logit.
     A frozen stage has no loss, and that of a broken fit is not finite: there the losses are nan.
+    What ``further`` returns is added.
     """
     n_inputs, n_stages = len(sample.mean), len(fits)
     weights, hidden = np.array([fit.all_weights(n_inputs) for fit in fits]), chain.hidden
@@ -154,6 +161,8 @@ def measure(data: DataModel, sample: Sample, chain: Chain, fits: Sequence[StageF
             for t, stage in enumerate(stages):
                 for s in range(t + 1):
                     matrix[t, s] = matrix[s, t] = stage.find(observable, unit(stage.number, s + 1 + hidden)).value
+    if further is not None:
+        found |= {name: np.asarray(values) for name, values in further(stages).items()}
     for name in QUALITY:
         found[name] = np.array([getattr(stage if hasattr(stage, name) else stage.fit, name) for stage in stages])
     return found

@@ -25,7 +25,7 @@ from numerics.models import (
     require_number,
 )
 from numerics.simulation.draw import Array, draw, draw_frozen, draw_masks, mask_sizes, sample_sizes
-from numerics.simulation.measure import measure
+from numerics.simulation.measure import Further, measure
 from numerics.simulation.responses import measure_responses
 from numerics.simulation.result import SimulationResult
 from numerics.simulation.train import train
@@ -74,6 +74,7 @@ def simulate(
     n_jobs: int = 1,
     gradient_tolerance: float = 1e-8,
     responses: bool = False,
+    further: Further | None = None,
     throw: bool = False,
     progress: bool = False,
 ) -> SimulationResult:
@@ -96,6 +97,8 @@ def simulate(
         Relative gradient norm of a converged fit (see :class:`numerics.simulation.ridge_fit.RidgeFit`).
     responses : bool
         Also measure V_ts, which costs dense inverses (see :func:`measure_responses`).
+    further : callable
+        Takes the trained stages of a run, returns what else is to be kept of it in ``runs``, by name.
     throw : bool
         Raise if a fit does not converge; otherwise it is kept, with a ``ConvergenceWarning`` and
         ``converged`` false.
@@ -169,7 +172,7 @@ def simulate(
         ]
         if failures and throw:
             raise ConvergenceError("; ".join(failures))
-        found = measure(data, sample, resolved, fits)
+        found = measure(data, sample, resolved, fits, further)
         if responses:
             broken = any(fit.broken for fit in fits)
             response = np.full((len(fits),) * 2, np.nan) if broken else measure_responses(sample, resolved, fits)

@@ -31,6 +31,7 @@ MODULES = {
     "numerics.thresholds": "bayes_error interpolation_threshold max_margin minimum_norm_interpolator separability_threshold",
     "numerics.settings": "DEFAULT Settings",
     "numerics.square_chain": "limit_of_self_distillation",
+    "numerics.anatomy": "Anatomy SimulatedAnatomy anatomy simulate_anatomy",
     "theory.losses": "BUILT_IN CrossEntropy Distillation LinearLoss Loss PseudoLabels Range SquareDistillation SquareLoss",
     "theory.symbols": "TEACHER h ridge",
     "theory.potential": "QuadraticPrior channel_equations conditional_moments conjugates coupling "
@@ -40,7 +41,8 @@ MODULES = {
 """Modules that users import from, and what they find there."""
 
 COMMANDS = (
-    "numerics.solve", "numerics.simulate", "numerics.sweep", "numerics.phase_diagram", "numerics.random_box", "theory", "figures",
+    "numerics.solve", "numerics.simulate", "numerics.sweep", "numerics.phase_diagram", "numerics.random_box", "numerics.anatomy",
+    "theory", "figures",
 )  # fmt: skip
 """What is run with ``python -m``."""
 

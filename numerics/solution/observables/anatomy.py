@@ -1,4 +1,6 @@
-"""What distillation brings, level by level (:mod:`numerics.anatomy`); computed where the name is given, and there alone."""
+"""What distillation brings, level by level, and how it weights gradients (:mod:`numerics.anatomy`); computed where it is asked for
+by name, and there alone.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +9,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from numerics.deferred import special
 from numerics.models import Estimator, ParameterError
 from numerics.solution.observables.registry import TEACHER, mixture, observable
 from numerics.solution.quadrature import Integral
+from theory.losses import Distillation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from numerics.anatomy.levels import Question
     from numerics.solution.solution import StageSolution
+    from numerics.solution.stage import AnyStage
 
     Row = NDArray[np.float64]
 
 NOTHING = Integral(math.nan, math.nan)
+"""Of a stage that is not distilled."""
 
 
 def gain(label: str):
@@ -88,3 +94,50 @@ def gain_domain(stage: StageSolution, other: Row):
 def gain_instance(stage: StageSolution, other: Row):
     """What the teacher's own outputs gain over their means in each class."""
     return between(stage, "domain", "instance")
+
+
+def weighted(label: str):
+    """Define an observable of gradient weights."""
+    return observable(label, kind=TEACHER, linear=True, of=mixture, listed=False)
+
+
+def weight_law(stage: AnyStage):
+    """w as a function of the margins of student and teacher; None for a stage that is not distilled from finite logits."""
+    from numerics.anatomy.weights import gradient_weight  # here: it needs the solver, which needs observables
+
+    loss = stage.estimator.loss if isinstance(stage.estimator, Estimator) else None
+    known = isinstance(loss, Distillation) and len(stage.teachers) == 1 and stage.samples.is_finite(stage.own)
+    if not known or not stage.samples.is_finite(stage.teacher):
+        return None
+    own = loss.parameters
+    if own["smoothing"] and own["mixing"] < 1.0:
+        return None
+    return lambda a, b: gradient_weight(a, b, own["mixing"], loss.soft_weight, own["temperature"])
+
+
+@weighted("mean gradient weight")
+def mean_weight(stage: AnyStage, other: Row):
+    """Mean over training samples of w, the gradient of distillation over that of the label."""
+    law = weight_law(stage)
+    if law is None:
+        return NOTHING
+    return stage.samples.mean(
+        lambda y, h, teacher: law((2.0 * y - 1.0) * h, (2.0 * y - 1.0) * teacher), [stage.own, other]
+    )
+
+
+@weighted("mean gradient of distillation over that of labels")
+def gradient_weight(stage: AnyStage, other: Row):
+    """The same as a mean over gradients, E[w (1 - q)]/E[1 - q] with q the student's probability of the label."""
+    law = weight_law(stage)
+    if law is None:
+        return NOTHING
+
+    def rescaled(y, h, teacher):
+        sign = 2.0 * y - 1.0
+        return law(sign * h, sign * teacher) * special.expit(-sign * h)
+
+    total = stage.samples.mean(rescaled, [stage.own, other])
+    plain = stage.samples.mean(lambda y, h: special.expit((1.0 - 2.0 * y) * h), [stage.own])
+    value = total.value / plain.value
+    return Integral(value, (total.error + abs(value) * plain.error) / plain.value)

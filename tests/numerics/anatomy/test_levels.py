@@ -168,6 +168,20 @@ def test_constants_are_averages() -> None:
         assert abs(draws.mean() - value) < 4 * draws.std() / np.sqrt(draws.size)
 
 
+def test_ridge_zero() -> None:
+    """Levels have their limits where there are any; where there is none, NaN and the reason."""
+    found = at((0.4, 0.3, 1, 0.1, 0.3, 0.0, 0.8, 1, 1))
+    assert [np.isfinite(level.error) for level in found.students.values()] == [True] * 5
+    close = at((0.4, 0.3, 1, 0.1, 0.3, 1e-7, 0.8, 1, 1))
+    for name in ("universe", "domain", "instance"):
+        assert found.students[name].error == pytest.approx(close.students[name].error, abs=1e-5)
+    label = Estimator(Distillation(0.5), 0.0, 0.8)
+    data = GaussianMixture(0.4, 0.3, 1.0, 0.1)
+    parts = levels(Question.of(data, [Estimator(CrossEntropy(), 0.3), label]), names=LADDER + CONTROLS)
+    for level in parts.students.values():
+        assert np.isfinite(level.error) or level.reason
+
+
 # Best ridges.
 
 

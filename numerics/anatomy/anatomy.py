@@ -1,0 +1,405 @@
+"""Anatomy of one student: levels of its teacher's knowledge, and weights that they give to samples; in theory and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numerics.anatomy import levels as knowledge
+from numerics.anatomy.levels import (
+    GAINS,
+    LADDER,
+    Levels,
+    Question,
+    best_levels,
+    constants_of,
+    gains,
+    solved,
+)
+from numerics.anatomy.weights import GradientWeights, gradient_weight, start_weight
+from numerics.deferred import special
+from numerics.models import Chain, DataModel, ParameterError, in_equations
+from numerics.settings import DEFAULT, Settings
+from numerics.simulation.measure import MeasuredStage
+from numerics.simulation.result import Estimate, SimulationResult, estimate
+from numerics.simulation.run import simulate
+from numerics.solution.solution import Solution, without_nan
+from numerics.solver import settings_for
+
+Array = NDArray[np.float64]
+
+NAMES = {
+    "scale": "the scale of the soft term",
+    "universe": "universe knowledge",
+    "domain": "domain knowledge",
+    "instance": "instance knowledge",
+}
+"""Levels in words."""
+
+CAUSES = {
+    "scale": "the soft term's temperature acts as another ridge",
+    "universe": "the teacher's doubt, the same for all samples, smooths the labels",
+    "domain": "a bias is inherited from how differently the teacher doubts the two classes",
+    "instance": "what the teacher says of single samples misleads",
+}
+"""How a level hurts."""
+
+MERITS = {
+    "scale": "the soft term's temperature acts as a better ridge",
+    "universe": "the teacher's average doubt smooths the labels",
+    "domain": "the teacher's doubt of each class mends the bias",
+    "instance": "the teacher knows which samples to trust",
+}
+"""How it helps."""
+
+NOTHING = 1e-7
+"""A gain that is none."""
+
+ROUNDING = 1e-9
+"""A standard error that is one of the fits."""
+
+LEVELS_OF_WEIGHT = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 0.9, 1.1, 1.5)
+"""Where the distribution of weights is measured."""
+
+MARGINS = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.5)
+"""Ends of the bins of the teacher's margin in which weights are averaged."""
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """Why a student is as good as it is.
+
+    Attributes
+    ----------
+    question : Question
+        Data and chain up to the student.
+    solution : Solution
+        Of that chain.
+    levels : Levels or None
+        Students with more and more of the teacher's knowledge, at the student's ridge.
+    best : Levels or None
+        The same, each at its best ridge.
+    weights : GradientWeights
+        Weights that distillation gives to the samples.
+    """
+
+    question: Question
+    solution: Solution
+    levels: Levels | None
+    best: Levels | None
+    weights: GradientWeights
+
+    SECTIONS: ClassVar[tuple[str, ...]] = ("levels", "best", "weights")
+    """Attributes that are in reports: each has ``to_dict``, or is None."""
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """Of test error, by level and in total; see :attr:`numerics.anatomy.levels.Levels.gains`."""
+        return self._known.gains
+
+    @property
+    def blame(self) -> str | None:
+        """The level that hurts most, where distillation hurts."""
+        return self._known.blame
+
+    @property
+    def _known(self) -> Levels:
+        if self.levels is None:
+            raise ParameterError("levels were not asked for: call anatomy(..., levels=True)")
+        return self.levels
+
+    @cached_property
+    def sentence(self) -> str:
+        """What to make of it, in one sentence."""
+        found = self._known
+        total, errors = found.gains["total"], {name: level.error for name, level in found.students.items()}
+        from_to = f"test error {errors['hard']:.4f} on labels alone, {errors['instance']:.4f} with the teacher"
+        if np.isnan(total):
+            return "distillation cannot be judged: some of the students have no solution"
+        if abs(total) < NOTHING:
+            return f"distillation changes nothing: {from_to}"
+        if total > 0.0:
+            most = max(GAINS, key=lambda gain: found.gains[gain])
+            return f"distillation helps: {from_to}; most by {NAMES[most]}, because {MERITS[most]}"
+        text = f"distillation hurts: {from_to}; to blame is {NAMES[found.blame]}, because {CAUSES[found.blame]}"
+        if found.direction_gains["total"] > NOTHING:
+            text += f" (after the best threshold distillation helps, by {found.direction_gains['total']:.4f})"
+        return text
+
+    def to_dict(self) -> dict[str, object]:
+        """Everything as plain numbers, for JSON; NaN and infinite numbers become None."""
+        sections = {name: getattr(self, name) for name in self.SECTIONS}
+        found = {name: section.to_dict() for name, section in sections.items() if section is not None}
+        return without_nan({
+            "student": self.question.name,
+            "converged": self.solution.converged,
+            "message": self.solution.message,
+            "sentence": self.sentence if self.levels is not None else "",
+            **found,
+        })  # fmt: skip
+
+
+def anatomy(
+    data: DataModel,
+    chain: Chain | Sequence,
+    stage: int = -1,
+    levels: bool = True,
+    best_ridge: bool = False,
+    *,
+    settings: Settings = DEFAULT,
+    rtol: float | None = None,
+) -> Anatomy:
+    """Take a student apart: what it gains from which level of its teacher's knowledge, and how gradients are weighted.
+
+    Parameters
+    ----------
+    data : GaussianMixture
+    chain : Chain or sequence of stages
+    stage : int
+        Position of the student in the chain: a stage with the loss :class:`theory.losses.Distillation` and one teacher.
+    levels : bool
+        Solve the students that know less.
+    best_ridge : bool
+        Also find the best ridge of each of them, which takes seconds.
+    settings, rtol
+        As of :func:`numerics.solve`.
+
+    Raises
+    ------
+    numerics.models.ParameterError
+        For labels of a rule, and a stage that is not such a student.
+
+    Examples
+    --------
+    >>> from numerics import Estimator, GaussianMixture
+    >>> from theory.losses import CrossEntropy, Distillation
+    >>> chain = [Estimator(CrossEntropy(), ridge=3.0), Estimator(Distillation(), ridge=0.1)]
+    >>> found = anatomy(GaussianMixture(alpha=4.0, rho=0.3, delta=1.0, label_noise=0.1), chain)
+    >>> {name: round(gain, 4) for name, gain in found.gains.items()}
+    {'scale': 0.0, 'universe': 0.0012, 'domain': -0.0738, 'instance': 0.0447, 'total': -0.0279}
+    >>> found.blame, round(found.levels.direction_gains["total"], 4)
+    ('domain', 0.0372)
+    >>> round(found.weights.mean, 4), found.weights.monotone
+    (0.0142, 'neither')
+    """
+    question = Question.of(data, chain, stage)
+    settings = settings_for(in_equations(question.data, question.chain), settings, rtol)
+    solution = solved(question, LADDER[-1], settings).solution
+    return Anatomy(
+        question,
+        solution,
+        knowledge.levels(question, settings) if levels else None,
+        best_levels(question, settings) if best_ridge else None,
+        GradientWeights(solution, question),
+    )
+
+
+@dataclass(frozen=True)
+class MeasuredWeights:
+    """Gradient weights of finite systems, each an :class:`numerics.simulation.result.Estimate` over runs.
+
+    Attributes
+    ----------
+    mean, gradient_mean, start_mean, regularisation_fraction
+        As of :class:`numerics.anatomy.weights.GradientWeights`.
+    x : array, shape (n,)
+    cdf
+        P(w <= x).
+    edges : array, shape (e + 1,)
+    shares, given_margin, ratio
+        Of the samples with a teacher's margin between edges: how many, mean weight, ratio of mean gradients.
+    """
+
+    mean: Estimate
+    gradient_mean: Estimate
+    start_mean: Estimate
+    regularisation_fraction: Estimate
+    x: Array
+    cdf: Estimate
+    edges: Array
+    shares: Estimate
+    given_margin: Estimate
+    ratio: Estimate
+
+    ESTIMATES: ClassVar[tuple[str, ...]] = (
+        "mean", "gradient_mean", "start_mean", "regularisation_fraction", "cdf", "shares", "given_margin", "ratio",
+    )  # fmt: skip
+
+    def predicted(self, weights: GradientWeights) -> dict[str, Array]:
+        """The same from theory, by name."""
+        bins = weights.in_bins(self.edges)
+        numbers = {name: np.asarray(getattr(weights, name)) for name in self.ESTIMATES[:4]}
+        return {
+            **numbers, "cdf": np.asarray(weights.cdf(self.x)), "shares": bins.density, "given_margin": bins.mean,
+            "ratio": bins.ratio,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedAnatomy:
+    """What :func:`anatomy` says, measured on finite systems.
+
+    Attributes
+    ----------
+    result : SimulationResult
+        Of a chain with all students.
+    errors, directions : mapping of student to Estimate
+        Test error, and that after the best threshold.
+    gains, direction_gains : mapping of level to Estimate
+        Compared run by run: students of a run share its samples.
+    weights : MeasuredWeights or None
+        None where there are none.
+    theory : Anatomy
+        For the sizes that were simulated.
+    """
+
+    result: SimulationResult
+    errors: Mapping[str, Estimate]
+    directions: Mapping[str, Estimate]
+    gains: Mapping[str, Estimate]
+    direction_gains: Mapping[str, Estimate]
+    weights: MeasuredWeights | None
+    theory: Anatomy
+
+    def comparisons(self) -> list[tuple[str, Estimate, Array | float]]:
+        """(name, estimate, theory) of everything."""
+        known = self.theory.levels
+        found: list[tuple[str, Estimate, Array | float]] = []
+        for name, measured in self.errors.items():
+            found.append((f"error {name}", measured, known.students[name].error))
+            found.append((f"direction {name}", self.directions[name], known.students[name].direction))
+        for name in (*GAINS, "total"):
+            found.append((f"gain {name}", self.gains[name], known.gains[name]))
+            found.append((f"direction gain {name}", self.direction_gains[name], known.direction_gains[name]))
+        if self.weights is not None:
+            predicted = self.weights.predicted(self.theory.weights)
+            found += [(f"weights {name}", getattr(self.weights, name), value) for name, value in predicted.items()]
+        return found
+
+    def to_dict(self) -> dict[str, object]:
+        """Mean, standard error, theory and z of everything, for JSON."""
+        listed = {}
+        for name, measured, value in self.comparisons():
+            listed[name] = {
+                "mean": np.asarray(measured.mean).tolist(), "standard_error": np.asarray(measured.standard_error).tolist(),
+                "theory": np.asarray(value).tolist(), "z": z_scores(measured, value).tolist(),
+            }  # fmt: skip
+        sizes = {"n_inputs": self.result.n_inputs, "n_runs": self.result.n_runs, "seed": self.result.seed}
+        return without_nan({"converged": self.result.converged, **sizes, "estimates": listed})
+
+
+def z_scores(measured: Estimate, expected: Array | float) -> Array:
+    """Deviation from theory in standard errors; NaN where nothing varies between runs, or no more than rounding does."""
+    difference, error = np.asarray(measured.mean) - expected, np.asarray(measured.standard_error)
+    known = (error > ROUNDING) & np.isfinite(difference)
+    return np.where(known, difference / np.where(known, error, 1.0), np.nan)
+
+
+def simulate_anatomy(
+    data: DataModel,
+    chain: Chain | Sequence,
+    stage: int = -1,
+    n_inputs: int = 1000,
+    n_runs: int = 20,
+    seed: int = 0,
+    *,
+    x: Sequence[float] = LEVELS_OF_WEIGHT,
+    edges: Sequence[float] = MARGINS,
+    n_jobs: int = 1,
+    progress: bool = False,
+) -> SimulatedAnatomy:
+    """Train the student and all those that know less on finite samples, and weigh its gradients.
+
+    Constants of the students' losses are theory's: those of the sample would change targets by O(1/sqrt(N)).
+
+    Parameters
+    ----------
+    data, chain, stage
+        As of :func:`anatomy`.
+    n_inputs, n_runs, seed, n_jobs, progress
+        As of :func:`numerics.simulate`.
+    x : sequence of float
+        Where the distribution of weights is measured.
+    edges : sequence of float
+        Ends of the bins of the teacher's margin in which weights are averaged.
+
+    Raises
+    ------
+    numerics.models.ParameterError
+        As of :func:`anatomy` and :func:`numerics.simulate`; for a student with a random mask of its own.
+
+    Examples
+    --------
+    >>> from numerics import Estimator, GaussianMixture
+    >>> from theory.losses import CrossEntropy, Distillation
+    >>> chain = [Estimator(CrossEntropy(), ridge=0.3), Estimator(Distillation(), ridge=0.1)]
+    >>> data = GaussianMixture(alpha=4.0, rho=0.3, delta=1.0, label_noise=0.1)
+    >>> measured = simulate_anatomy(data, chain, n_inputs=200, n_runs=4)
+    >>> gain = measured.gains["instance"]
+    >>> abs(gain.mean - measured.theory.gains["instance"]) < 4 * gain.standard_error
+    True
+    """
+    question = Question.of(data, chain, stage)
+    if question.student.mask_overlap is not None:
+        raise ParameterError(f"mask_overlap of {question.name} must be None: the students of an anatomy share a mask")
+    x, edges = np.asarray(x, dtype=float), np.asarray(edges, dtype=float)
+    if edges.ndim != 1 or edges.size < 2 or np.any(np.diff(edges) <= 0.0):
+        raise ParameterError(f"edges must be increasing numbers, got {edges.tolist()}")
+    number = len(question.chain)
+    names = tuple(name for name in question.students if name != LADDER[-1])
+    losses = question.losses(constants_of(question, DEFAULT)[1])
+    others = [replace(question.student, loss=losses[name], name=f"{question.name}_{name}") for name in names]
+    together = Chain((*question.chain.stages, *others))
+    why_not = anatomy(question.data, question.chain, levels=False).weights.reason
+    result = simulate(
+        question.data, together, n_inputs, n_runs, seed, n_jobs=n_jobs, progress=progress,
+        further=None if why_not else _weights_of(question, x, edges),
+    )  # fmt: skip
+    place = {LADDER[-1]: number - 1} | {name: number + k for k, name in enumerate(names)}
+
+    def measured(observable: str) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+        runs = {name: result.runs[observable][:, place[name]] for name in place}
+        return {name: estimate(values) for name, values in runs.items()}, {
+            name: estimate(values) for name, values in gains(runs).items()
+        }
+
+    (errors, error_gains), (directions, direction_gains) = measured("test_error"), measured("direction_error")
+    effective = Chain(result.effective_chain.stages[:number])
+    weights = None
+    if not why_not:
+        found = {name: estimate(result.runs[f"weights_{name}"]) for name in MeasuredWeights.ESTIMATES}
+        weights = MeasuredWeights(x=x, edges=edges, **found)
+    theory = anatomy(result.effective_data, effective)
+    return SimulatedAnatomy(result, errors, directions, error_gains, direction_gains, weights, theory)
+
+
+def _weights_of(question: Question, x: Array, edges: Array) -> Callable[[Sequence[MeasuredStage]], dict[str, Array]]:
+    """What is read off the logits of student and teacher in one run."""
+    number, own = len(question.chain), question.loss.parameters
+    how = own["mixing"], question.loss.soft_weight, own["temperature"]
+    zhou = 1.0, 1.0 if own["mixing"] == 0.0 else how[1] / own["mixing"], own["temperature"]
+
+    def read(stages: Sequence[MeasuredStage]) -> dict[str, Array]:
+        samples = stages[number - 1].samples
+        sign = 2.0 * samples.labels - 1.0
+        a, b = sign * samples.logits[:, number - 1], sign * samples.logits[:, question.taught_by - 1]
+        w, off = gradient_weight(a, b, *how), special.expit(-a)
+        bins = [(b > low) & (b <= high) for low, high in pairwise(edges)]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.array([np.sum(w[some]) / np.sum(some) for some in bins])
+            ratio = np.array([np.sum((w * off)[some]) / np.sum(off[some]) for some in bins])
+        found = {
+            "mean": w.mean(), "gradient_mean": np.sum(w * off) / np.sum(off), "start_mean": start_weight(b, *how).mean(),
+            "regularisation_fraction": np.mean(np.abs(gradient_weight(a, b, *zhou) - 1.0) > 1.0),
+            "cdf": np.array([np.mean(w <= value) for value in x]), "shares": np.array([some.mean() for some in bins]),
+            "given_margin": mean, "ratio": ratio,
+        }  # fmt: skip
+        return {f"weights_{name}": value for name, value in found.items()}
+
+    return read

@@ -1,0 +1,214 @@
+"""The whole anatomy: what it says, and finite systems beside it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from numerics import Estimator, GaussianMixture, LinearRule, ParameterError, Simulation, simulate, solve, sweep
+from numerics.anatomy import anatomy, simulate_anatomy
+from numerics.anatomy.anatomy import z_scores
+from numerics.anatomy.levels import CONTROLS, GAINS, LADDER
+from numerics.cli.anatomy import anatomy_command
+from theory.losses import CrossEntropy, Distillation
+
+DATA = GaussianMixture(4.0, 0.3, 1.0, 0.1)
+TEACHER, STUDENT = Estimator(CrossEntropy(), 0.3), Estimator(Distillation(), 0.1)
+
+
+def test_what_it_holds() -> None:
+    found = anatomy(DATA, [TEACHER, STUDENT])
+    assert found.best is None
+    assert found.solution[-1].test_error == found.levels.students["instance"].error
+    assert found.gains == found.levels.gains
+    assert found.blame is None
+    assert "helps" in found.sentence
+    assert "instance knowledge" in found.sentence
+    document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert set(document["levels"]["students"]) == {*LADDER, *CONTROLS}
+    assert document["levels"]["gains"]["total"] == pytest.approx(0.02807, abs=1e-5)
+    assert document["weights"]["mean"] == found.weights.mean
+    with pytest.raises(ParameterError, match=r"^levels "):
+        _ = anatomy(DATA, [TEACHER, STUDENT], levels=False).gains
+
+
+def test_a_stage_inside_a_chain() -> None:
+    """What comes after the student does not matter."""
+    later = Estimator(Distillation(), 0.2)
+    found = anatomy(DATA, [TEACHER, STUDENT, later], stage=1)
+    assert found.gains == pytest.approx(anatomy(DATA, [TEACHER, STUDENT]).gains, abs=1e-12)
+    third = anatomy(DATA, [TEACHER, STUDENT, later])
+    assert third.question.taught_by == 2
+    assert sum(third.gains[gain] for gain in GAINS) == pytest.approx(third.gains["total"], abs=1e-12)
+    assert set(third.levels.students) == set(LADDER)
+    assert "more stages" in third.weights.reason
+
+
+# The two failures of teachers that Tang et al. diagnose.
+
+
+def test_a_smoothed_teacher_knows_less_of_instances() -> None:
+    """Label smoothing flattens what the teacher says of samples: its students gain less by instance knowledge."""
+    found = [anatomy(DATA, [Estimator(CrossEntropy(smoothing), 0.3), STUDENT]) for smoothing in (0.0, 0.1, 0.3)]
+    instance = [one.gains["instance"] for one in found]
+    spread = [np.diff(one.weights.margin_quantile(np.array([0.1, 0.9])))[0] for one in found]
+    assert instance == sorted(instance, reverse=True)
+    assert spread == sorted(spread, reverse=True)
+
+
+def test_a_teacher_too_able_is_sure_of_everything() -> None:
+    """Few samples and hardly a ridge: the teacher is sure of every label, and its student is trained on labels."""
+    data = GaussianMixture(1.0, 0.5, 1.0, 0.1)
+    found = [anatomy(data, [Estimator(CrossEntropy(), ridge), STUDENT]) for ridge in (1e-3, 1e-1, 1.0)]
+    instance = [one.gains["instance"] for one in found]
+    start = [1.0 - one.weights.start_mean for one in found]
+    assert instance == sorted(instance)
+    assert start == sorted(start)  # before the first step all weights are 1 where the teacher is sure
+    assert start[0] < 0.02
+    assert abs(instance[0]) < 0.01 < instance[-1]
+
+
+# Finite systems.
+
+
+def compare(measured, limit: float = 4.0) -> list[float]:
+    """z of all that is not ruled by rare events: those of a distribution with 20 samples on either side."""
+    found, samples = [], measured.result.n_samples * measured.result.n_runs
+    for name, estimate, value in measured.comparisons():
+        z = np.atleast_1d(z_scores(estimate, value))
+        if name == "weights cdf":
+            z = z[np.minimum(value, 1.0 - value) * samples > 20]
+        z = z[np.isfinite(z)]
+        assert np.all(np.abs(z) < limit), (name, estimate, value)
+        found += list(z)
+    return found
+
+
+def test_beside_simulation() -> None:
+    """N = 300, 8 runs; errors have finite-size effects of their own order, so z is allowed 5."""
+    data = GaussianMixture(3.0, 0.4, 1.0, 0.1)
+    chain = [Estimator(CrossEntropy(), 0.5), Estimator(Distillation(0.7, 2.0), 0.1, 0.8)]
+    measured = simulate_anatomy(data, chain, n_inputs=300, n_runs=8, seed=3)
+    z = compare(measured, 5.0)
+    assert len(z) > 35
+    document = json.loads(json.dumps(measured.to_dict(), allow_nan=False))
+    assert document["estimates"]["gain total"]["theory"] == measured.theory.gains["total"]
+    total = measured.result.runs["test_error"]
+    assert measured.gains["total"].mean == pytest.approx(np.mean(total[:, 2] - total[:, 1]))
+    # Gains of runs vary less than errors do.
+    assert measured.gains["domain"].standard_error < 0.5 * measured.errors["domain"].standard_error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "point",
+    [
+        (4, 0.3, 1, 0.1, 0.3, 0.1, 1, 1, 1),
+        (3, 0.2, 1, 0, 0.1, 0.02, 0.5, 1, 1),
+        (2, 0.3, 1, 0.1, 0.3, 0.05, 0.6, 0.5, 4),
+    ],
+)
+def test_beside_large_simulations(point) -> None:
+    """N = 1000, 30 runs: every |z| < 4, and no drift."""
+    alpha, rho, delta, noise, first, second, eta, mixing, temperature = point
+    chain = [Estimator(CrossEntropy(), first), Estimator(Distillation(mixing, temperature), second, eta)]
+    measured = simulate_anatomy(
+        GaussianMixture(alpha, rho, delta, noise), chain, n_inputs=1000, n_runs=30, seed=1, n_jobs=2
+    )
+    z = compare(measured)
+    assert np.sqrt(np.mean(np.square(z))) < 1.7
+
+
+def test_weights_by_name() -> None:
+    chain = [TEACHER, Estimator(Distillation(0.7, 2.0), 0.1)]
+    stage, found = solve(DATA, chain)[1], anatomy(DATA, chain)
+    assert stage.mean_weight == pytest.approx(found.weights.mean, rel=1e-8)
+    assert stage.gradient_weight == pytest.approx(found.weights.gradient_mean, rel=1e-8)
+    measured = simulate(DATA, chain, n_inputs=300, n_runs=6)[1]
+    for name in ("mean_weight", "gradient_weight"):
+        estimate = getattr(measured, name)
+        assert abs(estimate.mean - getattr(stage, name)) < 4 * estimate.standard_error
+    runs = sweep(DATA, chain, {"alpha": [2.0]}, ["mean_weight"], simulation=Simulation(60, 3))
+    assert np.isfinite(runs.mean_weight.sel(stage="student")).all()
+    with pytest.raises(ParameterError, match="does not measure"):
+        sweep(DATA, chain, {"alpha": [2.0]}, ["gain_total"], simulation=Simulation(60, 3))
+
+
+def test_bad_input() -> None:
+    chain = [TEACHER, STUDENT]
+    with pytest.raises(ParameterError, match=r"^edges must be increasing"):
+        simulate_anatomy(DATA, chain, n_inputs=50, n_runs=2, edges=(1.0, 0.0))
+    masked = Estimator(Distillation(), 0.1, 0.5, mask_overlap=0.5)
+    with pytest.raises(ParameterError, match=r"^mask_overlap of student"):
+        simulate_anatomy(DATA, [Estimator(CrossEntropy(), 0.3, 0.5), masked], n_inputs=50, n_runs=2)
+    for stage in (2, True, "student"):
+        with pytest.raises(ParameterError, match=r"^stage must be a position"):
+            anatomy(DATA, chain, stage)
+    with pytest.raises(ParameterError, match=r"^data must be a GaussianMixture"):
+        anatomy(LinearRule(2.0, output="sign"), chain)
+
+
+# The command.
+
+
+def run(*flags: str):
+    return CliRunner().invoke(anatomy_command, list(flags))
+
+
+POINT = (
+    "--alpha",
+    "4",
+    "--rho",
+    "0.3",
+    "--label-noise",
+    "0.1",
+    "--teacher-ridge",
+    "3",
+    "--student-ridge",
+    "0.1",
+    "--eta",
+    "1",
+)
+
+
+def test_one_screen() -> None:
+    done = run(*POINT)
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert len(lines) <= 36
+    assert max(map(len, lines)) <= 110
+    assert "distillation hurts" in done.output
+    assert "to blame is domain knowledge" in " ".join(done.output.split())
+    (row,) = (line for line in lines if line.startswith("domain "))
+    assert "------------|" in row
+    assert "-0.0738" in row
+
+
+def test_json_with_simulation() -> None:
+    done = run(*POINT, "--simulate", "60", "3", "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["theory"]["levels"]["blame"] == "domain"
+    assert document["simulation"]["n_runs"] == 3
+    assert set(document["simulation"]["estimates"]["gain total"]) == {"mean", "standard_error", "theory", "z"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--alpha", "2", "--rule", "sign"), "--rule: data must be a GaussianMixture"),
+        (("--alpha", "2", "--single"), "--single: stage must be one with a teacher"),
+        (("--alpha", "2", "--student-loss", "square"), "--student-loss: loss of student must be a Distillation"),
+        (("--alpha", "2", "--simulate", "1", "3"), "--simulate: N must be an integer >= 2"),
+        (("--alpha", "2", "--simulate", "50", "0"), "--simulate: RUNS must be an integer >= 1"),
+        (("--alpha", "2", "--seed", "1"), "--seed has no effect without --simulate"),
+    ],
+)
+def test_bad_flags(flags: tuple[str, ...], words: str) -> None:
+    done = run(*flags)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
