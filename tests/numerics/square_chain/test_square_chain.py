@@ -36,7 +36,7 @@ from numerics.models import ConvergenceWarning, Stage, parameter_paths, paramete
 from numerics.optimize import derivatives
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import Settings
-from numerics.solution.observables.registry import compares, measured, observables_of
+from numerics.solution.observables.registry import REGISTRY, compares, measured, observables_of
 from numerics.solution.samples import output_difference
 from numerics.solver import LONGEST_CHAIN, read_solution, spectral_solution
 from numerics.square_chain import spectral
@@ -332,11 +332,14 @@ FIVE = [
 )
 @pytest.mark.parametrize("trained", [1.0, 0.8])
 def test_five_stages_agree_with_simulation(data: GaussianMixture, trained: float) -> None:
-    """N = 400, 12 runs; |z| below 4.5 in 5 stages of 20 observables that move together."""
+    """N = 400, 12 runs; |z| below 4.5 in 5 stages of observables that move together.
+
+    Terms of bounds add functions of the same few order parameters to the mean of |z|: it is taken without them.
+    """
     chain = [replace(stage, eta=trained) for stage in FIVE]
     solution, runs = solve(data, chain, throw=True), simulate(data, chain, 400, 12, 5)
     assert solution.spectral is not None
-    z = []
+    z, counted = [], []
     for stage, run in zip(solution.stages, runs, strict=True):
         for name in measured():
             found = getattr(run, name)
@@ -344,8 +347,9 @@ def test_five_stages_agree_with_simulation(data: GaussianMixture, trained: float
                 # Finite systems are off by about 1/N.
                 error = math.hypot(found.standard_error, 2.0 / 400 * abs(found.mean))
                 z.append((found.mean - getattr(stage, name)) / error)
+                counted.append(REGISTRY[name].group != "joint classifier")
     assert np.abs(z).max() < 4.5
-    assert np.abs(z).mean() < 1.3
+    assert np.abs(z)[counted].mean() < 1.3
 
 
 # Infinitely many stages
