@@ -86,11 +86,11 @@ class Bounds:
     def __str__(self) -> str:
         ratio = self.tightness
         return (
-            f"joint classifier: {self.teacher_error:.4f} + {self.half_divergence:.4f} + {self.ideal_error:.4f} "
-            f"({self.ideal_head}) = {self.bound:.4f}, {ratio['bound']:.1f} times the error "
+            f"joint classifier: error <= {self.teacher_error:.4f} + {self.half_divergence:.4f} + {self.ideal_error:.4f} "
+            f"({self.ideal_head}) = {self.bound:.4f}, {ratio['bound']:.1f} times it "
             f"(at best scale {ratio['best_bound']:.1f})\n"
-            f"disagreement: {self.teacher_error:.4f} + {self.right_wrong:.4f} + {self.wrong_right:.4f} "
-            f"= {self.disagreement_bound:.4f}, {ratio['disagreement_bound']:.1f} times the error"
+            f"disagreement: error <= {self.teacher_error:.4f} + {self.right_wrong:.4f} + {self.wrong_right:.4f} "
+            f"= {self.disagreement_bound:.4f}, {ratio['disagreement_bound']:.1f} times it"
         )
 
 
@@ -108,8 +108,8 @@ def bounds_of(stage: StageSolution) -> Bounds:
     >>> chain = [Estimator(CrossEntropy(), 1.0), Estimator(Distillation(), 0.01, eta=0.5)]
     >>> found = bounds_of(solve(GaussianMixture(alpha=2.0, rho=0.5), chain)[1])
     >>> print(found)
-    joint classifier: 0.2113 + 0.0463 + 0.5074 (h > 0) = 0.7650, 2.6 times the error (at best scale 2.5)
-    disagreement: 0.2113 + 0.1562 + 0.0715 = 0.4390, 1.5 times the error
+    joint classifier: error <= 0.2113 + 0.0463 + 0.5074 (h > 0) = 0.7650, 2.6 times it (at best scale 2.5)
+    disagreement: error <= 0.2113 + 0.1562 + 0.0715 = 0.4390, 1.5 times it
     """
     _require_taught(stage)
     pair = stage.pair(stage.teacher)

@@ -108,7 +108,7 @@ def anatomy_text(found: Anatomy) -> str:
         weights_text(found.weights),
     ]
     if found.bounds is not None:
-        parts += [f"bound by {found.bounds}".replace("\n", "\nbound by "), calibration_text(found)]
+        parts += [str(found.bounds), calibration_text(found)]
     reasons = [f"{TITLES[name]}: {level.reason}" for name, level in found.levels.students.items() if level.reason]
     return "\n\n".join([*parts, *(["\n".join(reasons)] if reasons else [])])
 
