@@ -12,6 +12,7 @@ with starting(__name__):
     import click
     from tqdm import tqdm
 
+    import figures.anatomy
     import figures.mignacco
     import figures.neurons
     import figures.saglietti
