@@ -12,7 +12,8 @@ with starting(__name__):
     import click
     from tqdm import tqdm
 
-    import figures.anatomy_bounds
+    import figures.anatomy
+import figures.anatomy_bounds
     import figures.mignacco
     import figures.neurons
     import figures.saglietti
