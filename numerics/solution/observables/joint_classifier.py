@@ -47,13 +47,13 @@ def kuiper_distance(stage: AnyStage, other: Row):
     return _distances(stage, other)[0]
 
 
-@observable("Kolmogorov-Smirnov distance of the logits' laws", kind=TEACHER, linear=True, of=mixture)
+@observable("Kolmogorov-Smirnov distance of the logits' laws", kind=TEACHER, linear=True, of=mixture, listed=False)
 def kolmogorov_distance(stage: AnyStage, other: Row):
     """Largest |P(h < x) - P(h_teacher < x)| on fresh samples; between half of ``kuiper_distance`` and all of it."""
     return _distances(stage, other)[1]
 
 
-@observable("error of the ideal joint head", kind=TEACHER, linear=True, of=mixture)
+@observable("error of the ideal joint head", kind=TEACHER, linear=True, of=mixture, listed=False)
 def ideal_joint_error(stage: AnyStage, other: Row):
     """Least sum of the test errors of one head, a threshold or a constant, on h and on h_teacher: lambda* of the bound."""
     pair = stage.pair(other)
