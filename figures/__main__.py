@@ -13,7 +13,7 @@ with starting(__name__):
     from tqdm import tqdm
 
     import figures.anatomy
-import figures.anatomy_bounds
+    import figures.anatomy_bounds
     import figures.mignacco
     import figures.neurons
     import figures.saglietti
