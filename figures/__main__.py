@@ -12,6 +12,7 @@ with starting(__name__):
     import click
     from tqdm import tqdm
 
+    import figures.anatomy
     import figures.anatomy_bounds
     import figures.mignacco
     import figures.neurons

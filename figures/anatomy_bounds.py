@@ -15,7 +15,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from figures.build import Effort, Plan, Tuned, Tuning, Work, curves, published
-from figures.drawing import Data, Look, Panel, panels, shared_legend, size_of
+from figures.drawing import Data, Look, Panel, panels, said, shared_legend
 from numerics.anatomy.bounds import oracle
 from numerics.anatomy.calibration import curve
 from numerics.anatomy.inheritance import optimal_teacher
@@ -116,7 +116,7 @@ def ordering(effort: Effort) -> Plan:
             panel.axes.set_ylim(3e-2, 2.0)
             _ridge_axis(panel, rf"$\rho={rho:g}$")
         found[0].axes.set_ylabel("probability")
-        shared_legend(figure, found, 3, size_of(parts))
+        shared_legend(figure, found, 3, said(parts, r"$\alpha=2$, $\Delta=1$, student's ridge $0.1$, $\chi=1$, $T=1$"))
         return figure
 
     return Plan(
@@ -184,7 +184,12 @@ def calibration(effort: Effort) -> Plan:
             _ridge_axis(panel, stage)
             panel.axes.set_ylim(0, 1.15 * float(parts["errors"]["calibration_error"].sel(stage=stage).max()))
         teacher.axes.set_ylabel("calibration error")
-        shared_legend(figure, [teacher, student], 3, size_of(parts))
+        shared_legend(
+            figure,
+            [teacher, student],
+            3,
+            said(parts, r"$\alpha=2$, $\rho=0.3$, $\Delta=1$, label noise $0.1$, student's ridge $0.1$, $\eta=0.6$"),
+        )
         return figure
 
     return Plan(
@@ -226,7 +231,7 @@ def inherited(effort: Effort) -> Plan:
             )
             _ridge_axis(panel, rf"$\rho={rho:g}$, $\theta={noise:g}$")
         found[0].axes.set_ylabel("test error")
-        shared_legend(figure, found, 3, size_of(parts))
+        shared_legend(figure, found, 3, said(parts, r"$\alpha=2$, $\Delta=1$, student's ridge $0.1$, $\chi=1$, $T=1$"))
         return figure
 
     return Plan(

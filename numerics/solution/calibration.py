@@ -15,9 +15,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy import optimize as scipy_optimize
 
-from numerics.deferred import special
+from numerics.deferred import optimize, special
 from numerics.solution import quadrature
 from numerics.solution.logit_law import Array, LogitLaw
 from numerics.solution.quadrature import Budget, Integral, OneRule
@@ -183,7 +182,7 @@ def calibrating_temperature(law: LogitLaw) -> float:
         return math.inf
     if slope(high) < 0.0:
         return 0.0
-    return size / float(scipy_optimize.brentq(slope, low, high, xtol=1e-15, rtol=1e-13))
+    return size / float(optimize.brentq(slope, low, high, xtol=1e-15, rtol=1e-13))
 
 
 def tempered(law: LogitLaw) -> LogitLaw:

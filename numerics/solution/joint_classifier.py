@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize as scipy_optimize
 
+from numerics.deferred import optimize
 from numerics.solution.logit_law import LogitLaw
 
 Array = NDArray[np.float64]
@@ -93,7 +93,7 @@ def best_scale(teacher: LogitLaw, student: LogitLaw) -> tuple[float, float]:
     found = []
     for k in low[np.argsort(values[low])][:SCALE_STARTS]:
         bounds = scan[max(k - 1, 0)], scan[min(k + 1, SCALES - 1)]
-        best = scipy_optimize.minimize_scalar(terms, bounds=bounds, method="bounded", options={"xatol": 1e-10})
+        best = optimize.minimize_scalar(terms, bounds=bounds, method="bounded", options={"xatol": 1e-10})
         found += [(float(best.fun), float(best.x)), (float(values[k]), float(scan[k]))]
     value, place = min(found)
     return float(np.exp(place)), value

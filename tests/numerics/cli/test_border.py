@@ -10,6 +10,7 @@ from command_line import run
 from surroundings import ROOT, python
 
 from figures.__main__ import main as figures
+from numerics.cli.anatomy import anatomy_command
 from numerics.cli.neurons import neurons_command
 from numerics.cli.simulate import simulate_command
 from numerics.cli.solve import solve_command
@@ -28,6 +29,7 @@ COMMANDS = {
     "phase_diagram": (phase_diagram, ()),
     "random_box": (random_box, ()),
     "neurons": (neurons_command, ()),
+    "anatomy": (anatomy_command, ("--alpha", 1)),
     "figures": (figures, ()),
     "theory": (derivation, ()),
 }
