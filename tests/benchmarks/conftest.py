@@ -12,6 +12,7 @@ ROWS: tuple[tuple[str, str, str | None], ...] = (
     ("two stages, a loss that does not split, same points", "general", "split"),
     ("call of `solve` from Python, two stages", "solve", None),
     ("what the call adds to the core", "overhead", None),
+    ("anatomy of a student without best ridges", "anatomy", None),
     ("100 x 100 points of two stages through `sweep`", "grid", None),
     ("generated kernel, one node and point", "generated", None),
     ("the same sums written by hand", "handwritten", "generated"),
