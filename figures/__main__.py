@@ -13,6 +13,7 @@ with starting(__name__):
     from tqdm import tqdm
 
     import figures.anatomy
+    import figures.anatomy_bounds
     import figures.mignacco
     import figures.neurons
     import figures.saglietti
@@ -64,6 +65,8 @@ def main(
         for name, entry in FIGURES.items():
             click.echo(f"{name:{width}}  {entry.title}")
         return 0
+    if names and everything:
+        raise click.UsageError("--all makes all figures: leave out --all or the names")
     chosen = list(FIGURES) if everything else _matching(names)
     if simulate is not None and paper_effort:
         raise click.UsageError("--simulate and --paper-effort exclude each other")

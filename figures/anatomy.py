@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from figures.build import Effort, Plan, Work, published
-from figures.drawing import Data, looks, panels, shared_legend, size_of
+from figures.drawing import Data, looks, panels, said, shared_legend
 from numerics.anatomy import anatomy, simulate_anatomy
 from numerics.anatomy.levels import GAINS, LADDER, Question, levels
 from numerics.models import Chain, DataModel, Estimator, GaussianMixture, with_parameter
@@ -272,7 +272,7 @@ def gains_of_levels(effort: Effort) -> Plan:
             panel.axes.set_ylabel("gain in test error")
         for panel in found[1::2]:
             panel.axes.set_ylabel("gain after the best threshold")
-        shared_legend(figure, found, 5, size_of(parts))
+        shared_legend(figure, found, 5, said(parts, r"$\rho=0.3$, $\Delta=1$, ridges $0.3$ and $0.1$, $\chi=1$, $T=2$"))
         return figure
 
     return Plan(
@@ -323,7 +323,12 @@ def weights_of_samples(effort: Effort) -> Plan:
         found[0].axes.set(xlabel="weight $w$", ylabel="density", xlim=(x[0], x[-1]), ylim=(0, None))
         for panel, label in zip(found[1:], (r"$E[w\,|\,b]$", "ratio of mean gradients $r(b)$"), strict=True):
             panel.axes.set(xlabel="teacher's margin $b$", ylabel=label, ylim=(-0.6, 1.0))
-        shared_legend(figure, found[:1], 3, size_of(parts))
+        shared_legend(
+            figure,
+            found[:1],
+            3,
+            said(parts, r"$\alpha=2$, $\rho=0.5$, $\theta=0.1$, $\tilde\lambda=0.4$, $\chi=0.5$, $T=1$"),
+        )
         return figure
 
     return Plan(

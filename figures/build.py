@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -22,6 +23,7 @@ import xarray
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from figures.smooth import smoothed
 from figures.stamps import disagreement, fingerprint, is_quick
 from numerics.cli.command import replacing
 from numerics.cli.report import simulated
@@ -388,7 +390,8 @@ def finish(job: Job, jobs: int | None = None, progress: tqdm | str | None = None
         data[part].attrs |= {"fingerprint": job.stamps[part], "seconds": round(time.perf_counter() - start, 3)}
         result.computed.append(part)
         _write(path, {**job.kept, **data})
-    data = {part: data[part] for part in plan.work}
+    more = partial(evaluate, jobs=jobs or os.cpu_count() or 1, progress=False)
+    data = {part: smoothed(work, data[part], more) for part, work in plan.work.items()}
     _write(path, data)
     pictures = [output / f"{entry.name}.{suffix}" for suffix in ("png", "pdf")]
     with journal_style():
@@ -491,7 +494,8 @@ def _note(entry: Published, plan: Plan, data: Mapping[str, xarray.Dataset], effo
                 "data": repr(work.data),
                 "chain": [repr(stage) for stage in work.chain.stages],
                 "axes": {
-                    path: [float(values[0]), float(values[-1]), len(values)] for path, values in work.over.items()
+                    path: [float(values[0]), float(values[-1]), data[part].sizes[path]]
+                    for path, values in work.over.items()
                 },
             }
         if isinstance(work, Grid):

@@ -72,9 +72,9 @@ class Panel:
     def points(
         self, part: str, x: str, look: Look, *, stage: str | int = -1, name: str = "test_error", **select: float
     ):
-        """Simulated means with their standard errors."""
+        """Simulated means with bars that hold 68% by Student's t."""
         mean = self._series(part, stage, name, select)
-        error = self._series(part, stage, name + ERROR_SUFFIX, select)
+        error = self._series(part, stage, name + ERROR_SUFFIX, select) * style.bar(self.data[part].attrs["n_runs"])
         self.axes.errorbar(
             mean[x], mean, yerr=np.nan_to_num(error), ls="none", marker=look.marker, ms=look.size, color=look.colour, zorder=4,
             elinewidth=0.8, markerfacecolor=look.face, markeredgecolor=look.colour, markeredgewidth=0.6,
@@ -144,15 +144,16 @@ def shared_legend(figure: Figure, members: Sequence[Panel], columns: int, title:
             entries.setdefault(label, handle)
     legend = figure.legend(
         list(entries.values()), list(entries), loc="outside upper center", ncols=columns, columnspacing=1.3,
-        title=title, title_fontsize=8,
+        title=title, title_fontsize=8, borderaxespad=0.15, borderpad=0.1, labelspacing=0.35,
     )  # fmt: skip
     if title:
         legend.get_title().set_multialignment("center")
 
 
-def size_of(data: Data) -> str:
-    """What the points are: simulation, with N and the number of runs; empty if there are none."""
+def said(data: Data, fixed: str, *remarks: str) -> str:
+    """What stands above the legend: parameters that do not vary, what points are, and why some are off the lines."""
+    lines = [fixed]
     for dataset in data.values():
         if "n_runs" in dataset.attrs:
-            return rf"points: simulation, $N={dataset.attrs['n_inputs']}$, {dataset.attrs['n_runs']} runs"
-    return ""
+            return "\n".join([fixed, style.points_are(dataset.attrs["n_inputs"], dataset.attrs["n_runs"]), *remarks])
+    return "\n".join(lines)

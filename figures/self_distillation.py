@@ -15,7 +15,7 @@ import xarray
 from matplotlib.figure import Figure
 
 from figures.build import Effort, Plan, PrintedValue, Simulation, Work, curves, published, simulations
-from figures.drawing import Data, Look, Panel, panels, shared_legend, size_of
+from figures.drawing import Data, Look, Panel, panels, said, shared_legend
 from numerics.models import Chain, DataSet, Estimator, GaussianMixture
 from numerics.plots import style
 from numerics.plots.style import BLACK, BLUE, GREY, LINES, RED, YELLOW
@@ -26,6 +26,9 @@ from theory.losses import CrossEntropy, Distillation, PseudoLabels, SquareDistil
 DELTA, NOISE = 0.5, 0.3
 BALANCED, UNBALANCED = 0.5, 0.4
 BOUND = Look(GREY, LINES[0], width=1.8)
+BIAS_SPREAD = (
+    r"(b) the error is convex in the bias, which spreads by $9/N$ after five steps: points lie above the limit"
+)
 CURVES = (
     Look(BLACK, LINES[0], "o"),
     Look(BLUE, LINES[1], "s"),
@@ -94,7 +97,7 @@ class ScheduledSimulation(Simulation):
 def _alphas(low: float, high: float, count: int, every: int) -> tuple[np.ndarray, np.ndarray]:
     """Values on a logarithmic scale, and those among them that are simulated."""
     values = np.round(np.geomspace(low, high, count), 4)
-    return values, values[1::every]
+    return values, values[2::every]
 
 
 def _scheduled(panel: Panel, part: str, stage: str, look: Look, label: str, simulated: str) -> None:
@@ -127,7 +130,7 @@ def _printed(steps: int, ridges: Sequence[float], value: float) -> PrintedValue:
 def steps(effort: Effort) -> Plan:
     """Test error against alpha, all ridges chosen best, for balanced and slightly unbalanced classes with noisy labels."""
     low, high = 0.5, 10.0
-    alpha, points = _alphas(low, high, 7, 2)
+    alpha, points = _alphas(low, high, 13, 4)
     lengths = (1, 2, 3, 6)
     letters = {"balanced": BALANCED, "unbalanced": UNBALANCED}
     # A balanced problem wants no bias; a learned one would multiply the imbalance of a finite sample by every stage's gain.
@@ -154,7 +157,8 @@ def steps(effort: Effort) -> Plan:
             panel.function(fine, bayes_error(fine, rho, DELTA), BOUND, "Bayes error of clean labels")
             _log_alpha(panel, low * 0.93, high * 1.07, rf"$\rho={rho:g}$")
         found[0].axes.set_ylabel("test error")
-        shared_legend(figure, found, 5, size_of(data))
+        fixed = rf"$\Delta={DELTA}$, label noise $\theta={NOISE}$, square loss, all ridges optimal (up to 100)"
+        shared_legend(figure, found, 5, said(data, fixed, BIAS_SPREAD))
         return figure
 
     return Plan(
@@ -175,7 +179,7 @@ def steps(effort: Effort) -> Plan:
 def labels(effort: Effort) -> Plan:
     """One step with soft or hard targets, square loss and cross-entropy, all parameters chosen best."""
     low, high = 0.5, 30.0
-    alpha, points = _alphas(low, high, 9, 3)
+    alpha, points = _alphas(low, high, 17, 6)
     data = GaussianMixture(1.0, UNBALANCED, DELTA, NOISE)
     losses = {"square": "square loss", "cross-entropy": "cross-entropy"}
     lines, simulated = {}, {}
@@ -196,7 +200,8 @@ def labels(effort: Effort) -> Plan:
             panel.function(fine, bayes_error(fine, UNBALANCED, DELTA), BOUND, "Bayes error of clean labels")
             _log_alpha(panel, low * 0.93, high * 1.07, words)
         found[0].axes.set_ylabel("test error")
-        shared_legend(figure, found, 4, size_of(parts))
+        fixed = rf"$\rho={UNBALANCED}$, $\Delta={DELTA}$, label noise $\theta={NOISE}$, all parameters optimal"
+        shared_legend(figure, found, 4, said(parts, fixed))
         return figure
 
     return Plan(
@@ -243,7 +248,7 @@ def transfer(effort: Effort) -> Plan:
                 rf"label noise $\theta={noise:g}$", (0.96, 0.95), xycoords="axes fraction", ha="right", va="top"
             )
         found[0].axes.set_ylabel("test error")
-        shared_legend(figure, found, 4, size_of(parts))
+        shared_legend(figure, found, 4, said(parts, rf"$\rho={UNBALANCED}$, $\Delta={DELTA}$, $T=1$, $\chi=1$"))
         return figure
 
     return Plan(
@@ -296,7 +301,10 @@ def ensemble(effort: Effort) -> Plan:
             panel.function(alpha, bayes_error(alpha, UNBALANCED, DELTA), BOUND, "Bayes error of clean labels")
             _log_alpha(panel, low, high, text)
         found[0].axes.set_ylabel("test error")
-        shared_legend(figure, found, 3, size_of(parts))
+        fixed = (
+            rf"$\rho={UNBALANCED}$, $\Delta={DELTA}$, label noise $\theta=0.1$, square loss, student's $\lambda=0.1$"
+        )
+        shared_legend(figure, found, 3, said(parts, fixed))
         return figure
 
     return Plan(

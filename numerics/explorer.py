@@ -1,4 +1,5 @@
-"""An interface for notebooks: sliders for the parameters of a teacher and its student, curves, numbers, simulation, export.
+"""An interface for notebooks: sliders for the parameters of a teacher and its student, on two classes or labels of a rule; curves,
+numbers, simulation, export.
 
 In a notebook one line shows it::
 
@@ -37,12 +38,17 @@ from numerics import thresholds
 from numerics.cli.command import replacing, require_writable
 from numerics.cli.report import simulated
 from numerics.models import (
+    OUTPUTS,
     Chain,
+    DataModel,
     Description,
     Estimator,
     GaussianMixture,
+    LinearRule,
     ParameterError,
     described,
+    in_equations,
+    parameter_paths,
     require_number,
     with_parameter,
 )
@@ -59,9 +65,10 @@ from numerics.solution.observables.registry import ERROR_SUFFIX as ERROR_OF
 from numerics.solution.observables.registry import REGISTRY, groups, long_name, observables_of
 from numerics.solution.solution import Solution
 from numerics.solver import ConvergenceWarning, read_solution, solve
+from numerics.square_chain.spectral import is_spectral
 from numerics.sweeps.grid import ERROR_SUFFIX
 from numerics.sweeps.run import sweep
-from theory.losses import CrossEntropy, Distillation
+from theory.losses import CrossEntropy, Distillation, SquareDistillation, SquareLoss
 
 try:
     import ipywidgets as widgets
@@ -88,52 +95,93 @@ _FILLED = 0.45
 _MARGIN, _OVERHANG, _LEGEND = 0.058, 6, 0.91
 """Of a panel in the figure: room for labels at the left, pixels beyond its right end, height above which the legend is."""
 
+_SLIDER = 310  # pixels of width, as many beside each other as there is room for
 _LOG_SPAN = 30.0
 _LATE = 0.05  # seconds that a curve may take before the others are shown without it
 _FAINT = 0.25
 _SEED = 0
+_SAME = object()
+
+
+_SMALL, _ORDINARY = ".1e", ".3g"
+_SCIENTIFIC = 1e-2
+"""Values below it are shown as powers of ten: in three decimals there would be nothing of them."""
 
 
 @dataclass(frozen=True)
 class Slider:
-    """A parameter that can be moved: keyword, name for :func:`numerics.models.with_parameter`, what it says, and its value."""
+    """A parameter that can be moved: keyword, names for :func:`numerics.models.with_parameter`, what it says, and its value."""
 
     key: str
-    path: str
+    paths: tuple[str, ...]
     label: str
     value: float
+
+    def applies(self, data: DataModel, chain: Chain) -> bool:
+        """Whether data and chain have this parameter, and it does something."""
+        smoothed_numbers = self.key == "smoothing" and data.has_real_labels
+        return set(self.paths) <= set(parameter_paths(chain, data)) and not smoothed_numbers
 
     @property
     def ends(self) -> Description:
         """Its range and scale."""
-        return described(self.path)
+        return described(self.paths[-1])
 
     def slider(self) -> widgets.FloatSlider | widgets.FloatLogSlider:
         """A new widget for it."""
         how = {
-            "value": self.value,
-            "description": self.label,
-            "readout_format": ".3g",
-            "style": {"description_width": "118px"},
-            "layout": {"width": "330px", "margin": "0"},
-        }
+            "value": self.value, "description": self.label, "readout_format": _ORDINARY, "style": {"description_width": "112px"},
+            "layout": {"width": f"{_SLIDER}px", "margin": "0"},
+        }  # fmt: skip
         if self.ends.log:
             ends = {"min": math.log10(self.ends.low), "max": math.log10(self.ends.high), "step": 0.01}
-            return widgets.FloatLogSlider(base=10, **ends, **how)
-        return widgets.FloatSlider(min=self.ends.low, max=self.ends.high, step=0.01, **how)
+            slider = widgets.FloatLogSlider(base=10, **ends, **how)
+        else:
+            slider = widgets.FloatSlider(min=self.ends.low, max=self.ends.high, step=0.01, **how)
+        slider.observe(lambda change: _format(slider), "value")
+        _format(slider)
+        return slider
+
+
+def _format(slider: widgets.FloatSlider | widgets.FloatLogSlider) -> None:
+    slider.readout_format = _SMALL if 0 < slider.value < _SCIENTIFIC else _ORDINARY
 
 
 SLIDERS = (
-    Slider("alpha", "alpha", "alpha = M/N", 0.8),
-    Slider("rho", "rho", "rho, P(y=1)", 0.2),
-    Slider("delta", "delta", "Delta, noise", 1.0),
-    Slider("teacher_ridge", "teacher.ridge", "teacher's ridge", 0.1),
-    Slider("student_ridge", "student.ridge", "student's ridge", 1e-5),
-    Slider("eta", "student.eta", "eta, student", 0.5),
-    Slider("chi", "student.mixing", "chi, mixing", 1.0),
-    Slider("temperature", "student.temperature", "T, temperature", 1.0),
+    Slider("alpha", ("alpha",), "alpha = M/N", 0.8),
+    Slider("rho", ("rho",), "rho, P(y=1)", 0.2),
+    Slider("delta", ("delta",), "Delta, noise", 1.0),
+    Slider("noise", ("noise",), "noise of the rule", 0.25),
+    Slider("teacher_ridge", ("teacher.ridge",), "teacher's ridge", 0.1),
+    Slider("student_ridge", ("student.ridge",), "student's ridge", 1e-5),
+    Slider("eta", ("student.eta",), "eta, student", 0.5),
+    Slider("chi", ("student.mixing",), "chi, mixing", 1.0),
+    Slider("temperature", ("student.temperature",), "T, temperature", 1.0),
+    Slider("label_noise", ("label_noise",), "label noise", 0.0),
+    Slider("smoothing", ("teacher.smoothing", "student.smoothing"), "label smoothing", 0.0),
 )
-"""What can be moved."""
+"""What can be moved, where the data have it."""
+
+RULES: dict[str, str | None] = {
+    "two Gaussian classes": None, "regression": "identity", "sign of a linear rule": "sign", "probit of a linear rule": "probit",
+}  # fmt: skip
+"""Where labels come from: what the choice says, and the output of the rule."""
+
+DRAWN = ("generalization_gap", "norm")
+DRAWN_OF_NUMBERS = ("mean_squared_error", "norm")
+"""Observables of the second and third panel at the beginning; of regression."""
+
+
+def _without_values(rule: str | None) -> tuple[DataModel, Chain]:
+    """Data and chain whose parameters the sliders set."""
+    data = GaussianMixture(1.0) if rule is None else LinearRule(1.0, output=rule)
+    losses = (SquareLoss(), SquareDistillation()) if data.has_real_labels else (CrossEntropy(), Distillation())
+    return data, Chain(tuple(Estimator(loss, 1.0) for loss in losses))
+
+
+def _first_observable(data: DataModel) -> str:
+    """Of the first panel."""
+    return "excess_risk" if data.has_real_labels else "test_error"
 
 
 def plain_label(name: str) -> str:
@@ -209,7 +257,7 @@ class _Panel:
                 text.xy = (value, 1.0)
 
     def simulated(self, points: xarray.Dataset | None) -> None:
-        """Replace the simulated points: means and standard errors."""
+        """Replace the simulated points: means, and bars that hold 68% by Student's t."""
         for bars in self.bars:
             bars.remove()
         self.bars = []
@@ -217,8 +265,9 @@ class _Panel:
             return
         for k, line in enumerate(self.lines):
             mean, error = (points[self.name + suffix].values[k] for suffix in ("", ERROR_SUFFIX))
+            error = np.nan_to_num(error * style.bar(points.attrs["n_runs"]))
             container = self.axes.errorbar(
-                points.alpha.values, mean, yerr=np.nan_to_num(error), ls="none", marker=self.dots[k].get_marker(),
+                points.alpha.values, mean, yerr=error, ls="none", marker=self.dots[k].get_marker(),
                 color=line.get_color(), ms=4, elinewidth=0.9, capsize=2, zorder=4,
             )  # fmt: skip
             for artist in container.get_children():
@@ -253,18 +302,20 @@ class _Panel:
 class Explorer:
     """Sliders, curves and numbers of a teacher and its student.
 
-    The picture shows the test errors with the Bayes bounds, and two observables of choice, against alpha, with the thresholds
-    and the current alpha marked; the table all observables at the current alpha.  Whatever a slider, a choice or a button
-    does ends in a picture or in one line of text, :attr:`message`.  Test errors, order parameters and everything else that is
-    quick to compute are shown before what is not.
+    The picture shows the test errors (excess risks of regression) with the Bayes bounds, and two observables of choice, against
+    alpha, with the thresholds and the current alpha marked; the table all observables at the current alpha.  Whatever a slider,
+    a choice or a button does ends in a picture or in one line of text, :attr:`message`.  Test errors, order parameters and
+    everything else that is quick to compute are shown before what is not.
 
     Parameters
     ----------
     settings : Settings
         Accuracy.  Points that do not reach it are left out of curves and tables, and the message says which.
+    rule : str or None
+        "identity" (regression), "sign" or "probit" for labels of a :class:`numerics.LinearRule`; None for two Gaussian classes.
     **values : float
-        Where the sliders start: ``alpha``, ``rho``, ``delta``, ``teacher_ridge``, ``student_ridge``, ``eta``, ``chi``,
-        ``temperature``.
+        Where the sliders start: ``alpha``, ``teacher_ridge``, ``student_ridge``, ``eta``, ``chi``; of classes ``rho``, ``delta``;
+        of rules ``noise``; of all but regression ``temperature``, ``label_noise``, ``smoothing`` (of teacher and student).
 
     Attributes
     ----------
@@ -272,6 +323,8 @@ class Explorer:
         The interface.
     sliders : dict
         Slider of each parameter.
+    rules : Dropdown
+        Where labels come from.
     choices : tuple of two Dropdowns
         Observables of the second and third panel.
     inputs, runs, seed : ipywidgets.BoundedIntText
@@ -297,7 +350,7 @@ class Explorer:
         For an unknown parameter or a value outside its slider.
     """
 
-    def __init__(self, *, settings: Settings = DEFAULT, **values: float) -> None:
+    def __init__(self, *, settings: Settings = DEFAULT, rule: str | None = None, **values: float) -> None:
         self.settings = settings
         self.curves: dict[str, np.ndarray] = {}
         self.message = ""
@@ -308,8 +361,9 @@ class Explorer:
         self._held = False
         self._build_widgets()
         self._build_figure()
-        self.set(**values)
+        self.set(rule=rule, **values)
         self._show(small=True)
+        self.rules.observe(self._on_rule, "value")
         for slider in self.sliders.values():
             slider.observe(self._on_change, "value")
         for choice in self.choices:
@@ -319,17 +373,15 @@ class Explorer:
 
     def _build_widgets(self) -> None:
         self.sliders = {parameter.key: parameter.slider() for parameter in SLIDERS}
-        options = [(plain_label(name), name) for name in observables_of(GaussianMixture(1.0))]
-        self.choices = tuple(
-            widgets.Dropdown(options=options, value=name, layout={"width": "300px"})
-            for name in ("generalization_gap", "norm")
-        )
-        narrow = {"style": {"description_width": "initial"}, "layout": {"width": "110px"}}
+        self.rules = widgets.Dropdown(options=list(RULES.items()), value=None, layout={"width": "190px"})
+        self.choices = tuple(widgets.Dropdown(layout={"width": "240px"}) for _ in DRAWN)
+        self._offer(DRAWN)
+        narrow = {"style": {"description_width": "initial"}, "layout": {"width": "112px"}}
         self.inputs = widgets.BoundedIntText(value=400, min=20, max=4000, step=20, description="N", **narrow)
         self.runs = widgets.BoundedIntText(value=10, min=2, max=200, description="runs", **narrow)
         self.seed = widgets.BoundedIntText(value=_SEED, min=0, max=2**31 - 1, description="seed", **narrow)
         self.file = widgets.Text(value="explore", description="file", **narrow)
-        self.file.layout.width = "330px"
+        self.file.layout.width = "210px"
         self.file.continuous_update = False
         words = {"simulate": "Simulate", "clear": "Clear", "png": "PNG", "pdf": "PDF", "nc": "NetCDF"}
         tips = {
@@ -340,31 +392,45 @@ class Explorer:
             "nc": "Save curves, numbers and simulations",
         }
         self.buttons = {
-            name: widgets.Button(description=text, tooltip=tips[name], layout={"width": "90px"})
+            name: widgets.Button(description=text, tooltip=tips[name], layout={"width": "76px"})
             for name, text in words.items()
         }
         self.buttons["simulate"].on_click(lambda _: self._guard(self.simulate))
         self.buttons["clear"].on_click(lambda _: self._guard(self.clear))
         for suffix in SUFFIXES:
             self.buttons[suffix[1:]].on_click(lambda _, suffix=suffix: self._guard(lambda: self._save_as(suffix)))
-        self.progress = widgets.IntProgress(value=0, min=0, layout={"width": "180px", "visibility": "hidden"})
+        self.progress = widgets.IntProgress(value=0, min=0, layout={"width": "100px", "visibility": "hidden"})
         self.status, self.table = widgets.HTML(), widgets.HTML()
         self.picture = widgets.Image(format="png", layout={"max_width": "100%"})
-        row, column = widgets.HBox, widgets.VBox
-        simulation = row([self.inputs, self.runs, self.seed])
-        left = column(
+
+        def row(*items: widgets.Widget) -> widgets.Box:
+            """Beside each other, in several lines where there is no room."""
+            return widgets.Box(
+                items, layout={"display": "flex", "flex_flow": "row wrap", "width": "100%", "overflow": "hidden"}
+            )
+
+        simulation = [self.inputs, self.runs, self.seed, self.buttons["simulate"], self.buttons["clear"]]
+        saving = [self.file, *(self.buttons[suffix[1:]] for suffix in SUFFIXES)]
+        shown = [widgets.Label("labels:"), self.rules, widgets.Label("second and third panel:"), *self.choices]
+        self.widget = widgets.VBox(
             [
-                *self.sliders.values(),
-                widgets.HTML("<b>simulation</b>"),
-                simulation,
-                row([self.buttons["simulate"], self.buttons["clear"], self.progress]),
-                widgets.HTML("<b>save</b>"),
-                self.file,
-                row([self.buttons[suffix[1:]] for suffix in SUFFIXES]),
-            ]
+                self.picture,
+                row(*shown),
+                row(*self.sliders.values()),
+                row(*simulation, *saving, self.progress),
+                self.status,
+                self.table,
+            ],
+            layout={"width": "100%"},
         )
-        drawn = row([widgets.Label("second and third panel:"), *self.choices])
-        self.widget = column([self.picture, drawn, self.status, row([left, self.table])])
+
+    def _offer(self, preferred: Sequence[str]) -> None:
+        """Let the second and third panel choose among the observables of the data; keep what they show where it is one."""
+        names = observables_of(_without_values(self.rules.value)[0])
+        for choice, name in zip(self.choices, preferred, strict=True):
+            kept = choice.value if choice.value in names else name
+            choice.options = [(plain_label(name), name) for name in names]
+            choice.value = kept
 
     def _build_figure(self) -> None:
         with style.journal_style():
@@ -372,19 +438,29 @@ class Explorer:
             FigureCanvasAgg(self.figure)
             grid = self.figure.subplots(1, 3)
             self.figure.subplots_adjust(left=0.062, right=0.992, bottom=0.155, top=0.83, wspace=0.26)
-            names = ("test_error", *(choice.value for choice in self.choices))
+            names = (_first_observable(GaussianMixture(1.0)), *(choice.value for choice in self.choices))
             self._panels = [_Panel(axes, name) for axes, name in zip(grid, names, strict=True)]
-            first = self._panels[0]
-            handles = [
-                *(Line2D([], [], color=line.get_color(), ls=line.get_linestyle(), marker=dot.get_marker())
-                  for line, dot in zip(first.lines, first.dots, strict=True)),
-                Line2D([], [], color=style.BLACK, lw=0.9, ls=style.LINES[2]),
-                Line2D([], [], color=style.BLACK, lw=0.7),
-            ]  # fmt: skip
-            words = ["teacher", "student", "Bayes bound on the student's inputs", "current alpha"]
-            self.figure.legend(handles, words, loc="upper center", ncols=4)
         self._background = None
         self._stale: list[_Panel] = []
+        self._draw_legend()
+
+    def _draw_legend(self) -> None:
+        """Above the panels; without a Bayes bound where none is known."""
+        first = self._panels[0]
+        handles = [
+            Line2D([], [], color=line.get_color(), ls=line.get_linestyle(), marker=dot.get_marker())
+            for line, dot in zip(first.lines, first.dots, strict=True)
+        ]
+        words = ["teacher", "student"]
+        if self.rules.value is None:
+            handles.append(Line2D([], [], color=style.BLACK, lw=0.9, ls=style.LINES[2]))
+            words.append("Bayes bound on the student's inputs")
+        handles.append(Line2D([], [], color=style.BLACK, lw=0.7))
+        with style.journal_style():
+            for legend in self.figure.legends:
+                legend.remove()
+            self.figure.legend(handles, [*words, "current alpha"], loc="upper center", ncols=4)
+        self._background = None
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, object]:
         bundle = dict(self.widget._repr_mimebundle_())
@@ -395,19 +471,36 @@ class Explorer:
         return bundle
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{key}={value:g}" for key, value in self.parameters.items())
-        return f"explore({shown})"
+        return f"explore({self._arguments('g')})"
+
+    def _arguments(self, form: str) -> str:
+        """Keywords that give this interface again; ``form`` is that of the numbers, empty for all their digits."""
+        rule = [] if self.rules.value is None else [f"rule={self.rules.value!r}"]
+        return ", ".join([*rule, *(f"{key}={value:{form}}" for key, value in self.parameters.items())])
 
     # Parameters and results.
 
     @property
     def parameters(self) -> dict[str, float]:
-        """Values of the sliders, by keyword."""
-        return {key: float(slider.value) for key, slider in self.sliders.items()}
+        """Values of the sliders that the data have, by keyword."""
+        return {slider.key: float(self.sliders[slider.key].value) for slider in self._applying(self.rules.value)}
 
-    def set(self, **values: float) -> None:
-        """Move several sliders and draw once; ParameterError for an unknown parameter or a value outside its slider."""
-        known = {parameter.key: parameter for parameter in SLIDERS}
+    def _applying(self, rule: str | None) -> list[Slider]:
+        """Sliders of the parameters that data and chain have."""
+        return [slider for slider in SLIDERS if slider.applies(*_without_values(rule))]
+
+    def set(self, *, rule: object = _SAME, **values: float) -> None:
+        """Move several sliders, or choose other labels, and draw once.
+
+        Raises
+        ------
+        ParameterError
+            For an unknown parameter or rule, one that the data do not have, or a value outside its slider.
+        """
+        rule = self.rules.value if rule is _SAME else rule
+        if rule not in RULES.values():
+            raise ParameterError(f"rule must be None or one of {', '.join(OUTPUTS)}, got {rule!r}")
+        known = {slider.key: slider for slider in self._applying(rule)}
         for key, value in values.items():
             if key not in known:
                 raise ParameterError(f"unknown parameter {key!r}; there are {', '.join(known)}")
@@ -415,19 +508,39 @@ class Explorer:
             require_number(key, value, at_least=low, at_most=high, allowed=f"in [{low:g}, {high:g}] here")
         self._held = True
         try:
+            self.rules.value = rule
             for key, value in values.items():
                 self.sliders[key].value = value
         finally:
             self._held = False
+        self._on_rule()
+
+    def _on_rule(self, _: object = None) -> None:
+        """Labels come from somewhere else: other sliders, other observables."""
+        if self._held:
+            return
+        shown = {slider.key for slider in self._applying(self.rules.value)}
+        for key, slider in self.sliders.items():
+            slider.layout.display = None if key in shown else "none"
+        data, _chain = _without_values(self.rules.value)
+        self._held = True
+        try:
+            self._offer(DRAWN_OF_NUMBERS if data.has_real_labels else DRAWN)
+        finally:
+            self._held = False
+        first = self._panels[0]
+        if first.name != _first_observable(data):
+            first.rename(_first_observable(data))
+        self._draw_legend()
         self._on_change()
 
     @property
-    def model(self) -> tuple[GaussianMixture, Chain]:
+    def model(self) -> tuple[DataModel, Chain]:
         """Data and chain that the sliders describe."""
-        teacher, student = Estimator(CrossEntropy(), 1.0), Estimator(Distillation(), 1.0)
-        data, chain = GaussianMixture(1.0), Chain((teacher, student))
-        for parameter in SLIDERS:
-            data, chain = with_parameter(data, chain, parameter.path, self.parameters[parameter.key])
+        data, chain = _without_values(self.rules.value)
+        for slider in self._applying(self.rules.value):
+            for path in slider.paths:
+                data, chain = with_parameter(data, chain, path, self.parameters[slider.key])
         return data, chain
 
     @property
@@ -436,7 +549,7 @@ class Explorer:
         return self._simulations.get(self._curve_key())
 
     def _curve_key(self) -> tuple:
-        return tuple(value for key, value in self.parameters.items() if key != "alpha")
+        return (self.rules.value, *(value for key, value in self.parameters.items() if key != "alpha"))
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -454,18 +567,26 @@ class Explorer:
             peaks = {value: PEAKS[name] for name, value in self.limits.items()}
             self.alphas = refined_grid(*ALPHA_RANGE, CURVE_POINTS, peaks)
             points = [(with_parameter(data, chain, "alpha", float(alpha))) for alpha in self.alphas]
-            arrays = PointArrays(points)
-            arrays.solve(compile_chain(chain), self.settings, np.log(self.alphas))
-            converged = arrays.converged(self.settings)
-            self._solutions = [
-                read_solution(arrays, i, *point, self.settings) if good else None
-                for i, (point, good) in enumerate(zip(points, converged, strict=True))
-            ]
+            self._solutions = self._solve_curve(points)
             self.curves = {}
             self.bound = thresholds.bayes_error_of(data, self.alphas, chain[-1].eta)
             self._key = self._curve_key()
         with self._quiet():
             self.solution = solve(data, chain, settings=self.settings)
+
+    def _solve_curve(self, points: Sequence[tuple[DataModel, Chain]]) -> list[Solution | None]:
+        """Solutions along alpha, None where a point did not converge."""
+        if is_spectral(*points[0]):
+            with self._quiet():
+                found = [solve(*point, settings=self.settings) for point in points]
+            return [solution if solution.converged else None for solution in found]
+        arrays = PointArrays(points)
+        arrays.solve(compile_chain(in_equations(*points[0])), self.settings, np.log(self.alphas))
+        converged = arrays.converged(self.settings)
+        return [
+            read_solution(arrays, i, *point, self.settings) if good else None
+            for i, (point, good) in enumerate(zip(points, converged, strict=True))
+        ]
 
     def _curve(self, name: str) -> np.ndarray:
         """Values of an observable along the curve, shape (2, 60)."""
@@ -527,10 +648,11 @@ class Explorer:
             panel.simulated(points)
             if points is not None:
                 mean, error = (points[panel.name + suffix].values for suffix in ("", ERROR_SUFFIX))
+                error = error * style.bar(points.attrs["n_runs"])
                 shown += [mean - error, mean + error] if REGISTRY[panel.name].linear else [mean]
-            if panel.name == "test_error":
-                panel.bound.set_data(self.alphas, self.bound)
-                shown.append(self.bound)
+            bound = self.bound if panel.name == "test_error" else np.full(self.bound.shape, math.nan)
+            panel.bound.set_data(self.alphas, bound)
+            shown.append(bound)
             if panel.rescale(shown):
                 self._stale.append(panel)
 
@@ -611,10 +733,10 @@ class Explorer:
             f"{solution.iterations} iterations"
         )
         left, right = "".join(tables[:2]), "".join(tables[2:])
-        style_of = "style='line-height:1.25;margin:0 2em 0 0;font-variant-numeric:tabular-nums'"
+        style_of = "style='line-height:1.25;margin:0 2em 0 0;font-variant-numeric:tabular-nums;white-space:nowrap'"
         blocks = "".join(f"<table {style_of}>{block}</table>" for block in (left, right))
         head = f"<b>alpha = {solution.data.alpha:.6g}</b>: {html.escape(tail)}"
-        return f"{head}<div style='display:flex;align-items:flex-start'>{blocks}</div>"
+        return f"{head}<div style='display:flex;flex-wrap:wrap;align-items:flex-start'>{blocks}</div>"
 
     # What buttons do.
 
@@ -638,7 +760,15 @@ class Explorer:
     @contextmanager
     def _busy(self, steps: int) -> Iterator[None]:
         """Buttons and sliders off, and a bar that fills."""
-        controls = [*self.buttons.values(), *self.sliders.values(), *self.choices, self.inputs, self.runs, self.seed]
+        controls = [
+            *self.buttons.values(),
+            *self.sliders.values(),
+            self.rules,
+            *self.choices,
+            self.inputs,
+            self.runs,
+            self.seed,
+        ]
         for control in controls:
             control.disabled = True
         self.progress.value, self.progress.max = 0, steps
@@ -689,11 +819,12 @@ class Explorer:
         self._draw()
         self._show()
         parts = [f"simulated {len(found)} values of alpha, {n_runs} runs at N = {n_inputs}"]
-        differences = self.deviations("test_error")
+        differences = self.deviations(_first_observable(data))
         if differences.size:
             parts.append(
-                f"test errors differ from theory by at most {np.abs(differences[0]).max():.2g}, in the median by "
-                f"{np.median(np.abs(differences[0] / differences[1])):.1f} standard errors"
+                f"{'excess risks' if data.has_real_labels else 'test errors'} differ from theory by at most "
+                f"{np.abs(differences[0]).max():.2g}, in the median by {np.median(np.abs(differences[0] / differences[1])):.1f} "
+                "standard errors"
             )
         if failures:
             parts.append(f"{len(failures)} left out ({failures[0]})")
@@ -800,9 +931,9 @@ class Explorer:
         if self.simulation is not None:
             groups["simulation"] = self.simulation
         attributes = {
-            "title": "Theory of knowledge distillation on a Gaussian mixture",
+            "title": f"Theory of knowledge distillation, {data.title}",
             "parameters": json.dumps(self.parameters),
-            "rerun": f"numerics.explorer.explore({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})",
+            "rerun": f"numerics.explorer.explore({self._arguments('')})",
             "data": repr(data),
             "chain": repr(chain),
             "settings": repr(self.settings),
@@ -833,9 +964,10 @@ def _number(value: float, known: bool) -> str:
     return f"{value:.6g}" if known and not math.isnan(value) else "–"
 
 
-def explore(*, settings: Settings = DEFAULT, **values: float) -> Explorer:
+def explore(*, settings: Settings = DEFAULT, rule: str | None = None, **values: float) -> Explorer:
     """Show the :class:`Explorer`; keywords as there.
 
     >>> explore(alpha=1.0, eta=0.3)  # doctest: +SKIP
+    >>> explore(rule="identity", noise=0.5)  # doctest: +SKIP
     """
-    return Explorer(settings=settings, **values)
+    return Explorer(settings=settings, rule=rule, **values)

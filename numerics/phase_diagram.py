@@ -43,6 +43,7 @@ with starting(__name__):
     from numerics.plots.heat_map import heat_map
     from numerics.plots.plan import (
         SIMULATED_ALPHAS,
+        fixed_note,
         parameters_note,
         plan_double_descent,
         refined_grid,
@@ -61,6 +62,9 @@ __all__ = ["SIMULATED_ALPHAS", "Axis", "main", "refined_grid", "thresholds_in_al
 
 SIMULATION = (500, 10)
 """Inputs and runs of the default simulation."""
+
+PICTURES = (".png", ".pdf")
+"""Formats of the pictures; ``--output picture.svg`` makes an SVG instead."""
 
 SIMULATED_POINTS = 9
 """Points of a simulation along an axis given by the user, its ends left out."""
@@ -133,12 +137,12 @@ def write_data(path: Path, datasets: Mapping[str, xarray.Dataset], attributes: M
             dataset.to_netcdf(temporary, mode="a", group=name, engine="netcdf4")
 
 
-def write_figure(stem: Path, draw: Callable[[], Figure]) -> list[Path]:
-    """Draw, and write PNG and PDF."""
+def write_figure(stem: Path, draw: Callable[[], Figure], suffixes: Sequence[str] = PICTURES) -> list[Path]:
+    """Draw, and write a picture of each format, PNG and PDF by default."""
     paths = []
     with style.journal_style():
         picture = draw()
-        for suffix in (".png", ".pdf"):
+        for suffix in suffixes:
             path = stem.with_name(stem.name + suffix)
             with replacing(path) as temporary:
                 save(picture, temporary)
@@ -177,8 +181,11 @@ def write_figure(stem: Path, draw: Callable[[], Figure]) -> list[Path]:
     "--x]",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the simulation.")
-@click.option("--output", metavar="STEM", type=click.Path(path_type=Path), help="Files to write, without suffix.  "
-              f"[default: {OUTPUT_FOLDER.as_posix()}/double_descent]")  # fmt: skip
+@click.option(
+    "--output", metavar="STEM", type=click.Path(path_type=Path),
+    help="Files to write, without suffix; with the suffix .svg, an SVG instead of PNG and PDF.  "
+    f"[default: {OUTPUT_FOLDER.as_posix()}/double_descent]",
+)  # fmt: skip
 @click.option("--committed", is_flag=True, help="Draw the picture of the README anew (for who maintains it).")
 @jobs_option
 @executor_options
@@ -197,7 +204,8 @@ def main(
         require_committed({"jobs", "executor", "scheduler", "committed"})
         output = ROOT / "figures" / "double_descent"
     stem = _stem(output, axes, quantity)
-    for suffix in (".png", ".pdf", ".nc"):
+    pictures = (".svg",) if output is not None and output.suffix == ".svg" else PICTURES
+    for suffix in (*pictures, ".nc"):
         require_writable(stem.with_name(stem.name + suffix))
 
     attributes = {
@@ -233,12 +241,18 @@ def main(
             return double_descent(datasets, limits, parameters_note(data, chain, simulation, limits))
         scales = {axis.path: axis.scale for axis in axes}
         if len(axes) == 2:
-            return heat_map(datasets["grid"], quantity, stage or chain.names[-1], scales, limits)
-        wanted = [stage] if stage else [name for name in chain.names if _has_values(datasets["grid"], quantity, name)]
-        return curves(datasets["grid"], datasets.get("simulated_grid"), quantity, wanted, scales, limits)
+            wanted = [stage or chain.names[-1]]
+        else:
+            wanted = (
+                [stage] if stage else [name for name in chain.names if _has_values(datasets["grid"], quantity, name)]
+            )
+        note = fixed_note(data, chain, scales, wanted or chain.names, simulation, limits)
+        if len(axes) == 2:
+            return heat_map(datasets["grid"], quantity, wanted[0], scales, limits, note)
+        return curves(datasets["grid"], datasets.get("simulated_grid"), quantity, wanted, scales, limits, note)
 
     write_data(data_path, datasets, attributes)
-    for path in (*write_figure(stem, draw), data_path):
+    for path in (*write_figure(stem, draw, pictures), data_path):
         click.echo(path)
     journal.discard()
     warn_of_failures(count, failed)
@@ -299,7 +313,7 @@ def _stem(output: Path | None, axes: Sequence[Axis], quantity: str) -> Path:
     if output is not None:
         if not output.name:
             raise click.UsageError(f"--output wants the name of files, got {str(output)!r}")
-        return output.with_suffix("") if output.suffix in (".png", ".pdf", ".nc") else output
+        return output.with_suffix("") if output.suffix in (*PICTURES, ".svg", ".nc") else output
     if not axes:
         return OUTPUT_FOLDER / "double_descent"
     return OUTPUT_FOLDER / (f"{quantity}_vs_{'_'.join(axis.path for axis in axes)}")

@@ -5,9 +5,10 @@ temperatures (cross-entropy) and, if asked, the shares of the labels are chosen 
 A chain is searched from the optimum of the shorter one: the new stage's parameters first, over their whole range
 (:func:`numerics.optimize.optimize`), then all parameters together by quasi-Newton descents with exact gradients.
 
-With soft targets a chain hardly does worse than a shorter one: a student with a small ridge copies its teacher.  With the square
-loss and no labels mixed in, every stage is linear in its teacher's logits, and gains do not change a decision: they are set so
-that logits stay of order 1.
+With soft targets there is a neutral step: a student of ridge 0 is its teacher.  Where the range of the ridges begins at 0, an extra
+step is therefore never worse; where it does not, or students learn decisions, a longer chain may be worse than a shorter one, and
+its :attr:`ScheduleStep.message` says so.  With the square loss and no labels mixed in, every stage is linear in its teacher's
+logits, and gains do not change a decision: they are set so that logits stay of order 1.
 """
 
 from __future__ import annotations
@@ -46,6 +47,18 @@ ROUNDS = 500
 LONG_RTOL = 1e-5
 """Accuracy of the saddle points of three and more stages that are not quadratic."""
 
+LEAST_RIDGE = 1e-3
+"""Where the search begins if the range of the ridges does at 0."""
+
+NEARLY_BEST = 1e-6
+"""Test errors this close to the best one are as good; the accuracy of the saddle points if that is worse."""
+
+FLAT = 2.0
+"""An optimum is called flat in a ridge if the ridges that are as good go over this factor."""
+
+_BISECTIONS = 10
+_FIRST_REACH = 1e-3  # of the range; then twice as far, until the error is not nearly the best
+
 EDGE = 1e-9
 """A parameter this close to an end of its range, relative to it, is at the end."""
 
@@ -68,11 +81,17 @@ class ScheduleStep:
     parameters : dict
         Best value of each parameter, by names such as ``step2.ridge``; ``step0`` is trained on the labels.
     location : dict
-        For each of them "interior", "lower bound" or "upper bound" of its range.
+        For each of them "interior", "lower bound" or "upper bound" of its range, or "neutral" for a ridge of 0.
+    nearly_best : dict
+        For each ridge the range (lowest, highest) over which it can be moved alone without losing more than 1e-6 of test error.
+    flat : tuple of str
+        Ridges whose range goes over a factor of two: that they are these and no others means little.
     slope : float
         Largest relative change of the error across the range of a parameter inside its range, at the slope left there.
     converged : bool
         The saddle point converged and the slope is below ``GRADIENT_TOLERANCE``.
+    message : str
+        In words: whether it is worse than a shorter chain and why, in which ridges it is flat.
     chain : Chain
     """
 
@@ -84,13 +103,20 @@ class ScheduleStep:
     slope: float
     converged: bool
     chain: Chain = field(repr=False)
+    nearly_best: dict[str, tuple[float, float]] = field(default_factory=dict)
+    message: str = ""
+
+    @property
+    def flat(self) -> tuple[str, ...]:
+        return tuple(path for path, (low, high) in self.nearly_best.items() if low == 0 or high > FLAT * low)
 
     def to_dict(self) -> dict[str, object]:
         """As plain numbers and texts, for JSON; the chain as a list of texts."""
         return {
             "steps": self.steps, "test_error": self.test_error, "reduction": self.reduction,
             "parameters": dict(self.parameters), "location": dict(self.location), "slope": self.slope,
-            "converged": self.converged, "chain": [repr(stage) for stage in self.chain.stages],
+            "nearly_best": {path: list(ends) for path, ends in self.nearly_best.items()}, "flat": list(self.flat),
+            "converged": self.converged, "message": self.message, "chain": [repr(stage) for stage in self.chain.stages],
         }  # fmt: skip
 
 
@@ -158,7 +184,8 @@ def optimal_schedule(
     bias : float or None
         Value the biases of all stages are fixed at; None if they are learned.
     ridges, scales : (lower, upper)
-        Positive ranges of ridges, and of gains or temperatures.
+        Positive ranges of ridges, and of gains or temperatures.  Ridges may begin at 0: then the search begins at 1e-3, and a
+        student that is its teacher is allowed.
     rtol : float or None
         Accuracy of the saddle points; by default that of :func:`numerics.solver.solve`, but 1e-5 for three stages and more that are
         not quadratic: those take a thousand times longer than quadratic ones.
@@ -185,6 +212,9 @@ def optimal_schedule(
         raise ParameterError(f'loss must be "square" or "cross-entropy", got {loss!r}')
     if data.further:
         raise ParameterError("data of a self-distillation schedule must have no further data sets")
+    lowest, highest = ridges
+    allows_neutral = lowest == 0 and not hard
+    ridges = (LEAST_RIDGE if lowest == 0 else lowest, highest)
     ranges = {"ridge": ridges, "gain": scales, "temperature": scales, "mixing": (0.0, 1.0)}
     square = loss == "square"
     taught = (
@@ -223,7 +253,11 @@ def optimal_schedule(
             copying = _with_ridges(chain, len(found[-1].chain), ridges[0], gain=1.0, temperature=1.0, mixing=1.0)
             best = min(best, descent.best(copying), key=_error)
         chain = best.chain
-        found.append(replace(best, reduction=(found[0] if found else best).test_error - best.test_error))
+        if found and allows_neutral and best.test_error > found[-1].test_error:
+            best = _neutral(data, chain, found[-1], settings)
+        best = replace(best, nearly_best=descent.nearly_best(best))
+        gained = (found[0] if found else best).test_error - best.test_error
+        found.append(replace(best, reduction=gained, message=_message(best, found[-1:], hard)))
     return Schedule(data, loss, hard, mixing, tuple(found))
 
 
@@ -263,6 +297,37 @@ def _normalised(data: GaussianMixture, chain: Chain) -> Chain:
     return Chain(tuple(stages))
 
 
+def _neutral(data: GaussianMixture, chain: Chain, shorter: ScheduleStep, settings: Settings) -> ScheduleStep:
+    """The shorter chain, followed by students of ridge 0 of their teachers alone; in the form of ``chain``."""
+    start = len(shorter.chain)
+    copies = _with_ridges(Chain((*shorter.chain.stages, *chain.stages[start:])), start, 0.0, mixing=1.0)
+    solution = solve(data, copies, settings=settings)
+    added = {f"{name}.ridge": 0.0 for name in chain.names[start:]}
+    return replace(
+        shorter, steps=len(chain) - 1, test_error=float(solution[-1].test_error), chain=copies,
+        parameters=shorter.parameters | added, location=shorter.location | dict.fromkeys(added, "neutral"),
+        converged=shorter.converged and solution.converged,
+    )  # fmt: skip
+
+
+def _message(step: ScheduleStep, shorter: Sequence[ScheduleStep], hard: bool) -> str:
+    """What is to be known of a step, ``shorter`` the one before it if there is one."""
+    parts = []
+    if "neutral" in step.location.values():
+        parts.append("no gain: the further students are their teachers")
+    elif shorter and step.test_error > shorter[0].test_error:
+        reason = (
+            "students of decisions have no neutral step"
+            if hard
+            else "the range of the ridges leaves out the neutral step, a student of ridge 0"
+        )
+        parts.append(f"{step.test_error - shorter[0].test_error:.2g} worse than {shorter[0].steps} steps: {reason}")
+    for path in step.flat:
+        low, high = step.nearly_best[path]
+        parts.append(f"flat in {path}: as good from {low:.3g} to {high:.3g}, within {NEARLY_BEST:g}")
+    return "; ".join(parts)
+
+
 def _error(step: ScheduleStep) -> float:
     return step.test_error
 
@@ -291,7 +356,7 @@ class _Descent:
     def read(self, chain: Chain) -> np.ndarray:
         """Where the chain is, shape (parameters,)."""
         values = np.array([parameter_value(self.data, chain, path) for path in self.paths])
-        x = np.where(self.linear, values, np.log(np.where(self.linear, 1.0, values)))
+        x = np.where(self.linear, values, np.log(np.where(self.linear | (values == 0), np.finfo(float).tiny, values)))
         return np.clip((x - self.limits[:, 0]) / self.width, 0.0, 1.0)
 
     def error(self, chain: Chain) -> tuple[float, np.ndarray, bool]:
@@ -329,3 +394,40 @@ class _Descent:
             len(chain) - 1, value, 0.0, {path: parameter_value(self.data, end, path) for path in self.paths},
             dict(zip(self.paths, map(str, places), strict=True)), left, converged and left <= GRADIENT_TOLERANCE, end,
         )  # fmt: skip
+
+    def nearly_best(self, step: ScheduleStep) -> dict[str, tuple[float, float]]:
+        """For each ridge the range around its value, the others fixed, where the error is within 1e-6 of the best."""
+        u, most = self.read(step.chain), step.test_error + max(NEARLY_BEST, self.settings.rtol)
+        found = {}
+        for k, path in enumerate(self.paths):
+            if path.endswith(".ridge"):
+                value = step.parameters[path]
+                found[path] = value, value
+                if value > 0:
+                    ends = (self._reach(step.chain, u, k, direction, most) for direction in (-1, 1))
+                    low, high = (float(np.exp(self.limits[k, 0] + self.width[k] * end)) for end in ends)
+                    found[path] = min(low, value), max(high, value)
+        return found
+
+    def _reach(self, chain: Chain, u: np.ndarray, k: int, direction: int, most: float) -> float:
+        """How far parameter ``k`` goes in a direction, to the end of its range at most, until the error is above ``most``."""
+
+        def is_good(place: float) -> bool:
+            value = math.exp(self.limits[k, 0] + self.width[k] * place)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                solution = solve(*with_parameter(self.data, chain, self.paths[k], value), settings=self.settings)
+            return solution.converged and solution[-1].test_error <= most
+
+        inside, step = u[k], _FIRST_REACH
+        while True:
+            outside = min(max(inside + direction * step, 0.0), 1.0)
+            if outside == inside:
+                return inside
+            if not is_good(outside):
+                break
+            inside, step = outside, 2 * step
+        for _ in range(_BISECTIONS):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if is_good(middle) else (inside, middle)
+        return inside

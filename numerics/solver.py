@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from numerics.driver.outcome import Status
 from numerics.models import (
     Chain,
     ConvergenceWarning,
@@ -17,27 +18,20 @@ from numerics.models import (
     Stage,
     check_fit,
     in_equations,
+    require_count,
+    require_number,
 )
-from numerics.scalar.compiled import PointArrays, compile_chain, newton, structural_loss
+from numerics.scalar.compiled import PointArrays, compile_chain, newton, one_step, structural_loss
 from numerics.scalar.constrained import HardPoint
 from numerics.scalar.directions import TENSOR_STAGES
+from numerics.scalar.kernels.layout import Nodes
 from numerics.scalar.limits import read_points, solve_limit
-from numerics.scalar.nodes import Nodes, StagePoint
+from numerics.scalar.points import StagePoint
 from numerics.scalar.prior import WeightMoments
 from numerics.settings import DEFAULT, Settings
 from numerics.solution.solution import Solution
 from numerics.square_chain.reduction import square_chain
 from numerics.square_chain.spectral import is_spectral, solve_square_chain
-
-_MESSAGES = {
-    1: "Newton's method used up its iterations, from every start and along a path of ridges",
-    2: "the Jacobian of the saddle-point equations is singular",
-    3: "an order parameter became infinite or NaN",
-    4: "not tried",
-}
-
-_TOO_LARGE = 5  # status of a stage, as in ``scalar/kernels/chain.py``; its memory is where a defect would be
-
 
 LONG_CHAIN_RTOL = {TENSOR_STAGES: 1e-3, 4: 1e-5}
 """Default accuracy of chains of more than so many stages."""
@@ -137,9 +131,9 @@ def solve(
     check_fit(data, chain)
     settings = settings_for(in_equations(data, chain), settings, rtol)
     if max_iterations is not None:
-        if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
-            raise ParameterError(f"max_iterations must be a positive integer, got {max_iterations!r}")
-        settings = replace(settings, max_iterations=max_iterations)
+        settings = replace(
+            settings, max_iterations=require_count("max_iterations", max_iterations, allowed="a positive integer")
+        )
     if start is not None and not isinstance(start, Solution):
         raise ParameterError(f"start must be a Solution or None, got {start!r}")
     if has_limit(chain):
@@ -158,7 +152,7 @@ def solve(
         solution = read_solution(arrays, 0, data, chain, settings)
         if not solution.converged:
             solution = spectral_solution(data, chain, settings) or solution
-    if solution.points[-1].status == _TOO_LARGE:
+    if solution.points[-1].status == Status.TOO_LARGE:
         raise ParameterError(f"chain of {len(chain)} stages: {solution.message}")
     if not solution.converged:
         text = f"no converged solution at {data}: {solution.message}"
@@ -179,9 +173,7 @@ def settings_for(chain: Chain, settings: Settings, rtol: float | None = None) ->
     if not isinstance(settings, Settings):
         raise ParameterError(f"settings must be a numerics.settings.Settings, got {settings!r}")
     if rtol is not None:
-        if isinstance(rtol, bool) or not isinstance(rtol, (int, float)) or not 1e-13 <= rtol < 1:
-            raise ParameterError(f"rtol must be a number in [1e-13, 1), got {rtol!r}")
-        rtol = float(rtol)
+        rtol = require_number("rtol", rtol, at_least=1e-13, below=1, allowed="a number in [1e-13, 1)")
     if rtol is None and settings == DEFAULT:
         quadratic = all(structural_loss(stage).is_quadratic for stage in chain.stages)
         table = LONG_QUADRATIC_RTOL if quadratic else LONG_CHAIN_RTOL
@@ -234,10 +226,8 @@ def require_solvable(chain: Chain) -> None:
 
 def read_solution(arrays: PointArrays, i: int, data: DataModel, chain: Chain, settings: Settings) -> Solution:
     """Solution of point ``i`` of an array of points."""
-    _, level, error = arrays.summary[i]
-    return _assemble(
-        read_points(arrays, i, len(in_equations(data, chain))), int(level), float(error), data, chain, settings
-    )
+    points = read_points(arrays, i, len(in_equations(data, chain)))
+    return _assemble(points, int(arrays.level[i]), float(arrays.error[i]), data, chain, settings)
 
 
 def _assemble(
@@ -248,14 +238,14 @@ def _assemble(
     solved = in_equations(data, chain)
     last = f"stage {len(points) - solved.hidden} ({solved.name(len(points))})"
     message = ""
-    if points[-1].status == _TOO_LARGE:
+    if points[-1].status == Status.TOO_LARGE:
         message = (
             f"{last} would take about {points[-1].defect / 1e9:.2g} GB for its averages, "
             f"more than {settings.memory / 1e9:.2g} GB; ask for a larger rtol than {settings.rtol:.0e}, take fewer stages, or "
             "allow more by settings=Settings(memory=...)"
         )
     elif points[-1].status != 0:
-        message = f"{last}: {_MESSAGES[points[-1].status]}"
+        message = f"{last}: {Status(points[-1].status).message}"
     elif not error <= settings.rtol:
         message = f"the quadrature error estimate {error:.1e} exceeds rtol={settings.rtol:.1e}"
     elif not residual <= settings.residual_tolerance:
@@ -263,7 +253,7 @@ def _assemble(
     if (
         message
         and not isinstance(points[-1], HardPoint)
-        and points[-1].status != _TOO_LARGE
+        and points[-1].status != Status.TOO_LARGE
         and points[-1].norm_squared < _VANISHING
     ):
         message += "; the weights are nearly 0: the targets hardly differ between samples"
@@ -295,7 +285,7 @@ def plain_iteration(
     nodes, moments, earlier
         The earlier stages: nodes on training samples, weight moments, saddle points.
     x : array, shape (2t + 2,)
-        Unknowns as in ``scalar/kernels/stage.py``.
+        Unknowns as in :mod:`numerics.scalar.kernels.layout`.
 
     Returns
     -------
@@ -305,5 +295,5 @@ def plain_iteration(
         ``m, Q_t1.., V_t1..`` that these conjugates give.
     """
     prior = moments.prior_constants(len(earlier), stage.ridge)
-    _, conjugates, updated, _ = newton(data, stage, nodes.of(data, stage.sets), prior, earlier, x, step, tail)
+    _, conjugates, updated, _ = newton(data, stage, nodes.of(data, stage.sets), prior, earlier, x, one_step(step, tail))
     return conjugates, updated

@@ -23,6 +23,7 @@ from click.testing import CliRunner
 import figures.__main__
 import numerics.cli.anatomy
 import numerics.cli.neurons
+import numerics.cli.program
 import numerics.cli.simulate
 import numerics.cli.solve
 import numerics.cli.sweep
@@ -54,6 +55,7 @@ ALSO_SHOWN = (
 """What users meet beside the public names of the packages and the losses."""
 
 COMMANDS = {
+    "numerics": numerics.cli.program.main,
     "numerics.solve": numerics.cli.solve.solve_command,
     "numerics.simulate": numerics.cli.simulate.simulate_command,
     "numerics.sweep": numerics.cli.sweep.sweep_command,
@@ -75,6 +77,7 @@ LONG = (
     r"numerics\.random_box .*",
     r"numerics\.neurons",  # minutes of training
     r"figures .*",
+    r"numerics .*",  # runs another one in its own process
     r"theory",
 )
 """Command lines whose flags are checked, but that are not run here."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import click
 from sympy import (
@@ -16,11 +18,14 @@ from sympy import (
     Function,
     MatrixBase,
     Mul,
+    Rational,
     Symbol,
-    latex,
-    multiline_latex,
+    Wild,
+    erf,
     pretty,
+    sqrt,
     symbols,
+    together,
 )
 from sympy.core.relational import Equality
 
@@ -50,6 +55,7 @@ from theory.symbols import (
     sign,
 )
 from theory.terminal import Command
+from theory.typesetting import TAIL, as_latex, plain_text
 
 
 def chain_losses(choice: str, stages: int, parameters: dict[str, float]) -> list[Loss]:
@@ -73,14 +79,22 @@ def document(losses: Sequence[Loss], notation: Notation) -> list[Step]:
     stages = len(losses)
     steps = [_setting(losses)]
     for t in sorted({1, stages}):
-        steps += [Step(f"Stage {t}. {step.title}", step.text, _localise(step.equations, t)) for step in derivation(t)]
+        steps += [_of_stage(step, t) for step in derivation(t)]
     steps.append(_envelope_step())
     for t, loss in enumerate(losses, start=1):
         steps.append(_loss_step(t, loss, notation))
-        steps.append(_channel_step(t, notation))
+        steps.append(_channel_step(t, stages, notation))
         steps += _prior_steps(t, stages)
         steps.append(_error_step(t))
-    return [Step(step.title, step.text, tuple(_rename(e, notation) for e in step.equations)) for step in steps]
+    return [replace(step, equations=tuple(_rename(e, notation) for e in step.equations)) for step in steps]
+
+
+def _of_stage(step: Step, t: int) -> Step:
+    """A step of the derivation as one of stage ``t``: its title, its label and the labels that it refers to say so."""
+    text = step.text.replace("@{", f"@{{{t}.")
+    return replace(
+        step, title=f"Stage {t}. {step.title}", text=text, label=f"{t}.{step.label}", equations=_localise(step.equations, t)
+    )  # fmt: skip
 
 
 def _rename(equation: Expr, notation: Notation) -> Expr:
@@ -116,12 +130,12 @@ def _localise(equations: Iterable[Expr], t: int) -> tuple[Expr, ...]:
 
 
 def _setting(losses: Sequence[Loss]) -> Step:
-    chain = ", ".join(f"stage {t}: {loss!r}" for t, loss in enumerate(losses, start=1))
     return Step(
         "Setting",
-        "N inputs, M = alpha N samples x = s v/sqrt(N) + sqrt(Delta) z, label y in {0, 1} with P(y=1) = rho "
-        "and sign s = 2y-1.  Each stage minimises the sum over samples of its loss plus lambda/2 |w|^2 over "
-        f"the logit w.x/sqrt(N) + b.  Chain: {chain}.",
+        "`N` inputs, `M = alpha N` samples `x = s v/sqrt(N) + sqrt(Delta) z`, label `y in {0, 1}` with `P(y=1) = rho` "
+        "and sign `s = 2y-1`.  Each stage minimises the sum over samples of its loss plus `lambda/2 |w|^2` over "
+        "the logit `w.x/sqrt(N) + b`.  The chain:",
+        code=tuple(f"stage {t}: {loss!r}" for t, loss in enumerate(losses, start=1)),
     )
 
 
@@ -139,9 +153,10 @@ def _envelope_step() -> Step:
     rules = {**envelope_derivatives(), **proximal_derivatives()}
     return Step(
         "Derivative rules of the Moreau envelope",
-        "M(u, gamma) = min over h of l(h) + (h-u)^2/(2 gamma), h = u + gamma f, f = -l'(h), S1 = l''(h), "
-        "S2 = l'''(h).  Differentiating the condition of the minimum:",
+        "`M(u, gamma)` is the minimum over `h` of `l(h) + (h-u)^2/(2 gamma)`; there `h = u + gamma f`, `f = -l'(h)`, "
+        "and `S1 = l''(h)`, `S2 = l'''(h)`.  Differentiating the condition of the minimum:",
         tuple(Eq(left[name], rule, evaluate=False) for name, rule in rules.items()),
+        "rules",
     )
 
 
@@ -159,14 +174,14 @@ def _loss_step(t: int, loss: Loss, notation: Notation) -> Step:
     ]
     text = "The loss, its force and the proximal point on a training sample."
     if loss.split is not None:
-        text += "  The force is c - S(h): one proximal map serves every label and teacher."
+        text += "  The force is `c - S(h)`: one proximal map serves every label and teacher."
     if loss.expression.has(unit_step):
-        mark = "Theta" if notation.latex else "step"
+        mark = "The unit step" if notation.latex else "step"
         text += f"  {mark} is 0 below 0 and 1 above; the average slope of a force that jumps includes the jump."
-    return Step(f"Stage {t}: proximal point", text, tuple(equations))
+    return Step(f"Stage {t}: proximal point", text, tuple(equations), f"{t}.proximal")
 
 
-def _channel_step(t: int, notation: Notation) -> Step:
+def _channel_step(t: int, stages: int, notation: Notation) -> Step:
     averages: dict[str, Expr] = {
         "sf": alpha * notation.average(sign, force(t)),
         "f": alpha * notation.average(force(t)),
@@ -178,11 +193,17 @@ def _channel_step(t: int, notation: Notation) -> Step:
     left = [*conjugates(t), Symbol("0")]
     return Step(
         f"Stage {t}: conjugates (channel)",
-        "d Phi/d(order parameter) = 0.  E is over the label and the cavity fields, which are Gaussian with "
-        "mean s m + b and covariance Delta times the overlaps; derivatives are total.  The last line fixes "
-        "the bias.",
+        f"The potential{_reference(t, stages)} is stationary in the order parameters.  `E[...]` is over the label and the cavity "
+        "fields, which are Gaussian with mean `s m + b` and covariance `Delta` times the overlaps; derivatives are total.  The "
+        "force is that of @{" + f"{t}.proximal" + "}.  The last line fixes the bias.",
         tuple(_solved(lhs, rhs) for lhs, rhs in zip(left, conditions.values(), strict=True)),
+        f"{t}.channel",
     )
+
+
+def _reference(t: int, stages: int) -> str:
+    """To the potential of a stage, where it is derived."""
+    return f" @{{{t}.potential}}" if t in (1, stages) else ""
 
 
 def _solved(lhs: Symbol, rhs: Expr) -> Eq:
@@ -192,7 +213,7 @@ def _solved(lhs: Symbol, rhs: Expr) -> Eq:
 def _prior_steps(t: int, stages: int) -> list[Step]:
     equations = prior_equations(t)
     outputs = list(equations.outputs.values())
-    text = "d Phi/d(conjugate) = 0."
+    text = f"The potential{_reference(t, stages)} is stationary in the conjugates."
     steps = []
     if t == 2 and stages == 2:
         first = conditional_moments(1)
@@ -200,32 +221,40 @@ def _prior_steps(t: int, stages: int) -> list[Step]:
         outputs = [output.subs(values) for output in outputs]
         text += "  The student's active weights are among the teacher's, which are all active."
     elif t > 1:
-        text += "  mu, B, G are the moments of the earlier weights over the active coordinates."
+        text += "  `mu`, `B`, `G` are the moments of the earlier weights over the active coordinates."
     names = [Symbol(name, real=True) for name in equations.outputs]
     lines = [_solved(lhs, rhs) for lhs, rhs in zip(names, outputs, strict=True)]
-    steps.append(Step(f"Stage {t}: order parameters (prior)", text, _localise(lines, t)))
+    steps.append(Step(f"Stage {t}: order parameters (prior)", text, _localise(lines, t), f"{t}.prior"))
     if stages > 2 and t < stages:
         moments = conditional_moments(t).outputs
         lines = [_solved(Symbol(name), rhs) for name, rhs in moments.items()]
-        steps.append(Step(f"Stage {t}: moments of the weights", "For the stages that follow.", _localise(lines, t)))
+        found = _localise(lines, t)
+        steps.append(Step(f"Stage {t}: moments of the weights", "For the stages that follow.", found, f"{t}.moments"))
     return steps
 
 
 def _error_step(t: int) -> Step:
     error = test_error(magnetization(t), bias(t), overlap(t, t), delta, rho)
-    return Step(f"Stage {t}: test error", "", (_solved(Symbol("E_test"), error),))
+    x = Wild("x")
+    tails = error.replace(erf(x) / 2 + Rational(1, 2), lambda x: TAIL(together((-sqrt(2) * x).expand())))
+    return Step(
+        f"Stage {t}: test error", "`H(x)` is the tail of the standard normal distribution, the probability of more than `x`.",
+        (_solved(Symbol("E_test"), tails),), f"{t}.error",
+    )  # fmt: skip
 
 
 # Output.
 
 
-def as_text(steps: Sequence[Step]) -> str:
+def as_text(steps: Sequence[Step], notation: Notation) -> str:
     """Plain text, equations one a line."""
     lines: list[str] = []
+    titles = {step.label: re.sub(r"^Stage \d+\. ", "", step.title) for step in steps}
     for step in steps:
         lines += [step.title, "-" * len(step.title)]
         if step.text:
-            lines += textwrap.wrap(step.text, 100)
+            lines += textwrap.wrap(plain_text(step.text, titles, notation), 100)
+        lines += [line for text in step.code for line in _wrapped(text)]
         lines.append("")
         for equation in step.equations:
             lines += [*_text_equation(equation), ""]
@@ -244,55 +273,6 @@ def _text_equation(equation: Expr) -> list[str]:
 
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="        ", break_long_words=False)
-
-
-_PREAMBLE = r"""\documentclass[a4paper,landscape]{article}
-\usepackage[margin=2cm]{geometry}
-\usepackage{amsmath,amssymb,graphicx}
-\newcommand{\fit}[1]{\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{#1}}
-\allowdisplaybreaks
-\begin{document}
-"""
-
-
-def as_latex(steps: Sequence[Step]) -> str:
-    """A LaTeX document."""
-    parts = [_PREAMBLE]
-    for step in steps:
-        parts.append(rf"\section*{{{_latex_text(step.title)}}}")
-        parts.append(_latex_text(step.text))
-        parts += [_latex_equation(equation) for equation in step.equations]
-    parts.append(r"\end{document}")
-    return "\n".join(parts) + "\n"
-
-
-_LATEX_MARKS = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "_": r"\_",
-    "#": r"\#",
-    "%": r"\%",
-    "&": r"\&",
-    "$": r"\$",
-    "|": "$|$",
-    "<": "$<$",
-    ">": "$>$",
-}
-
-
-def _latex_text(text: str) -> str:
-    return "".join(_LATEX_MARKS.get(character, character) for character in text)
-
-
-def _latex_equation(equation: Expr) -> str:
-    if not isinstance(equation, Equality):
-        return rf"\[ {latex(equation)} \]"
-    if isinstance(equation.rhs, Add) and len(equation.rhs.args) > 4:
-        return multiline_latex(equation.lhs, equation.rhs, terms_per_line=4, environment="align*")
-    return rf"\[ \fit{{$\displaystyle {latex(equation.lhs)} = {latex(equation.rhs)}$}} \]"
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -319,8 +299,9 @@ def main(stages: int, loss: str | None, parameter: tuple[str, ...], as_document:
             raise click.UsageError(str(error)) from None
     for warning in caught:
         click.echo(f"warning: {warning.message}", err=True)
-    steps = document(losses, Notation(stages, as_document))
-    click.echo(as_latex(steps) if as_document else as_text(steps), nl=False)
+    notation = Notation(stages, as_document)
+    steps = document(losses, notation)
+    click.echo(as_latex(steps, stages, notation) if as_document else as_text(steps, notation), nl=False)
 
 
 def _parameters(items: Sequence[str]) -> dict[str, float]:

@@ -143,6 +143,24 @@ def agreement(
     return _over_classes(same, rho)
 
 
+def right_and_wrong(
+    m: Sequence[Expr],
+    b: Sequence[Expr],
+    q: Sequence[Expr],
+    delta: Expr,
+    rho: Expr,
+    cdf: Callable[[Expr, Expr, Expr], Expr] = bivariate_normal_cdf,
+) -> Expr:
+    """P(the first stage is right and the second wrong on a test point); arguments as for ``agreement``."""
+    correlation = cosine(q[2], q[0], q[1])
+
+    def both(s: int) -> Expr:
+        x, y = (s * field_mean(m[i], b[i], s) / field_width(q[i], delta) for i in (0, 1))
+        return cdf(x, -y, -correlation)
+
+    return _over_classes(both, rho)
+
+
 def logit_distance(m: Sequence[Expr], b: Sequence[Expr], q: Sequence[Expr], delta: Expr, rho: Expr) -> Expr:
     """Mean squared difference of the logits of two stages on test points; arguments as for ``agreement``."""
     spread = sympify(delta) * (sympify(q[0]) + q[1] - 2 * sympify(q[2]))

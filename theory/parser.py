@@ -8,7 +8,7 @@ import math
 import operator
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 import sympy
@@ -35,7 +35,25 @@ _FUNCTIONS = {
     "erfc": sympy.erfc,
     "pi": sympy.pi,
 }
-DATA_NAMES = ("alpha", "rho", "delta", "Delta", "label_noise", "further")
+_A_SMOOTH_ONE = "it has a kink; smooth ones are"
+HINTS = {
+    "ln": "the natural logarithm is log",
+    "log2": "write log(x)/log(2)",
+    "log10": "write log(x)/log(10)",
+    "log1p": "write log(1 + x), which is evaluated without cancellation",
+    "expm1": "write exp(x) - 1, which is evaluated without cancellation",
+    "e": "write exp(1)",
+    "lambda": "it is a word of Python; call the parameter otherwise, and the ridge is one of the stage",
+    "arctan": "write atan",
+    "arcsinh": "write asinh",
+    "sign": f"{_A_SMOOTH_ONE} tanh(x/a), and the sign of the label is s",
+    "max": f"{_A_SMOOTH_ONE} a*softplus(x/a) for max(0, x)",
+    "relu": f"{_A_SMOOTH_ONE} a*softplus(x/a)",
+    "abs": f"{_A_SMOOTH_ONE} sqrt(x**2 + a**2)",
+}
+"""What to write for a name that is not known."""
+
+DATA_NAMES = ("alpha", "rho", "delta", "Delta", "noise", "output", "label_noise", "further")
 STAGE_NAMES = ("loss", "ridge", "eta", "name", "bias", "sets", "mask_overlap", "magnetization", "norm_squared")
 MODEL_NAMES = frozenset((*DATA_NAMES, *STAGE_NAMES))
 """Names that mean something else in the same places as a loss's parameters: on axes, in files, in the printed equations."""
@@ -67,7 +85,7 @@ def parameter_symbol(key: str) -> Symbol:
     reserved = {"h", "y", "s", "h_teacher", *_FUNCTIONS}
     is_name = isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
     if not is_name or key in reserved or re.fullmatch(r"h_[0-9]+", key):
-        raise ValueError(f"{key!r} cannot name a parameter of a loss")
+        raise ValueError(f"{key!r} cannot name a parameter of a loss{hints([key]) if isinstance(key, str) else ''}")
     if key in MODEL_NAMES:
         raise ValueError(f"{key!r} cannot name a parameter of a loss: it is a parameter of the data or of a stage")
     return Symbol(key, real=True)
@@ -111,7 +129,8 @@ def read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Ex
     if isinstance(expression, str):
         expression = unicodedata.normalize("NFKC", expression)
         if "__" in expression or any(mark in expression for mark in "\"'\\;") or _KEYWORDS.search(expression):
-            raise ValueError(f"cannot read the loss formula {expression!r}")
+            words = _KEYWORDS.findall(expression)
+            raise ValueError(f"cannot read the loss formula {expression!r}{hints(words)}")
         _require_size(expression)
         for found in re.findall(r"\bh_([0-9]+)\b", expression):
             names[f"h_{found}"] = logit(int(found))
@@ -137,7 +156,7 @@ def read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Ex
     if unknown:
         raise ValueError(
             f"unknown symbols in the loss {expression!s}: {', '.join(sorted(unknown))}; "
-            "known: h, y, s, h_teacher, h_1, h_2, ..., and the parameters given"
+            f"known: h, y, s, h_teacher, h_1, h_2, ..., and the parameters given{hints(unknown)}"
         )
     for power in formula.atoms(Pow):
         if power.exp.is_Rational and abs(power.exp) > HIGHEST_POWER and not power.base.is_number:
@@ -153,6 +172,11 @@ def read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Ex
     if formula.has(*_ROUGH) or any(jump.has(h) for jump in formula.atoms(step)):
         raise ValueError(f"the loss {expression!s} is not twice differentiable")
     return stabilise(formula)
+
+
+def hints(names: Iterable[str]) -> str:
+    """What to write instead of them, to be put behind a message; empty if nothing is known."""
+    return "".join(f"; {name}: {HINTS[name.lower()]}" for name in sorted(set(names)) if name.lower() in HINTS)
 
 
 def _known(symbol: Symbol, names: Mapping[str, Symbol]) -> Symbol:

@@ -125,6 +125,7 @@ class Command(click.Command):
         super().__init__(*arguments, **settings)
         show = "Show the traceback of an error."
         self.params.append(click.Option([DEBUG], is_flag=True, expose_value=False, help=show))
+        click.version_option(package_name="replica-distillation", message="%(package)s %(version)s")(self)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command's function."""

@@ -12,5 +12,6 @@ distillation helps: test error 0.2271 on labels alone, 0.1990 with the teacher
 """
 
 from numerics.anatomy.anatomy import Anatomy, SimulatedAnatomy, anatomy, simulate_anatomy
+from numerics.anatomy.bounds import compare_teachers, training_rules
 
-__all__ = ["Anatomy", "SimulatedAnatomy", "anatomy", "simulate_anatomy"]
+__all__ = ["Anatomy", "SimulatedAnatomy", "anatomy", "compare_teachers", "simulate_anatomy", "training_rules"]

@@ -1,4 +1,5 @@
-"""Anatomy of one student: levels of its teacher's knowledge, and weights that they give to samples; in theory and measured."""
+"""Anatomy of one student: levels of its teacher's knowledge, and weights that they give to samples; bounds of its error,
+calibration, what it inherits; in theory and measured."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from numerics.anatomy import inheritance as inherited
 from numerics.anatomy import levels as knowledge
+from numerics.anatomy.bounds import Bounds, bounds_of
+from numerics.anatomy.calibration import Calibration, calibration_of
 from numerics.anatomy.levels import (
     GAINS,
     LADDER,
@@ -64,6 +68,19 @@ NOTHING = 1e-7
 ROUNDING = 1e-9
 """A standard error that is one of the fits."""
 
+TERMS = (
+    "teacher_right_wrong", "teacher_wrong_right", "disagreement_bound", "kuiper_distance", "ideal_joint_error",
+    "joint_classifier_bound",
+)  # fmt: skip
+"""Observables of the student that bounds are made of."""
+
+SCORES = (
+    "calibration_slope", "calibration_offset", "calibration_error", "top_label_calibration_error",
+    "calibrating_temperature", "brier_score", "brier_calibration", "cross_entropy_calibration", "train_brier_score",
+    "train_cross_entropy",
+)  # fmt: skip
+"""Observables of student and teacher that calibration is made of."""
+
 LEVELS_OF_WEIGHT = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 0.9, 1.1, 1.5)
 """Where the distribution of weights is measured."""
 
@@ -95,8 +112,31 @@ class Anatomy:
     best: Levels | None
     weights: GradientWeights
 
-    SECTIONS: ClassVar[tuple[str, ...]] = ("levels", "best", "weights")
+    SECTIONS: ClassVar[tuple[str, ...]] = ("levels", "best", "weights", "bounds")
     """Attributes that are in reports: each has ``to_dict``, or is None."""
+
+    @cached_property
+    def bounds(self) -> Bounds | None:
+        """Bounds of the student's error, and their terms; None if it is not solved."""
+        student = self.solution[self.place]
+        return bounds_of(student) if student.known else None
+
+    @cached_property
+    def calibration(self) -> dict[str, Calibration]:
+        """Of "teacher" and "student"; empty if they are not solved."""
+        places = {"teacher": self.question.taught_by - 1, "student": self.place}
+        known = all(self.solution[place].known for place in places.values())
+        return {name: calibration_of(self.solution[place]) for name, place in places.items()} if known else {}
+
+    @cached_property
+    def inheritance(self) -> inherited.Inheritance:
+        """What the student owes to its teacher's training (about a second); ParameterError unless the chain has two stages."""
+        return inherited.inheritance(self.question.data, self.question.chain, settings=self.solution.settings)
+
+    @property
+    def place(self) -> int:
+        """Of the student in the chain, from 0."""
+        return len(self.question.chain) - 1
 
     @property
     def gains(self) -> dict[str, float]:
@@ -142,6 +182,7 @@ class Anatomy:
             "message": self.solution.message,
             "sentence": self.sentence if self.levels is not None else "",
             **found,
+            "calibration": {name: part.to_dict() for name, part in self.calibration.items()},
         })  # fmt: skip
 
 
@@ -280,6 +321,12 @@ class SimulatedAnatomy:
         if self.weights is not None:
             predicted = self.weights.predicted(self.theory.weights)
             found += [(f"weights {name}", getattr(self.weights, name), value) for name, value in predicted.items()]
+        place = self.theory.place
+        for name in TERMS:
+            found.append((name, getattr(self.result[place], name), getattr(self.theory.solution[place], name)))
+        for who, at in (("teacher", self.theory.question.taught_by - 1), ("student", place)):
+            for name in SCORES:
+                found.append((f"{who} {name}", getattr(self.result[at], name), getattr(self.theory.solution[at], name)))
         return found
 
     def to_dict(self) -> dict[str, object]:

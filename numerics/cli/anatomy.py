@@ -88,6 +88,16 @@ def weights_text(found: GradientWeights) -> str:
     return "\n".join(lines)
 
 
+def calibration_text(found: Anatomy) -> str:
+    """Calibration of teacher and student."""
+    head = ["calibration", "error", "top label", "on training", "temperature", "error then", "true log-odds"]
+    rows = [head]
+    for name, part in found.calibration.items():
+        values = (part.ece, part.ece_top, part.train_ece, part.temperature, part.ece_tempered)
+        rows.append([name, *map(_error, values), f"{part.slope:.3f} h {part.offset:+.3f}"])
+    return table(rows)
+
+
 def anatomy_text(found: Anatomy) -> str:
     """One screen."""
     parts = [
@@ -97,6 +107,8 @@ def anatomy_text(found: Anatomy) -> str:
         gains_text(found.levels, found.best),
         weights_text(found.weights),
     ]
+    if found.bounds is not None:
+        parts += [str(found.bounds), calibration_text(found)]
     reasons = [f"{TITLES[name]}: {level.reason}" for name, level in found.levels.students.items() if level.reason]
     return "\n\n".join([*parts, *(["\n".join(reasons)] if reasons else [])])
 

@@ -40,6 +40,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 import theory
+from numerics.codegen.borrowing import borrowed
 from numerics.deferred import importing
 from theory.terminal import notice
 
@@ -52,7 +53,7 @@ _APPLICATION = "replica-distillation"
 _CODEGEN = Path(__file__).parent
 _PROJECT = _CODEGEN.parents[1]
 _KERNELS = "numerics.scalar.kernels."
-_IMPORT = re.compile(r"^(?:from|import) (numerics[.\w]*)", re.MULTILINE)
+_IMPORT = re.compile(r"^from (numerics[.\w]*) import (\([^)]*\)|.*)", re.MULTILINE)
 _INDEX_SUFFIX, _DATA_SUFFIX = ".nbi", ".nbc"
 _MACHINE_CODE = "__pycache__"
 _DIGITS = 16  # of a hash, in a name
@@ -62,6 +63,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _PRIVATE = 0o700
 _OF_THE_SOLVER = "averages"
 _lock = threading.RLock()
+_apart: set[str] = set()  # names of the functions that others jump to
 
 
 class CacheWarning(UserWarning):
@@ -281,15 +283,23 @@ _SAYS_NOTHING = ("__main__.py", "terminal.py")
 def _with_imports(text: str) -> str:
     """Hash of the text of a module, and of those of this package that it imports at its top, and so on: machine code holds them."""
     texts = {"": text}
-    found = _IMPORT.findall(text)
-    while found:
-        name = found.pop()
-        if name not in texts:
-            path = _PROJECT.joinpath(*name.split("."))
-            path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-            texts[name] = path.read_text(encoding="utf-8") if path.parent != _PROJECT / "numerics" / "codegen" else ""
-            found += _IMPORT.findall(texts[name])
-    return hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()
+    paths = _imported(text)
+    while paths:
+        path = paths.pop()
+        if str(path) not in texts and path.parent != _CODEGEN:  # code generation is in the fingerprint
+            texts[str(path)] = path.read_text(encoding="utf-8")
+            paths += _imported(texts[str(path)])
+    return hashlib.sha256(repr(sorted(texts.values())).encode()).hexdigest()
+
+
+def _imported(text: str) -> list[Path]:
+    """Files of this package that a module imports at its top."""
+    found = []
+    for name, imported in _IMPORT.findall(text):
+        path = _PROJECT.joinpath(*name.split("."))
+        parts = [path / part for part in re.findall(r"\w+", imported)] if path.is_dir() else [path]
+        found += [part.with_suffix(".py") for part in parts if part.with_suffix(".py").exists()]
+    return found
 
 
 def derived_source(name: str, derive: Callable[[], str]) -> str:
@@ -354,7 +364,7 @@ def _code(full_name: str, source: str, path: str) -> CodeType:
 
 
 def njit(
-    *signature: Any, cache: bool = False, apart: bool = False, inner: bool = False, **options: Any
+    *signature: Any, cache: bool = False, apart: bool = False, inner: bool = False, plain: bool = False, **options: Any
 ) -> Callable[[FunctionType], Any]:
     """``numba.njit`` for the kernels: with ``cache=True`` machine code is kept here, not where numba would.
 
@@ -366,9 +376,15 @@ def njit(
         Compiled functions that call this one, which has a signature, jump to its code.  Numba would compile a copy of it into each
         of them, and of these into what calls them: most of the time that compiling a solver takes.
     inner
-        Only compiled functions call this one: the way in from Python is left out.
+        Only compiled functions call this one, and lend it their named tuples (:mod:`numerics.codegen.borrowing`): the way in
+        from Python is left out.
+    plain
+        This one, which is set apart, makes no arrays and calls nothing that does: it cannot fail, and counts no references.
     """
+    if plain:
+        options |= {"_nrt": False}
     if inner:
+        signature = tuple(one.return_type(*map(borrowed, one.args)) for one in signature)
         options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
     def decorate(function: FunctionType) -> Any:
@@ -382,13 +398,18 @@ def njit(
                 dispatcher.compile(*signature)
             dispatcher.disable_compile()
             if apart:
-                _set_apart(dispatcher)
+                _set_apart(dispatcher, plain)
         return dispatcher
 
     return decorate
 
 
-def _set_apart(dispatcher: Any) -> None:
+def unchecked(dispatcher: Any) -> Callable:
+    """The way into a function of one signature from Python, past the look at the types of its arguments."""
+    return next(iter(dispatcher.overloads.values())).entry_point
+
+
+def _set_apart(dispatcher: Any, plain: bool) -> None:
     """Let callers find the machine code of a compiled function by a name that they can keep, instead of including it.
 
     The name is that of its cache entry, and so the same in every process.
@@ -397,10 +418,28 @@ def _set_apart(dispatcher: Any) -> None:
     name = dispatcher._cache.symbol(result)
     address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
     llvmlite.binding.add_symbol(name, address)
+    _apart.add(name)
     declared = copy.copy(result.fndesc)
     declared.mangled_name = name
-    dispatcher.targetctx.remove_user_function(result.entry_point)
-    dispatcher.targetctx.insert_user_function(result.entry_point, declared)
+    target = dispatcher.targetctx
+    target.remove_user_function(result.entry_point)
+    if plain:
+        call = _call_of_plain(declared)
+        target._defns[result.entry_point].append(call, call.signature)
+    else:
+        target.insert_user_function(result.entry_point, declared)
+
+
+def _call_of_plain(declared: Any) -> Callable:
+    """What numba makes of a call, without a look at whether it failed: that look keeps counts of references in callers."""
+
+    def call(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = context.declare_function(builder.module, declared)
+        _, value = context.call_conv.call_function(builder, function, declared.restype, declared.argtypes, arguments)
+        return value
+
+    call.signature, call.libs = declared.argtypes, ()
+    return call
 
 
 class _MachineCode(NullCache):
@@ -422,7 +461,10 @@ class _MachineCode(NullCache):
         data = read_entry(entry)
         if data is not None:
             try:
-                return CompileResult._rebuild(target_context, *pickle.loads(data))
+                needed, result = pickle.loads(data)
+                # Code that jumps to what is not there would end the process.
+                if needed <= _apart:
+                    return CompileResult._rebuild(target_context, *result)
             except Exception:  # whatever unpickling meets: the hash is right, but the code is of no use here
                 _tell_of_damage(Path(self.cache_path))
         _announce(self._function.__module__)
@@ -432,7 +474,9 @@ class _MachineCode(NullCache):
         """Keep code for a signature."""
         if data.lifted or data.library.has_dynamic_globals:
             return  # it holds objects of this process
-        write_entry(self._entry(sig, data.codegen), dumps(data._reduce()))
+        functions = data.library._final_module.functions
+        needed = {function.name for function in functions if function.is_declaration} & _apart
+        write_entry(self._entry(sig, data.codegen), dumps((needed, data._reduce())))
 
     def symbol(self, result: CompileResult) -> str:
         """Name under which other machine code finds that of a result."""

@@ -39,18 +39,6 @@ def _equation_names(equations: potential.Equations) -> dict[sympy.Symbol, str]:
     return names | {symbol: f"constants[{k}]" for k, symbol in enumerate(equations.constants)}
 
 
-EQUATION_NAMES = (
-    "conjugates",
-    "conjugates_jacobian",
-    "prior",
-    "prior_jacobian",
-    "cholesky",
-    "cholesky_jacobian",
-    "moments",
-)
-"""Functions of an equations module, in the order the solver's list has them."""
-
-
 @lru_cache(maxsize=32)
 def equations_module(t: int) -> ModuleType:
     """Conjugates from channel averages, prior, Cholesky update and weight moments of stage t: the same for every loss."""
@@ -58,7 +46,7 @@ def equations_module(t: int) -> ModuleType:
 
 
 def equation_definitions(t: int) -> str:
-    """Source of the functions in ``EQUATION_NAMES``."""
+    """Source of the functions of an equations module."""
     channel, prior = potential.channel_equations(t), potential.prior_equations(t)
     cholesky = potential.cholesky_update(t)
     text = (
@@ -110,11 +98,15 @@ def average_definitions() -> str:
     )
     names = {envelope.f: "f", envelope.g: "g"}
     names |= {symbol: f"row_{k}[j]" for k, symbol in enumerate(coefficients.values())}
-    lines = ["    sum_norm = 0.0"] + [f"    sum_{k} = 0.0" for k in range(len(unique))]
+    lines = [
+        "    centre, target, first, last, row = node",
+        "    sum_norm = 0.0",
+    ]
+    lines += [f"    sum_{k} = 0.0" for k in range(len(unique))]
     lines += [f"    row_{k} = tables[{5 + k}, first:last]" for k in range(len(coefficients))]
     lines += [
-        "    position = tables[position_row, first:last]",
-        "    gradient = tables[slope_row, first:last]",
+        "    position = tables[row, first:last]",
+        "    gradient = tables[row + 1, first:last]",
         "    density = tables[DENSITY_ROW, first:last]",
         "    for j in range(np.uint64(last - first)):",
         "        g = (position[j] - centre) * inverse_sigma",
@@ -125,23 +117,11 @@ def average_definitions() -> str:
     body = "\n".join(lines) + "\n"
     body += statements([(f"term_{k}", e) for k, e in enumerate(unique)], names, indent=" " * 8)
     body += "".join(f"        sum_{k} += w * term_{k}\n" for k in range(len(unique)))
-    body += "    sums[0, node] = sum_norm\n"
+    body += "    sums[0, i] = sum_norm\n"
     for row, (name, expression) in enumerate(reduced.items(), start=1):
         factor = statements([("factor", factors[name])], {envelope.sigma: "(1.0 / inverse_sigma)"})
-        body += factor + f"    sums[{row}, node] = factor * sum_{unique.index(expression)}\n"
-    arguments = [
-        "centre",
-        "inverse_sigma",
-        "target",
-        "first",
-        "last",
-        "position_row",
-        "slope_row",
-        "tables",
-        "sums",
-        "node",
-    ]
-    loop = function("accumulate_pairs", arguments, body)
+        body += factor + f"    sums[{row}, i] = factor * sum_{unique.index(expression)}\n"
+    loop = function("accumulate_pairs", ["node", "i", "inverse_sigma", "tables", "sums"], body)
     return text + loop.replace(
         "@njit(**OPTIONS)",
         '@njit(fastmath={"reassoc", "contract", "nsz", "arcp", "nnan", "ninf"}, **OPTIONS)',

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sympy
@@ -76,14 +76,14 @@ class _ByFormula:
         return hash(self._key)
 
 
-def grid_kind(loss: Loss, may_share: bool = True) -> int:
+def grid_kind(loss: Loss) -> int:
     """What ``scalar/kernels/grid.py`` is told of a loss: the sum of SHARED and SEARCHED, as they apply."""
-    shared = SHARED if may_share and loss.split is not None else 0
+    shared = SHARED if loss.split is not None else 0
     return shared + (0 if loss.bends_are_known else SEARCHED)
 
 
 class CompiledLoss(NamedTuple):
-    """Point functions of a loss, for any parameter values, with their addresses looked up: numba would do so at every call."""
+    """Point functions of a loss, for any parameter values."""
 
     slopes: types.CompileResultWAP
     targets: types.CompileResultWAP
@@ -98,8 +98,12 @@ def loss_module(loss: Loss) -> CompiledLoss:
 @lru_cache(maxsize=256)
 def _loss_module(formula: _ByFormula) -> CompiledLoss:
     module = load("loss", HEADER_TEXT + formula.source("loss", loss_definitions))
-    functions = (getattr(module, name) for name in CompiledLoss._fields)
-    return CompiledLoss(*(types.CompileResultWAP(next(iter(f.overloads.values()))) for f in functions))
+    return CompiledLoss(*(pointer(getattr(module, name)) for name in CompiledLoss._fields))
+
+
+def pointer(function: Any) -> types.CompileResultWAP:
+    """A compiled function of one signature with its address looked up: numba would do so at every call."""
+    return types.CompileResultWAP(next(iter(function.overloads.values())))
 
 
 class LossFunctions:

@@ -108,11 +108,21 @@ def logit_distance() -> Callable:
     return _of_two("logit_distance", observables.logit_distance)
 
 
+def _of_signs(name: str, formula: Callable[..., sympy.Expr]) -> Callable:
+    cdf = sympy.Function(bivariate_normal_cdf.__name__)
+    return _of_two(name, lambda *arguments: formula(*arguments, cdf=cdf))
+
+
 @lru_cache(maxsize=1)
 def agreement() -> Callable:
     """``f(m1, m2, b1, b2, q11, q22, q12, delta, rho)`` of numbers."""
-    cdf = sympy.Function(bivariate_normal_cdf.__name__)
-    return _of_two("agreement", lambda *arguments: observables.agreement(*arguments, cdf=cdf))
+    return _of_signs("agreement", observables.agreement)
+
+
+@lru_cache(maxsize=1)
+def right_and_wrong() -> Callable:
+    """``f(m1, m2, b1, b2, q11, q22, q12, delta, rho)`` of numbers."""
+    return _of_signs("right_and_wrong", observables.right_and_wrong)
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,15 @@ What one object can know it checks itself; what takes both data and chain is che
 """
 
 from numerics.models.chain import Chain, check_fit, in_equations
-from numerics.models.checks import ROUNDING, ConvergenceWarning, ParameterError, require_noise, require_number
+from numerics.models.checks import (
+    ROUNDING,
+    ConvergenceWarning,
+    ParameterError,
+    chosen,
+    require_count,
+    require_noise,
+    require_number,
+)
 from numerics.models.data import (
     OUTPUTS,
     TRAINING,
@@ -29,6 +37,6 @@ from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Rul
 __all__ = [
     "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ConvergenceWarning", "DataModel",
     "DataSet", "Description", "Estimator", "Frozen", "GaussianMixture", "Hebbian", "LinearRule", "ParameterError", "Rule",
-    "Stage", "check_fit", "described", "in_equations", "parameter_paths", "parameter_value", "parameter_values",
-    "require_noise", "require_number", "total_alpha", "with_parameter",
+    "Stage", "check_fit", "chosen", "described", "in_equations", "parameter_paths", "parameter_value", "parameter_values",
+    "require_count", "require_noise", "require_number", "total_alpha", "with_parameter",
 ]  # fmt: skip

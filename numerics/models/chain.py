@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from numerics.models.checks import ROUNDING, ParameterError
+from numerics.models.checks import ROUNDING, ParameterError, chosen
 from numerics.models.data import DataModel, LinearRule
 from numerics.models.stages import STAGE_KINDS, BayesOptimal, Estimator, Frozen, Rule, Stage
 from theory.rules import after_rule
@@ -70,8 +70,9 @@ class Chain:
     def __len__(self) -> int:
         return len(self.stages)
 
-    def __getitem__(self, index: int) -> Stage:
-        return self.stages[index]
+    def __getitem__(self, index: int | str | slice) -> Stage | tuple[Stage, ...]:
+        """Stage by position from 0 or by name; stages of a slice."""
+        return chosen(self.names, index, self.stages.__getitem__) if isinstance(index, str) else self.stages[index]
 
     def name(self, number: int) -> str:
         """Name of stage ``number`` (1-based)."""

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from numbers import Real
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from typing import TypeVar
+
+import numpy as np
+
+Item = TypeVar("Item")
 
 ROUNDING = 1e-12
 """Fractions are compared up to this."""
@@ -55,6 +61,7 @@ def require_number(
     ParameterError
         If it is not a finite real number, or outside; the message reads "<name> must be <allowed>, got ...".
     """
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ParameterError(f"{name} must be {allowed}, got {value!r}")
     try:
@@ -65,6 +72,39 @@ def require_number(
     if not (math.isfinite(number) and inside):
         raise ParameterError(f"{name} must be {allowed}, got {value!r}")
     return number
+
+
+def plain(value: object) -> object:
+    """The number that an array without axes holds; anything else as it is."""
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    masked = isinstance(value, np.ma.MaskedArray)
+    return value.item() if kind in ("i", "u", "f") and getattr(value, "ndim", None) == 0 and not masked else value
+
+
+def chosen(names: Sequence[str], index: int | str | slice, item: Callable[[int], Item]) -> Item | tuple[Item, ...]:
+    """What ``[index]`` of something with one item a stage is: by position, by name, or a tuple of a slice.
+
+    Raises
+    ------
+    IndexError, KeyError
+        If there is no such position, or no such name.
+    """
+    places = range(len(names))
+    if isinstance(index, slice):
+        return tuple(item(k) for k in places[index])
+    if isinstance(index, str):
+        if spelt(index) not in names:
+            raise KeyError(f"no stage {index!r}; there are {', '.join(names)}")
+        return item(names.index(spelt(index)))
+    return item(places[index])
+
+
+def require_count(name: str, value: object, least: int = 1, allowed: str = "") -> int:
+    """Return ``value`` as an int; ParameterError if it is no integer, or below ``least``."""
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ParameterError(f"{name} must be {allowed or f'an integer >= {least}'}, got {value!r}")
+    return int(value)
 
 
 def require_noise(name: str, value: object) -> float:

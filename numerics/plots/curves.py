@@ -53,8 +53,9 @@ def curves(
     stages: Sequence[str],
     axes_scales: Mapping[str, str],
     thresholds: Mapping[str, float],
+    note: str,
 ) -> Figure:
-    """One observable of some stages along a parameter, with simulated points if there are any."""
+    """One observable of some stages along a parameter, with simulated points if there are any; ``note`` says what is fixed."""
     figure = style.new_figure(style.COLUMN_WIDTH * 1.25, 3.2)
     axes = figure.subplots()
     ((x, scale),) = axes_scales.items()
@@ -65,7 +66,7 @@ def curves(
         handle = axes.plot(curve[x], curve, color=colour, ls=line)[0]
         if simulated is not None:
             points = simulated.sel(stage=stage)
-            errors = points[quantity + ERROR_SUFFIX].values
+            errors = points[quantity + ERROR_SUFFIX].values * style.bar(simulated.attrs["n_runs"])
             draw_points(axes, points[x].values, points[quantity].values, errors, marker, colour)
             handles.append(Line2D([], [], color=colour, ls=line, marker=marker, markeredgewidth=0.6))
         else:
@@ -78,8 +79,7 @@ def curves(
     axes.set_xlabel(style.parameter_label(x))
     axes.set_ylabel(OBSERVABLES[quantity])
     draw_thresholds(axes, thresholds)
-    labels = [f"{stage} (points: simulation)" if simulated is not None else stage for stage in stages]
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(stages))
+    figure.legend(handles, stages, loc="outside upper center", ncols=len(stages), **style.noted(note))
     return figure
 
 

@@ -45,8 +45,9 @@ class _Curve:
             axes.plot(curve.alpha, curve[quantity], color=self.colour, ls=self.line, lw=self.width, zorder=self.order)
         points = self.data(groups, "simulated_")
         if points is not None and np.any(np.isfinite(points[quantity])):
-            columns = (points[name].values for name in ("alpha", quantity, quantity + ERROR_SUFFIX))
-            draw_points(axes, *columns, self.marker, self.colour, self.filled, self.edge)
+            alpha, mean, error = (points[name].values for name in ("alpha", quantity, quantity + ERROR_SUFFIX))
+            error = error * style.bar(points.attrs["n_runs"])
+            draw_points(axes, alpha, mean, error, self.marker, self.colour, self.filled, self.edge)
 
     def handle(self, simulated: bool) -> Line2D:
         line = Line2D([], [], color=self.colour, ls=self.line, lw=self.width)

@@ -55,16 +55,20 @@ def draw_map(
 
 
 def heat_map(
-    dataset: xarray.Dataset, quantity: str, stage: str, axes_scales: Mapping[str, str], thresholds: Mapping[str, float]
-) -> Figure:
-    """One observable of one stage over two parameters; ``axes_scales`` maps their names to "lin" or "log", x first."""
+    dataset: xarray.Dataset, quantity: str, stage: str, axes_scales: Mapping[str, str], thresholds: Mapping[str, float], note: str
+) -> Figure:  # fmt: skip
+    """One observable of one stage over two parameters; ``axes_scales`` maps their names to "lin" or "log", x first.
+
+    ``note`` says what is fixed.
+    """
     figure = style.new_figure(style.COLUMN_WIDTH * 1.25, 3.2)
     axes = figure.subplots()
     x, y = axes_scales
     mesh = draw_map(axes, dataset, quantity, stage, x, y, list(axes_scales.values()))
     draw_thresholds(axes, thresholds, "white")
     figure.colorbar(mesh, ax=axes, pad=0.02, aspect=28).set_label(f"{stage}: {OBSERVABLES[quantity]}")
+    handles = []
     if not np.all(np.isfinite(dataset[quantity].sel(stage=stage))):
-        failed = Patch(facecolor="0.85", hatch="/////", edgecolor="0.55", label="no value")
-        figure.legend(handles=[failed], loc="outside upper center")
+        handles.append(Patch(facecolor="0.85", hatch="/////", edgecolor="0.55", label="no value"))
+    figure.legend(handles=handles, loc="outside upper center", **style.noted(note))
     return figure

@@ -8,7 +8,7 @@ which one of these makes no sense is drawn without it; one for which none does i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from numerics.models import (
     ParameterError,
     Stage,
     described,
+    parameter_values,
     total_alpha,
 )
 from numerics.plots import style
@@ -32,6 +33,9 @@ from numerics.scalar.compiled import structural_loss
 from numerics.simulation.run import Simulation
 from numerics.sweeps.grid import Experiment, Grid
 from theory.losses import CrossEntropy, Distillation
+
+NEUTRAL = {"label_noise": 0.0, "smoothing": 0.0, "eta": 1.0}
+"""Values of parameters that change nothing, and are not mentioned."""
 
 UNREGULARISED = 1e-5
 """Ridge that stands for none; the other one compared is the chain's own."""
@@ -238,8 +242,25 @@ def parameters_note(data: DataModel, chain: Chain, simulation: tuple[int, int], 
     elif _stage(chain[0], ridge=False):
         note += f", {_stage(chain[0], ridge=False)}"
     if simulation[1]:
-        note += rf";  points: simulation, $N={simulation[0]}$, {simulation[1]} runs"
+        note += "\n" + style.points_are(*simulation)
     return note + _verticals(limits)
+
+
+def fixed_note(
+    data: DataModel, chain: Chain, varied: Collection[str], stages: Sequence[str], simulation: tuple[int, int],
+    limits: Mapping[str, float],
+) -> str:  # fmt: skip
+    """Parameters that are not varied, of the data and of the stages up to the last one drawn; what points and lines are."""
+    unseen = chain.names[1 + max(map(chain.names.index, stages)) :]
+    lines: dict[str, list[str]] = {}
+    for path, value in parameter_values(data, chain).items():
+        owner, _, name = path.rpartition(".")
+        if path not in varied and owner not in unseen and NEUTRAL.get(name) != value:
+            symbol = described(path).symbol or rf"\mathrm{{{name}}}".replace("_", r"\ ")
+            lines.setdefault(owner, []).append(f"${symbol}={style.plain_number(value)}$")
+    about = {"": f"{data.title}: " if data.ruled else ""}
+    note = [about.get(owner, f"{style.words(owner)}: ") + ", ".join(found) for owner, found in lines.items()]
+    return "\n".join([*note, *([style.points_are(*simulation)] if simulation[1] else [])]) + _verticals(limits)
 
 
 def _two_stages(student: Estimator) -> str:

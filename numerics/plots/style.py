@@ -6,6 +6,7 @@ different lightness.  Line style and marker vary as well, so no curve is told by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from numerics.deferred import special
 from numerics.models import described
 
 BLUE, RED, YELLOW, BLACK, GREY = "#004488", "#BB5566", "#DDAA33", "#000000", "#777777"
@@ -37,6 +39,8 @@ STYLE = {
     "axes.linewidth": 0.6,
     "axes.titlesize": 8.5,
     "errorbar.capsize": 1.5,
+    "figure.constrained_layout.h_pad": 0.02,
+    "figure.constrained_layout.w_pad": 0.03,
     "figure.dpi": 150,
     "font.family": "serif",
     "font.serif": ["STIXGeneral", "DejaVu Serif"],
@@ -97,6 +101,17 @@ def parameter_label(path: str) -> str:
     return f"{word}, ${symbol}$" if symbol else word
 
 
+def bar(n_runs: int) -> float:
+    """Half a bar in standard errors of the mean of so many runs: 68% by Student's t, 1 for many; NaN for one run."""
+    return float(special.stdtrit(n_runs - 1, 0.5 + math.erf(math.sqrt(0.5)) / 2)) if n_runs > 1 else math.nan
+
+
+def points_are(n_inputs: int, n_runs: int) -> str:
+    """What simulated points and their bars are."""
+    bars = "; bars: 68% by Student's $t$" if n_runs > 1 else ""
+    return rf"points: simulation, $N={n_inputs}$, {n_runs} {'run' if n_runs == 1 else 'runs'}{bars}"
+
+
 def plain_number(value: float) -> str:
     """A number in mathtext: 0.1, 2, or a power of ten where that is shorter."""
     text = f"{value:.3g}"
@@ -127,6 +142,17 @@ def panel_letter(axes: Axes, letter: str) -> None:
     axes.annotate(
         f"({letter})", (0, 1), xytext=(-30, 4), xycoords="axes fraction", textcoords="offset points", weight="bold"
     )
+
+
+def noted(note: str) -> dict[str, object]:
+    """Arguments of a legend that has a note, of one or several lines, above its entries."""
+    return {
+        "title": note,
+        "title_fontproperties": {"size": 8},
+        "alignment": "center",
+        "borderaxespad": 0.15,
+        "borderpad": 0.1,
+    }
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -4,57 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from numerics.codegen.equations import EQUATION_NAMES, equations_module
-from numerics.codegen.losses import LossFunctions, grid_kind, loss_module
+from numerics.codegen.equations import equations_module
+from numerics.codegen.losses import LossFunctions, grid_kind, loss_module, pointer
 from numerics.deferred import Deferred
+from numerics.driver.outcome import Outcome
 from numerics.models import Chain, DataModel, Estimator, Frozen, Stage, in_equations
 from numerics.scalar.constant_targets import resting_biases
 from numerics.scalar.directions import fixed_directions
-from numerics.scalar.nodes import Nodes, StagePoint, class_table, set_table
+from numerics.scalar.kernels import layout
+from numerics.scalar.kernels.layout import Nodes
+from numerics.scalar.points import StagePoint
 from numerics.scalar.prior import coordinate_groups
 from numerics.settings import Settings
 from theory.losses import LinearLoss, Loss
 
-_lists = Deferred("numerics.scalar.kernels.lists")
-_kernel = Deferred("numerics.scalar.kernels.chain")
+_entries = Deferred("numerics.scalar.kernels.entries")
+_chain = Deferred("numerics.scalar.kernels.chain")
 
 
-@dataclass(frozen=True, eq=False)
-class CompiledChain:
-    """What the core needs of a chain's structure, whatever the parameter values.
-
-    Attributes
-    ----------
-    point_functions, vector_functions : numba typed lists
-        ``slopes, targets, bends`` of each loss; equations of each stage.
-    shareable, n_bends, n_parameters : integer arrays, shape (T,)
-    seen : integer array, shape (T, l)
-        Stages (1-based) whose logits a loss looks at, then zeros.
-    """
-
-    point_functions: object
-    vector_functions: object
-    shareable: np.ndarray
-    n_bends: np.ndarray
-    n_parameters: np.ndarray
-    seen: np.ndarray
-
-    @property
-    def arguments(self) -> tuple:
-        """In the order of ``scalar/kernels/chain.py``."""
-        return (
-            self.point_functions, self.vector_functions, self.shareable, self.n_bends,
-            self.seen, self.n_parameters
-        )  # fmt: skip
-
-
-def compile_chain(chain: Chain) -> CompiledChain:
-    """Generate, compile (or load from the cache) everything a chain needs; repeated calls are quick."""
+def compile_chain(chain: Chain) -> object:
+    """Generate, compile (or load from the cache) everything a chain needs, as the core takes it; repeated calls are quick."""
     losses = tuple(structural_loss(stage) for stage in chain.stages)
     return _compile(tuple((loss.expression, loss.symbols, loss.teacher) for loss in losses), _Box(losses))
 
@@ -88,27 +61,29 @@ class _Box:
 
 
 @lru_cache(maxsize=128)
-def _compile(structure: tuple, box: _Box) -> CompiledChain:
-    point_functions, vector_functions = _lists.new_point_functions(), _lists.new_vector_functions()
-    losses = box.losses
-    for number, loss in enumerate(losses, start=1):
-        compiled, equations = loss_module(loss), equations_module(number)
-        for name in ("slopes", "targets", "bends"):
-            _lists.push_point_function(point_functions, getattr(compiled, name))
-        for name in EQUATION_NAMES:
-            _lists.push_vector_function(vector_functions, getattr(equations, name))
-    seen = np.zeros((len(losses), max(1, *(len(loss.logits) for loss in losses))), dtype=np.int64)
-    for number, loss in enumerate(losses, start=1):
-        stages = loss.stages(number)
-        seen[number - 1, : len(stages)] = stages
-    return CompiledChain(
-        point_functions,
-        vector_functions,
-        np.array([grid_kind(loss) for loss in losses], dtype=np.int64),
-        np.array([len(loss.bends) for loss in losses], dtype=np.int64),
-        np.array([len(loss.symbols) for loss in losses], dtype=np.int64),
-        seen,
-    )
+def _compile(structure: tuple, box: _Box) -> object:
+    stages = _chain.no_stages()
+    for number, loss in enumerate(box.losses, start=1):
+        _chain.append_stage(stages, compiled_stage(loss, number))
+    return stages
+
+
+def compiled_stage(loss: Loss, number: int) -> layout.Stage:
+    """Loss, with its parameters, and equations of a stage as the core takes them."""
+    seen = np.array([stage - 1 for stage in loss.stages(number)], dtype=np.int64)
+    return layout.Stage(compiled_loss(loss), _stage_equations(number), seen)
+
+
+def compiled_loss(loss: Loss) -> layout.Loss:
+    """A loss with its parameters as the core takes it."""
+    # One entry at least: compiled code takes its address.
+    parameters = np.array([*loss.values, 0.0], dtype=float)
+    return layout.Loss(*loss_module(loss), len(loss.bends), grid_kind(loss), parameters)
+
+
+@lru_cache(maxsize=64)
+def _stage_equations(number: int) -> layout.Equations:
+    return layout.Equations(*(pointer(getattr(equations_module(number), name)) for name in layout.Equations._fields))
 
 
 @lru_cache(maxsize=4096)
@@ -127,25 +102,24 @@ def target_bends(chain: Chain, number: int) -> np.ndarray:
     return np.array(sorted(found), dtype=float).reshape(-1, 2)
 
 
+def packed(points: Sequence[StagePoint]) -> np.ndarray:
+    """Unknowns of some stages in rows, shape (stages, 2 stages + 2): those of a stage without weights as compiled code has them."""
+    rows = np.zeros((len(points), 2 * len(points) + 2))
+    for row, point in zip(rows, points, strict=True):
+        row[: point.unknowns.size] = np.nan_to_num(point.unknowns, neginf=0.0)
+    return rows
+
+
 def cholesky_triangle(points: Sequence[StagePoint]) -> np.ndarray:
     """Cholesky factor of the overlaps of some stages, row by row."""
     return np.concatenate([np.empty(0), *(point.cholesky_row for point in points)])
 
 
-@lru_cache(maxsize=64)
-def _stage_equations(number: int) -> object:
-    """Compiled equations of one stage as the core takes them."""
-    equations, functions = equations_module(number), _lists.new_vector_functions()
-    for name in EQUATION_NAMES:
-        _lists.push_vector_function(functions, getattr(equations, name))
-    return functions
-
-
 def newton(
     data: DataModel, stage: Estimator, nodes: Nodes, prior: np.ndarray, earlier: Sequence[StagePoint], x: np.ndarray,
-    step: float, tail: float, tolerance: float = 0.0, max_iterations: int = 1, *, shareable: bool = True,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple]:  # fmt: skip
-    """Compiled Newton iteration of one stage on any nodes of the earlier ones; by default a single step, for what it evaluates.
+    accuracy: layout.Accuracy,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Outcome]:  # fmt: skip
+    """Compiled Newton iteration of one stage on any nodes of the earlier ones.
 
     Parameters
     ----------
@@ -153,9 +127,9 @@ def newton(
         Nodes on the samples that the stage is trained on, constants of the prior (``WeightMoments.prior_constants``), saddle
         points of the stages before.
     x : array, shape (2t + 2,)
-        Starting point; unknowns as in ``scalar/kernels/stage.py``.
-    shareable : bool
-        Whether nodes may share points where the loss allows it.
+        Starting point; unknowns as in :mod:`numerics.scalar.kernels.layout`.
+    accuracy
+        See :func:`one_step`, :func:`accuracy_of`.
 
     Returns
     -------
@@ -163,32 +137,28 @@ def newton(
         After the iteration; the last conjugate is alpha E[f].
     updated : array, shape (2t + 1,)
         Order parameters that the conjugates give.
-    outcome : tuple
-        Status, iterations, residual, last step, defect.
+    outcome
     """
-    number, loss = len(earlier) + 1, stage.loss
-    compiled, triangle = loss_module(loss), cholesky_triangle(earlier)
-    unknowns, conjugates, updated = x.copy(), np.empty(2 * number + 2), np.empty(2 * number + 1)
-    outcome = _kernel.solve_stage(
-        compiled.slopes, compiled.targets, compiled.bends, len(loss.bends), grid_kind(loss, shareable),
-        _stage_equations(number), 0, unknowns, nodes.weight, nodes.statistics, nodes.labels, nodes.seen(loss.stages(number)),
-        np.array(loss.values, dtype=float), data.variance, np.concatenate(([data.variance], triangle)), prior, triangle,
-        np.array([point.response_row[-1] for point in earlier], dtype=float),
-        math.nan if stage.fixed_bias is None else stage.fixed_bias, step, tail, tolerance, max_iterations, conjugates, updated,
+    number = len(earlier) + 1
+    compiled = compiled_stage(stage.loss, number)
+    problem = layout.Problem(
+        compiled.loss, compiled.equations, nodes, nodes.seen(stage.loss.stages(number)), prior, cholesky_triangle(earlier),
+        np.array([point.response_row[-1] for point in earlier], dtype=float), data.variance,
+        math.nan if stage.fixed_bias is None else stage.fixed_bias,
     )  # fmt: skip
+    unknowns, conjugates, updated = x.copy(), np.empty(2 * number + 2), np.empty(2 * number + 1)
+    outcome = _entries.solve_stage(problem, accuracy, unknowns, conjugates, updated)
     return unknowns, conjugates, updated, outcome
 
 
-def settings_vector(settings: Settings) -> np.ndarray:
-    """Settings in the order of ``scalar/kernels/chain.py``."""
-    return np.array(
-        [
-            settings.field_step, settings.outer_step, settings.refinement, settings.tail, settings.newton_tolerance,
-            settings.max_iterations, settings.rtol, settings.max_levels, settings.first_ridge, settings.ridge_steps,
-            settings.coarse_factor, settings.coarse_tolerance, settings.check_factor, settings.memory,
-        ],
-        dtype=float,
-    )  # fmt: skip
+def one_step(step: float, tail: float, *, sharing: bool = True) -> layout.Accuracy:
+    """A single Newton step, for what it evaluates; ``sharing``: whether nodes may share points where the loss allows it."""
+    return layout.Accuracy(step, tail, 0.0, 1, sharing)
+
+
+def accuracy_of(settings: Settings, step: float) -> layout.Accuracy:
+    """Newton's method until its tolerance."""
+    return layout.Accuracy(step, settings.tail, settings.newton_tolerance, settings.max_iterations, True)
 
 
 def _bends(points: Sequence[tuple[DataModel, Chain]]) -> list[list[np.ndarray]]:
@@ -212,11 +182,9 @@ class PointArrays:
         Unknowns; starting points where ``started`` (n, T) is 1.
     conjugates, updates : arrays, shape (n, T, 2T + 2)
         Conjugates and alpha E[f]; order parameters after one plain iteration.
-    stats : array, shape (n, T, 5)
-        Status, iterations, residual, last step, defect of each stage.
-    trained : integer array, shape (T, d)
-        Which stages are trained on which data sets.
-    summary : array, shape (n, 3)
+    status, iterations, residual, last_step, defect : arrays, shape (n, T)
+        Of each stage, as in :class:`numerics.driver.outcome.Outcome`.
+    solved, level, error : arrays, shape (n,)
         Stages converged, quadrature level, quadrature error.
     vanishing : boolean array, shape (n, T)
         Stages without weights (:mod:`numerics.scalar.constant_targets`); their ``ln C_tt^2`` in ``x`` is 0 and stands for -oo.
@@ -225,90 +193,99 @@ class PointArrays:
     def __init__(self, points: Sequence[tuple[DataModel, Chain]]) -> None:
         points = [(data, in_equations(data, chain)) for data, chain in points]
         n, size = len(points), len(points[0][1])
-        width = 2 * size + 2
+        self.points = point_parameters(points)
         data, chain = points[0]
-        resolved = [chain.resolved(data) for data, chain in points]
-        bends = _bends(points)
-        most = max(1, *(len(bend) for row in bends for bend in row))
         self.losses = tuple(structural_loss(stage) for stage in chain.stages)
-        n_parameters = max(1, *(len(loss.values) for loss in self.losses))
-        patterns = [coordinate_groups(stages) for stages in resolved]
-        n_patterns = max(len(found) for found in patterns)
         names = [found.name for found in data.sets]
-        self.trained = np.array([[int(name in stage.sets) for name in names] for stage in resolved[0]])
-        self.data = np.array([
-            (data.alpha, data.positive_share, data.variance, *class_table(data).ravel()) for data, _ in points
-        ])  # fmt: skip
-        self.sets = np.array([set_table(data) for data, _ in points])
-        self.special = np.zeros((n, size, _kernel.N_SPECIAL))
-        self.special[:, :, 0] = math.nan
-        self.ridges = np.ones((n, size))
-        self.pattern_share = np.zeros((n, n_patterns))
-        self.pattern_active = np.zeros((n, n_patterns, size))
-        self.parameters = np.zeros((n, size, n_parameters))
-        self.mixing = np.ones((n, size))
-        self.extra = np.zeros((n, size, most, 2))
-        self.n_extra = np.zeros((n, size), dtype=np.int64)
-        for i, stages in enumerate(resolved):
-            at_rest = resting_biases(stages)
-            for a, pattern in enumerate(patterns[i]):
-                self.pattern_share[i, a] = pattern.share
-                self.pattern_active[i, a] = pattern.active
-            for t, stage in enumerate(stages):
-                self.extra[i, t, : len(bends[i][t])] = bends[i][t]
-                self.n_extra[i, t] = len(bends[i][t])
-                if isinstance(stage, Frozen):
-                    self.special[i, t] = (
-                        stage.bias,
-                        _kernel.GIVEN,
-                        stage.magnetization,
-                        stage.norm_squared,
-                        stage.mean_square,
-                    )
-                    continue
-                values = stage.loss.values
-                self.ridges[i, t] = stage.ridge
-                self.parameters[i, t, : len(values)] = values
-                if "mixing" in stage.loss.keys:
-                    self.mixing[i, t] = values[stage.loss.keys.index("mixing")]
-                if stage.fixed_bias is not None:
-                    self.special[i, t, 0] = stage.fixed_bias
-                if at_rest[t] is not None:
-                    self.special[i, t, :2] = at_rest[t], _kernel.VANISHING
-        self.vanishing = self.special[:, :, 1] == _kernel.VANISHING
-        self.x = np.zeros((n, size, width))
-        self.started = np.zeros((n, size), dtype=np.int64)
-        self.conjugates = np.full((n, size, width), math.nan)
-        self.updates = np.full((n, size, width), math.nan)
-        self.stats = np.zeros((n, size, 5))
-        self.summary = np.zeros((n, 3))
+        self.trained = np.array([[int(name in stage.sets) for name in names] for stage in chain.resolved(data)])
+        self.vanishing = self.points.training.kind == layout.VANISHING
+        width = 2 * size + 2
+        self.states = layout.States(
+            np.zeros((n, size, width)), np.zeros((n, size), dtype=np.int64), np.full((n, size, width), math.nan),
+            np.full((n, size, width), math.nan), *(np.zeros((n, size), dtype=np.int64) for _ in range(2)),
+            *(np.zeros((n, size)) for _ in range(3)),
+        )  # fmt: skip
+        self.summary = layout.Summary(np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64), np.zeros(n))
+        self.x, self.started, self.conjugates, self.updates, *numbers = self.states
+        self.status, self.iterations, self.residual, self.last_step, self.defect = numbers
+        self.solved, self.level, self.error = self.summary
+        self._vectors = self.x.reshape(n, -1)
 
     def converged(self, settings: Settings) -> np.ndarray:
         """Which points have all stages, a small residual and a small quadrature error, shape (n,)."""
-        residual = self.stats[:, :, 2].max(axis=1)
-        solved = self.summary[:, 0] == self.stats.shape[1]
-        return solved & (self.summary[:, 2] <= settings.rtol) & (residual <= settings.residual_tolerance)
+        solved = self.solved == self.status.shape[1]
+        return solved & (self.error <= settings.rtol) & (self.residual.max(axis=1) <= settings.residual_tolerance)
 
     def overlaps(self) -> tuple[np.ndarray, np.ndarray]:
         """Cholesky factors and responses of all points, each of shape (n, T, T), lower triangular."""
         n, size, _ = self.x.shape
         cholesky, response = np.zeros((n, size, size)), np.zeros((n, size, size))
         for t in range(size):
-            cholesky[:, t, :t] = self.x[:, t, 2 : 2 + t]
-            cholesky[:, t, t] = np.where(self.vanishing[:, t], 0.0, np.exp(0.5 * self.x[:, t, 2 + t]))
-            response[:, t, :t] = self.x[:, t, 3 + t : 3 + 2 * t]
-            response[:, t, t] = np.exp(self.x[:, t, 2 * t + 3])
+            at = layout.places(t)
+            cholesky[:, t, :t] = self.x[:, t, at.couplings : at.norm]
+            cholesky[:, t, t] = np.where(self.vanishing[:, t], 0.0, np.exp(0.5 * self.x[:, t, at.norm]))
+            response[:, t, :t] = self.x[:, t, at.responses : at.response]
+            response[:, t, t] = np.exp(self.x[:, t, at.response])
         return cholesky, response
 
-    def solve(self, compiled: CompiledChain, settings: Settings, position: np.ndarray | None = None) -> None:
+    def structure(self, stages: object) -> layout.Structure:
+        """What the points have in common, of the ``stages`` that :func:`compile_chain` gives."""
+        directions, first_rows, _ = fixed_directions(self.losses)
+        return layout.Structure(stages, self.trained, directions, first_rows)
+
+    def solve(self, stages: object, settings: Settings, position: np.ndarray | None = None) -> None:
         """Run the compiled solver; with ``position`` (n,) each point continues from those before it."""
-        where = np.zeros(len(self.data)) if position is None else np.ascontiguousarray(position, dtype=float)
-        directions, first_rows, exact = fixed_directions(self.losses)
-        arguments = (
-            replace(compiled, shareable=np.zeros_like(compiled.shareable)).arguments if exact else compiled.arguments
-        )
-        _kernel.solve_points(
-            *arguments, self.trained, directions, self.data, self.sets, self.special, self.ridges, self.pattern_share,
-            self.pattern_active, self.parameters, self.mixing, self.extra, self.n_extra, settings_vector(settings), first_rows,
-            where, position is not None, self.x, self.started, self.conjugates, self.updates, self.stats, self.summary,
+        where = np.zeros(len(self.x)) if position is None else np.ascontiguousarray(position, dtype=float)
+        _entries.solve_points(
+            self.structure(stages), self.points, layout.compiled_settings(settings), where, position is not None, self.states,
+            self._vectors, self.summary,
         )  # fmt: skip
+
+
+def point_parameters(points: Sequence[tuple[DataModel, Chain]]) -> layout.Point:
+    """Parameters of many points with chains of one structure as the core takes them."""
+    n, size = len(points), len(points[0][1])
+    resolved = [chain.resolved(data) for data, chain in points]
+    bends = _bends(points)
+    most = max(1, *(len(bend) for row in bends for bend in row))
+    n_parameters = max(1, *(len(structural_loss(stage).values) for stage in points[0][1].stages))
+    patterns = [coordinate_groups(stages) for stages in resolved]
+    n_patterns = max(len(found) for found in patterns)
+    data = layout.Data(*map(np.array, zip(*(data_parameters(data) for data, _ in points), strict=True)))
+    training = layout.Training(
+        np.full((n, size), layout.TRAINED), np.full((n, size), math.nan), np.zeros((n, size)), np.zeros((n, size)),
+        np.zeros((n, size)), np.ones((n, size)), np.ones((n, size)), np.zeros((n, size, n_parameters)),
+        np.zeros((n, size, most, 2)),
+        np.zeros((n, size), dtype=np.int64),
+    )  # fmt: skip
+    share, active = np.zeros((n, n_patterns)), np.zeros((n, n_patterns, size))
+    for i, stages in enumerate(resolved):
+        at_rest = resting_biases(stages)
+        for a, pattern in enumerate(patterns[i]):
+            share[i, a] = pattern.share
+            active[i, a] = pattern.active
+        for t, stage in enumerate(stages):
+            training.bends[i, t, : len(bends[i][t])] = bends[i][t]
+            training.n_bends[i, t] = len(bends[i][t])
+            if isinstance(stage, Frozen):
+                training.kind[i, t], training.fixed_bias[i, t] = layout.GIVEN, stage.bias
+                training.magnetization[i, t], training.norm_squared[i, t] = stage.magnetization, stage.norm_squared
+                training.mean_square[i, t] = stage.mean_square
+                continue
+            values = stage.loss.values
+            training.ridge[i, t] = stage.ridge
+            training.parameters[i, t, : len(values)] = values
+            if "mixing" in stage.loss.keys:
+                training.mixing[i, t] = values[stage.loss.keys.index("mixing")]
+            if stage.fixed_bias is not None:
+                training.fixed_bias[i, t] = stage.fixed_bias
+            if at_rest[t] is not None:
+                training.kind[i, t], training.fixed_bias[i, t] = layout.VANISHING, at_rest[t]
+    return layout.Point(data, training, share, active)
+
+
+def data_parameters(data: DataModel, *, training: bool = True) -> layout.Data:
+    """Parameters of samples as the core takes them; fresh samples have labels without noise, and alpha as their weight."""
+    sets = [(found.alpha, found.label_noise) for found in data.sets] if training else [(data.alpha, 0.0)]
+    columns = (*np.array(sets, dtype=float).T, *np.array(data.classes, dtype=float).T)
+    return layout.Data(float(data.positive_share), float(data.variance), *map(np.ascontiguousarray, columns))

@@ -29,18 +29,18 @@ from numerics import thresholds
 from numerics.codegen.cache import njit
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions, loss_module
-from numerics.deferred import optimize, special
+from numerics.deferred import Deferred, optimize, special
+from numerics.driver.outcome import Status
 from numerics.models import Chain, DataModel, Estimator, Frozen
+from numerics.scalar.kernels import layout
 from numerics.scalar.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address
-from numerics.scalar.nodes import Nodes, StagePoint
+from numerics.scalar.kernels.layout import Nodes
+from numerics.scalar.points import StagePoint
 from theory.losses import Loss
 from theory.symbols import h
 
 MINIMUM_NORM, MAX_MARGIN = HARD = "minimum norm", "max margin"
 """The two constraints."""
-
-CONVERGED, TOO_MANY_ITERATIONS, SINGULAR, NOT_FINITE, NOT_TRIED = range(5)
-"""Status of a stage, as in ``scalar/kernels/stage.py``."""
 
 FIELD_STEP, FIRST_FIELD_STEP = 0.7, 0.2
 """Trapezoid steps in the own Gaussian of a constrained stage, at quadrature level 0 and unit ``outer_step``; of a first stage."""
@@ -54,6 +54,7 @@ MAX_HALVINGS = 30
 SMALLEST_SHARE = 1e-12
 """Of the part of the weights orthogonal to earlier stages in ``Q``: below, it counts as 0, as in the compiled solver."""
 
+_entries = Deferred("numerics.scalar.kernels.entries")
 _ROUNDING = 1e-13
 _ROOT_TWO_PI = math.sqrt(2.0 * math.pi)
 _NONE = np.empty(0)
@@ -257,14 +258,13 @@ class HardStage:
     def field(self, x: np.ndarray) -> tuple[np.ndarray, float]:
         """Mean of ``u`` at each node and its variance, for unknowns ``x`` (:attr:`HardPoint.variables`)."""
         k, delta = self.number - 1, self.data.variance
-        statistics = self.nodes.statistics
-        mean = statistics[:, 0] * x[0] + x[1]
-        mean = (
-            mean
-            + math.sqrt(delta) * statistics[:, 2 : 2 + k] @ x[2 : 2 + k]
-            + delta * self.nodes.forces @ x[3 + k : -1]
+        at = layout.places(k)
+        order = layout.OrderParameters(
+            x[at.m], x[at.b], x[at.couplings : at.norm], 0.0, x[at.responses : at.response], x[at.response]
         )
-        return mean, delta * x[2 + k]
+        mean = np.zeros(self.nodes.labels.size)
+        _entries.add_field_means(_entries.field_of(order, delta), self.nodes.statistics, mean)
+        return mean, delta * x[at.norm]
 
     def distance(self, x: np.ndarray) -> np.ndarray:
         """Distance of the field from the margin, in widths, at each node."""
@@ -381,7 +381,7 @@ class HardStage:
         """Newton's method from ``x``; the equations of a minimum-norm stage are linear in all unknowns but ``q_perp``."""
         k, free = self.number - 1, self.free()
         last = previous = math.inf
-        status = TOO_MANY_ITERATIONS
+        status = Status.TOO_MANY_ITERATIONS
         iterations = 0
         residual, conjugates = self.evaluate(x)
         while iterations < MAX_NEWTON:
@@ -390,7 +390,7 @@ class HardStage:
             try:
                 step = -np.linalg.solve(self._jacobian(x, free), residual[free])
             except np.linalg.LinAlgError:
-                status = SINGULAR
+                status = Status.SINGULAR
                 break
             trial = self.moved(x, free, step)
             for _ in range(MAX_HALVINGS):
@@ -402,15 +402,15 @@ class HardStage:
             residual, conjugates = self.evaluate(x)
             previous, last = last, float(np.max(np.abs(step / scale[free]), initial=0.0))
             if not math.isfinite(last):
-                status = NOT_FINITE
+                status = Status.NOT_FINITE
                 break
             if last < _ROUNDING or (last < 1e-8 and last > 0.3 * previous):
-                status = CONVERGED
+                status = Status.CONVERGED
                 break
         units = self.scales(x)
         units[1] = (units[1] + 1.0) * abs(self.channel(x)[-1])
         size = float(np.max(np.abs(residual / units)))
-        return HardPoint(_unknowns(x), conjugates, status, iterations, size, last, 0.0, self.limit)
+        return HardPoint(_unknowns(x), conjugates, int(status), iterations, size, last, 0.0, self.limit)
 
 
 def _unknowns(x: np.ndarray) -> np.ndarray:
@@ -465,8 +465,7 @@ def extend_hard(
     old = nodes.rows(np.repeat(np.arange(n), g.shape[1])[keep])
     statistics = np.column_stack((old.statistics[:, : 2 + k], g.ravel()[keep], old.forces, force.ravel()[keep]))
     logits = np.column_stack((old.logits, logit.ravel()[keep]))
-    return replace(
-        old,
+    return old._replace(
         weight=weight.ravel()[keep],
         statistics=np.ascontiguousarray(statistics),
         logits=np.ascontiguousarray(logits),
@@ -488,7 +487,7 @@ def follow_hard(
     logit = np.where(trained, _constrained(stage.goal, field, point.limit), field)
     force = (logit - field) / (data.variance * point.response_row[-1])
     statistics = np.column_stack((nodes.statistics[:, : 2 + k], directions, nodes.forces, force))
-    return replace(nodes, statistics=statistics, logits=np.column_stack((nodes.logits, logit)))
+    return nodes._replace(statistics=statistics, logits=np.column_stack((nodes.logits, logit)))
 
 
 def _constrained(goal: np.ndarray, field: np.ndarray, limit: str) -> np.ndarray:

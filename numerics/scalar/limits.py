@@ -24,6 +24,8 @@ import sympy
 
 from numerics import thresholds
 from numerics.codegen.losses import LossFunctions
+from numerics.deferred import Deferred
+from numerics.driver.outcome import Status
 from numerics.models import (
     Chain,
     DataModel,
@@ -33,13 +35,11 @@ from numerics.models import (
     in_equations,
     total_alpha,
 )
-from numerics.scalar.compiled import PointArrays, cholesky_triangle, compile_chain, newton, target_bends
+from numerics.scalar.compiled import PointArrays, accuracy_of, cholesky_triangle, compile_chain, newton, target_bends
 from numerics.scalar.constrained import (
     HARD,
     MAX_MARGIN,
     MINIMUM_NORM,
-    NOT_FINITE,
-    NOT_TRIED,
     SMALLEST_SHARE,
     HardPoint,
     HardStage,
@@ -48,7 +48,9 @@ from numerics.scalar.constrained import (
     extend_hard,
     with_values,
 )
-from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes, sharp_crossings
+from numerics.scalar.kernels.layout import Nodes
+from numerics.scalar.nodes import extend, label_nodes, sharp_crossings
+from numerics.scalar.points import StagePoint
 from numerics.scalar.prior import WeightMoments, coordinate_groups
 from numerics.settings import Settings
 from theory.functions import sigmoid, step
@@ -81,6 +83,7 @@ NEWTON_TOLERANCE = 1e-12
 NO_RESPONSE = -690.0
 """``ln V_tt`` of given weights, as the compiled solver has it."""
 
+_entries = Deferred("numerics.scalar.kernels.entries")
 _GIVEN = Frozen(0.0, 1.0)
 _FAR = 1e9  # logits at which gradients have their limiting signs
 _PROBES = (-3.0, -0.3, 0.0, 0.3, 3.0)  # earlier logits, in units of the scale of the loss's target
@@ -269,7 +272,7 @@ def _solve_regular(data: DataModel, chain: Chain, settings: Settings) -> LimitPo
             if started is not None:
                 arrays.x[:], arrays.started[:] = started.x, 1
             arrays.solve(compiled, settings)
-            if arrays.summary[0, 0] < len(chain):
+            if arrays.solved[0] < len(chain):
                 break
             started = arrays
         found = _read(arrays, len(chain))
@@ -292,11 +295,12 @@ def read_points(arrays: PointArrays, i: int, n_stages: int) -> tuple[StagePoint,
     """Saddle points of the stages of point ``i``, up to the first that failed."""
     points: list[StagePoint] = []
     for t in range(n_stages):
-        status, iterations, residual, last_step, defect = (float(entry) for entry in arrays.stats[i, t])
+        status, residual = int(arrays.status[i, t]), float(arrays.residual[i, t])
+        last_step, defect = float(arrays.last_step[i, t]), float(arrays.defect[i, t])
         x, conjugates = arrays.x[i, t, : 2 * t + 4].copy(), arrays.conjugates[i, t, : 2 * t + 3].copy()
         if arrays.vanishing[i, t] and status == 0:
             x[2 + t] = -math.inf
-        points.append(StagePoint(x, conjugates, int(status), int(iterations), residual, last_step, defect))
+        points.append(StagePoint(x, conjugates, status, int(arrays.iterations[i, t]), residual, last_step, defect))
         if points[-1].status != 0:
             break
     return tuple(points)
@@ -304,7 +308,7 @@ def read_points(arrays: PointArrays, i: int, n_stages: int) -> tuple[StagePoint,
 
 def _read(arrays: PointArrays, n_stages: int) -> LimitPoints:
     """The only point of ``arrays``."""
-    return LimitPoints(read_points(arrays, 0, n_stages), int(arrays.summary[0, 1]), float(arrays.summary[0, 2]))
+    return LimitPoints(read_points(arrays, 0, n_stages), int(arrays.level[0]), float(arrays.error[0]))
 
 
 @dataclass(frozen=True)
@@ -381,7 +385,7 @@ class _Assembly:
             goal = constraint(self.chain, number, limit, nodes)
             if not np.all(np.isfinite(goal)):
                 unknown = np.full(2 * number + 2, math.nan)
-                return HardPoint(unknown, unknown[:-1], NOT_FINITE, 0, math.inf, math.inf, 0.0, limit)
+                return HardPoint(unknown, unknown[:-1], Status.NOT_FINITE.value, 0, math.inf, math.inf, 0.0, limit)
             stage = HardStage(number, limit, nodes, goal, self.data, prior, triangle, self.chain[number - 1].bias)
             if start is not None:
                 point = stage.solve(start.variables)
@@ -444,7 +448,7 @@ class _Assembly:
                 return point
         if point is None:
             x = np.full(2 * number + 2, math.nan)
-            return StagePoint(x, x[:-1].copy(), NOT_TRIED, 0, math.inf, math.inf, math.inf)
+            return StagePoint(x, x[:-1].copy(), Status.NOT_TRIED.value, 0, math.inf, math.inf, math.inf)
         return point
 
 
@@ -459,13 +463,10 @@ def solve_stage(
     nodes, prior, earlier
         Nodes on training samples, constants of the prior (``WeightMoments.prior_constants``), saddle points.
     x : array, shape (2t + 2,)
-        Starting point; unknowns as in ``scalar/kernels/stage.py``.
+        Starting point; unknowns as in :mod:`numerics.scalar.kernels.layout`.
     """
-    unknowns, conjugates, _, outcome = newton(
-        data, stage, nodes, prior, earlier, x, step, settings.tail, settings.newton_tolerance, settings.max_iterations
-    )
-    status, iterations, residual, last_step, defect = outcome
-    return StagePoint(unknowns, conjugates[:-1], int(status), int(iterations), residual, last_step, defect)
+    unknowns, conjugates, _, outcome = newton(data, stage, nodes, prior, earlier, x, accuracy_of(settings, step))
+    return StagePoint(unknowns, conjugates[:-1], *outcome)
 
 
 def extend_any(
@@ -479,7 +480,7 @@ def extend_any(
     """
     step = settings.outer_step * settings.refinement**level / refinement
     if point.vanishes:
-        return nodes.with_constant_logit(point.bias)
+        return _entries.with_constant_logit(nodes, point.bias)
     wanted = sorted({*map(tuple, target_bends(chain, number)), *bends})
     extra = np.array(wanted, dtype=float).reshape(-1, 2)
     stage, parts = chain.resolved(data)[number - 1], []

@@ -10,8 +10,11 @@ from itertools import pairwise
 import numpy as np
 
 from numerics.codegen.equations import equations_module
+from numerics.codegen.losses import pointer
+from numerics.deferred import Deferred
 from numerics.models import Estimator, Frozen, Rule
 
+_entries = Deferred("numerics.scalar.kernels.entries")
 _ROUNDING = 1e-12
 
 
@@ -81,43 +84,19 @@ class WeightMoments:
     """Moments of the stages solved so far, per pattern: ``mu_s = E[w_s v]``, ``B_sr = E[w_s w_r]``, ``G_sk = E[dw_s/dxi_k]``."""
 
     def __init__(self, patterns: tuple[Pattern, ...]) -> None:
-        self.patterns = patterns
-        size = len(patterns[0].active)
-        self.mu = np.zeros((len(patterns), size))
-        self.b = np.zeros((len(patterns), size, size))
-        self.g = np.zeros((len(patterns), size, size))
+        share = np.array([pattern.share for pattern in patterns], dtype=float)
+        self._moments = _entries.no_moments(share, np.array([pattern.active for pattern in patterns], dtype=float))
 
     def prior_constants(self, stage: int, ridge: float) -> np.ndarray:
         """Constants of ``prior_equations(stage + 1)``: eta, ridge, then mu, B, G averaged given that the stage is active."""
-        shares = np.array([p.share if p.active[stage] else 0.0 for p in self.patterns])
-        eta = shares.sum()
-        shares /= eta
-        return np.concatenate(([eta, ridge], self._flat(stage, np.tensordot(shares, self.mu, 1), *(
-            np.tensordot(shares, moment, 1) for moment in (self.b, self.g)
-        ))))  # fmt: skip
-
-    def add(self, stage: int, ridge: float, conjugates: np.ndarray, conditional_moments) -> None:
-        """Store the moments of the stage just solved."""
-        out = np.empty(1 + 2 * (stage + 1))
-        for k, pattern in enumerate(self.patterns):
-            if pattern.active[stage]:
-                constants = np.concatenate(([ridge], self._flat(stage, self.mu[k], self.b[k], self.g[k])))
-                conditional_moments(conjugates, constants, out)
-                self.mu[k, stage] = out[0]
-                self.b[k, stage, : stage + 1] = self.b[k, : stage + 1, stage] = out[1 : stage + 2]
-                self.g[k, stage, : stage + 1] = out[stage + 2 :]
+        return _entries.prior_constants(self._moments, stage, ridge)
 
     def add_stage(self, number: int, stage: Estimator | Frozen, conjugates: np.ndarray) -> None:
         """Store the moments of stage ``number`` (1-based), solved with these conjugates."""
         if isinstance(stage, Frozen):
-            t, m = number - 1, stage.magnetization
-            self.mu[:, t] = m
-            self.b[:, t, :t] = self.b[:, :t, t] = m * self.mu[:, :t]
-            self.b[:, t, t] = stage.mean_square
+            _entries.append_given(self._moments, number - 1, stage.magnetization, stage.mean_square)
         else:
-            self.add(number - 1, stage.ridge, conjugates, equations_module(number).moments)
-
-    @staticmethod
-    def _flat(stage: int, mu: np.ndarray, b: np.ndarray, g: np.ndarray) -> np.ndarray:
-        rows = np.tril_indices(stage)
-        return np.concatenate((mu[:stage], b[rows], g[rows]))
+            moments_of = pointer(equations_module(number).moments)
+            _entries.append_trained(
+                self._moments, moments_of, number - 1, stage.ridge, np.ascontiguousarray(conjugates)
+            )

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from numerics.models import Chain, DataModel, Frozen, in_equations
-from numerics.scalar.compiled import cholesky_triangle, newton, structural_loss, target_bends
+from numerics.scalar.compiled import cholesky_triangle, newton, one_step, structural_loss, target_bends
 from numerics.scalar.constrained import HARD, HardPoint, HardStage, constraint, effective
 from numerics.scalar.directions import fixed_directions
 from numerics.scalar.limits import extend_any, given_point, without_ridge
-from numerics.scalar.nodes import StagePoint, extend, label_nodes
+from numerics.scalar.nodes import extend, label_nodes
+from numerics.scalar.points import StagePoint
 from numerics.scalar.prior import WeightMoments, coordinate_groups
 from numerics.settings import Settings
 
@@ -50,7 +51,7 @@ class Walk:
             return moved - x, np.append(conjugates, 0.0)
         moved, conjugates, _, _ = newton(
             self.data, stage, self.nodes.of(self.data, stage.sets), self.moments.prior_constants(len(self.points), stage.ridge),
-            self.points, x, self.settings.field_step * self.factor, self.settings.tail, shareable=not self.exact,
+            self.points, x, one_step(self.settings.field_step * self.factor, self.settings.tail, sharing=not self.exact),
         )  # fmt: skip
         return moved - x, conjugates
 

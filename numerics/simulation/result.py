@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from numerics.models import Chain, DataModel
+from numerics.models import Chain, DataModel, chosen
 from numerics.simulation.draw import Array, mask_sizes
 from numerics.simulation.measure import QUALITY
 from numerics.solution.observables.registry import REGISTRY
@@ -172,9 +172,9 @@ class SimulationResult:
     def __len__(self) -> int:
         return len(self.chain)
 
-    def __getitem__(self, index: int) -> StageEstimates:
-        """Stage by position from 0, so that ``result[1]`` is the student."""
-        return StageEstimates(self, range(len(self))[index])
+    def __getitem__(self, index: int | str | slice) -> StageEstimates | tuple[StageEstimates, ...]:
+        """Stage by position from 0, so that ``result[1]`` is the student, or by name; stages of a slice."""
+        return chosen(self.chain.names, index, lambda k: StageEstimates(self, k))
 
     def __iter__(self) -> Iterator[StageEstimates]:
         return (self[index] for index in range(len(self)))

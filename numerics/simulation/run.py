@@ -21,6 +21,7 @@ from numerics.models import (
     Stage,
     check_fit,
     in_equations,
+    require_count,
     require_number,
 )
 from numerics.simulation.draw import Array, draw, draw_frozen, draw_masks, mask_sizes, sample_sizes
@@ -60,7 +61,7 @@ class Simulation:
 
     def __post_init__(self) -> None:
         for name, least in (("n_inputs", 2), ("n_runs", 1), ("seed", 0)):
-            object.__setattr__(self, name, _require_count(name, getattr(self, name), least))
+            object.__setattr__(self, name, require_count(name, getattr(self, name), least))
 
 
 def simulate(
@@ -130,10 +131,10 @@ def simulate(
     if not isinstance(data, DataModel):
         raise ParameterError(f"data must be a GaussianMixture or a LinearRule, got {data!r}")
     chain = Chain.of(chain)
-    n_inputs = _require_count("n_inputs", n_inputs, 2)
-    n_runs = _require_count("n_runs", n_runs, 1)
-    seed = _require_count("seed", seed, 0)
-    n_jobs = min(_require_count("n_jobs", n_jobs, 1), n_runs)
+    n_inputs = require_count("n_inputs", n_inputs, 2)
+    n_runs = require_count("n_runs", n_runs, 1)
+    seed = require_count("seed", seed, 0)
+    n_jobs = min(require_count("n_jobs", n_jobs, 1), n_runs)
     gradient_tolerance = require_number(
         "gradient_tolerance",
         gradient_tolerance,
@@ -202,9 +203,3 @@ def _require_memory(n_inputs: int, n_samples: int) -> None:
             f"n_inputs={n_inputs} inputs and {n_samples} samples make a design matrix of {needed / 1e9:.3g} GB, but there are "
             f"{memory / 1e9:.3g} GB of memory"
         )
-
-
-def _require_count(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ParameterError(f"{name} must be an integer >= {least}, got {value!r}")
-    return int(value)

@@ -1,21 +1,30 @@
 """How far a stage's outputs are from the true probability of the label given its logit.
 
 On fresh samples the logit h is Gaussian in each class, with means ``b +- m`` and one width, so that the true log-odds are linear,
-``slope h + offset`` (:func:`theory.observables.calibration`).  The calibration error is an integral in h of the modulus of a
-difference of two sigmoids, which has a kink where they cross.
+``slope h + offset`` (:func:`theory.observables.calibration`), and pi is their sigmoid.  What is averaged over h are functions of
+pi and of the output sigma(h); where they hold a modulus, there is a kink where the two cross.
+
+Proper scores fall into a part that a better calibrated output would save and one that no function of h can
+(DeGroot and Fienberg, The Statistician 32, 1983; Broecker, Q. J. R. Meteorol. Soc. 135, 2009):
+``E(sigma - y)^2 = E(sigma - pi)^2 + E pi(1 - pi)``, ``E H(y, sigma) = E KL(pi|sigma) + E H(pi)``.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 
-from numerics.deferred import special
+from numerics.deferred import optimize, special
 from numerics.solution import quadrature
-from numerics.solution.quadrature import Budget, Integral
+from numerics.solution.logit_law import Array, LogitLaw
+from numerics.solution.quadrature import Budget, Integral, OneRule
 from numerics.solution.samples import output_difference
 
-TOLERANCE = 1e-13
-"""Accuracy, absolute and after a second pass relative, that panels are halved for: little more work than 1e-8."""
+TOLERANCE, LEAST = 1e-13, 1e-4
+"""Accuracy that panels are halved for, absolute and after a second pass relative to averages of at least this size: little more
+work than 1e-8, and the rounding of what vanishes, as the error of a calibrated output, is not resolved."""
 
 CHECK_CUT = 0.38
 """Where panels are cut for the integral that the first one is checked against."""
@@ -23,54 +32,162 @@ CHECK_CUT = 0.38
 FIRST_PANELS = (-40.0, -8.0, -2.0, 0.0, 2.0, 8.0, 40.0)
 """Ends of the first panels on either side of the middle of a sigmoid, in units of its width."""
 
+LARGEST_SLOPE = 1e9
+"""1/temperature, in units of the logit's width, up to which a calibrating temperature is looked for."""
 
-def calibration_error(
-    mean: float, bias: float, width: float, odds: tuple[float, float], rho: float, *, check: bool = False
+
+def average(
+    law: LogitLaw, function: Callable[[Array, Array], Array], *, check: bool = False, passes: int = 2
 ) -> Integral:  # fmt: skip
-    """E |P(y = 1 given h) - sigmoid(h)| on a fresh sample.
+    """E f(h, x) on a fresh sample, x the true log-odds at h.
 
     Parameters
     ----------
-    mean, bias, width
-        h has mean ``s mean + bias`` and standard deviation ``width`` given the sign s of the class.
-    odds : (slope, offset)
-        True log-odds as a function of h.
-    rho
-        Probability of s = 1.
-    check
+    function : callable
+        Takes h and x, arrays of one shape; smooth but where h and x are 0, or equal.
+    check : bool
         Integrate on other panels.
+    passes : int
+        1 if the tolerance is absolute only: what may vanish.
 
     Returns
     -------
     Integral
         Its error is what the panels leave unresolved.
     """
-    if width == 0.0:
-        return Integral(float(abs(rho - special.expit(bias))), 0.0)
-    slope, offset = (float(value) for value in odds)
-    classes = ((bias + mean, rho), (bias - mean, 1.0 - rho))
-    edges = {centre + side * quadrature.REACH * width for centre, _ in classes for side in (-1, 0, 1)}
+    if law.width == 0.0:
+        prior = math.log(law.rho / (1.0 - law.rho))
+        return Integral(float(function(np.array([law.bias]), np.array([prior]))[0]), 0.0)
+    slope, offset = law.odds
+    return _over(law.density, lambda h: function(h, slope * h + offset), _edges(law), check, passes)
+
+
+def _edges(law: LogitLaw) -> Array:
+    """Ends of the first panels, in increasing order."""
+    slope, offset = law.odds
+    edges = {centre + side * quadrature.REACH * law.width for centre, _ in law.classes for side in (-1, 0, 1)}
     low, high = min(edges), max(edges)
     edges |= set(FIRST_PANELS)
     if slope != 0.0:
         edges |= {-offset / slope + part / abs(slope) for part in FIRST_PANELS}
     if slope != 1.0:
         edges.add(offset / (1.0 - slope))  # where the sigmoids cross
-    ends = np.array(sorted(edge for edge in edges if low <= edge <= high))
+    return np.array(sorted(edge for edge in edges if low <= edge <= high))
+
+
+def _over(
+    weight: Callable[[Array], Array], function: Callable[[Array], Array], ends: Array, check: bool, passes: int = 2
+) -> Integral:  # fmt: skip
+    """Integral of weight times function, on panels that are halved where it is not resolved."""
     if check:
         ends = np.sort(np.concatenate((ends, ends[:-1] + CHECK_CUT * np.diff(ends))))
 
-    def integrand(_: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        weight = sum(share * quadrature.density((h - centre) / width) for centre, share in classes) / width
-        gap = np.abs(output_difference(h, (slope - 1.0) * h + offset))
-        return weight * gap, np.zeros_like(h)
+    def integrand(_: Array, h: Array) -> tuple[Array, Array]:
+        return weight(h) * function(h), np.zeros_like(h)
 
     found = Integral(0.0, 0.0)
     tolerance = TOLERANCE
-    for _ in range(2):
+    for _ in range(passes):
         value, error = quadrature.integrate(integrand, ends, np.array([tolerance]), Budget())
         found = Integral(float(value[0]), float(error[0]))
-        if not found.error > TOLERANCE * found.value:
+        if not found.error > TOLERANCE * abs(found.value):
             break
-        tolerance = TOLERANCE * found.value
-    return found
+        tolerance = TOLERANCE * max(abs(found.value), LEAST)
+    return OneRule(*found)
+
+
+def _excess(law: LogitLaw, h: Array, x: Array) -> Array:
+    """pi - sigma(h), of infinite logits pi - step(h)."""
+    if law.infinite:
+        return np.where(h > 0.0, -special.expit(-x), special.expit(x))
+    return output_difference(h, x - h)
+
+
+def calibration_error(law: LogitLaw, *, check: bool = False) -> Integral:
+    """E |pi - sigma(h)|."""
+    return average(law, lambda h, x: np.abs(_excess(law, h, x)), check=check)
+
+
+def top_label_calibration_error(law: LogitLaw, *, check: bool = False) -> Integral:
+    """E |P(right given |h|) - sigma(|h|)|: of the label that is predicted, at a confidence that does not tell which it is.
+
+    Samples at h and -h are of one confidence, so that gaps of opposite sign cancel.
+    """
+    if law.width == 0.0:
+        return calibration_error(law)
+    slope, offset = law.odds
+
+    def gap(r: Array) -> Array:
+        above, under = (law.density(h) * _excess(law, h, slope * h + offset) for h in (r, -r))
+        return np.abs(above - under)
+
+    ends = np.unique(np.abs(np.append(_edges(law), 0.0)))
+    return _over(np.ones_like, gap, ends, check)
+
+
+def brier_calibration(law: LogitLaw, *, check: bool = False) -> Integral:
+    """E (sigma(h) - pi)^2."""
+    return average(law, lambda h, x: _excess(law, h, x) ** 2, check=check)
+
+
+def brier_refinement(law: LogitLaw, *, check: bool = False) -> Integral:
+    """E pi(1 - pi)."""
+    return average(law, lambda h, x: special.expit(x) * special.expit(-x), check=check)
+
+
+def _softplus(x: Array) -> Array:
+    return np.logaddexp(0.0, x)
+
+
+def cross_entropy_calibration(law: LogitLaw, *, check: bool = False) -> Integral:
+    """E KL(pi|sigma(h))."""
+    if law.infinite:
+        return Integral(math.inf, 0.0)
+
+    def divergence(h: Array, x: Array) -> Array:
+        return special.expit(x) * (_softplus(-h) - _softplus(-x)) + special.expit(-x) * (_softplus(h) - _softplus(x))
+
+    return average(law, divergence, check=check)
+
+
+def cross_entropy_refinement(law: LogitLaw, *, check: bool = False) -> Integral:
+    """E H(pi)."""
+    return average(
+        law, lambda h, x: special.expit(x) * _softplus(-x) + special.expit(-x) * _softplus(x), check=check
+    )  # fmt: skip
+
+
+def calibrating_temperature(law: LogitLaw) -> float:
+    """tau of least E H(y, sigma(h/tau)), the zero of ``E[(sigma(h/tau) - y) h]``; infinite where h does not tell y (E[s h] <= 0).
+
+    The score is convex in 1/tau.  ECE vanishes at ``tau = Delta Q/(2m)`` if the bias is that of least error, and at no tau
+    otherwise; then this one is not the one of least ECE either.
+    """
+    (upper, rho), (lower, _) = law.classes
+    if not rho * upper - (1.0 - rho) * lower > 0.0 or law.width == 0.0:
+        return math.inf
+    size = max(law.width, abs(upper), abs(lower))
+    unit = law.scaled(1.0 / size)
+
+    def slope(beta: float) -> float:
+        scaled = unit.scaled(beta)
+        return average(scaled, lambda h, x: (special.expit(h) - special.expit(x)) * h, passes=1).value / beta
+
+    low, high = 1e-3, 1.0
+    while slope(low) > 0.0 and low > 1.0 / LARGEST_SLOPE:
+        low /= 16.0
+    while slope(high) < 0.0 and high < LARGEST_SLOPE:
+        high *= 4.0
+    if slope(low) > 0.0:
+        return math.inf
+    if slope(high) < 0.0:
+        return 0.0
+    return size / float(optimize.brentq(slope, low, high, xtol=1e-15, rtol=1e-13))
+
+
+def tempered(law: LogitLaw) -> LogitLaw:
+    """Law of the logit divided by its calibrating temperature."""
+    found = calibrating_temperature(law)
+    return LogitLaw(0.0, 0.0, 0.0, law.rho) if math.isinf(found) else LogitLaw(
+        law.mean / found, law.bias / found, law.width / found, law.rho
+    )  # fmt: skip

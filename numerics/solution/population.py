@@ -6,7 +6,7 @@ Theory and simulations share them: both know the means, biases and overlaps of t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from typing import ClassVar
 
@@ -17,9 +17,9 @@ from numerics.codegen import observables
 from numerics.codegen.losses import LossFunctions
 from numerics.deferred import special
 from numerics.models import DataModel
-from numerics.solution.calibration import calibration_error
 from numerics.solution.gaussian import QUADRATURE_TOLERANCE, ROUNDING, gaussian_mean, semidefinite_cholesky
-from numerics.solution.quadrature import Integral, OneRule
+from numerics.solution.logit_law import LogitLaw
+from numerics.solution.quadrature import Integral
 from numerics.solution.samples import GaussianLogits, Integrand, as_columns, unit
 from theory.functions import step
 from theory.losses import Loss
@@ -204,6 +204,17 @@ class Population(GaussianLogits):
             )
         return slope / self.scale[t], offset
 
+    def logit_law(self, t: int) -> LogitLaw:
+        """Law of h_t where inputs come in two classes."""
+        width = math.sqrt(self.data.variance * self.overlap[t, t])
+        return LogitLaw(
+            float(self.magnetization[t]), float(self.bias[t]), width, self.data.positive_share, math.isinf(self.scale[t])
+        )  # fmt: skip
+
+    def right_and_wrong(self, t: int, s: int) -> float:
+        """P(stage t classifies a test point rightly and stage s wrongly); nan if one of them decides nothing."""
+        return self._of_signs(observables.right_and_wrong(), t, s)
+
     def logit_distance(self, t: int, s: int) -> Array:
         """E[(h_t - h_s)^2] on a test point."""
         if math.inf in (self.scale[t], self.scale[s]):
@@ -216,25 +227,15 @@ class Population(GaussianLogits):
 
     def agreement(self, t: int, s: int) -> float:
         """Probability that stages t and s give a test point the same label; nan if one of them decides nothing."""
+        return self._of_signs(observables.agreement(), t, s)
+
+    def _of_signs(self, formula: Callable[..., float], t: int, s: int) -> float:
         m, b, q = self.magnetization[[t, s]], self.bias[[t, s]], self.overlap[np.ix_([t, s], [t, s])]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             # Distances of a constant from 0, in units of no width, are infinite.
-            return float(
-                observables.agreement()(*m, *b, q[0, 0], q[1, 1], q[0, 1], self.data.variance, self.data.positive_share)
-            )
+            return float(formula(*m, *b, q[0, 0], q[1, 1], q[0, 1], self.data.variance, self.data.positive_share))
 
     # Averages.
-
-    def calibration_error(self, t: int) -> Integral:
-        """E|P(y = 1 given h_t) - sigmoid(h_t)| on a test point."""
-        if math.isinf(self.scale[t]):
-            return Integral(self.test_error(t), 0.0)
-        width = math.sqrt(self.data.variance * self.overlap[t, t])
-        odds = self.calibration(t)
-        found = calibration_error(
-            self.magnetization[t], self.bias[t], width, odds, self.data.positive_share, check=self.check
-        )
-        return OneRule(*found)
 
     def mean(
         self, function: Integrand, rows: Sequence[Array], *, degree: int | None = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from numerics.codegen.equations import equations_module
-from numerics.scalar.compiled import newton
+from numerics.scalar.compiled import newton, one_step
 from numerics.scalar.limits import extend_any
 from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes
 from numerics.scalar.prior import WeightMoments, coordinate_groups
@@ -108,7 +108,8 @@ def _pull(
             before = [_with_unit_direction(earlier) for earlier in points[: t - 1]]
             prior = solution.moments(t - 1).prior_constants(t - 1, stage.ridge)
             force = newton(
-                data, stage, nodes.of(data, stage.sets), prior, before, unknowns, settings.field_step * refined, settings.tail
+                data, stage, nodes.of(data, stage.sets), prior, before, unknowns,
+                one_step(settings.field_step * refined, settings.tail),
             )[1][-1]  # fmt: skip
         total += factor * force
     return total / (12.0 * width)

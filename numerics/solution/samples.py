@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from numerics.codegen.losses import LossFunctions
 from numerics.deferred import special
+from numerics.solution import quadrature
 from numerics.solution.gaussian import ROUNDING, gaussian_mean
 from numerics.solution.quadrature import Integral
 from theory.losses import Loss
@@ -62,6 +63,16 @@ class WeightedSamples(ABC):
     def probability(self, level: float = 0.0, *, clean: bool = False) -> Integral:
         """P(s h < level) for the last stage's logit h, s = +-1 the label that was trained on, or the one before noise flipped
         it (``clean``).  NaN at level 0 if h is 0 on all samples."""
+
+    def density(self, h: Array) -> Array:
+        """Densities of the last stage's logit together with the label that was trained on, 0 and 1, shape (2, n) at places (n,).
+
+        Raises
+        ------
+        NotImplementedError
+            If the logits are drawn.
+        """
+        raise NotImplementedError("samples that are drawn have no density")
 
     def loss(self, loss: Loss) -> Integral:
         """Average of a loss of the last stage."""
@@ -143,6 +154,14 @@ class GaussianLogits(WeightedSamples):
         columns = math.sqrt(factor.shape[1]) * factor
         values = function(np.hstack((mean[:, None] + columns, mean[:, None] - columns)))
         return Integral(float(np.mean(values)), self.rounding * float(np.mean(np.abs(values))))
+
+    def density(self, h: Array) -> Array:
+        """Normal densities; see :meth:`WeightedSamples.density`."""
+        found = np.zeros((2, len(h)))
+        for group, share in enumerate(self.weight):
+            width = float(np.linalg.norm(self.factor_of(group, [-1])))
+            found[int(self.labels[group])] += share * quadrature.density((h - self.means[-1, group]) / width) / width
+        return found
 
     def probability(self, level: float = 0.0, *, clean: bool = False) -> Integral:
         """Normal tails; see :meth:`WeightedSamples.probability`."""

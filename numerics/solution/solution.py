@@ -15,6 +15,7 @@ from numerics.models import (
     Estimator,
     Frozen,
     ParameterError,
+    chosen,
     in_equations,
     parameter_values,
     total_alpha,
@@ -113,9 +114,10 @@ class Solution:
         """The chain that is solved: with the rule of the data, if there is one, before the stages."""
         return in_equations(self.data, self.chain)
 
-    def __getitem__(self, index: int) -> StageSolution:
-        hidden = self.equations.hidden
-        return StageSolution(self, range(1 + hidden, len(self) + 1 + hidden)[index])
+    def __getitem__(self, index: int | str | slice) -> StageSolution | tuple[StageSolution, ...]:
+        """Stage by position from 0, so that ``solution[1]`` is the student, or by name; stages of a slice."""
+        first = 1 + self.equations.hidden
+        return chosen(self.chain.names, index, lambda k: StageSolution(self, first + k))
 
     @cached_property
     def stages(self) -> tuple[StageSolution, ...]:

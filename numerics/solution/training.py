@@ -18,11 +18,11 @@ import numpy as np
 from numerics.codegen import observables
 from numerics.codegen.losses import LossFunctions
 from numerics.deferred import special
-from numerics.models import TRAINING
+from numerics.models import TRAINING, ParameterError
 from numerics.scalar.compiled import structural_loss
 from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, constraint, follow_hard
-from numerics.scalar.nodes import Nodes, extend, label_nodes, stage_loss
-from numerics.solution import crossings
+from numerics.scalar.nodes import Nodes, extend, label_nodes
+from numerics.solution import crossings, quadrature
 from numerics.solution.quadrature import EVALUATIONS, Integral, OneRule
 from numerics.solution.samples import GaussianLogits, Integrand, WeightedSamples, combined
 from numerics.solution.state import limit_of
@@ -41,6 +41,8 @@ MOST_NODES = 3 * 10**6
 JUMPING_EVALUATIONS = 10**6
 """Of a score that jumps: nested panels take too many to close in on a jump in several directions."""
 
+_TRIED = 40  # places at which densities are compared on two levels of nodes
+_BATCH = 2 * 10**5  # places times nodes evaluated at a time
 _SURE = 1e200  # score of a sign that is known
 _ROUNDING = 4e-16
 _DEFECT_SAFETY = 4.0  # error of an average over the deviation of its weights from what they add up to
@@ -190,12 +192,62 @@ class TrainingSamples(WeightedSamples):
         statistics = nodes.statistics
         mean = statistics[:, 0] * point.magnetization + point.bias
         mean = mean + math.sqrt(delta) * statistics[:, 2 : 2 + k] @ row[:-1] + delta * nodes.forces @ responses[:-1]
-        loss = stage_loss(self.stage)
+        loss = structural_loss(self.stage)
         slope, _ = LossFunctions(loss).derivatives(
             np.ascontiguousarray(level), nodes.labels, nodes.seen(loss.stages(self.stages))
         )
         field = observables.field_of()(level, slope, delta * responses[-1])
         return (field - mean) / (math.sqrt(delta) * row[-1])
+
+    def density(self, h: np.ndarray) -> np.ndarray:
+        """See :meth:`WeightedSamples.density`: ``N(omega) (1 + Delta V l'')``, averaged over the earlier stages.
+
+        Raises
+        ------
+        ParameterError
+            For a stage that has no density: under a hard constraint, or without weights.
+        """
+        if self.limit or self.point.vanishes:
+            raise ParameterError(
+                f"stage {self.solution.equations.name(self.stages)} has no density of training logits: its ridge must be > 0"
+            )
+        if self.gaussian is not None:
+            return self.gaussian.density(h)
+        nodes = self._earlier_nodes(h)
+        found = np.zeros((2, len(h)))
+        for first in range(0, len(h), batch := max(1, _BATCH // nodes.labels.size)):
+            some = h[first : first + batch]
+            found[:, first : first + batch] = self._density_given(nodes, some)
+        return found
+
+    @cached_property
+    def _chosen_nodes(self) -> list[Nodes]:
+        return []
+
+    def _earlier_nodes(self, h: np.ndarray) -> Nodes:
+        """Nodes of the earlier stages, as fine as the densities at some of these places need them; found once."""
+        if not self._chosen_nodes:
+            places, before = h[:: max(1, len(h) // _TRIED)], None
+            for finer in range(-1, FINEST + 1):
+                nodes = self.solution.nodes(self.stages - 1, training=True, finer=finer).of(self.data, self.sets)
+                values = self._density_given(nodes, places)
+                if before is not None and np.abs(values - before).max() <= self.rtol * np.abs(values).max():
+                    break
+                before = values
+            self._chosen_nodes.append(nodes)
+        return self._chosen_nodes[0]
+
+    def _density_given(self, nodes: Nodes, h: np.ndarray) -> np.ndarray:
+        """Densities at places (n,), shape (2, n), averaged over nodes of the earlier stages."""
+        size, count = nodes.labels.size, len(h)
+        every, places = nodes.rows(np.tile(np.arange(size), count)), np.repeat(h, size)
+        score = self.threshold(every, places)
+        loss, gamma = structural_loss(self.stage), self.data.variance * self.point.response_row[-1]
+        _, curvature = LossFunctions(loss).derivatives(places, every.labels, every.seen(loss.stages(self.stages)))
+        slope = (1.0 + gamma * curvature) / (math.sqrt(self.data.variance) * self.point.cholesky_row[-1])
+        values = (every.weight * quadrature.density(score) * slope).reshape(count, size)
+        shares = nodes.labels, 1.0 - nodes.labels
+        return np.array([values @ shares[1], values @ shares[0]]) / nodes.weight.sum()
 
     def _gaussian_tail(self, score: crossings.Score) -> Integral:
         """``E Phi(z_0 + a g) = Phi(z_0/sqrt(1 + a^2))``, group by group."""

@@ -18,8 +18,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from numerics.driver.outcome import Status
 from numerics.models import Chain, Estimator, GaussianMixture
-from numerics.scalar.nodes import StagePoint
+from numerics.scalar.points import StagePoint
 from numerics.square_chain.reduction import SquareChain, square_chain
 
 Array = NDArray[np.float64]
@@ -53,9 +54,6 @@ SMALLEST = 1e-100
 
 NO_RESPONSE = math.exp(-690.0)
 """V_tt of given weights, as the compiled solver has it: its logarithm is finite, its products with others vanish."""
-
-NOT_FINITE = 3
-"""Status of a stage whose weights are infinite, as the compiled solver has it."""
 
 # Components of a vector over the samples: along 1, the signs of the labels seen, the signs of the classes.
 _ONE, _LABEL, _CLASS = range(3)
@@ -336,7 +334,7 @@ def solve_square_chain(chain: SquareChain) -> SquareSolution:
 def _failed(earlier: int) -> StagePoint:
     """A stage without finite weights, after this many that have them."""
     unknowns, conjugates = np.full(2 * earlier + 4, math.nan), np.full(2 * earlier + 3, math.nan)
-    return StagePoint(unknowns, conjugates, NOT_FINITE, 0, math.inf, math.inf, math.inf)
+    return StagePoint(unknowns, conjugates, Status.NOT_FINITE.value, 0, math.inf, math.inf, math.inf)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ from concurrent.futures import (
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from numerics.models import ConvergenceWarning, ParameterError
+from numerics.models import ConvergenceWarning, ParameterError, require_count
 
 SERIAL, THREADS, PROCESSES = EXECUTORS = ("serial", "threads", "processes")
 """Executors that are asked for by name."""
@@ -56,8 +56,8 @@ def check_executor(executor: object, jobs: object) -> None:
             f"executor must be one of {', '.join(EXECUTORS)}, a concurrent.futures.Executor or a dask.distributed.Client, "
             f"got {executor!r}"
         )
-    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
-        raise ParameterError(f"jobs must be a positive integer or None, got {jobs!r}")
+    if jobs is not None:
+        require_count("jobs", jobs, allowed="a positive integer or None")
 
 
 def _is_dask_client(executor: object) -> bool:

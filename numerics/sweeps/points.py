@@ -66,7 +66,7 @@ class ManyPoints:
     def of(cls, arrays: PointArrays, points: Sequence[tuple[DataModel, Chain]]) -> ManyPoints:
         """Of points that are solved."""
         data, chain = ManyData.of([data for data, _ in points]), in_equations(*points[0])
-        return cls(data, chain, arrays.x[:, :, 0], arrays.x[:, :, 1], *arrays.overlaps(), arrays.summary[:, 2])
+        return cls(data, chain, arrays.x[:, :, 0], arrays.x[:, :, 1], *arrays.overlaps(), arrays.error)
 
     def values(self, name: str) -> np.ndarray:
         """An algebraic observable, or its error, of every stage, shape (stages, n)."""

@@ -154,8 +154,8 @@ class Solve(Points):
                 rescued[i] = solution = exact
             for k in rest if converged[i] else range(len(self.observables)):
                 values[k, :, i] = [getattr(stage, self.observables[k]) for stage in solution.stages]
-        residual = np.where(np.isfinite(arrays.stats[:, :, 2]), arrays.stats[:, :, 2], np.inf).max(axis=1)
-        quality = np.array([converged, residual, arrays.summary[:, 2]], dtype=float)
+        residual = np.where(np.isfinite(arrays.residual), arrays.residual, np.inf).max(axis=1)
+        quality = np.array([converged, residual, arrays.error], dtype=float)
         for i, solution in rescued.items():
             quality[:, i] = True, solution.residual, solution.quadrature_error
         return Piece(np.concatenate([values.reshape(-1, len(points)), quality]), notes)
@@ -177,8 +177,8 @@ class Solve(Points):
             again.solve(compile_chain(in_equations(*points[0])), self.settings, position[back])
             better = again.converged(self.settings)
             better[0] = False
-            for name in ("x", "conjugates", "updates", "stats", "summary"):
-                getattr(arrays, name)[back[better]] = getattr(again, name)[better]
+            for old, new in zip((*arrays.states, *arrays.summary), (*again.states, *again.summary), strict=True):
+                old[back[better]] = new[better]
             i = first - 1
 
     def _limit(self, data: DataModel, chain: Chain) -> Solution:

@@ -262,6 +262,7 @@ def test_listing_names_every_figure() -> None:
     ("arguments", "word"),
     [
         (["rembrandt-1"], "rembrandt-1"),
+        (["--all", "saglietti-3"], "--all"),
         (["saglietti-10", "--simulate", "1", "3"], "N >= 2"),
         (["saglietti-10", "--simulate", "10", "3", "--paper-effort"], "exclude"),
     ],

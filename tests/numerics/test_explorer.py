@@ -29,6 +29,9 @@ from numerics.solution.observables.registry import observables_of
 from numerics.thresholds import bayes_error, separability_threshold
 from theory.losses import CrossEntropy, Distillation
 
+START = {slider.key: slider.value for slider in SLIDERS if slider.key != "noise"}
+"""Where the sliders of two classes start."""
+
 
 @pytest.fixture(scope="module")
 def one() -> Explorer:
@@ -43,7 +46,7 @@ def shown(one: Explorer) -> Explorer:
     for choice, name in zip(one.choices, ("generalization_gap", "norm"), strict=True):
         choice.value = name
     one.inputs.value, one.runs.value, one.seed.value, one.file.value = 400, 10, 0, "explore"
-    one.set(**{parameter.key: parameter.value for parameter in SLIDERS})
+    one.set(rule=None, **START)
     assert one.message == "all points converged"
     return one
 
@@ -57,10 +60,10 @@ def small(shown: Explorer) -> Explorer:
 
 def model(**values: float) -> tuple[GaussianMixture, Chain]:
     """What the sliders should describe, written out."""
-    v = {parameter.key: parameter.value for parameter in SLIDERS} | values
-    teacher = Estimator(CrossEntropy(), v["teacher_ridge"])
-    student = Estimator(Distillation(v["chi"], v["temperature"]), v["student_ridge"], eta=v["eta"])
-    return GaussianMixture(v["alpha"], v["rho"], v["delta"]), Chain((teacher, student))
+    v = START | values
+    teacher = Estimator(CrossEntropy(v["smoothing"]), v["teacher_ridge"])
+    student = Estimator(Distillation(v["chi"], v["temperature"], v["smoothing"]), v["student_ridge"], eta=v["eta"])
+    return GaussianMixture(v["alpha"], v["rho"], v["delta"], v["label_noise"]), Chain((teacher, student))
 
 
 def plain(html: str) -> str:
@@ -85,6 +88,8 @@ def pixels(shown: Explorer) -> np.ndarray:
         {"eta": 0.9},
         {"chi": 0.4},
         {"temperature": 7.0},
+        {"label_noise": 0.2},
+        {"smoothing": 0.1},
     ],
     ids=str,
 )
@@ -240,6 +245,9 @@ def test_setting_several_draws_once(shown: Explorer, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("values", "text"),
     [
+        ({"noise": 1.0}, "unknown parameter 'noise'; there are alpha, rho, delta"),
+        ({"rule": "identity", "temperature": 2.0}, "unknown parameter 'temperature'; there are alpha, noise"),
+        ({"rule": "cube"}, "rule must be None or one of identity, sign, probit, got 'cube'"),
         ({"beta": 1.0}, "unknown parameter 'beta'; there are alpha, rho, delta"),
         ({"alpha": 100.0}, r"alpha must be in \[0.05, 6\] here, got 100.0"),
         ({"eta": 0.0}, r"eta must be in \[0.05, 1\]"),
@@ -254,12 +262,13 @@ def test_values_outside_the_sliders_are_refused(values: dict[str, float], text: 
 
 def test_sliders_reach_their_ends(shown: Explorer) -> None:
     """Every corner of a slider gives a picture and a message, never an error."""
-    for parameter in SLIDERS:
-        for end in (parameter.ends.low, parameter.ends.high):
-            shown.set(**{parameter.key: end})
+    ends = {slider.key: slider.ends for slider in SLIDERS}
+    for key, value in START.items():
+        for end in (ends[key].low, ends[key].high):
+            shown.set(**{key: end})
             assert "converge" in shown.message
-            assert np.isfinite(shown.curves["test_error"]).all(), (parameter.key, end, shown.message)
-        shown.set(**{parameter.key: parameter.value})
+            assert np.isfinite(shown.curves["test_error"]).all(), (key, end, shown.message)
+        shown.set(**{key: value})
 
 
 def test_errors_are_one_line(shown: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +284,55 @@ def test_errors_are_one_line(shown: Explorer, monkeypatch: pytest.MonkeyPatch) -
     shown.sliders["eta"].value = 0.5
     assert shown.message == "all points converged"
     assert style.RED not in shown.status.value
+
+
+@pytest.mark.parametrize(
+    ("rule", "first", "has", "lacks"),
+    [
+        ("identity", "excess_risk", {"noise"}, {"rho", "delta", "temperature", "label_noise", "smoothing"}),
+        ("sign", "test_error", {"label_noise", "temperature", "smoothing"}, {"rho", "delta", "noise"}),
+        ("probit", "test_error", {"noise", "label_noise"}, {"rho", "delta"}),
+    ],
+)
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_rules_and_regression(shown: Explorer, rule: str, first: str, has: set, lacks: set, eta: float) -> None:
+    shown.rules.value = rule
+    shown.set(teacher_ridge=0.2, student_ridge=0.05, eta=eta, chi=0.7)
+    assert shown.message == "all points converged"
+    assert has <= set(shown.parameters)
+    assert not lacks & set(shown.parameters)
+    assert {key for key, slider in shown.sliders.items() if slider.layout.display == "none"} == set(
+        shown.sliders
+    ) - set(shown.parameters)
+    data, chain = shown.model
+    assert data.output == rule
+    assert set(name for _, name in shown.choices[0].options) == set(observables_of(data))
+    for i in (3, 30, 55):
+        solution = solve(*with_parameter(data, chain, "alpha", float(shown.alphas[i])))
+        for panel, name in zip(shown._panels, (first, *(choice.value for choice in shown.choices)), strict=True):
+            assert panel.name == name
+            for k, line in enumerate(panel.lines):
+                assert line.get_ydata()[i] == pytest.approx(getattr(solution[k], name), rel=1e-6, abs=1e-9)
+    assert "Bayes bound on the student's inputs" not in [
+        text.get_text() for text in shown.figure.legends[0].get_texts()
+    ]
+    assert repr(shown).startswith(f"explore(rule={rule!r}, alpha=")
+    again = eval(repr(shown), {"explore": explore})
+    assert (again.rules.value, again.parameters) == (rule, shown.parameters)
+    shown.inputs.value, shown.runs.value = 60, 3
+    shown.buttons["simulate"].click()
+    assert "differ from theory" in shown.message, shown.message
+    shown.rules.value = None
+    assert shown.message == "all points converged"
+    assert shown._panels[0].name == "test_error"
+    assert len(shown.figure.legends[0].get_texts()) == 4
+
+
+def test_small_values_are_shown_as_powers_of_ten(shown: Explorer) -> None:
+    for value, form in ((1e-5, ".1e"), (0.009, ".1e"), (0.02, ".3g"), (3.0, ".3g")):
+        shown.set(student_ridge=value)
+        assert shown.sliders["student_ridge"].readout_format == form
+    assert shown.sliders["label_noise"].readout_format == ".3g"  # 0
 
 
 # The simulation.

@@ -263,6 +263,13 @@ def test_single_without_axes(tiny, tmp_path) -> None:
     assert_files(tmp_path / "s")
 
 
+def test_svg_where_it_is_asked_for(tmp_path) -> None:
+    result = run("--x", "alpha=0.4:2:3", "--single", "--output", tmp_path / "picture.svg")
+    assert result.exit_code == 0, result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["picture.nc", "picture.svg"]
+    assert "</svg>" in (tmp_path / "picture.svg").read_text(encoding="utf-8")
+
+
 def test_default_names_and_heat_map(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     axes = ("--x", "alpha=0.4:2:3", "--y", "teacher.ridge=1e-3:1:3:log")

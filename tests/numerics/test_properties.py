@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 
 from numerics import (
-    OBSERVABLES,
     BayesOptimal,
     Chain,
     ConvergenceError,
@@ -32,6 +31,7 @@ from numerics import (
 )
 from numerics.models import Stage, total_alpha
 from numerics.random_box import BOX, ETA_RANGE
+from numerics.solution.observables.registry import observables_of
 from numerics.solution.solution import StageSolution
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation, SquareLoss
 
@@ -230,7 +230,7 @@ def is_defined(stage: StageSolution, name: str) -> bool:
 
 def assert_defined(stage: StageSolution) -> None:
     """Observables are finite, but NaN where they are not defined."""
-    for name in OBSERVABLES:
+    for name in observables_of(stage.data):
         value = getattr(stage, name)
         assert math.isfinite(value) if is_defined(stage, name) else math.isnan(value), name
 
@@ -432,7 +432,7 @@ def check_mirror(problem: Problem, averages: bool = True) -> None:
     for a, b in zip(one.stages, other.stages, strict=True):
         if not averages or (a.number > 1 and not has_accurate_averages(a)):
             continue
-        for name in OBSERVABLES:
+        for name in observables_of(a.data):
             flip = -1.0 if name in ("bias", "calibration_offset") else 1.0
             if is_defined(a, name):
                 left, right = getattr(a, name), flip * getattr(b, name)

@@ -13,8 +13,8 @@ import numerics
 
 ROOT = Path(numerics.__file__).parents[1]
 HALL = {
-    "__init__", "deferred", "explorer", "optimize", "phase_diagram", "problem", "random_box", "schedules", "settings", "simulate",
-    "solve", "solver", "sweep", "thresholds",
+    "__init__", "__main__", "deferred", "explorer", "optimize", "phase_diagram", "problem", "random_box", "schedules", "settings",
+    "simulate", "solve", "solver", "sweep", "thresholds",
 }  # fmt: skip
 """Modules of ``numerics`` itself: commands, what users import by name, and what starts them."""
 

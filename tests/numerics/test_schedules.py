@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from numerics import Estimator, GaussianMixture, ParameterError, solve, with_parameter
 from numerics.models import Chain
 from numerics.optimize import derivatives, optimize
-from numerics.schedules import SQUARE, optimal_schedule
-from theory.losses import CrossEntropy, PseudoLabels, SquareDistillation
+from numerics.schedules import SQUARE, _neutral, optimal_schedule
+from numerics.settings import DEFAULT
+from theory.losses import CrossEntropy, Distillation, PseudoLabels, SquareDistillation
 
 BALANCED = GaussianMixture(10.0, 0.5, 0.5, 0.3)
 UNBALANCED = GaussianMixture(10.0, 0.4, 0.5, 0.3)
@@ -108,3 +110,63 @@ def test_bad_numbers_of_stages(stages) -> None:
 def test_an_unknown_loss() -> None:
     with pytest.raises(ParameterError, match="cross-entropy"):
         optimal_schedule(UNBALANCED, 2, "hinge")
+
+
+# What an extra step may cost, and flat optima.
+
+ALMOST_CLEAN = GaussianMixture(0.5, 0.2, 1.0)
+"""Data on which a student of soft labels gains nothing."""
+
+
+def test_an_extra_step_is_never_worse_where_the_neutral_one_is_allowed() -> None:
+    allowed = optimal_schedule(ALMOST_CLEAN, 2, "cross-entropy", ridges=(0.0, 100.0))
+    assert np.all(np.diff(allowed.test_errors) <= 1e-9)
+    assert allowed.converged
+    without = optimal_schedule(ALMOST_CLEAN, 2, "cross-entropy")
+    assert without[1].test_error > without[0].test_error
+    assert "worse than 0 steps: the range of the ridges leaves out the neutral step" in without[1].message
+
+
+def test_a_neutral_step_is_its_teacher() -> None:
+    narrow = optimal_schedule(ALMOST_CLEAN, 1, "cross-entropy")[0]
+    student = Estimator(Distillation(temperature=0.5, temperature_squared=True), ridge=0.0)
+    copied = solve(ALMOST_CLEAN, [*narrow.chain.stages, student])
+    assert copied[1].test_error == pytest.approx(narrow.test_error, rel=1e-7)
+    found = _neutral(
+        ALMOST_CLEAN, Chain.of([*narrow.chain.stages, replace(student, ridge=0.3, name="step1")]), narrow, DEFAULT
+    )
+    assert found.test_error == pytest.approx(narrow.test_error, rel=1e-7)
+    assert (found.parameters["step1.ridge"], found.location["step1.ridge"], found.steps) == (0.0, "neutral", 1)
+    assert found.chain[1].ridge == 0.0
+
+
+def test_hard_labels_have_no_neutral_step() -> None:
+    worse = optimal_schedule(GaussianMixture(2.0, 0.2), 2, hard=True)
+    assert worse[1].test_error > worse[0].test_error
+    assert "students of decisions have no neutral step" in worse[1].message
+    assert worse[0].message == ""
+
+
+def test_flat_optima_are_said_to_be_flat() -> None:
+    """Balanced clean classes: a Hebbian direction is optimal, and every large ridge is nearly that."""
+    clean = GaussianMixture(10.0, 0.5, 0.5)
+    flat = optimal_schedule(clean, 1, ridges=(0.1, 1e4))[0]
+    low, high = flat.nearly_best["step0.ridge"]
+    assert flat.flat == ("step0.ridge",)
+    assert high == pytest.approx(1e4)
+    assert "flat in step0.ridge: as good from" in flat.message
+    lost = [
+        solve(*with_parameter(clean, flat.chain, "step0.ridge", factor * low))[0].test_error - flat.test_error
+        for factor in (1.01, 0.99)
+    ]
+    assert lost[0] < 1e-6 < lost[1]
+    sharp = optimal_schedule(UNBALANCED, 1)[0]
+    assert (sharp.flat, sharp.message) == ((), "")
+    low, high = sharp.nearly_best["step0.ridge"]
+    assert (
+        0.9 * sharp.parameters["step0.ridge"]
+        < low
+        < sharp.parameters["step0.ridge"]
+        < high
+        < 1.1 * sharp.parameters["step0.ridge"]
+    )

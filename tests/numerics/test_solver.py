@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from numerics import (
-    OBSERVABLES,
     Chain,
     ConvergenceError,
     ConvergenceWarning,
@@ -23,6 +22,7 @@ from numerics import (
     sweep,
     with_parameter,
 )
+from numerics.solution.observables.registry import observables_of
 from theory.losses import CrossEntropy, Distillation, Loss, SquareDistillation, SquareLoss
 
 
@@ -77,9 +77,10 @@ def test_failure_is_never_silent(distilled: list[Estimator]) -> None:
 
 
 def test_solution_goes_to_json(distilled: list[Estimator]) -> None:
-    result = json.loads(json.dumps(solve(GaussianMixture(2.0, 0.2, 1.0), distilled).to_dict()))
+    data = GaussianMixture(2.0, 0.2, 1.0)
+    result = json.loads(json.dumps(solve(data, distilled).to_dict()))
     assert {"converged", "residual", "iterations", "quadrature_error", "stages", "overlap", "response"} <= set(result)
-    assert set(OBSERVABLES) <= set(result["stages"][1])
+    assert set(observables_of(data)) <= set(result["stages"][1])
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 import math
 import pickle
+from dataclasses import fields
 from itertools import pairwise
 
 import pytest
 import sympy
 from sympy import Integer, Rational, Symbol, diff, simplify
 
-from numerics import Estimator, GaussianMixture
+from numerics import Estimator, GaussianMixture, LinearRule
 from theory import CrossEntropy, Distillation, LinearLoss, Loss, PseudoLabels, SquareDistillation, SquareLoss
 from theory.bends import JUMP_WIDTH
 from theory.functions import MPMATH, sigmoid, softplus, step
@@ -221,7 +222,7 @@ def test_stages():
         (lambda: PseudoLabels(mixing=2), "mixing"),
         (lambda: Loss.from_expression("h**2 - h*h_teacher", teacher=(1, 2)), "h_teacher is one stage"),
         (lambda: SquareDistillation(gain=math.inf), "gain"),
-        (lambda: SquareDistillation(mixing=-1), "mixing"),
+        (lambda: SquareDistillation(mixing=math.inf), "mixing"),
         (lambda: Distillation().with_parameters(temperature=-1), "temperature"),
         (lambda: Distillation().with_parameters(heat=1), "heat.*mixing, temperature, smoothing"),
     ],
@@ -242,6 +243,10 @@ def test_bad_parameters_are_named(build, name):
         ("q*h + k", "unknown symbols.*k, q"),
         ("foo(h)", "unknown symbols.*foo"),
         ("h**", "cannot read"),
+        ("ln(1 + exp(-s*h))", "unknown symbols.*ln: the natural logarithm is log"),
+        ("log1p(exp(-s*h))", r"unknown symbols.*log1p: write log\(1 \+ x\)"),
+        ("abs(s - h)", r"unknown symbols.*abs: it has a kink; .*sqrt\(x"),
+        ("lambda*h**2", "cannot read.*lambda: it is a word of Python"),
         ("y + 1", "does not depend on h"),
         ("h**2 + h_0", "counted from 1"),
         ("h.__class__", "cannot read"),
@@ -283,7 +288,10 @@ def test_names_of_the_formula_are_taken(taken):
         Loss.from_expression("softplus(h)", {taken: 1.0})
 
 
-@pytest.mark.parametrize("taken", [*GaussianMixture.__dataclass_fields__, *Estimator.__dataclass_fields__, "Delta"])
+@pytest.mark.parametrize(
+    "taken",
+    sorted({item.name for kind in (GaussianMixture, LinearRule, Estimator) for item in fields(kind)} | {"Delta"}),
+)
 def test_names_of_the_model_are_taken(taken):
     """An axis ``student.ridge`` would move the stage's ridge and not the loss's."""
     assert taken in MODEL_NAMES

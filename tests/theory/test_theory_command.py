@@ -1,12 +1,15 @@
 """``python -m theory``: the printed derivation follows the choices and refuses bad input in one line."""
 
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
+from sympy import symbols
 
 from theory.__main__ import run
+from theory.typesetting import LINE, broken, width
 
 
 @pytest.fixture
@@ -81,11 +84,54 @@ def test_latex_document(show, stages):
     assert text.rstrip().endswith(r"\end{document}")
     bare = re.sub(r"\\[{}]", "", text)
     assert bare.count("{") == bare.count("}")
-    assert text.count(r"\[") == text.count(r"\]")
-    assert text.count(r"\begin{align*}") == text.count(r"\end{align*}")
+    assert text.count(r"\begin{align}") == text.count(r"\end{align}") > 10
     assert text.count(r"\left") - text.count(r"\leftarrow") == text.count(r"\right") - text.count(r"\rightarrow")
+    assert text.count(r"\Bigl[") == text.count(r"\Bigr]")
     assert "~" not in text
+    assert "erf" not in text
+    assert "`" not in text
     text.encode("ascii")
+    labels = re.findall(r"\\label\{([^}]*)\}", text)
+    assert len(labels) == len(set(labels))
+    assert set(re.findall(r"\\eqref\{([^}]*)\}", text)) <= set(labels)
+    sentences = re.sub(r"\$[^$]*\$|\\begin\{align\}.*?\\end\{align\}|\\texttt.*", "", text, flags=re.S)
+    for mark in ("->", "infinity", "beta", "^2", "Delta", "sqrt("):
+        assert mark not in sentences, mark
+
+
+def test_latex_of_a_teacher_and_a_student(show):
+    text = show("--latex")[1]
+    for line in (
+        r"\hat{S} &= \alpha \Delta \mathbb{E}\left[f \tilde{f}\right] \label{2.channel.2}",
+        r"\rho H{\left(\frac{b + m}{\sqrt{\Delta} \sqrt{q}} \right)}",
+        r"label $y \in \{0, 1\}$ with $P(y=1) = \rho$",
+        r"for $n \to 0$, $\tilde{n} \to 0$ and $\beta \to \infty$",
+        r"The potential \eqref{2.potential} is stationary in the conjugates.",
+        r"$\tilde{\hat{m}}$ & conjugate of the overlap of the teacher with the centre & \eqref{1.ansatz.5} \\",
+        r"$\Delta {\delta \tilde{q}} \tilde{f}$ from its cavity field",
+    ):
+        assert line in text, line
+
+
+@pytest.mark.parametrize("stages", ["1", "2", "3", "4"])
+def test_latex_compiles_without_warnings(show, tmp_path, stages):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed")
+    (tmp_path / "chain.tex").write_text(show("--latex", "--stages", stages)[1])
+    for _ in range(3):  # references, and widths of the table
+        run = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "chain.tex"]
+        assert subprocess.run(run, cwd=tmp_path, capture_output=True).returncode == 0
+    log = (tmp_path / "chain.log").read_text(errors="replace")
+    assert [line for line in log.splitlines() if re.search(r"[Ww]arning|Overfull|Underfull|undefined", line)] == []
+
+
+@pytest.mark.parametrize("terms", [3, 40])
+def test_long_sums_are_broken(terms):
+    a = symbols(f"a_1:{terms + 1}")
+    found = broken(symbols("b") * sum(x * symbols("c") ** 2 + x for x in a), LINE)
+    assert (len(found) > 1) == (terms > 3)
+    assert all(width(line) <= LINE + 4 for line in found)
+    assert "".join(found).count("a_{") == 2 * terms
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import numpy as np
 from numba import types
 
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import ENTRY, INNER, OPTIONS, FloatArray, IntArray, Matrix
+from numerics.scalar.kernels.elementary import ENTRY, LEAF, PLAIN, FloatArray, Matrix
 from numerics.scalar.kernels.generated import DENSITY_ROW, N_SUMS, accumulate_pairs, point_coefficients
+from numerics.scalar.kernels.layout import FIELD, SAMPLES, Node
 from numerics.scalar.kernels.proximal import CURVATURE, LOW, THIRD, WEIGHT, H
 
 _INVERSE_SQRT_2PI = 0.3989422804014327
@@ -32,9 +33,7 @@ def point_tables(gamma, sigma, points, used, tables):
         point_coefficients(curvature, points[THIRD, j], gamma, tables, j)
 
 
-@njit(
-    types.float64(FloatArray, FloatArray), **OPTIONS, fastmath={"reassoc", "contract", "nsz"}
-)  # fmt: skip
+@njit(types.float64(FloatArray, FloatArray), **LEAF, fastmath={"reassoc", "contract", "nsz"})
 def dot(first, second):
     """Sum of products."""
     total = 0.0
@@ -43,9 +42,7 @@ def dot(first, second):
     return total
 
 
-@njit(
-    types.float64(FloatArray, FloatArray, FloatArray), **OPTIONS, fastmath={"reassoc", "contract", "nsz"}
-)  # fmt: skip
+@njit(types.float64(FloatArray, FloatArray, FloatArray), **LEAF, fastmath={"reassoc", "contract", "nsz"})
 def dot_three(first, second, third):
     """Sum of products of three factors."""
     total = 0.0
@@ -55,25 +52,19 @@ def dot_three(first, second, third):
 
 
 @njit(
-    types.void(
-        types.float64, Matrix, Matrix, FloatArray, FloatArray, IntArray, IntArray, IntArray, Matrix, Matrix, FloatArray,
-        Matrix,
-    ),
-    **INNER,
+    types.void(FIELD, SAMPLES, Matrix, Matrix, Matrix, Matrix, FloatArray, Matrix), **PLAIN
 )  # fmt: skip
-def channel_averages(
-    sigma, statistics, weighted, centre, target, branch, start, stop, tables, sums, averages, jacobian
-):  # fmt: skip
+def channel_averages(field, samples, statistics, weighted, tables, sums, averages, jacobian):
     """Sum over nodes and points.
 
     Parameters
     ----------
+    samples
+        ``centre`` is that of the Gaussian in P, on the branch that ``target`` is measured on.
     statistics : array, shape (w, n)
         Statistics of the nodes, ``s, 1, g_1.., f_1..``: the centre of a node's field is linear in them.
     weighted : array, shape (w, n)
         The same times the weight of the node (alpha included); row 1 is the weight itself.
-    centre, target, branch, start, stop : arrays, shape (n,)
-        Gaussian centres in P, target ``c`` (gradient ``S - c``) with the branch both are measured on, point ranges.
     sums : array, shape (N_SUMS, n), work space and output
         Row 0: the integral of each node's conditional density, 1 up to truncation and quadrature error.
     averages : array, shape (w + 2,), output
@@ -83,15 +74,13 @@ def channel_averages(
     """
     n_statistics, n = statistics.shape
     for i in range(n):
-        if start[i] == stop[i]:
+        if samples.start[i] == samples.stop[i]:
             sums[0, i] = 1.0
             for r in range(1, N_SUMS):
                 sums[r, i] = 0.0
         else:
-            row = 2 * branch[i]
-            accumulate_pairs(
-                centre[i], 1.0 / sigma, target[i], start[i], stop[i], row, row + 1, tables, sums, i
-            )  # fmt: skip
+            node = Node(samples.centre[i], samples.target[i], samples.start[i], samples.stop[i], 2 * samples.branch[i])
+            accumulate_pairs(node, i, 1.0 / field.sigma, tables, sums)
     second = n_statistics
     slope = n_statistics + 1
     weight = weighted[1]

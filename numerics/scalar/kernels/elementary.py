@@ -18,8 +18,17 @@ not leave a function that is called through a pointer."""
 ENTRY = {**OPTIONS, "apart": True}
 """Of functions of the solver that Python calls too."""
 
+GENERIC = {"nogil": True, "error_model": "numpy"}
+"""Of functions that take functions, and are compiled for each."""
+
 INNER = {**ENTRY, "inner": True}
-"""Of all others but the smallest, which callers include."""
+"""Of all others."""
+
+PLAIN = {**INNER, "plain": True}
+"""Of those that make no arrays."""
+
+LEAF = {**OPTIONS, "inner": True, "plain": True, "forceinline": True}
+"""Of the smallest, which callers include."""
 
 FloatArray = types.float64[::1]
 IntArray = types.int64[::1]
@@ -118,7 +127,7 @@ def softplus(x):
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-@njit(types.boolean(Matrix, IntArray), **INNER)
+@njit(types.boolean(Matrix, IntArray), **ENTRY)
 def lu_factor(matrix, pivots):
     """LU factorisation with partial pivoting, in place.  Returns False for a singular or non-finite matrix."""
     n = matrix.shape[0]
@@ -141,7 +150,7 @@ def lu_factor(matrix, pivots):
     return True
 
 
-@njit(types.void(Matrix, IntArray, FloatArray), **INNER)
+@njit(types.void(Matrix, IntArray, FloatArray), **ENTRY)
 def lu_solve(matrix, pivots, vector):
     """Solve with the result of :func:`lu_factor`; overwrites ``vector``."""
     n = matrix.shape[0]
@@ -157,7 +166,7 @@ def lu_solve(matrix, pivots, vector):
         vector[i] /= matrix[i, i]
 
 
-@njit(types.void(FloatArray, IntArray), **INNER)
+@njit(types.void(FloatArray, IntArray), **PLAIN)
 def argsort(keys, order):
     """Indices that sort ``keys``.  ``order`` holds a permutation: repairing it is quick if it is nearly right; else heap sort."""
     n = keys.size
@@ -196,14 +205,14 @@ def argsort(keys, order):
                 root = child
 
 
-@njit(types.void(Matrix, Matrix, Matrix), **INNER)
+@njit(types.void(FloatArray, Matrix, Matrix), **PLAIN)
 def multiply(left, right, product):
-    """Matrix product of small dense matrices, into ``product``; ``left`` may have more rows than are wanted."""
+    """Product of small dense matrices, into ``product``; ``left`` is flattened, and may have more rows than are wanted."""
     for i in range(product.shape[0]):
         for j in range(product.shape[1]):
             product[i, j] = 0.0
         for k in range(right.shape[0]):
-            factor = left[i, k]
+            factor = left[i * right.shape[0] + k]
             if factor != 0.0:
                 for j in range(product.shape[1]):
                     product[i, j] += factor * right[k, j]

@@ -22,16 +22,27 @@ from numba import types
 from numerics.codegen.cache import njit
 from numerics.scalar.kernels.elementary import (
     INNER,
-    OPTIONS,
-    POINT_FUNCTION,
+    LEAF,
+    PLAIN,
     SEARCHED,
     SHARED,
     FloatArray,
-    IntArray,
     Matrix,
-    Pointer,
     address,
     argsort,
+)
+from numerics.scalar.kernels.layout import (
+    FIELD,
+    LOSS,
+    POSITION,
+    RULE,
+    SAMPLE,
+    SAMPLES,
+    SCALE,
+    TABLE,
+    Sample,
+    Samples,
+    Table,
 )
 from numerics.scalar.kernels.panels import panels
 from numerics.scalar.kernels.proximal import (
@@ -40,15 +51,18 @@ from numerics.scalar.kernels.proximal import (
     HIGH,
     LANES,
     LOW,
+    S1,
+    S2,
     THIRD,
     WEIGHT,
     H,
-    PointCount,
-    enlarged,
     pad,
     proximal_point,
+    slopes_at,
+    with_room,
 )
 
+MARGIN = 0.5  # in widths, so that a grid whose nodes drift a little still covers them
 _KINK_WIDTH = 3.0
 _KINK_POINTS = 3.0
 _JUMP_POINTS = 2.5
@@ -79,78 +93,89 @@ _LAST_MOVE = 1e-5  # in widths: the slopes follow a step this small by their Tay
 _GAUSS_RATIO = 0.09  # of the field's width to the scale of the proximal map, per unit step, below which few points do
 
 
-@njit(
-    types.int64(
-        POINT_FUNCTION, types.int64, types.float64, Pointer, Pointer, types.float64, types.float64, Matrix, FloatArray,
-        Matrix,
-    ),
-    **INNER,
-)  # fmt: skip
-def find_kinks(bends, n_bends, y, logits, parameters, gamma, sigma, extra, found, kinks):
-    """Fill rows (position, width, strength) of ``kinks``, and ``found`` with the loss's bends; returns how many kinks."""
-    if n_bends > 0:
-        bends(0.0, y, logits, parameters, address(found, 0))
+WIDTH, STRENGTH = 1, 2
+"""Columns of kinks, after ``POSITION``."""
+
+_CENTRES, _SCALES, _STRENGTHS = range(3)  # rows of a loss's bends
+
+
+@njit(SAMPLE(LOSS, SAMPLES, types.int64), **LEAF)
+def sample_at(loss, samples, i):
+    """The loss at node i."""
+    return Sample(
+        loss.slopes, samples.labels[i], address(samples.logits, i * samples.logits.shape[1]), address(loss.parameters, 0),
+        samples.branch[i],
+    )  # fmt: skip
+
+
+@njit(types.void(LOSS, SAMPLE, Matrix), **PLAIN)
+def bends_at(loss, sample, found):
+    """Centres, scales and strengths of the loss's bends at one node, into rows of ``found``, shape (3, n_bends)."""
+    if loss.n_bends > 0:
+        loss.bends(0.0, sample.label, sample.logits, sample.parameters, address(found, 0))
+
+
+@njit(types.int64(FIELD, Matrix, Matrix, Matrix), **PLAIN)
+def find_kinks(field, found, extra, kinks):
+    """Fill rows (``POSITION``, ``WIDTH``, ``STRENGTH``) of ``kinks`` from a loss's bends and others; returns how many."""
     n = 0
-    for k in range(n_bends):
-        centre = found[k]
-        scale = found[n_bends + k]
-        strength = abs(found[2 * n_bends + k])
+    for k in range(found.shape[1]):
+        centre, scale, strength = found[_CENTRES, k], found[_SCALES, k], abs(found[_STRENGTHS, k])
         if not (0.0 < strength < np.inf and 0.0 < scale < np.inf and math.isfinite(centre)):
             continue
-        amount = _KINK_POINTS * min(max((sigma / scale - 0.5) / 3.5, 0.0), 1.0)
+        amount = _KINK_POINTS * min(max((field.sigma / scale - 0.5) / 3.5, 0.0), 1.0)
         if amount == 0.0:
             continue
-        reach = scale * max(0.0, math.log(4.0 * gamma * strength + _TINY))
-        for k_side in range(2):
-            kinks[n, 0] = centre + (reach if k_side == 1 else -reach)
-            kinks[n, 1] = _KINK_WIDTH * scale
-            kinks[n, 2] = amount
+        reach = scale * max(0.0, math.log(4.0 * field.gamma * strength + _TINY))
+        for side in range(2):
+            kinks[n, POSITION] = centre + (reach if side == 1 else -reach)
+            kinks[n, WIDTH] = _KINK_WIDTH * scale
+            kinks[n, STRENGTH] = amount
             n += 1
     for k in range(extra.shape[0]):
         # A jump (a bend of hardly any width) has nothing to resolve but its place: the points only have to close in on it.
-        amount = _JUMP_POINTS if extra[k, 1] < _JUMP_WIDTH else 2.0 * _KINK_POINTS
-        amount *= min(max((sigma / extra[k, 1] - 0.5) / 3.5, 0.0), 1.0)
+        amount = _JUMP_POINTS if extra[k, SCALE] < _JUMP_WIDTH else 2.0 * _KINK_POINTS
+        amount *= min(max((field.sigma / extra[k, SCALE] - 0.5) / 3.5, 0.0), 1.0)
         if amount > 0.0:
-            kinks[n, 0] = extra[k, 0]
-            kinks[n, 1] = _KINK_WIDTH * extra[k, 1]
-            kinks[n, 2] = amount
+            kinks[n, POSITION] = extra[k, POSITION]
+            kinks[n, WIDTH] = _KINK_WIDTH * extra[k, SCALE]
+            kinks[n, STRENGTH] = amount
             n += 1
     return n
 
 
-@njit(types.float64(FloatArray, types.int64), **OPTIONS)
-def smallest_scale(found, n_bends):
+@njit(types.float64(Matrix), **LEAF)
+def smallest_scale(found):
     """Smallest scale on which the loss's gradient bends; infinite for a linear gradient."""
     smallest = np.inf
-    for k in range(n_bends):
-        if abs(found[2 * n_bends + k]) > 0.0:
-            smallest = min(smallest, found[n_bends + k])
+    for k in range(found.shape[1]):
+        if abs(found[_STRENGTHS, k]) > 0.0:
+            smallest = min(smallest, found[_SCALES, k])
     return smallest
 
 
 @njit(
-    types.UniTuple(types.float64, 3)(
-        types.float64, types.float64, types.float64, FloatArray, types.int64, Matrix, types.int64
-    ),
-    **OPTIONS,
+    types.UniTuple(types.float64, 3)(types.float64, FIELD, FloatArray, types.int64, Matrix), **LEAF
 )  # fmt: skip
-def mapped(h, gamma, sigma, slope, branch, kinks, n_kinks):
+def mapped(h, field, slope, branch, kinks):
     """Mapped variable t(h), dt/dh and d2t/dh2, from the slopes of the loss at h."""
-    inverse = 1.0 / sigma
+    inverse = 1.0 / field.sigma
+    gamma = field.gamma
     t = (h + gamma * slope[branch]) * inverse
-    dt = (1.0 + gamma * slope[2]) * inverse
-    ddt = gamma * slope[3] * inverse
+    dt = (1.0 + gamma * slope[S1]) * inverse
+    ddt = gamma * slope[S2] * inverse
     product = 1.0
+    n_kinks = kinks.shape[0]
     for k in range(n_kinks):
-        strength = kinks[k, 2]
-        width = 1.0 / kinks[k, 1]
-        z = (h - kinks[k, 0]) * width
+        strength = kinks[k, STRENGTH]
+        width = 1.0 / kinks[k, WIDTH]
+        z = (h - kinks[k, POSITION]) * width
         inverse_root = 1.0 / math.sqrt(1.0 + z * z)
         density = strength * width * inverse_root
         # asinh(z) = +-log(|z| + root): one logarithm for neighbours of the same strength, as the two sides of a kink are.
         grown = abs(z) + (1.0 + z * z) * inverse_root
         product *= grown if z >= 0.0 else 1.0 / grown
-        if k + 1 == n_kinks or kinks[k + 1, 2] != strength or k % 8 == 7:
+        if k + 1 == n_kinks or kinks[k + 1, STRENGTH] != strength or k % 8 == 7:
             t += strength * math.log(product)
             product = 1.0
         dt += density
@@ -158,31 +183,54 @@ def mapped(h, gamma, sigma, slope, branch, kinks, n_kinks):
     return t, dt, ddt
 
 
+@njit(types.void(Matrix, types.int64, types.float64, FloatArray), **LEAF)
+def store(points, j, h, slope):
+    """h, S on the two branches, S', S'' of a point."""
+    points[H, j] = h
+    points[LOW, j] = slope[0]
+    points[HIGH, j] = slope[1]
+    points[CURVATURE, j] = slope[S1]
+    points[THIRD, j] = slope[S2]
+
+
+@njit(types.float64(Matrix), **LEAF)
+def finest_scale(extra):
+    """Smallest scale of the further bends."""
+    finest = np.inf
+    for k in range(extra.shape[0]):
+        finest = min(finest, extra[k, SCALE])
+    return finest
+
+
+@njit(types.void(types.float64, FloatArray), **LEAF)
+def follow_slopes(move, slope):
+    """Slopes a small ``move`` further, by their Taylor series."""
+    slope[0] += move * (slope[S1] + 0.5 * move * slope[S2])
+    slope[1] += move * (slope[S1] + 0.5 * move * slope[S2])
+    slope[S1] += move * slope[S2]
+
+
 @njit(
-    types.boolean(
-        POINT_FUNCTION, Matrix, types.int64, types.int64, types.float64, types.float64, types.float64, types.float64,
-        types.float64, Pointer, Pointer, types.float64, types.float64, types.int64, FloatArray,
-    ),
-    **INNER,
+    types.boolean(SAMPLE, FIELD, TABLE, types.int64, types.float64, types.float64, types.float64, types.float64), **INNER
 )  # fmt: skip
-def points_in_the_field(
-    slopes, points, n, count, reach, h_centre, centre, scale, y, logits, parameters, gamma, sigma, branch, slope
-):  # fmt: skip
-    """Store proximal points of a rule in the field itself, from column n on; False if one was not found.
+def points_in_the_field(sample, field, table, count, reach, h_centre, centre, scale):
+    """Store proximal points of a rule in the field itself, after those of the table; False if one was not found.
 
     For maps that are nearly linear over the field's width: a Gauss-Hermite rule of ``count`` points if ``reach`` is 0, else the
     trapezoid rule of ``count`` points within ``reach`` widths.
     """
+    sigma, gamma, branch = field.sigma, field.gamma, sample.branch
     first = 0
     for k in range(len(_RULES)):
         if _RULES[k] == count:
             first = _RULE_STARTS[k]
-    slopes(h_centre, y, logits, parameters, address(slope, 0))
-    rate = 1.0 / (1.0 + gamma * slope[2])
+    slope = np.empty(4)
+    slopes_at(sample, h_centre, slope)
+    rate = 1.0 / (1.0 + gamma * slope[S1])
     rounding = _ROUNDING * (abs(h_centre) + gamma * abs(slope[branch]) + abs(centre))
     tolerance = max(_GAUSS_TOLERANCE * sigma, rounding)
     place = h_centre + gamma * slope[branch]
-    curvature = 0.5 * gamma * slope[3] * rate
+    curvature = 0.5 * gamma * slope[S2] * rate
     # A field this narrow is a point for the map: its curvature does not show, and rounding would swamp an iteration.
     linear = sigma * rate < _LINEAR_RATIO * scale or sigma < rounding
     spacing = 2.0 * reach / count
@@ -193,8 +241,8 @@ def points_in_the_field(
         found = False
         derivative = 1.0
         for _ in range(_GAUSS_STEPS):
-            slopes(h, y, logits, parameters, address(slope, 0))
-            derivative = 1.0 + gamma * slope[2]
+            slopes_at(sample, h, slope)
+            derivative = 1.0 + gamma * slope[S1]
             excess = h + gamma * slope[branch] - (centre + sigma * x)
             if linear or abs(excess) < tolerance:
                 found = True
@@ -202,63 +250,48 @@ def points_in_the_field(
             move = -excess / derivative
             h += move
             if abs(excess) < _LAST_MOVE * sigma:
-                slope[0] += move * (slope[2] + 0.5 * move * slope[3])
-                slope[1] += move * (slope[2] + 0.5 * move * slope[3])
-                slope[2] += move * slope[3]
-                derivative = 1.0 + gamma * slope[2]
+                follow_slopes(move, slope)
+                derivative = 1.0 + gamma * slope[S1]
                 found = True
                 break
         if not found:
             return False
-        points[H, n + k] = h
-        points[LOW, n + k] = slope[0]
-        points[HIGH, n + k] = slope[1]
-        points[CURVATURE, n + k] = slope[2]
-        points[THIRD, n + k] = slope[3]
+        store(table.points, table.used + k, h, slope)
         # What is summed is dh P'(h) exp(-g^2/2)/sqrt(2 pi)/sigma: dh is such that it comes out as the rule's weight.
         g = (h + gamma * slope[branch] - centre) / sigma
         weight = _RULE_WEIGHTS[first + k] if reach == 0.0 else spacing * math.exp(-0.5 * x * x)
-        points[WEIGHT, n + k] = weight * math.exp(0.5 * g * g) * sigma / derivative
+        table.points[WEIGHT, table.used + k] = weight * math.exp(0.5 * g * g) * sigma / derivative
     return True
 
 
 @njit(
-    PointCount(
-        POINT_FUNCTION, Matrix, types.int64, types.float64, types.float64, types.float64, types.float64, types.float64,
-        types.float64, Pointer, Pointer, types.float64, types.float64, Matrix, types.int64, types.int64, types.boolean,
-        FloatArray,
-    ),
-    **INNER,
+    TABLE(SAMPLE, FIELD, RULE, Matrix, TABLE, types.float64, types.float64, types.float64), **INNER
 )  # fmt: skip
-def march(
-    slopes, points, n, h, direction, limit, step, tolerance, y, logits, parameters, gamma, sigma, kinks, n_kinks, branch,
-    first, slope,
-):  # fmt: skip
-    """Add points from ``h`` on, one step of t each, until P passes ``limit``.  Returns the table (grown if need be), the count.
+def march(sample, field, rule, kinks, table, h, limit, direction):
+    """Add points from ``h`` on, one step of t each, until P passes ``limit``; upwards with that at h, downwards without.
 
-    A point is predicted from the derivatives of h(t), then corrected by Halley's iteration in a bracket until ``tolerance`` in
-    t; the last, tiny correction takes the slopes along by their Taylor series.
+    A point is predicted from the derivatives of h(t), then corrected by Halley's iteration in a bracket until the rule's
+    tolerance in t; the last, tiny correction takes the slopes along by their Taylor series.
     """
-    slopes(h, y, logits, parameters, address(slope, 0))
-    t, dt, ddt = mapped(h, gamma, sigma, slope, branch, kinks, n_kinks)
+    points, n = table
+    gamma, branch = field.gamma, sample.branch
+    slope = np.empty(4)
+    slopes_at(sample, h, slope)
+    t, dt, ddt = mapped(h, field, slope, branch, kinks)
     bend = -ddt / (dt * dt * dt)
     previous_bend = bend
-    stride = direction * step
-    store = first
+    stride = direction * rule.step
+    wanted = direction > 0.0
     while True:
-        if store:
+        if wanted:
             if n == points.shape[1]:
-                points = enlarged(points)
-            points[H, n] = h
-            points[LOW, n] = slope[0]
-            points[HIGH, n] = slope[1]
-            points[CURVATURE, n] = slope[2]
-            points[THIRD, n] = slope[3]
-            points[WEIGHT, n] = step / dt
+                points, _ = with_room(Table(points, n), 1)
+            store(points, n, h, slope)
+            points[WEIGHT, n] = rule.step / dt
             n += 1
-        store = True
+        wanted = True
         if direction * (h + gamma * slope[branch] - limit) >= 0.0:
-            return points, n
+            return Table(points, n)
         place = h + gamma * slope[branch]
         goal = t + stride
         low = h if direction > 0.0 else -np.inf
@@ -267,15 +300,13 @@ def march(
         if not (low < new < high):
             new = h + stride / dt
         for _ in range(BRACKET_STEPS):
-            slopes(new, y, logits, parameters, address(slope, 0))
-            t_new, dt, ddt = mapped(new, gamma, sigma, slope, branch, kinks, n_kinks)
+            slopes_at(sample, new, slope)
+            t_new, dt, ddt = mapped(new, field, slope, branch, kinks)
             rest = goal - t_new
             move = rest / dt
             move /= max(1.0 + 0.5 * move * ddt / dt, 0.5)
-            if abs(rest) < tolerance + 1e-14 * abs(goal):
-                slope[0] += move * (slope[2] + 0.5 * move * slope[3])
-                slope[1] += move * (slope[2] + 0.5 * move * slope[3])
-                slope[2] += move * slope[3]
+            if abs(rest) < rule.tolerance + 1e-14 * abs(goal):
+                follow_slopes(move, slope)
                 dt += move * ddt
                 new += move
                 break
@@ -295,28 +326,14 @@ def march(
                 break
             new = corrected
         if not direction * (new + gamma * slope[branch] - place) > 0.0:
-            return points, n  # a step is lost in rounding: the field is narrower than doubles resolve
+            return Table(points, n)  # a step is lost in rounding: the field is narrower than doubles resolve
         h = new
         t = goal
         previous_bend = bend
         bend = -ddt / (dt * dt * dt)
 
 
-@njit(
-    types.void(POINT_FUNCTION, FloatArray, Matrix, FloatArray, FloatArray, FloatArray, IntArray),
-    **INNER,
-)
-def choose_branches(targets, labels, logits, parameters, target, offset, branch):
-    """For each node c measured from the nearer limit of S, which limit that is, and the distance of the two limits."""
-    pair = np.empty(2)
-    for i in range(target.size):
-        targets(0.0, labels[i], address(logits, i * logits.shape[1]), address(parameters, 0), address(pair, 0))
-        branch[i] = 1 if abs(pair[1]) < abs(pair[0]) else 0
-        target[i] = pair[branch[i]]
-        offset[i] = (pair[0] - pair[1]) * branch[i]
-
-
-@njit(types.void(FloatArray, types.float64, types.float64, FloatArray), **INNER)
+@njit(types.void(FloatArray, types.float64, types.float64, FloatArray), **PLAIN)
 def half_widths(weight, tail, margin, reach):
     """Half-width, in units of sigma, of the range each node needs so that nothing above ``tail`` is cut; 0 drops a node."""
     largest = 0.0
@@ -327,203 +344,210 @@ def half_widths(weight, tail, margin, reach):
         reach[i] = math.sqrt(2.0 * math.log(ratio)) + margin if ratio > 1.0 else 0.0
 
 
+@njit(SAMPLES(LOSS, FloatArray, FloatArray, Matrix, types.float64), **INNER)
+def new_samples(loss, weight, labels, logits, tail):
+    """A Gaussian for each node, its centre still to be filled in, with no points yet."""
+    n = weight.size
+    samples = Samples(
+        labels, logits, np.empty(n), np.empty(n, np.int64), np.empty(n), np.empty(n), np.empty(n), np.zeros(n, np.int64),
+        np.zeros(n, np.int64), np.arange(n),
+    )  # fmt: skip
+    half_widths(weight, tail, MARGIN, samples.reach)
+    pair = np.empty(2)
+    for i in range(n):
+        loss.targets(
+            0.0, labels[i], address(logits, i * logits.shape[1]), address(loss.parameters, 0), address(pair, 0)
+        )
+        branch = 1 if abs(pair[1]) < abs(pair[0]) else 0
+        samples.branch[i] = branch
+        samples.target[i] = pair[branch]
+        samples.offset[i] = (pair[0] - pair[1]) * branch
+    return samples
+
+
+@njit(SAMPLES(SAMPLES, types.int64, types.int64), **INNER)
+def samples_between(samples, low, high):
+    """Those of the nodes ``low <= i < high``, which get an order of their own."""
+    return Samples(
+        samples.labels[low:high], samples.logits[low:high], samples.target[low:high], samples.branch[low:high],
+        samples.offset[low:high], samples.centre[low:high], samples.reach[low:high], samples.start[low:high],
+        samples.stop[low:high], np.arange(high - low),
+    )  # fmt: skip
+
+
 @njit(
-    types.void(
-        types.float64, types.float64, FloatArray, FloatArray, IntArray, Matrix, types.int64, types.int64, IntArray, types.int64,
-        types.int64, IntArray, IntArray,
-    ),
-    **INNER,
+    types.void(SAMPLES, FIELD, TABLE, types.int64, types.int64, types.int64), **PLAIN
 )  # fmt: skip
-def locate(
-    gamma, sigma, centre, reach, branch, points, first, last, order, first_rank, last_rank, start, stop
-):  # fmt: skip
-    """Range of the points ``first <= j < last`` inside the width of each node of a run of ``order``.
+def locate(samples, field, table, begun, first_rank, last_rank):
+    """Range of the points from ``begun`` on inside the width of each node of a run of the order.
 
     P increases along the points, and from node to node the ranges move little: they are found by walking on.
     """
-    low = high = first
+    points, last = table
+    sigma, gamma = field.sigma, field.gamma
+    low = high = begun
     for rank in range(first_rank, last_rank):
-        i = order[rank]
-        if reach[i] == 0.0:
-            start[i] = stop[i] = first
+        i = samples.order[rank]
+        reach = samples.reach[i] * sigma
+        if reach == 0.0:
+            samples.start[i] = samples.stop[i] = begun
             continue
-        row = LOW + branch[i]
-        goal = centre[i] - reach[i] * sigma
+        row = LOW + samples.branch[i]
+        goal = samples.centre[i] - reach
         while low < last and points[H, low] + gamma * points[row, low] < goal:
             low += 1
-        while low > first and points[H, low - 1] + gamma * points[row, low - 1] >= goal:
+        while low > begun and points[H, low - 1] + gamma * points[row, low - 1] >= goal:
             low -= 1
-        goal = centre[i] + reach[i] * sigma
+        goal = samples.centre[i] + reach
         while high < last and points[H, high] + gamma * points[row, high] < goal:
             high += 1
-        while high > first and points[H, high - 1] + gamma * points[row, high - 1] >= goal:
+        while high > begun and points[H, high - 1] + gamma * points[row, high - 1] >= goal:
             high -= 1
         # Whole vectors: later points if there are any, else earlier ones; both only refine the tails.
         lacking = -(high - low) % LANES
         later = min(lacking, last - high)
-        stop[i] = high + later
-        start[i] = max(first, low - (lacking - later))
+        samples.stop[i] = high + later
+        samples.start[i] = max(begun, low - (lacking - later))
 
 
-@njit(
-    PointCount(
-        POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, FloatArray, FloatArray, IntArray, FloatArray, FloatArray,
-        Matrix, FloatArray, types.float64, types.float64, types.float64, types.float64, FloatArray, types.boolean,
-        types.float64, Matrix, Matrix, IntArray, IntArray, IntArray,
-    ),
-    **INNER,
-)  # fmt: skip
-def build_grid(
-    slopes, bends, n_bends, shareable, weight, centre, branch, offset, labels, logits, parameters, gamma, sigma, step,
-    tolerance, reach, outer, sharpness, extra, points, start, stop, order,
-):  # fmt: skip
-    """Points that cover every node's Gaussian.
+@njit(types.boolean(SAMPLES, FIELD, RULE, FloatArray), **PLAIN)
+def sharing_pays(samples, field, rule, low):
+    """Sort the nodes by the ``low`` ends of their ranges in P; whether a grid for all takes fewer points than one for each."""
+    argsort(low, samples.order)
+    covered = 0.0
+    alone = 0.0
+    end = -np.inf
+    for i in samples.order:
+        if samples.reach[i] > 0.0:
+            width = 2.0 * samples.reach[i] * field.sigma
+            covered += max(0.0, low[i] + width - max(low[i], end))
+            end = max(end, low[i] + width)
+            alone += width
+    few = covered <= _SHARED_POINTS * low.size * rule.step * field.sigma
+    return covered <= _SHARING_PAYS * alone and (rule.outer or few)
 
-    Parameters
-    ----------
-    shareable : int
-        SHARED if S depends on h alone, so that nodes can share points; plus SEARCHED if its bends are to be searched for.
-    weight, centre, branch, labels, reach : arrays, shape (n,)
-        Node weights, Gaussian centres in P and the branch P is measured on, labels y, half-widths in units of sigma (0: drop).
-    offset : array, shape (n,)
-        Distance of the two limits of S for nodes on branch 1, else 0.
-    logits : array, shape (n, l)
-        The earlier logits the loss looks at.
-    step, tolerance : float
-        Step in t, and how well a point must be placed there before its last correction (``MAP_TOLERANCE``, or a rough one).
-    outer : bool
-        Whether a later stage integrates over this grid: its integrand has a scale of its own, so that a Gauss rule will not do.
-    sharpness : float
-        Of the later stages' dependence on this stage's g, if ``outer``: how much of it moves their fields by one width.
-    extra : array, shape (e, 2)
-        Further (position, scale) bends in h to resolve.
-    points : array, shape (6, p)
-        Storage; the table returned is this one, or a larger one.
-    start, stop : integer arrays, shape (n,), output
-        Points of each node.
-    order : integer array, shape (n,)
-        A permutation of the nodes, overwritten by their order along the grid.
 
-    Returns
-    -------
-    table of points (rows as in ``POINT_ROWS``), and how many of its columns are used.
-    """
-    n = weight.size
-    kinks = np.empty((2 * n_bends + extra.shape[0] + 1, 3))
-    found = np.empty(3 * n_bends + 1)
+@njit(types.boolean(LOSS, RULE), **PLAIN)
+def gauss_may_do(loss, rule):
+    """Whether a few points of a Gauss rule may do for what a later stage integrates over."""
+    searched = loss.kind & SEARCHED != 0 and rule.sharing
+    return rule.outer and not searched and rule.step > _LAST_RULE_STEP and rule.sharpness < _SHARPNESS[1]
+
+
+@njit(TABLE(LOSS, SAMPLES, FIELD, RULE, Matrix, Matrix), **INNER)
+def separate_points(loss, samples, field, rule, points, found):
+    """Points for each node by itself; ``found``, shape (3, n_bends), is work space."""
+    sigma, gamma, step = field.sigma, field.gamma, rule.step
+    searched = loss.kind & SEARCHED != 0 and rule.sharing
+    may_rule = gauss_may_do(loss, rule)
+    finest = finest_scale(rule.extra)
+    kinks = np.empty((2 * loss.n_bends + rule.extra.shape[0] + 1, 3))
     slope = np.empty(4)
-    values = address(parameters, 0)
-    used = 0
-    low = np.empty(n)
-    share = shareable & SHARED != 0
-    searched = shareable & SEARCHED != 0
-    finest = np.inf
-    for k in range(extra.shape[0]):
-        finest = min(finest, extra[k, 1])
-    may_rule = outer and not searched and step > _LAST_RULE_STEP and sharpness < _SHARPNESS[1]
-    if may_rule and share and n_bends > 0:
-        bends(0.0, labels[0], address(logits, 0), values, address(found, 0))
-        share = not sigma < _OUTER_RATIO * min(smallest_scale(found, n_bends), finest)
-    if share:
-        for i in range(n):
-            low[i] = centre[i] - reach[i] * sigma + gamma * offset[i]
-        argsort(low, order)
-        covered = 0.0
-        alone = 0.0
-        end = -np.inf
-        for rank in range(n):
-            i = order[rank]
-            if reach[i] > 0.0:
-                width = 2.0 * reach[i] * sigma
-                covered += max(0.0, low[i] + width - max(low[i], end))
-                end = max(end, low[i] + width)
-                alone += width
-        share = covered <= _SHARING_PAYS * alone and (outer or covered <= _SHARED_POINTS * n * step * sigma)
+    table = Table(points, 0)
     h = 0.0
-    if not share:
-        for i in range(n):
-            start[i] = used
-            if reach[i] > 0.0:
-                y = labels[i]
-                earlier = address(logits, i * logits.shape[1])
-                if searched:
-                    half = reach[i] * sigma
-                    points, used = panels(
-                        slopes, points, used, centre[i] - half, centre[i] + half, h, centre[i], step, y, earlier, values, gamma,
-                        sigma, extra, branch[i],
-                    )  # fmt: skip
-                    if used > start[i]:
-                        h = points[H, start[i]]
-                        stop[i] = used
-                        continue
-                n_kinks = find_kinks(bends, n_bends, y, earlier, values, gamma, sigma, extra, found, kinks)
-                scale = smallest_scale(found, n_bends)
-                # Enough for a start, unless the field is so narrow that this is the only point that is solved for.
-                place = _PLACE * sigma if sigma > _PLACE * scale else 0.0
-                h = proximal_point(slopes, centre[i], h, place, y, earlier, values, gamma, branch[i], slope)
-                slopes(h, y, earlier, values, address(slope, 0))
-                # Few points do where the map is nearly linear; but a later stage's integrand has a scale of its own.
-                rule = may_rule and sigma < _OUTER_RATIO * min(scale, finest)
-                narrow = _POINT_RATIO * min(scale, 1.0) if outer else _GAUSS_RATIO * step * scale
-                if rule or searched or sigma < narrow * (1.0 + gamma * slope[2]):
-                    half = reach[i] if outer and not rule else 0.0
-                    count = LANES
-                    if rule:
-                        finer = (step < _RULE_STEPS[0]) + (step < _RULE_STEPS[1]) + (sharpness > _SHARPNESS[0])
-                        count = _OUTER_RULES[finer]
-                    while half > 0.0 and count * step < 2.0 * half:
-                        count += LANES
-                    while used + count > points.shape[1]:
-                        points = enlarged(points)
-                    if points_in_the_field(
-                        slopes, points, used, count, half, h, centre[i], scale, y, earlier, values, gamma, sigma, branch[i],
-                        slope,
-                    ):  # fmt: skip
-                        used += count
-                        stop[i] = used
-                        continue
-                for side in range(2):
-                    direction = 2.0 * side - 1.0
-                    points, used = march(
-                        slopes, points, used, h, direction, centre[i] + direction * reach[i] * sigma, step, tolerance, y,
-                        earlier, values, gamma, sigma, kinks, n_kinks, branch[i], side == 1, slope,
-                    )  # fmt: skip
-                points, used = pad(points, start[i], used)
-            stop[i] = used
-        return points, used
+    for i in range(samples.labels.size):
+        begun = samples.start[i] = table.used
+        if samples.reach[i] > 0.0:
+            sample = sample_at(loss, samples, i)
+            centre, half = samples.centre[i], samples.reach[i] * sigma
+            if searched:
+                table = panels(sample, field, rule, table, centre - half, centre + half, h, centre)
+                if table.used > begun:
+                    h = table.points[H, begun]
+                    samples.stop[i] = table.used
+                    continue
+            bends_at(loss, sample, found)
+            n_kinks = find_kinks(field, found, rule.extra, kinks)
+            scale = smallest_scale(found)
+            # Enough for a start, unless the field is so narrow that this is the only point that is solved for.
+            place = _PLACE * sigma if sigma > _PLACE * scale else 0.0
+            h = proximal_point(sample, gamma, centre, h, place, slope)
+            slopes_at(sample, h, slope)
+            # Few points do where the map is nearly linear; but a later stage's integrand has a scale of its own.
+            gauss = may_rule and sigma < _OUTER_RATIO * min(scale, finest)
+            narrow = _POINT_RATIO * min(scale, 1.0) if rule.outer else _GAUSS_RATIO * step * scale
+            if gauss or searched or sigma < narrow * (1.0 + gamma * slope[S1]):
+                reach = samples.reach[i] if rule.outer and not gauss else 0.0
+                count = LANES
+                if gauss:
+                    finer = (step < _RULE_STEPS[0]) + (step < _RULE_STEPS[1]) + (rule.sharpness > _SHARPNESS[0])
+                    count = _OUTER_RULES[finer]
+                while reach > 0.0 and count * step < 2.0 * reach:
+                    count += LANES
+                table = with_room(table, count)
+                if points_in_the_field(sample, field, table, count, reach, h, centre, scale):
+                    table = Table(table.points, begun + count)
+                    samples.stop[i] = table.used
+                    continue
+            for side in range(2):
+                direction = 2.0 * side - 1.0
+                table = march(sample, field, rule, kinks[:n_kinks], table, h, centre + direction * half, direction)
+            table = pad(table, begun)
+        samples.stop[i] = table.used
+    return table
 
-    earlier = address(logits, 0)
-    n_kinks = find_kinks(bends, n_bends, labels[0], earlier, values, gamma, sigma, extra, found, kinks)
+
+@njit(TABLE(LOSS, SAMPLES, FIELD, RULE, Matrix, FloatArray), **INNER)
+def shared_points(loss, samples, field, rule, points, low):
+    """Points for runs of nodes whose ranges overlap; they begin at ``low`` in P on branch 0, and are in this order."""
+    sigma, gamma, order = field.sigma, field.gamma, samples.order
+    found = np.empty((3, loss.n_bends))
+    kinks = np.empty((2 * loss.n_bends + rule.extra.shape[0] + 1, 3))
+    slope = np.empty(4)
+    any_sample = sample_at(loss, samples, 0)
+    bends_at(loss, any_sample, found)
+    n_kinks = find_kinks(field, found, rule.extra, kinks)
+    table = Table(points, 0)
+    h = 0.0
     rank = 0
-    while rank < n:
+    while rank < order.size:
         first_rank = rank
         i = order[rank]
         rank += 1
-        if reach[i] == 0.0:
+        if samples.reach[i] == 0.0:
             continue
-        end = low[i] + 2.0 * reach[i] * sigma
-        limit = centre[i] + reach[i] * sigma
-        while rank < n and low[order[rank]] <= end:
+        begin = samples.centre[i] - samples.reach[i] * sigma
+        end = low[i] + 2.0 * samples.reach[i] * sigma
+        limit = samples.centre[i] + samples.reach[i] * sigma
+        while rank < order.size and low[order[rank]] <= end:
             j = order[rank]
-            if reach[j] > 0.0 and low[j] + 2.0 * reach[j] * sigma > end:
-                end = low[j] + 2.0 * reach[j] * sigma
-                limit = end - gamma * offset[i]
+            if samples.reach[j] > 0.0 and low[j] + 2.0 * samples.reach[j] * sigma > end:
+                end = low[j] + 2.0 * samples.reach[j] * sigma
+                limit = end - gamma * samples.offset[i]
             rank += 1
-        h = proximal_point(
-            slopes, centre[i] - reach[i] * sigma, h, _PLACE * sigma, labels[0], earlier, values, gamma, branch[i], slope
+        sample = Sample(
+            any_sample.slopes, any_sample.label, any_sample.logits, any_sample.parameters, samples.branch[i]
         )
-        begun = used
-        if searched:
-            points, used = panels(
-                slopes, points, used, centre[i] - reach[i] * sigma, limit, h, np.nan, step, labels[0], earlier, values, gamma,
-                sigma, extra, branch[i],
-            )  # fmt: skip
-            locate(gamma, sigma, centre, reach, branch, points, begun, used, order, first_rank, rank, start, stop)
-            continue
-        points, used = march(
-            slopes, points, used, h, 1.0, limit, step, tolerance, labels[0], earlier, values, gamma, sigma, kinks, n_kinks,
-            branch[i], True, slope,
-        )  # fmt: skip
-        points, used = pad(points, begun, used)
-        locate(gamma, sigma, centre, reach, branch, points, begun, used, order, first_rank, rank, start, stop)
-    return points, used
+        h = proximal_point(sample, gamma, begin, h, _PLACE * sigma, slope)
+        begun = table.used
+        if loss.kind & SEARCHED != 0:
+            table = panels(sample, field, rule, table, begin, limit, h, np.nan)
+        else:
+            table = pad(march(sample, field, rule, kinks[:n_kinks], table, h, limit, 1.0), begun)
+        locate(samples, field, table, begun, first_rank, rank)
+    return table
+
+
+@njit(TABLE(LOSS, SAMPLES, FIELD, RULE, Matrix), **INNER)
+def build_grid(loss, samples, field, rule, points):
+    """Points that cover every node's Gaussian, and which of them are whose.
+
+    Parameters
+    ----------
+    samples
+        ``start``, ``stop`` and ``order`` are filled in.
+    points : array, shape (6, p)
+        Storage; the table returned is this one, or a larger one.
+    """
+    found = np.empty((3, loss.n_bends))
+    share = loss.kind & SHARED != 0 and rule.sharing
+    if share and loss.n_bends > 0 and gauss_may_do(loss, rule):
+        bends_at(loss, sample_at(loss, samples, 0), found)
+        share = not field.sigma < _OUTER_RATIO * min(smallest_scale(found), finest_scale(rule.extra))
+    if share:
+        low = np.empty(samples.labels.size)
+        for i in range(low.size):
+            low[i] = samples.centre[i] - samples.reach[i] * field.sigma + field.gamma * samples.offset[i]
+        if sharing_pays(samples, field, rule, low):
+            return shared_points(loss, samples, field, rule, points, low)
+    return separate_points(loss, samples, field, rule, points, found)

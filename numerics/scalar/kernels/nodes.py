@@ -8,92 +8,113 @@ import numpy as np
 from numba import types
 
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import ENTRY, INNER, POINT_FUNCTION, FloatArray, IntArray, Matrix, address
-from numerics.scalar.kernels.grid import MAP_TOLERANCE, build_grid, choose_branches, half_widths
-from numerics.scalar.kernels.proximal import CURVATURE, LOW, POINT_ROWS, WEIGHT, H, proximal_point
+from numerics.scalar.kernels.elementary import INNER, FloatArray, IntArray, Matrix
+from numerics.scalar.kernels.fields import centres_in_p
+from numerics.scalar.kernels.grid import MARGIN, build_grid, half_widths, new_samples, sample_at
+from numerics.scalar.kernels.layout import DATA, FIELD, LOSS, NODES, RULE, STAGE, Field, Nodes
+from numerics.scalar.kernels.proximal import CURVATURE, LOW, POINT_ROWS, WEIGHT, H, proximal_point, slopes_at
 
 _ROOT_TWO_PI = 2.5066282746310002
-MARGIN = 0.5  # in widths, so that a grid whose nodes drift a little still covers them
 _NODE_TAIL = 0.01  # relative to the tail of the integration: what a node may weigh and be left out
+_NARROW_FIELD = 1e-4  # of a field, below which its Gaussian variable is not read off logits
+_LONG = 4  # from this stage on the points that this takes are too many, and less accuracy is asked for
 
 
-@njit(Matrix(Matrix, IntArray), **INNER)
-def select_columns(logits, seen):
-    """Columns ``seen`` (1-based stages; 0 ends the list) of ``logits``."""
+@njit(NODES(DATA, types.int64), **INNER)
+def label_nodes(data, rows):
+    """Nodes before the first stage: data set, class, whether the label is flipped, and one of ``rows`` equal parts."""
     count = 0
-    while count < seen.size and seen[count] > 0:
-        count += 1
-    out = np.empty((logits.shape[0], count))
-    for i in range(logits.shape[0]):
-        for k in range(count):
-            out[i, k] = logits[i, seen[k] - 1]
-    return out
+    for noise in data.label_noise:
+        count += 2 if noise > 0.0 else 1
+    count *= rows * data.weights.size
+    weight = np.empty(count)
+    statistics = np.ones((count, 2))
+    labels = np.empty(count)
+    member = np.empty(count, np.int64)
+    row = np.empty(count, np.int64)
+    i = 0
+    for d in range(data.alpha.size):
+        noise = data.label_noise[d]
+        for c in range(data.weights.size):
+            for flipped in range(2 if noise > 0.0 else 1):
+                for r in range(rows):
+                    share = noise if flipped == 1 else 1.0 - noise
+                    weight[i] = data.alpha[d] * data.weights[c] * share / rows
+                    statistics[i, 0] = data.signs[c]
+                    labels[i] = data.labels[c] if flipped == 0 else 1.0 - data.labels[c]
+                    member[i] = d
+                    row[i] = r
+                    i += 1
+    return Nodes(weight, statistics, labels, np.empty((count, 0)), member, row)
 
 
-@njit(IntArray(IntArray, types.int64), **INNER)
-def leading(indices, n):
-    """Copy of the first n entries."""
-    out = np.empty(n, np.int64)
+@njit(NODES(NODES, IntArray), **INNER)
+def take_nodes(nodes, indices):
+    """The nodes at ``indices``."""
+    return Nodes(
+        nodes.weight[indices], nodes.statistics[indices], nodes.labels[indices], nodes.logits[indices],
+        nodes.member[indices], nodes.row[indices],
+    )  # fmt: skip
+
+
+@njit(NODES(NODES, IntArray), **INNER)
+def nodes_of_sets(nodes, wanted):
+    """The nodes of data sets d with 1 in ``wanted``, shape (d,); all of them if that is so."""
+    for one in wanted:
+        if one == 0:
+            return take_nodes(nodes, np.flatnonzero(wanted[nodes.member]))
+    return nodes
+
+
+@njit(types.UniTuple(Matrix, 2)(NODES), **INNER)
+def with_room_for_a_stage(nodes):
+    """Statistics and logits of one stage more, the places of its own still empty."""
+    n, k = nodes.logits.shape
+    statistics = np.empty((n, 4 + 2 * k))
+    logits = np.empty((n, k + 1))
     for i in range(n):
-        out[i] = indices[i]
-    return out
+        for r in range(2 + k):
+            statistics[i, r] = nodes.statistics[i, r]
+        for r in range(k):
+            statistics[i, 3 + k + r] = nodes.statistics[i, 2 + k + r]
+            logits[i, r] = nodes.logits[i, r]
+    return statistics, logits
+
+
+@njit(NODES(NODES, types.float64), **INNER)
+def with_constant_logit(nodes, logit):
+    """The nodes with one stage more, which has the same logit on all samples, no direction and no force."""
+    k = nodes.logits.shape[1]
+    statistics, logits = with_room_for_a_stage(nodes)
+    statistics[:, 2 + k] = 0.0
+    statistics[:, 3 + 2 * k] = 0.0
+    logits[:, k] = logit
+    return Nodes(nodes.weight, statistics, nodes.labels, logits, nodes.member, nodes.row)
 
 
 @njit(
-    types.Tuple((FloatArray, Matrix, FloatArray, Matrix, IntArray, types.float64))(
-        POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, FloatArray, Matrix, FloatArray, Matrix,
-        Matrix, FloatArray, types.float64, types.float64, FloatArray, types.float64, FloatArray, types.float64, types.boolean,
-        types.float64, types.float64, types.float64, Matrix,
-    ),
-    **ENTRY,
+    types.Tuple((NODES, types.float64))(LOSS, NODES, Matrix, FIELD, types.boolean, RULE, types.float64), **INNER
 )  # fmt: skip
-def extend_nodes(
-    slopes, targets, bends, n_bends, shareable, weight, statistics, labels, logits, seen, parameters, mean, mean_bias,
-    coefficients, sigma, shifts, gamma, trained, step, tail, sharpness, extra,
-):  # fmt: skip
+def extend_nodes(loss, nodes, seen, field, trained, rule, tail):
     """Integrate this stage's field, node by node, and keep what weighs more than ``tail`` of the heaviest node.
 
     Parameters
     ----------
-    weight, labels : arrays, shape (n,);  statistics : shape (n, 2 + 2k);  logits : shape (n, k)
-        Nodes of the earlier stages; ``statistics`` holds ``s, 1, g_1..g_k, f_1..f_k``.
     seen : array, shape (n, l)
         The logits that this stage's loss looks at.
-    mean, mean_bias, coefficients, sigma
-        Field of this stage: ``s mean + mean_bias + sum_k coefficients[k] g_k + sigma g``.
-    shifts, gamma
-        Training logit: ``h + gamma S(h) = field + gamma c + sum_k shifts[k] f_k``.  On a test point both are 0; ``gamma`` is 0
-        on samples that this stage is not trained on.
     trained : bool
         Whether this stage is trained on these samples; elsewhere its force is 0.
-    sharpness : float
-        See :func:`build_grid`.
 
     Returns
     -------
-    weight, statistics, labels, logits of the extended nodes, the node that each comes from, and the largest deviation of a node's
-    weight from its sum.
+    The extended nodes, and the largest deviation of a node's weight from its sum.
     """
-    n = weight.size
-    k_earlier = logits.shape[1]
-    centre = np.empty(n)
-    target = np.empty(n)
-    offset = np.empty(n)
-    branch = np.empty(n, np.int64)
-    reach = np.empty(n)
-    start = np.zeros(n, np.int64)
-    stop = np.zeros(n, np.int64)
-    choose_branches(targets, labels, seen, parameters, target, offset, branch)
-    for i in range(n):
-        a = mean * statistics[i, 0] + mean_bias + gamma * target[i]
-        for k in range(k_earlier):
-            a += coefficients[k] * statistics[i, 2 + k] + shifts[k] * statistics[i, 2 + k_earlier + k]
-        centre[i] = a
-    half_widths(weight, tail, MARGIN, reach)
-    points, _ = build_grid(
-        slopes, bends, n_bends, shareable, weight, centre, branch, offset, labels, seen, parameters, gamma, sigma,
-        step, MAP_TOLERANCE, reach, True, sharpness, extra, np.empty((POINT_ROWS, 256)), start, stop, np.arange(n),
-    )  # fmt: skip
+    n, k = nodes.logits.shape
+    weight, gamma, sigma = nodes.weight, field.gamma, field.sigma
+    samples = new_samples(loss, weight, nodes.labels, seen, tail)
+    centre, start, stop, branch = samples.centre, samples.start, samples.stop, samples.branch
+    centres_in_p(field, nodes.statistics, samples.target, centre)
+    points, _ = build_grid(loss, samples, field, rule, np.empty((POINT_ROWS, 256)))
     capacity = 0
     largest = 0.0
     for i in range(n):
@@ -118,179 +139,114 @@ def extend_nodes(
                 kept += 1
         if stop[i] > start[i]:
             defect = max(defect, weight[i] / largest * abs(total - 1.0))
-    new_weight = np.empty(kept)
-    new_labels = np.empty(kept)
-    new_statistics = np.empty((kept, 2 * k_earlier + 4))
-    new_logits = np.empty((kept, k_earlier + 1))
+    origin = origin[:kept]
+    old = take_nodes(nodes, origin)
+    statistics, logits = with_room_for_a_stage(old)
     for r in range(kept):
         i, j = origin[r], place[r]
-        new_weight[r] = pair_weight[r]
-        new_labels[r] = labels[i]
-        for k in range(2 + k_earlier):
-            new_statistics[r, k] = statistics[i, k]
-        for k in range(k_earlier):
-            new_statistics[r, 3 + k_earlier + k] = statistics[i, 2 + k_earlier + k]
-            new_logits[r, k] = logits[i, k]
         slope = points[LOW + branch[i], j]
-        new_statistics[r, 2 + k_earlier] = (points[H, j] + gamma * slope - centre[i]) / sigma
-        new_statistics[r, 3 + 2 * k_earlier] = target[i] - slope if trained else 0.0
-        new_logits[r, k_earlier] = points[H, j]
-    return new_weight, new_statistics, new_labels, new_logits, leading(origin, kept), defect
+        statistics[r, 2 + k] = (points[H, j] + gamma * slope - centre[i]) / sigma
+        statistics[r, 3 + 2 * k] = samples.target[i] - slope if trained else 0.0
+        logits[r, k] = points[H, j]
+    return Nodes(pair_weight[:kept], statistics, old.labels, logits, old.member, old.row), defect
 
 
-@njit(
-    types.UniTuple(Matrix, 2)(
-        POINT_FUNCTION, POINT_FUNCTION, Matrix, FloatArray, Matrix, Matrix, FloatArray, FloatArray, types.float64,
-        types.float64, FloatArray, types.float64, FloatArray, types.float64, types.boolean,
-    ),
-    **ENTRY,
-)  # fmt: skip
-def follow_nodes(
-    slopes, targets, statistics, labels, logits, seen, parameters, directions, mean, mean_bias, coefficients, sigma, shifts, gamma,
-    trained,
-):  # fmt: skip
-    """As :func:`extend_nodes` where every node already has its value ``directions[i]`` of this stage's g: statistics and logits."""
-    n, k_earlier = logits.shape
-    new_statistics = np.empty((n, 2 * k_earlier + 4))
-    new_logits = np.empty((n, k_earlier + 1))
-    target = np.empty(n)
-    offset = np.empty(n)
-    branch = np.empty(n, np.int64)
+@njit(NODES(LOSS, NODES, Matrix, FIELD, types.boolean, FloatArray), **INNER)
+def follow_nodes(loss, nodes, seen, field, trained, along):
+    """As :func:`extend_nodes` where every node already has its value ``along[i]`` of this stage's g."""
+    n, k = nodes.logits.shape
+    statistics, logits = with_room_for_a_stage(nodes)
+    samples = new_samples(loss, nodes.weight, nodes.labels, seen, 1.0)
+    centres_in_p(field, nodes.statistics, samples.target, samples.centre)
     slope = np.empty(4)
-    values = address(parameters, 0)
-    choose_branches(targets, labels, seen, parameters, target, offset, branch)
     h = 0.0
     for i in range(n):
-        earlier = address(seen, i * seen.shape[1])
-        place = mean * statistics[i, 0] + mean_bias + gamma * target[i] + sigma * directions[i]
-        for k in range(k_earlier):
-            place += coefficients[k] * statistics[i, 2 + k] + shifts[k] * statistics[i, 2 + k_earlier + k]
-            new_statistics[i, 3 + k_earlier + k] = statistics[i, 2 + k_earlier + k]
-            new_logits[i, k] = logits[i, k]
-        for k in range(2 + k_earlier):
-            new_statistics[i, k] = statistics[i, k]
-        h = proximal_point(slopes, place, h, 0.0, labels[i], earlier, values, gamma, branch[i], slope)
-        slopes(h, labels[i], earlier, values, address(slope, 0))
-        new_logits[i, k_earlier] = h
-        new_statistics[i, 2 + k_earlier] = directions[i]
-        new_statistics[i, 3 + 2 * k_earlier] = target[i] - slope[branch[i]] if trained else 0.0
-    return new_statistics, new_logits
-
-
-@njit(FloatArray(FloatArray, IntArray), **INNER)
-def take(values, indices):
-    """Entries at ``indices``."""
-    out = np.empty(indices.size)
-    for r in range(indices.size):
-        out[r] = values[indices[r]]
-    return out
-
-
-@njit(IntArray(IntArray, IntArray), **INNER)
-def take_integers(values, indices):
-    """Entries at ``indices``."""
-    out = np.empty(indices.size, np.int64)
-    for r in range(indices.size):
-        out[r] = values[indices[r]]
-    return out
-
-
-@njit(Matrix(Matrix, IntArray), **INNER)
-def take_rows(values, indices):
-    """Rows at ``indices``."""
-    out = np.empty((indices.size, values.shape[1]))
-    for r in range(indices.size):
-        for k in range(values.shape[1]):
-            out[r, k] = values[indices[r], k]
-    return out
-
-
-@njit(IntArray(IntArray, IntArray, types.int64), **INNER)
-def members(member, wanted, value):
-    """Nodes whose data set has this ``value`` in ``wanted``."""
-    count = 0
-    for i in range(member.size):
-        count += wanted[member[i]] == value
-    out = np.empty(count, np.int64)
-    count = 0
-    for i in range(member.size):
-        if wanted[member[i]] == value:
-            out[count] = i
-            count += 1
-    return out
+        sample = sample_at(loss, samples, i)
+        h = proximal_point(sample, field.gamma, samples.centre[i] + field.sigma * along[i], h, 0.0, slope)
+        slopes_at(sample, h, slope)
+        logits[i, k] = h
+        statistics[i, 2 + k] = along[i]
+        statistics[i, 3 + 2 * k] = samples.target[i] - slope[sample.branch] if trained else 0.0
+    return Nodes(nodes.weight, statistics, nodes.labels, logits, nodes.member, nodes.row)
 
 
 @njit(
-    types.Tuple((FloatArray, Matrix, FloatArray, IntArray, IntArray))(Matrix, Matrix, types.int64),
-    **ENTRY,
+    types.Tuple((NODES, FloatArray))(NODES, types.float64, types.float64), **INNER
 )  # fmt: skip
-def label_nodes(classes, sets, rows):
-    """Nodes before the first stage: data set, class, whether the label is flipped, and one of ``rows`` equal parts.
+def along_a_narrow_field(nodes, step, tail):
+    """The nodes once for every point of a trapezoid rule in the next stage's g, and that g: it is not read off a logit.
+
+    What a field much narrower than its distance from 0 is made of would be lost in the difference of the two.
+    """
+    weight = nodes.weight
+    reach = np.empty(weight.size)
+    half_widths(weight, tail, MARGIN, reach)
+    total = 0
+    for i in range(weight.size):
+        total += math.ceil(2.0 * reach[i] / step)
+    origin = np.empty(total, np.int64)
+    along = np.empty(total)
+    share = np.empty(total)
+    place = 0
+    for i in range(weight.size):
+        count = math.ceil(2.0 * reach[i] / step)
+        for k in range(count):
+            spacing = 2.0 * reach[i] / count
+            origin[place] = i
+            along[place] = (k + 0.5) * spacing - reach[i]
+            share[place] = spacing * math.exp(-0.5 * along[place] ** 2) / _ROOT_TWO_PI
+            place += 1
+    found = take_nodes(nodes, origin)
+    for k in range(total):
+        found.weight[k] *= share[k]
+    return found, along
+
+
+@njit(
+    types.Tuple((NODES, types.float64))(STAGE, NODES, FIELD, IntArray, IntArray, FloatArray, RULE, types.float64), **INNER
+)  # fmt: skip
+def nodes_after(stage, nodes, field, trained, needed, directions, rule, tail):
+    """Nodes that include a stage, and their normalisation defect.
 
     Parameters
     ----------
-    classes : array, shape (c, 3)
-        Weight, sign and label of each class.
-    sets : array, shape (d, 2)
-        Samples per input and probability of a flipped label of each data set.
-
-    Returns
-    -------
-    weight, statistics (s, 1), labels (as seen in training), data set and row of each node.
+    trained, needed : integer arrays, shape (d,)
+        1 where the stage is trained on a data set, and where a data set is needed any more.
+    directions : array, shape (r,)
+        The stage's g for each row; without any, g is integrated over.
     """
-    count = 0
-    for d in range(sets.shape[0]):
-        count += 2 if sets[d, 1] > 0.0 else 1
-    count *= rows * classes.shape[0]
-    weight = np.empty(count)
-    statistics = np.ones((count, 2))
-    labels = np.empty(count)
-    member = np.empty(count, np.int64)
-    row = np.empty(count, np.int64)
-    i = 0
-    for d in range(sets.shape[0]):
-        for c in range(classes.shape[0]):
-            for flipped in range(2 if sets[d, 1] > 0.0 else 1):
-                for r in range(rows):
-                    share = sets[d, 1] if flipped == 1 else 1.0 - sets[d, 1]
-                    weight[i] = sets[d, 0] * classes[c, 0] * share / rows
-                    statistics[i, 0] = classes[c, 1]
-                    labels[i] = classes[c, 2] if flipped == 0 else 1.0 - classes[c, 2]
-                    member[i] = d
-                    row[i] = r
-                    i += 1
-    return weight, statistics, labels, member, row
-
-
-@njit(FloatArray(FloatArray, FloatArray), **INNER)
-def join(first, second):
-    """One after the other."""
-    out = np.empty(first.size + second.size)
-    for r in range(first.size):
-        out[r] = first[r]
-    for r in range(second.size):
-        out[first.size + r] = second[r]
-    return out
-
-
-@njit(IntArray(IntArray, IntArray), **INNER)
-def join_integers(first, second):
-    """One after the other."""
-    out = np.empty(first.size + second.size, np.int64)
-    for r in range(first.size):
-        out[r] = first[r]
-    for r in range(second.size):
-        out[first.size + r] = second[r]
-    return out
-
-
-@njit(Matrix(Matrix, Matrix), **INNER)
-def join_rows(first, second):
-    """Rows of the one, then of the other."""
-    out = np.empty((first.shape[0] + second.shape[0], first.shape[1]))
-    for k in range(first.shape[1]):
-        for r in range(first.shape[0]):
-            out[r, k] = first[r, k]
-        for r in range(second.shape[0]):
-            out[first.shape[0] + r, k] = second[r, k]
-    return out
+    k = nodes.logits.shape[1]
+    extended = nodes
+    defect = 0.0
+    parts = 0
+    for side in range(1, -1, -1):
+        wanted = np.zeros(trained.size, np.int64)
+        count = 0
+        for d in range(trained.size):
+            if trained[d] == side and needed[d] == 1:
+                wanted[d] = 1
+                count += 1
+        if count == 0:
+            continue
+        part = nodes_of_sets(nodes, wanted)
+        own = field if side == 1 else Field(field.coefficients, field.sigma, 0.0)
+        if directions.size > 0:
+            part = follow_nodes(stage.loss, part, part.logits[:, stage.seen], own, side == 1, directions[part.row])
+        elif k + 1 < _LONG and field.sigma < _NARROW_FIELD:
+            part, along = along_a_narrow_field(part, rule.step, tail)
+            part = follow_nodes(stage.loss, part, part.logits[:, stage.seen], own, side == 1, along)
+        else:
+            part, its_defect = extend_nodes(
+                stage.loss, part, part.logits[:, stage.seen], own, side == 1, rule, tail
+            )  # fmt: skip
+            defect = max(defect, its_defect)
+        if parts > 0:
+            extended = Nodes(
+                np.concatenate((extended.weight, part.weight)), np.concatenate((extended.statistics, part.statistics)),
+                np.concatenate((extended.labels, part.labels)), np.concatenate((extended.logits, part.logits)),
+                np.concatenate((extended.member, part.member)), np.concatenate((extended.row, part.row)),
+            )  # fmt: skip
+        else:
+            extended = part
+        parts += 1
+    return extended, defect

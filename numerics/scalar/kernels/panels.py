@@ -18,19 +18,22 @@ import numpy as np
 from numba import types
 
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import INNER, POINT_FUNCTION, FloatArray, Matrix, Pointer, address
+from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, Matrix, address
+from numerics.scalar.kernels.layout import FIELD, POSITION, RULE, SAMPLE, SCALE, TABLE, Table
 from numerics.scalar.kernels.proximal import (
     CURVATURE,
     LANES,
     LOW,
+    S1,
     THIRD,
     WEIGHT,
     H,
-    PointCount,
-    enlarged,
     proximal_point,
+    slopes_at,
+    with_room,
 )
 
+_SOLVED_ROWS = 5  # of a point: all but its weight
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(LANES)
 _PANEL_WIDTH = 3.3  # in widths of the field, per unit step
 _PANEL_TOLERANCE = 1e-10  # at the step of the first level; it falls with this power of the step
@@ -52,23 +55,19 @@ _ROOT_TWO_OVER_PI = 0.7978845608028654
 
 
 @njit(
-    types.boolean(
-        FloatArray, FloatArray, Matrix, types.float64, types.float64, types.int64, types.float64, types.float64, types.float64
-    ),
-    **INNER,
+    types.boolean(FloatArray, FloatArray, Matrix, FIELD, types.int64, types.float64, types.float64), **PLAIN
 )  # fmt: skip
-def panel_resolved(left, right, inside, gamma, sigma, branch, steepest, tolerance, weight):
-    """Whether a panel's points integrate S', S'', the slope of 1/P' and Gaussians in P to ``tolerance``.
+def panel_resolved(left, right, inside, field, branch, steepest, allowed):
+    """Whether a panel's points integrate S', S'', the slope of 1/P' and Gaussians in P to what is ``allowed``.
 
     Parameters
     ----------
     left, right : arrays, shape (5,)
-        h, S on both branches, S', S'' at the ends; ``inside`` (6, LANES) the same at the points.
+        h, S on both branches, S', S'' at the ends; ``inside`` (5, LANES) the same at the points.
     steepest : float
         Largest S' where the field is, which small ones are compared with.
-    weight : float
-        Largest Gaussian weight in the panel; what weighs little may be less exact.
     """
+    sigma, gamma = field.sigma, field.gamma
     half = 0.5 * (right[H] - left[H])
     low = left[H] + gamma * left[LOW + branch]
     high = right[H] + gamma * right[LOW + branch]
@@ -87,7 +86,6 @@ def panel_resolved(left, right, inside, gamma, sigma, branch, steepest, toleranc
         from_left += share * slope * math.exp(-0.5 * z * z)
         z = (high - place) / sigma
         from_right += share * slope * math.exp(-0.5 * z * z)
-    allowed = tolerance / weight
     # S is known to rounding, and so is its rise.
     if abs(rise - (right[LOW + branch] - left[LOW + branch])) > (
         allowed * max(right[LOW + branch] - left[LOW + branch], half * steepest) + _PANEL_ROUNDING * size
@@ -104,20 +102,18 @@ def panel_resolved(left, right, inside, gamma, sigma, branch, steepest, toleranc
     return abs(from_left * scale - exact) <= allowed and abs(from_right * scale - exact) <= allowed
 
 
-@njit(
-    types.void(POINT_FUNCTION, types.float64, types.float64, Pointer, Pointer, FloatArray), **INNER
-)  # fmt: skip
-def panel_end(slopes, h, y, logits, parameters, out):
+@njit(types.void(SAMPLE, types.float64, FloatArray), **PLAIN)
+def panel_end(sample, h, out):
     """h, S on both branches, S', S'' at the end of a panel."""
-    slopes(h, y, logits, parameters, address(out, 1))
+    sample.slopes(h, sample.label, sample.logits, sample.parameters, address(out, LOW))
     out[H] = h
 
 
-@njit(types.float64(types.float64, types.float64, Matrix), **INNER)
+@njit(types.float64(types.float64, types.float64, Matrix), **PLAIN)
 def split_at(left, right, extra):
     """Where a panel must be divided for the bends ``extra`` (position, scale) of a later stage's integrand; NaN if nowhere."""
     for k in range(extra.shape[0]):
-        place, scale = extra[k, 0], extra[k, 1]
+        place, scale = extra[k, POSITION], extra[k, SCALE]
         margin = _NARROWEST_PANEL * max(abs(left), abs(right))
         if left + margin < place < right - margin and right - left > scale:
             return place
@@ -128,14 +124,10 @@ def split_at(left, right, extra):
 
 
 @njit(
-    PointCount(
-        POINT_FUNCTION, Matrix, types.int64, types.float64, types.float64, types.float64, types.float64, types.float64,
-        types.float64, Pointer, Pointer, types.float64, types.float64, Matrix, types.int64,
-    ),
-    **INNER,
+    TABLE(SAMPLE, FIELD, RULE, TABLE, types.float64, types.float64, types.float64, types.float64), **INNER
 )  # fmt: skip
-def panels(slopes, points, n, low, high, guess, centre, step, y, logits, parameters, gamma, sigma, extra, branch):
-    """Add points, from column n on, that resolve every Gaussian of width ``sigma`` in P between ``low`` and ``high``.
+def panels(sample, field, rule, table, low, high, guess, centre):
+    """Add points that resolve every Gaussian of the field's width in P between ``low`` and ``high``.
 
     Parameters
     ----------
@@ -143,41 +135,39 @@ def panels(slopes, points, n, low, high, guess, centre, step, y, logits, paramet
         About where P is ``low``.
     centre : float
         Of the one Gaussian that the points are for; NaN if they are shared, and equally good everywhere.
-    extra : array, shape (e, 2)
-        (position, scale) of bends of a later stage's integrand as a function of h.
 
     Returns
     -------
-    table of points, how many of its columns are used.  No point is added where the range is narrower than doubles resolve.
+    The table, with no point added where the range is narrower than doubles resolve.
     """
-    tolerance = _PANEL_TOLERANCE * (step / _PANEL_STEP) ** _PANEL_POWER
+    sigma, gamma, branch, extra = field.sigma, field.gamma, sample.branch, rule.extra
+    tolerance = _PANEL_TOLERANCE * (rule.step / _PANEL_STEP) ** _PANEL_POWER
     tolerance = min(max(tolerance, _LEAST_TOLERANCE), _LARGEST_TOLERANCE)
-    ends = np.empty((_MOST_HALVINGS + 1, 5))
-    left = np.empty(5)
-    inside = np.empty((5, LANES))
+    ends = np.empty((_MOST_HALVINGS + 1, _SOLVED_ROWS))
+    left = np.empty(_SOLVED_ROWS)
+    inside = np.empty((_SOLVED_ROWS, LANES))
     slope = np.empty(4)
     place = _END_TOLERANCE * sigma
-    count = max(1, math.ceil((high - low) / (_PANEL_WIDTH * step * sigma)))
-    h = proximal_point(slopes, low, guess, place, y, logits, parameters, gamma, branch, slope)
-    panel_end(slopes, h, y, logits, parameters, left)
+    count = max(1, math.ceil((high - low) / (_PANEL_WIDTH * rule.step * sigma)))
+    h = proximal_point(sample, gamma, low, guess, place, slope)
+    panel_end(sample, h, left)
     # Curvatures at a few places of the field say which ones are small.
     steepest = 0.0
     if not math.isnan(centre):
-        near = proximal_point(slopes, centre, h, place, y, logits, parameters, gamma, branch, slope)
+        near = proximal_point(sample, gamma, centre, h, place, slope)
         for k in range(-1, 2):
-            at = near + k * sigma / (1.0 + gamma * slope[2])
-            slopes(at, y, logits, parameters, address(slope, 0))
-            if k == 0 or slope[2] < np.inf:
-                steepest = max(steepest, slope[2])
-    begun = n
+            slopes_at(sample, near + k * sigma / (1.0 + gamma * slope[S1]), slope)
+            if k == 0 or slope[S1] < np.inf:
+                steepest = max(steepest, slope[S1])
+    begun = table.used
     for k in range(count):
         goal = low + (high - low) * (k + 1) / count
         h = left[H] + (goal - left[H] - gamma * left[LOW + branch]) / (1.0 + gamma * left[CURVATURE])
-        h = proximal_point(slopes, goal, h, place, y, logits, parameters, gamma, branch, slope)
+        h = proximal_point(sample, gamma, goal, h, place, slope)
         if not h > left[H]:
             continue
         depth = 0
-        panel_end(slopes, h, y, logits, parameters, ends[0])
+        panel_end(sample, h, ends[0])
         while depth >= 0:
             right = ends[depth]
             weight = 1.0
@@ -191,32 +181,28 @@ def panels(slopes, points, n, low, high, guess, centre, step, y, logits, paramet
             may_split = (
                 depth < _MOST_HALVINGS
                 and half > _NARROWEST_PANEL * abs(middle)
-                and n - begun < _MOST_PANELS * LANES
+                and table.used - begun < _MOST_PANELS * LANES
                 and left[H] < middle < right[H]
             )
             bend = split_at(left[H], right[H], extra) if may_split else np.nan
             if math.isnan(bend):
                 for j in range(LANES):
-                    at = middle + half * _NODES[j]
-                    slopes(at, y, logits, parameters, address(slope, 0))
-                    inside[H, j] = at
-                    for r in range(4):
-                        inside[1 + r, j] = slope[r]
-                if not may_split or panel_resolved(
-                    left, right, inside, gamma, sigma, branch, steepest, tolerance, weight
-                ):
-                    while n + LANES > points.shape[1]:
-                        points = enlarged(points)
+                    inside[H, j] = middle + half * _NODES[j]
+                    slopes_at(sample, inside[H, j], slope)
+                    for r in range(LOW, _SOLVED_ROWS):
+                        inside[r, j] = slope[r - LOW]
+                if not may_split or panel_resolved(left, right, inside, field, branch, steepest, tolerance / weight):
+                    points, used = with_room(table, LANES)
                     for j in range(LANES):
-                        for r in range(5):
-                            points[r, n + j] = inside[r, j]
-                        points[WEIGHT, n + j] = half * _WEIGHTS[j]
-                    n += LANES
-                    for r in range(5):
+                        for r in range(_SOLVED_ROWS):
+                            points[r, used + j] = inside[r, j]
+                        points[WEIGHT, used + j] = half * _WEIGHTS[j]
+                    table = Table(points, used + LANES)
+                    for r in range(_SOLVED_ROWS):
                         left[r] = right[r]
                     depth -= 1
                     continue
                 bend = middle
             depth += 1
-            panel_end(slopes, bend, y, logits, parameters, ends[depth])
-    return points, n
+            panel_end(sample, bend, ends[depth])
+    return table

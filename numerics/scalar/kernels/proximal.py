@@ -11,7 +11,8 @@ import numpy as np
 from numba import types
 
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import INNER, OPTIONS, POINT_FUNCTION, FloatArray, Matrix, Pointer, address
+from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray, address
+from numerics.scalar.kernels.layout import SAMPLE, TABLE, Table
 
 POINT_ROWS = 6
 H, LOW, HIGH, CURVATURE, THIRD, WEIGHT = range(POINT_ROWS)
@@ -20,33 +21,37 @@ H, LOW, HIGH, CURVATURE, THIRD, WEIGHT = range(POINT_ROWS)
 LANES = 8
 """Nodes get a multiple of this many points: the loop over them then has no scalar remainder."""
 
+S1, S2 = 2, 3
+"""Entries of what a loss's ``slopes`` writes, after S on the two branches."""
+
 BRACKET_STEPS = 1100
 
-PointCount = types.Tuple((Matrix, types.int64))
+
+@njit(types.void(SAMPLE, types.float64, FloatArray), **LEAF)
+def slopes_at(sample, h, slope):
+    """S on the two branches, S', S'' at h, into ``slope``."""
+    sample.slopes(h, sample.label, sample.logits, sample.parameters, address(slope, 0))
 
 
 @njit(
-    types.float64(
-        POINT_FUNCTION, types.float64, types.float64, types.float64, types.float64, Pointer, Pointer, types.float64, types.int64,
-        FloatArray,
-    ),
-    **INNER,
+    types.float64(SAMPLE, types.float64, types.float64, types.float64, types.float64, FloatArray), **PLAIN
 )  # fmt: skip
-def proximal_point(slopes, u, guess, tolerance, y, logits, parameters, gamma, branch, slope):
-    """Solution h of ``h + gamma S(h) = u``, S and u measured on ``branch``, by bracketed Newton; S increasing makes it unique.
+def proximal_point(sample, gamma, u, guess, tolerance, slope):
+    """Solution h of ``h + gamma S(h) = u``, S and u measured on the sample's branch, by bracketed Newton; S increasing makes it
+    unique.
 
     It ends with a step that starts within ``tolerance`` of u, or with one that rounding makes.
     """
     low, high = -np.inf, np.inf
     h = guess
     for _ in range(BRACKET_STEPS):
-        slopes(h, y, logits, parameters, address(slope, 0))
-        excess = h + gamma * slope[branch] - u
+        slopes_at(sample, h, slope)
+        excess = h + gamma * slope[sample.branch] - u
         if excess < 0.0:
             low = h
         else:
             high = h
-        new = h - excess / (1.0 + gamma * slope[2])
+        new = h - excess / (1.0 + gamma * slope[S1])
         if abs(excess) <= tolerance:
             return new
         if not (low < new < high):
@@ -62,25 +67,29 @@ def proximal_point(slopes, u, guess, tolerance, y, logits, parameters, gamma, br
     return h
 
 
-@njit(Matrix(Matrix), **OPTIONS)
-def enlarged(points):
-    """A table with room for twice as many points."""
-    used = points.shape[1]
-    larger = np.empty((POINT_ROWS, 2 * used))
+@njit(TABLE(TABLE, types.int64), **INNER)
+def with_room(table, wanted):
+    """The table, or one large enough for so many more points."""
+    points, used = table
+    capacity = points.shape[1]
+    if used + wanted <= capacity:
+        return table
+    while used + wanted > capacity:
+        capacity *= 2
+    larger = np.empty((POINT_ROWS, capacity))
     for r in range(POINT_ROWS):
         for j in range(used):
             larger[r, j] = points[r, j]
-    return larger
+    return Table(larger, used)
 
 
-@njit(PointCount(Matrix, types.int64, types.int64), **INNER)
-def pad(points, begun, used):
+@njit(TABLE(TABLE, types.int64), **INNER)
+def pad(table, begun):
     """Repeat the last point, without weight, until there is a multiple of ``LANES`` points since ``begun``."""
-    while (used - begun) % LANES != 0 and used > begun:
-        if used == points.shape[1]:
-            points = enlarged(points)
+    lacking = -(table.used - begun) % LANES
+    points, used = with_room(table, lacking)
+    for j in range(used, used + lacking):
         for r in range(POINT_ROWS):
-            points[r, used] = points[r, used - 1]
-        points[WEIGHT, used] = 0.0
-        used += 1
-    return points, used
+            points[r, j] = points[r, used - 1]
+        points[WEIGHT, j] = 0.0
+    return Table(points, used + lacking)

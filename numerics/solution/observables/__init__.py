@@ -16,6 +16,7 @@ from numerics.solution.observables import errors
 from numerics.solution.observables import losses
 from numerics.solution.observables import calibration
 from numerics.solution.observables import distances
+from numerics.solution.observables import joint_classifier
 from numerics.solution.observables import rule
 from numerics.solution.observables import bounds
 from numerics.solution.observables import anatomy
@@ -28,6 +29,7 @@ __all__ = [
     "calibration",
     "distances",
     "errors",
+    "joint_classifier",
     "losses",
     "order_parameters",
     "rule",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from numerics.deferred import special
+from numerics.solution import calibration
 from numerics.solution.observables.registry import mixture, observable
 
 if TYPE_CHECKING:
@@ -26,4 +28,65 @@ def calibration_offset(stage: AnyStage):
 @observable("calibration error", linear=True, of=mixture)
 def calibration_error(stage: AnyStage):
     """Mean of |P(y=1 given h) - sigmoid(h)| on a fresh sample."""
-    return stage.fresh.calibration_error(-1)
+    return calibration.calibration_error(stage.fresh.logit_law(-1), check=stage.fresh.check)
+
+
+@observable("calibration error of the top label", linear=True, of=mixture)
+def top_label_calibration_error(stage: AnyStage):
+    """Mean of |P(the predicted label is right given |h|) - sigmoid(|h|)| on a fresh sample; at most ``calibration_error``."""
+    return calibration.top_label_calibration_error(stage.fresh.logit_law(-1), check=stage.fresh.check)
+
+
+@observable("Brier score, test", linear=True, of=mixture)
+def brier_score(stage: AnyStage):
+    """Mean of (sigmoid(h) - y)^2 on a fresh sample: ``brier_calibration`` plus ``brier_refinement``."""
+    return stage.fresh.mean(squared_miss, [stage.own])
+
+
+@observable("Brier score, training", linear=True, of=mixture)
+def train_brier_score(stage: AnyStage):
+    """Mean of (sigmoid(h) - y)^2 on a training sample, with the label that was trained on."""
+    return stage.samples.mean(squared_miss, [stage.own])
+
+
+@observable("calibration part of the Brier score", of=mixture, listed=False)
+def brier_calibration(stage: AnyStage):
+    """Mean of (sigmoid(h) - P(y=1 given h))^2 on a fresh sample."""
+    return calibration.brier_calibration(stage.fresh.logit_law(-1), check=stage.fresh.check)
+
+
+@observable("refinement part of the Brier score", linear=True, of=mixture, listed=False)
+def brier_refinement(stage: AnyStage):
+    """Mean of pi(1 - pi), pi = P(y=1 given h), on a fresh sample: the Brier score of the best output that depends on h alone."""
+    return calibration.brier_refinement(stage.fresh.logit_law(-1), check=stage.fresh.check)
+
+
+@observable("calibration part of the cross-entropy", of=mixture, listed=False)
+def cross_entropy_calibration(stage: AnyStage):
+    """Mean of KL(P(y=1 given h) | sigmoid(h)) on a fresh sample; with ``cross_entropy_refinement`` it is
+    ``test_cross_entropy``."""
+    return calibration.cross_entropy_calibration(stage.fresh.logit_law(-1), check=stage.fresh.check)
+
+
+@observable("refinement part of the cross-entropy", linear=True, of=mixture, listed=False)
+def cross_entropy_refinement(stage: AnyStage):
+    """Mean entropy of P(y=1 given h) on a fresh sample."""
+    return calibration.cross_entropy_refinement(stage.fresh.logit_law(-1), check=stage.fresh.check)
+
+
+@observable("calibrating temperature", of=mixture, listed=False)
+def calibrating_temperature(stage: AnyStage):
+    """tau with the least mean of H(y, sigmoid(h/tau)) on fresh samples; infinite where h does not tell the class."""
+    return calibration.calibrating_temperature(stage.fresh.logit_law(-1)) * stage.fresh.scale[-1]
+
+
+@observable("calibration error at that temperature", linear=True, of=mixture, listed=False)
+def tempered_calibration_error(stage: AnyStage):
+    """``calibration_error`` of h divided by its calibrating temperature; 0 only if the bias is the best one."""
+    tempered = calibration.tempered(stage.fresh.logit_law(-1))
+    return calibration.calibration_error(tempered, check=stage.fresh.check)
+
+
+def squared_miss(label, h):
+    """(sigmoid(h) - y)^2."""
+    return (special.expit(h) - label) ** 2

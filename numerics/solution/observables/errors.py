@@ -42,5 +42,6 @@ def direction_error(stage: AnyStage):
 
 @observable("test error that the best threshold takes away", algebraic=True, linear=True, of=mixture, listed=False)
 def threshold_error(stage: AnyStage):
-    """Test error minus ``direction_error``: what a wrong bias costs."""
+    """Test error minus ``direction_error``: what a wrong bias costs.  It is never negative: in finite systems, whose biases
+    fluctuate, it is above that of the limit where that is nearly 0."""
     return test_error(stage).value - direction_error(stage).value

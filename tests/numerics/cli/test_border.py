@@ -10,6 +10,8 @@ from command_line import run
 from surroundings import ROOT, python
 
 from figures.__main__ import main as figures
+from numerics.cli.anatomy import anatomy_command
+from numerics.cli.neurons import neurons_command
 from numerics.cli.simulate import simulate_command
 from numerics.cli.solve import solve_command
 from numerics.cli.sweep import sweep_command
@@ -26,6 +28,8 @@ COMMANDS = {
     "sweep": (sweep_command, ("--over", "alpha=1:2:2", "--output", "unwritten.nc")),
     "phase_diagram": (phase_diagram, ()),
     "random_box": (random_box, ()),
+    "neurons": (neurons_command, ()),
+    "anatomy": (anatomy_command, ("--alpha", 1)),
     "figures": (figures, ()),
     "theory": (derivation, ()),
 }
@@ -104,11 +108,12 @@ def test_what_fails_at_import_is_one_line(tmp_path, module: str) -> None:
 
 
 def test_every_command_is_behind_the_border() -> None:
-    """Modules that end in a command, found in the source, are those that are tested here."""
+    """Modules that end in a command, found in the source, are those that are tested here; ``numerics`` itself runs them."""
     found = {
         path.parent.name if path.stem == "__main__" else path.stem
         for folder in ("numerics", "theory", "figures")
-        for path in (ROOT / folder).glob("*.py")
+        for pattern in ("*.py", "*/__main__.py")
+        for path in (ROOT / folder).glob(pattern)
         if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8").splitlines()
     }
-    assert found == set(COMMANDS)
+    assert found - {"numerics"} == set(COMMANDS)

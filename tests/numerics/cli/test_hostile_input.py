@@ -432,7 +432,7 @@ TEACHER = Estimator(CrossEntropy(), 0.1)
 
 NO_NUMBERS = [
     None, True, np.True_, "1", "", b"1", [], [1.0], (1.0,), {}, {1.0}, math.nan, math.inf, -math.inf, HUGE, -HUGE, 1j,
-    np.array(1.0), np.array([1.0]), Decimal(1), object, CrossEntropy(), np.float64("nan"),
+    np.array("1"), np.array(True), np.array([1.0]), Decimal(1), object, CrossEntropy(), np.float64("nan"),
 ]  # fmt: skip
 """What is no finite real number."""
 

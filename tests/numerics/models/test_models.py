@@ -3,8 +3,10 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from numerics import simulate, solve
 from numerics.models import (
     PARAMETERS,
     BayesOptimal,
@@ -14,11 +16,13 @@ from numerics.models import (
     Frozen,
     GaussianMixture,
     Hebbian,
+    LinearRule,
     ParameterError,
     check_fit,
     described,
     parameter_paths,
     parameter_value,
+    require_count,
     with_parameter,
 )
 from theory.losses import CrossEntropy, Distillation, LinearLoss, Loss, Range, SquareLoss
@@ -217,3 +221,61 @@ def test_parameters_that_models_have_are_described() -> None:
         "student.my_width",
         "my width",
     )
+
+
+# Arrays without axes, and stages by name.
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [np.array, np.float32, lambda x: np.array(x, dtype=np.float32), lambda x: np.array(int(4 * x)) if x > 1 else x],
+)
+def test_numbers_may_be_arrays_without_axes(kind) -> None:
+    data = GaussianMixture(kind(2.0), rho=kind(0.25), delta=kind(0.5), label_noise=kind(0.125))
+    assert data == GaussianMixture(float(kind(2.0)), 0.25, 0.5, 0.125)
+    assert Estimator(CrossEntropy(), kind(0.5), eta=kind(0.25)) == Estimator(CrossEntropy(), 0.5, eta=0.25)
+    assert all(type(value) is float for value in (data.alpha, data.rho, Estimator(CrossEntropy(), kind(0.5)).ridge))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array(True),
+        np.ma.masked,
+        np.ma.array(1.0, mask=True),
+        np.array("1"),
+        np.datetime64(3, "ns"),
+        np.array([1.0]),
+        np.array(1j),
+    ],
+    ids=str,
+)
+def test_what_is_no_number_is_refused(value) -> None:
+    with pytest.raises(ParameterError, match="alpha must be a finite number > 0"):
+        GaussianMixture(value)
+
+
+def test_counts_may_be_arrays_without_axes() -> None:
+    assert require_count("n", np.array(3)) == require_count("n", np.int8(3)) == 3
+    for value in (0, 2.0, True, np.array(2.0), np.array([2]), "2"):
+        with pytest.raises(ParameterError, match=r"^n must be an integer >= 1, got"):
+            require_count("n", value)
+
+
+def test_stages_by_name_and_in_slices() -> None:
+    chain = Chain.of([Estimator(CrossEntropy(), 0.1), Estimator(Distillation(), 0.2)])
+    assert chain["student"] is chain[1]
+    assert chain[1:] == (chain["student"],)
+    with pytest.raises(KeyError, match="no stage 'pupil'; there are teacher, student"):
+        chain["pupil"]
+    for result in (solve(GaussianMixture(2.0), chain), simulate(GaussianMixture(2.0), chain, n_inputs=20, n_runs=2)):
+        assert result["student"].test_error == result[1].test_error == result[-1].test_error
+        assert [stage.test_error for stage in result[1:]] == [result[1].test_error]
+        assert len(result[:]) == 2
+        assert result[5:] == ()
+        with pytest.raises(KeyError, match="no stage 'pupil'; there are teacher, student"):
+            result["pupil"]
+        with pytest.raises(IndexError):
+            result[2]
+    ruled = solve(LinearRule(2.0, output="sign"), chain)
+    assert ruled["teacher"].name == ruled[:1][0].name == "teacher"

@@ -41,7 +41,7 @@ def test_estimated_errors_are_not_exceeded() -> None:
         exact.x[:], exact.started[:] = found.x, 1
         exact.solve(compiled, FINE)
         errors.append(relative_errors(found, exact))
-        estimates.append(found.summary[0, 2])
+        estimates.append(found.error[0])
     assert max(estimates) <= DEFAULT.rtol
     assert max(errors) <= 2.0 * DEFAULT.rtol
     assert np.median(np.array(errors) / np.array(estimates)) < 0.1
@@ -71,7 +71,7 @@ def test_rounding_is_part_of_the_stated_error() -> None:
             chain = Chain.of([Estimator(CrossEntropy(), 0.1), Estimator(loss, ridge * factor)])  # noqa: B023
             arrays = PointArrays([(data, chain)])  # noqa: B023
             arrays.solve(compile_chain(chain), DEFAULT)
-            return read_solution(arrays, 0, data, chain, DEFAULT), arrays.summary[0, 2]  # noqa: B023
+            return read_solution(arrays, 0, data, chain, DEFAULT), arrays.error[0]  # noqa: B023
 
         def square(factor: float) -> tuple[Solution, float]:
             solution = solve(data, Estimator(SquareLoss(), ridge * factor, bias=bias))  # noqa: B023

@@ -36,7 +36,7 @@ from numerics.models import ConvergenceWarning, Stage, parameter_paths, paramete
 from numerics.optimize import derivatives
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import Settings
-from numerics.solution.observables.registry import measured, observables_of
+from numerics.solution.observables.registry import compares, measured, observables_of
 from numerics.solution.samples import output_difference
 from numerics.solver import LONGEST_CHAIN, read_solution, spectral_solution
 from numerics.square_chain import spectral
@@ -136,9 +136,7 @@ def test_a_thousand_stages_have_all_observables() -> None:
     for stage in (solution[0], solution[20], solution[-1]):
         values = {name: getattr(stage, name) for name in names}
         missing = {name for name, value in values.items() if math.isnan(value)}
-        assert missing == (
-            {name for name in names if "teacher" in name or "distance" in name} if stage.number == 1 else set()
-        )
+        assert missing == ({name for name in names if compares(name)} if stage.number == 1 else set())
     assert solution.overlap.shape == solution.response.shape == (1000, 1000)
 
 
@@ -329,16 +327,23 @@ FIVE = [
 ]
 
 
+ECHOES = "direction_error", "top_label_calibration_error", "brier_score", "disagreement_bound", "joint_classifier_bound"
+"""Functions of m, b and Q as the test error and the calibration error are: a deviation of m would be counted again and again."""
+
+
 @pytest.mark.parametrize(
     "data", [GaussianMixture(1.5, 0.2, 0.5, 0.3), GaussianMixture(0.6, 0.4, 1.0)], ids=["noise", "few samples"]
 )
 @pytest.mark.parametrize("trained", [1.0, 0.8])
 def test_five_stages_agree_with_simulation(data: GaussianMixture, trained: float) -> None:
-    """N = 400, 12 runs; |z| below 4.5 in 5 stages of 20 observables that move together."""
+    """N = 400, 12 runs; |z| below 4.5 in 5 stages of observables that move together.
+
+    The mean of |z| is taken without ``ECHOES``.
+    """
     chain = [replace(stage, eta=trained) for stage in FIVE]
     solution, runs = solve(data, chain, throw=True), simulate(data, chain, 400, 12, 5)
     assert solution.spectral is not None
-    z = []
+    z, counted = [], []
     for stage, run in zip(solution.stages, runs, strict=True):
         for name in measured():
             found = getattr(run, name)
@@ -346,8 +351,9 @@ def test_five_stages_agree_with_simulation(data: GaussianMixture, trained: float
                 # Finite systems are off by about 1/N.
                 error = math.hypot(found.standard_error, 2.0 / 400 * abs(found.mean))
                 z.append((found.mean - getattr(stage, name)) / error)
+                counted.append(name not in ECHOES)
     assert np.abs(z).max() < 4.5
-    assert np.abs(z).mean() < 1.3
+    assert np.abs(z)[counted].mean() < 1.3
 
 
 # Infinitely many stages

@@ -1,0 +1,81 @@
+"""The ways in from Python: compiled for the named tuples that Python owns when they are first called."""
+
+from __future__ import annotations
+
+from numba import types
+
+from numerics.codegen.cache import njit, unchecked
+from numerics.scalar.kernels import chain, fields, nodes, prior, stage
+from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, Matrix
+from numerics.scalar.kernels.layout import ALL_STATES, POINTS, SETTINGS, STRUCTURE, SUMMARY
+
+
+@njit(
+    types.void(STRUCTURE, POINTS, SETTINGS, FloatArray, types.boolean, ALL_STATES, Matrix, SUMMARY), **OPTIONS
+)  # fmt: skip
+def solve_points_of(structure, points, settings, position, continued, states, vectors, summary):
+    chain.solve_points(structure, points, settings, position, continued, states, vectors, summary)
+
+
+solve_points = unchecked(solve_points_of)
+"""For arrays of exactly these types, in C order: to look up the types of so many takes as long as to solve a point."""
+
+
+@njit(**OPTIONS)
+def sharpness_along(unknowns, started, t):
+    return chain.sharpness_along(unknowns, started, t)
+
+
+@njit(**OPTIONS)
+def solve_stage(problem, accuracy, x, conjugate, updated):
+    return stage.solve_stage(problem, accuracy, x, conjugate, updated)
+
+
+@njit(**OPTIONS)
+def label_nodes(data, rows):
+    return nodes.label_nodes(data, rows)
+
+
+@njit(**OPTIONS)
+def nodes_after(stage_there, nodes_here, field, trained, needed, directions, rule, tail):
+    return nodes.nodes_after(stage_there, nodes_here, field, trained, needed, directions, rule, tail)
+
+
+@njit(**OPTIONS)
+def with_constant_logit(nodes_here, logit):
+    return nodes.with_constant_logit(nodes_here, logit)
+
+
+@njit(**OPTIONS)
+def field_of(order, delta):
+    return fields.field_of(order, delta)
+
+
+@njit(**OPTIONS)
+def field_of_fresh(order, delta):
+    return fields.field_of_fresh(order, delta)
+
+
+@njit(**OPTIONS)
+def add_field_means(field, statistics, out):
+    fields.add_field_means(field, statistics, out)
+
+
+@njit(**OPTIONS)
+def no_moments(share, active):
+    return prior.no_moments(share, active)
+
+
+@njit(**OPTIONS)
+def prior_constants(moments, k, ridge):
+    return prior.prior_constants(moments, k, ridge)
+
+
+@njit(**OPTIONS)
+def append_trained(moments, moments_of, t, ridge, conjugate):
+    prior.append_trained(moments, moments_of, t, ridge, conjugate)
+
+
+@njit(**OPTIONS)
+def append_given(moments, t, m, mean_square):
+    prior.append_given(moments, t, m, mean_square)

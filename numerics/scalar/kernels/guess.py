@@ -1,0 +1,174 @@
+"""Where Newton's method starts: the units of a loss, rough order parameters, and stages that are known without it."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+
+from numerics.codegen.cache import njit
+from numerics.scalar.kernels.elementary import INNER, FloatArray, Matrix, address
+from numerics.scalar.kernels.layout import (
+    ETA,
+    PROBLEM,
+    RIDGE,
+    norm_squared,
+    places,
+    record,
+    unpack,
+    updated_places,
+)
+from numerics.scalar.kernels.proximal import S1
+from numerics.scalar.kernels.stage import SMALLEST_SHARE
+
+_NO_RESPONSE = -690.0  # ln V of given weights
+_SAMPLED_NODES = 8  # at which the loss's units are read off
+_RESPONSE_STEPS = 200  # of Newton's method for the response of a stage without weights
+_ROUNDING = 4e-16
+
+
+class Units(NamedTuple):
+    """Of logits and of curvature, in which a loss is like the cross-entropy, whose force at 0 is 1/2, curvature 1/4."""
+
+    logit: float
+    curvature: float
+
+
+UNITS = record(Units, types.float64, types.float64)
+
+
+@njit(UNITS(PROBLEM), **INNER)
+def loss_units(problem):
+    """Units of a stage's loss, read off some of its nodes."""
+    loss, labels, logits = problem.loss, problem.nodes.labels, problem.logits
+    slope = np.empty(4)
+    pair = np.empty(2)
+    force = 0.0
+    curvature = 0.0
+    values = address(loss.parameters, 0)
+    stride = labels.size // _SAMPLED_NODES + 1
+    for i in range(0, labels.size, stride):
+        earlier = address(logits, i * logits.shape[1])
+        loss.slopes(0.0, labels[i], earlier, values, address(slope, 0))
+        loss.targets(0.0, labels[i], earlier, values, address(pair, 0))
+        force += (pair[0] - slope[0]) ** 2
+        curvature += slope[S1]
+    count = (labels.size + stride - 1) // stride
+    force = math.sqrt(force / count)
+    curvature /= count
+    if not (0.0 < force < np.inf and 0.0 <= curvature < np.inf):
+        return Units(1.0, 1.0)
+    # A loss that is flat at 0 bends elsewhere: logits will be where it does.
+    unit = force / (2.0 * curvature) if curvature > 0.0 else np.inf
+    bends = np.empty((3, loss.n_bends))
+    if loss.n_bends > 0:
+        loss.bends(0.0, labels[0], address(logits, 0), values, address(bends, 0))
+        furthest = 0.0
+        for k in range(loss.n_bends):
+            furthest = max(furthest, abs(bends[0, k]) + bends[1, k])
+        if 0.0 < furthest < unit:
+            unit = furthest
+    if not unit < np.inf:
+        return Units(1.0, 1.0)
+    return Units(unit, 2.0 * force / unit)
+
+
+@njit(
+    types.void(types.float64, types.float64, types.float64, types.float64, types.int64, UNITS, Matrix, FloatArray), **INNER
+)  # fmt: skip
+def first_guess(rho, ridge, eta, mixing, teacher, units, earlier, x):
+    """Rough order parameters: norms grow with log(1 + eta/ridge), or follow the teacher's (stage number ``teacher``, 0: none)."""
+    k = (x.size - 4) // 2
+    at = places(k)
+    size = units.logit * math.log1p(eta * units.curvature / ridge) / math.sqrt(2.0)
+    for r in range(x.size):
+        x[r] = 0.0
+    v = 0.7 * min(eta / ridge, 100.0 / units.curvature)
+    norm = size
+    x[at.b] = 0.5 * units.logit * math.log(rho / (1.0 - rho))
+    if teacher > 0:
+        taught_by = unpack(earlier[teacher - 1, : 2 * teacher + 2])
+        norm = mixing * min(math.sqrt(norm_squared(taught_by)), size) + (1.0 - mixing) * size
+        v = 0.7 * min(eta / ridge, 100.0 * (1.0 / units.curvature + taught_by.response))
+        x[at.b] = taught_by.b
+    norm = max(norm, 1e-8 * units.logit)
+    x[at.m] = 0.7 * eta * norm
+    if k > 0:
+        last = unpack(earlier[k - 1, : 2 * k + 2])
+        x[at.couplings + k - 1] = 0.6 * eta * norm * last.norm / math.sqrt(norm_squared(last))
+    x[at.norm] = math.log(0.8 * eta * norm**2)
+    x[at.response] = math.log(v)
+
+
+@njit(types.void(types.float64, types.float64, types.float64, Matrix, FloatArray, FloatArray), **INNER)
+def place_given(m, q, bias, earlier, x, updated):
+    """Order parameters of given weights ``w = m v + noise``: their overlaps with earlier stages are those of m v."""
+    k = (x.size - 4) // 2
+    at = places(k)
+    first_overlap, first_response = updated_places(k)
+    overlaps, responses = updated[first_overlap:], updated[first_response:]
+    rest = q
+    x[at.m] = updated[0] = m
+    x[at.b] = bias
+    for s in range(k):
+        before = unpack(earlier[s, : 2 * s + 4])
+        overlap = m * before.m
+        overlaps[s] = overlap
+        for r in range(s):
+            overlap -= x[at.couplings + r] * before.couplings[r]
+        x[at.couplings + s] = overlap / before.norm
+        rest -= x[at.couplings + s] ** 2
+        x[at.responses + s] = 0.0
+        responses[s] = 0.0
+    overlaps[k] = q
+    responses[k] = 0.0
+    x[at.norm] = math.log(max(rest, SMALLEST_SHARE * q))
+    x[at.response] = _NO_RESPONSE
+
+
+@njit(types.float64(PROBLEM), **INNER)
+def response_at_rest(problem):
+    """V of a stage without weights: ``V (ridge + Vh) = eta``, ``Vh = sum weight Delta l''/(1 + Delta V l'')`` at ``h = bias``."""
+    loss, nodes, delta = problem.loss, problem.nodes, problem.delta
+    eta, ridge = problem.prior[ETA], problem.prior[RIDGE]
+    slope = np.empty(4)
+    curvature = np.empty(nodes.labels.size)
+    total = 0.0
+    for i in range(curvature.size):
+        earlier = address(problem.logits, i * problem.logits.shape[1])
+        loss.slopes(problem.fixed_bias, nodes.labels[i], earlier, address(loss.parameters, 0), address(slope, 0))
+        curvature[i] = slope[S1]
+        total += nodes.weight[i] * delta * slope[S1]
+    # The left side rises with V and is concave: Newton's method from below does not overshoot.
+    v = eta / (ridge + total)
+    for _ in range(_RESPONSE_STEPS):
+        excess = v * ridge - eta
+        rate = ridge
+        for i in range(curvature.size):
+            grown = 1.0 + delta * v * curvature[i]
+            excess += nodes.weight[i] * delta * v * curvature[i] / grown
+            rate += nodes.weight[i] * delta * curvature[i] / grown**2
+        move = -excess / rate
+        v += move
+        if abs(move) <= _ROUNDING * v:
+            break
+    return v
+
+
+@njit(types.void(types.float64, types.float64, FloatArray, FloatArray), **INNER)
+def place_vanishing(bias, response, x, updated):
+    """Order parameters of a stage without weights.
+
+    A unit direction of its own, in which no stage has any weight, takes the place of its row of the Cholesky factor: all later
+    equations stay regular.  As its forces vanish too, responses to it change nothing and are left at 0.
+    """
+    at = places((x.size - 4) // 2)
+    for r in range(x.size):
+        x[r] = 0.0
+    for r in range(updated.size):
+        updated[r] = 0.0
+    x[at.b] = bias
+    x[at.response] = math.log(response)
+    updated[updated.size - 1] = response
