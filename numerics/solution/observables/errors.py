@@ -34,7 +34,7 @@ def generalization_gap(stage: AnyStage):
     return test_error(stage) - train_error(stage)
 
 
-@observable("test error after the best threshold", algebraic=True, linear=True, of=mixture)
+@observable("test error after the best threshold", algebraic=True, linear=True, of=mixture, listed=False)
 def direction_error(stage: AnyStage):
     """P(s h < 0) on a fresh sample with the bias that is best for these weights: what their direction is good for."""
     return stage.fresh.direction_error(-1)
