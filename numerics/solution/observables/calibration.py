@@ -31,7 +31,7 @@ def calibration_error(stage: AnyStage):
     return calibration.calibration_error(stage.fresh.logit_law(-1), check=stage.fresh.check)
 
 
-@observable("calibration error of the top label", linear=True, of=mixture)
+@observable("calibration error of the top label", linear=True, of=mixture, listed=False)
 def top_label_calibration_error(stage: AnyStage):
     """Mean of |P(the predicted label is right given |h|) - sigmoid(|h|)| on a fresh sample; at most ``calibration_error``."""
     return calibration.top_label_calibration_error(stage.fresh.logit_law(-1), check=stage.fresh.check)

@@ -21,13 +21,13 @@ ROUNDING = 1e-15
 """Of a difference of distribution functions."""
 
 
-@observable("P(teacher right, student wrong)", kind=TEACHER, linear=True, of=mixture)
+@observable("P(teacher right, student wrong)", kind=TEACHER, linear=True, of=mixture, listed=False)
 def teacher_right_wrong(stage: AnyStage, other: Row):
     """P(the teacher classifies a fresh sample rightly and this stage wrongly); NaN for the first stage."""
     return stage.pair(other).right_and_wrong(1, 0)
 
 
-@observable("P(teacher wrong, student right)", kind=TEACHER, linear=True, of=mixture)
+@observable("P(teacher wrong, student right)", kind=TEACHER, linear=True, of=mixture, listed=False)
 def teacher_wrong_right(stage: AnyStage, other: Row):
     """The other way round: ``test_error`` is the teacher's plus ``teacher_right_wrong`` minus this."""
     return stage.pair(other).right_and_wrong(0, 1)
@@ -40,10 +40,11 @@ def disagreement_bound(stage: AnyStage, other: Row):
     return pair.test_error(1) + pair.right_and_wrong(0, 1) + pair.right_and_wrong(1, 0)
 
 
-@observable("Kuiper distance of the logits' laws", kind=TEACHER, linear=True, of=mixture)
+@observable("Kuiper distance of the logits' laws", kind=TEACHER, linear=True, of=mixture, listed=False)
 def kuiper_distance(stage: AnyStage, other: Row):
     """Of the laws of h and h_teacher on fresh samples: half the divergence between student and teacher as domains of threshold
-    heads (Ben-David et al. 2010); it depends on the scale of the logits."""
+    heads (Ben-David et al. 2010); it depends on the scale of the logits.  Never negative, it is above its limit in finite
+    systems where the laws nearly agree."""
     return _distances(stage, other)[0]
 
 
