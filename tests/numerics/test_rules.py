@@ -270,7 +270,7 @@ def worst_z(case: str, n_inputs: int, n_runs: int, seed: int) -> float:
     for stage, found in zip(solution.stages, runs, strict=True):
         for name in names:
             value, measured = getattr(stage, name), getattr(found, name)
-            if math.isfinite(value) and measured.standard_error > 0:
+            if math.isfinite(value) and measured.standard_error > 1e-12 * abs(measured.mean):
                 worst = max(worst, abs(measured.mean - value) / measured.standard_error)
     return worst
 
