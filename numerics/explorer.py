@@ -303,9 +303,9 @@ class Explorer:
     """Sliders, curves and numbers of a teacher and its student.
 
     The picture shows the test errors (excess risks of regression) with the Bayes bounds, and two observables of choice, against
-    alpha, with the thresholds and the current alpha marked; the table all observables at the current alpha.  Whatever a slider, a choice or a button
-    does ends in a picture or in one line of text, :attr:`message`.  Test errors, order parameters and everything else that is
-    quick to compute are shown before what is not.
+    alpha, with the thresholds and the current alpha marked; the table all observables at the current alpha.  Whatever a slider, a
+    choice or a button does ends in a picture or in one line of text, :attr:`message`.  Test errors, order parameters and everything
+    else that is quick to compute are shown before what is not.
 
     Parameters
     ----------
