@@ -44,9 +44,9 @@ def test_reliability_curves() -> None:
 
 
 def test_simulated_points_agree() -> None:
-    """N = 300, 8 runs, at two ridges: |z| < 4."""
+    """N = 400, 24 runs, at two ridges: |z| < 4."""
     for name in ("anatomy-ordering", "anatomy-calibration"):
-        for work in FIGURES[name].plan(Effort(300, 8)).work.values():
+        for work in FIGURES[name].plan(Effort(400, 24)).work.values():
             if not isinstance(work, Simulation):
                 continue
             few = replace(work, over={"teacher.ridge": np.array([0.1, 1.0])})
