@@ -48,6 +48,8 @@ class _Scan:
     chain: Chain
     over: Mapping[str, np.ndarray]
 
+    is_smoothed: ClassVar[bool] = False  # a point takes seconds
+
     def places(self) -> list[tuple[DataModel, Chain]]:
         """Problems, the last parameter running fastest."""
         found = []

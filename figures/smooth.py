@@ -29,9 +29,11 @@ def smoothed(
     work: Any, dataset: xarray.Dataset, evaluate: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 ) -> xarray.Dataset:
     """The dataset of a part with the points that it lacks, computed by ``evaluate``; the same object if it lacks none."""
-    if is_simulation(work) or not getattr(work, "over", None):
+    if is_simulation(work) or not getattr(work, "over", None) or not getattr(work, "is_smoothed", True):
         return dataset
-    path = list(work.over)[-1]
+    *others, path = work.over
+    if any(np.size(work.over[other]) >= FEWEST for other in others):  # a map
+        return dataset
     for _ in range(ROUNDS):
         missing = between(dataset, path)
         if missing.size == 0:
