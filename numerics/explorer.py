@@ -162,10 +162,11 @@ SLIDERS = (
 )
 """What can be moved, where the data have it."""
 
-RULES: dict[str, str | None] = {
-    "two Gaussian classes": None, "regression": "identity", "sign of a linear rule": "sign", "probit of a linear rule": "probit",
+CLASSES = "classes"
+RULES = {
+    "two Gaussian classes": CLASSES, "regression": "identity", "sign of a linear rule": "sign", "probit of a linear rule": "probit",
 }  # fmt: skip
-"""Where labels come from: what the choice says, and the output of the rule."""
+"""Where labels come from: what the choice says, and the output of the rule if there is one."""
 
 DRAWN = ("generalization_gap", "norm")
 DRAWN_OF_NUMBERS = ("mean_squared_error", "norm")
@@ -373,7 +374,7 @@ class Explorer:
 
     def _build_widgets(self) -> None:
         self.sliders = {parameter.key: parameter.slider() for parameter in SLIDERS}
-        self.rules = widgets.Dropdown(options=list(RULES.items()), value=None, layout={"width": "190px"})
+        self.rules = widgets.Dropdown(options=list(RULES.items()), value=CLASSES, layout={"width": "190px"})
         self.choices = tuple(widgets.Dropdown(layout={"width": "240px"}) for _ in DRAWN)
         self._offer(DRAWN)
         narrow = {"style": {"description_width": "initial"}, "layout": {"width": "112px"}}
@@ -392,7 +393,9 @@ class Explorer:
             "nc": "Save curves, numbers and simulations",
         }
         self.buttons = {
-            name: widgets.Button(description=text, tooltip=tips[name], layout={"width": "76px"})
+            name: widgets.Button(
+                description=text, tooltip=tips[name], layout={"width": "88px" if name == "simulate" else "76px"}
+            )
             for name, text in words.items()
         }
         self.buttons["simulate"].on_click(lambda _: self._guard(self.simulate))
@@ -417,8 +420,8 @@ class Explorer:
                 self.picture,
                 row(*shown),
                 row(*self.sliders.values()),
-                row(*simulation, *saving, self.progress),
-                self.status,
+                row(*simulation, *saving),
+                row(self.status, self.progress),
                 self.table,
             ],
             layout={"width": "100%"},
@@ -426,7 +429,7 @@ class Explorer:
 
     def _offer(self, preferred: Sequence[str]) -> None:
         """Let the second and third panel choose among the observables of the data; keep what they show where it is one."""
-        names = observables_of(_without_values(self.rules.value)[0])
+        names = observables_of(_without_values(self.rule)[0])
         for choice, name in zip(self.choices, preferred, strict=True):
             kept = choice.value if choice.value in names else name
             choice.options = [(plain_label(name), name) for name in names]
@@ -452,7 +455,7 @@ class Explorer:
             for line, dot in zip(first.lines, first.dots, strict=True)
         ]
         words = ["teacher", "student"]
-        if self.rules.value is None:
+        if self.rule is None:
             handles.append(Line2D([], [], color=style.BLACK, lw=0.9, ls=style.LINES[2]))
             words.append("Bayes bound on the student's inputs")
         handles.append(Line2D([], [], color=style.BLACK, lw=0.7))
@@ -475,15 +478,20 @@ class Explorer:
 
     def _arguments(self, form: str) -> str:
         """Keywords that give this interface again; ``form`` is that of the numbers, empty for all their digits."""
-        rule = [] if self.rules.value is None else [f"rule={self.rules.value!r}"]
+        rule = [] if self.rule is None else [f"rule={self.rule!r}"]
         return ", ".join([*rule, *(f"{key}={value:{form}}" for key, value in self.parameters.items())])
 
     # Parameters and results.
 
     @property
+    def rule(self) -> str | None:
+        """Output of the rule that gives the labels, None for two classes."""
+        return None if self.rules.value == CLASSES else self.rules.value
+
+    @property
     def parameters(self) -> dict[str, float]:
         """Values of the sliders that the data have, by keyword."""
-        return {slider.key: float(self.sliders[slider.key].value) for slider in self._applying(self.rules.value)}
+        return {slider.key: float(self.sliders[slider.key].value) for slider in self._applying(self.rule)}
 
     def _applying(self, rule: str | None) -> list[Slider]:
         """Sliders of the parameters that data and chain have."""
@@ -497,8 +505,8 @@ class Explorer:
         ParameterError
             For an unknown parameter or rule, one that the data do not have, or a value outside its slider.
         """
-        rule = self.rules.value if rule is _SAME else rule
-        if rule not in RULES.values():
+        rule = self.rule if rule is _SAME else rule
+        if rule is not None and rule not in OUTPUTS:
             raise ParameterError(f"rule must be None or one of {', '.join(OUTPUTS)}, got {rule!r}")
         known = {slider.key: slider for slider in self._applying(rule)}
         for key, value in values.items():
@@ -508,7 +516,7 @@ class Explorer:
             require_number(key, value, at_least=low, at_most=high, allowed=f"in [{low:g}, {high:g}] here")
         self._held = True
         try:
-            self.rules.value = rule
+            self.rules.value = rule or CLASSES
             for key, value in values.items():
                 self.sliders[key].value = value
         finally:
@@ -519,10 +527,10 @@ class Explorer:
         """Labels come from somewhere else: other sliders, other observables."""
         if self._held:
             return
-        shown = {slider.key for slider in self._applying(self.rules.value)}
+        shown = {slider.key for slider in self._applying(self.rule)}
         for key, slider in self.sliders.items():
             slider.layout.display = None if key in shown else "none"
-        data, _chain = _without_values(self.rules.value)
+        data, _chain = _without_values(self.rule)
         self._held = True
         try:
             self._offer(DRAWN_OF_NUMBERS if data.has_real_labels else DRAWN)
@@ -537,8 +545,8 @@ class Explorer:
     @property
     def model(self) -> tuple[DataModel, Chain]:
         """Data and chain that the sliders describe."""
-        data, chain = _without_values(self.rules.value)
-        for slider in self._applying(self.rules.value):
+        data, chain = _without_values(self.rule)
+        for slider in self._applying(self.rule):
             for path in slider.paths:
                 data, chain = with_parameter(data, chain, path, self.parameters[slider.key])
         return data, chain
@@ -549,7 +557,7 @@ class Explorer:
         return self._simulations.get(self._curve_key())
 
     def _curve_key(self) -> tuple:
-        return (self.rules.value, *(value for key, value in self.parameters.items() if key != "alpha"))
+        return (self.rule, *(value for key, value in self.parameters.items() if key != "alpha"))
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

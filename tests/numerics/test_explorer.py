@@ -318,11 +318,11 @@ def test_rules_and_regression(shown: Explorer, rule: str, first: str, has: set, 
     ]
     assert repr(shown).startswith(f"explore(rule={rule!r}, alpha=")
     again = eval(repr(shown), {"explore": explore})
-    assert (again.rules.value, again.parameters) == (rule, shown.parameters)
+    assert (again.rule, again.parameters) == (rule, shown.parameters)
     shown.inputs.value, shown.runs.value = 60, 3
     shown.buttons["simulate"].click()
     assert "differ from theory" in shown.message, shown.message
-    shown.rules.value = None
+    shown.rules.value = explorer.CLASSES
     assert shown.message == "all points converged"
     assert shown._panels[0].name == "test_error"
     assert len(shown.figure.legends[0].get_texts()) == 4
