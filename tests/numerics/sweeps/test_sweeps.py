@@ -446,7 +446,7 @@ def test_no_room_is_said_before_computing(tmp_path, monkeypatch) -> None:
 
 ARGUMENTS = ("--over", "alpha=0.2:3:400", "--over", "teacher.ridge=0.01:1:4:log", "--observable", "test_error",
              "--observable", "loss_gap", "--alpha", "0.8", "--executor", "serial")  # fmt: skip
-SWEPT = ({"alpha": np.linspace(0.2, 3, 400), "teacher.ridge": np.geomspace(0.01, 1, 4)}, ("test_error", "loss_gap"))
+SWEPT = ({"alpha": "0.2:3:400", "teacher.ridge": "0.01:1:4:log"}, ("test_error", "loss_gap"))
 
 
 def start(path: Path, *more: str, **options) -> subprocess.Popen:
