@@ -31,7 +31,7 @@ from numerics import (
 )
 from numerics.models import Stage, total_alpha
 from numerics.random_box import BOX, ETA_RANGE
-from numerics.solution.observables.registry import observables_of
+from numerics.solution.observables.registry import compares, observables_of
 from numerics.solution.solution import StageSolution
 from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, SquareDistillation, SquareLoss
 
@@ -223,7 +223,7 @@ def assert_responses(solution: Solution) -> None:
 
 def is_defined(stage: StageSolution, name: str) -> bool:
     """Whether an observable exists: the first stage has no teacher, given weights no loss."""
-    if stage.number == 1 and ("teacher" in name or "distance" in name):
+    if stage.number == 1 and compares(name):
         return False
     return not (isinstance(stage.estimator, Frozen) and name in ("test_loss", "train_loss", "loss_gap", "free_energy"))
 
