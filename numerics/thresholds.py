@@ -16,7 +16,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from mpmath import mp
@@ -227,7 +227,7 @@ def separability_threshold(
     if delta != math.inf:
         delta = require_number("delta", delta, above=0, allowed="a number > 0 (math.inf is allowed)")
     eta, noise = _require_eta(eta), require_noise("label_noise", label_noise)
-    return eta * SeparationProblem(rho, float(delta) / eta, noise, bias_is_free).threshold()
+    return MixtureSeparation(rho, float(delta), eta, noise, bias_is_free).threshold()
 
 
 def max_margin(
@@ -278,16 +278,15 @@ def max_margin(
     if delta / eta < LEAST_NOISE:
         raise ArithmeticError(f"the margin at delta/eta={delta / eta:g} needs more digits than a double has")
     noise = require_noise("label_noise", label_noise)
-    problem = SeparationProblem(rho, delta / eta, noise, bias_is_free)
-    threshold = eta * problem.threshold()
+    separation = MixtureSeparation(rho, delta, eta, noise, bias_is_free)
+    threshold = separation.threshold()
     if not np.all(values < threshold):
         noisy = f", label_noise={noise:g}" if noise else ""
         raise ParameterError(
             f"alpha must be below the separability threshold {threshold:.10g} of rho={rho:g}, "
             f"delta={delta:g}, eta={eta:g}{noisy} (above it no separator exists), got {np.max(values):.10g}"
         )
-    dense = np.array([problem.solve(a) for a in (values / eta).ravel()]).T.reshape(3, *values.shape)
-    margin, m, b = math.sqrt(eta) * dense
+    margin, m, b = np.array([separation.at(a) for a in values.ravel()]).T.reshape(3, *values.shape)
     return MaxMargin(*(_like(alpha, v) for v in (margin, m, b, _test_error(m, b, 1.0, delta, rho))))
 
 
@@ -511,8 +510,9 @@ class RuleSeparation:
         low, high = 0.0, self._largest * (1 - 1e-15)
         if self.label_noise == 0.5:
             return self._ratio(kappa, 0.0)[0], 0.0
-        while high - low > 0 and self._ratio(kappa, high)[1] < 0:
-            return self._ratio(kappa, high)[0], high
+        value, slope = self._ratio(kappa, high)
+        if slope < 0:
+            return value, high
         r = optimize.brentq(lambda r: self._ratio(kappa, r)[1], low, high, xtol=1e-16, rtol=4 * np.finfo(float).eps)
         return self._ratio(kappa, r)[0], r
 
@@ -534,9 +534,13 @@ class MixtureSeparation:
     def __init__(self, rho: float, delta: float, eta: float, label_noise: float, bias_is_free: bool) -> None:
         self.eta, self._dense = eta, SeparationProblem(rho, delta / eta, label_noise, bias_is_free)
 
-    def threshold(self) -> float:
-        """``alpha*``."""
+    @cached_property
+    def _threshold(self) -> float:
         return self.eta * self._dense.threshold()
+
+    def threshold(self) -> float:
+        """``alpha*``; its minimiser starts all searches for margins."""
+        return self._threshold
 
     def at(self, alpha: float) -> tuple[float, float, float]:
         """Margin, magnetization and bias of the max-margin separator at ``alpha`` below the threshold."""

@@ -204,8 +204,7 @@ def label_threshold(loss: Loss, low: float, high: float) -> tuple[float, float] 
 def constraint(chain: Chain, number: int, limit: str, nodes: Nodes) -> np.ndarray:
     """``h*`` of constrained stage ``number`` at each node, or the sign of the label seen for a margin; shape (n,)."""
     if limit == MAX_MARGIN:
-        sign = 2.0 * nodes.labels - 1.0
-        return sign * np.where(nodes.logits[:, 0] > 0.0, 1.0, -1.0) if chain.hidden else sign
+        return nodes.label_signs(bool(chain.hidden))
     return minimisers(chain[number - 1].loss, number, nodes)
 
 
@@ -251,8 +250,7 @@ class HardStage:
     @property
     def flipped(self) -> float:
         """Share of the labels it is trained on that noise flipped."""
-        said = np.ones(self.nodes.labels.size) if self.data.ruled else self.nodes.statistics[:, 0]
-        wrong = said != 2.0 * self.nodes.labels - 1.0
+        wrong = self.nodes.clean_signs(self.data.ruled) != 2.0 * self.nodes.labels - 1.0
         return min(float(self.nodes.weight[wrong].sum()) / self.alpha, 0.5)
 
     def field(self, x: np.ndarray) -> tuple[np.ndarray, float]:
@@ -338,7 +336,6 @@ class HardStage:
         k, x = self.number - 1, _variables(unknowns)
         conjugates = self.evaluate(x)[1]
         known = self.start()
-        known[-1] = known[-1] if self.limit == MAX_MARGIN or self.number == 1 else self.eta - self.alpha
         if self.limit == MAX_MARGIN:
             others = x[2 + self.data.ruled : 2 + k]
             known[2 + k] -= others @ others

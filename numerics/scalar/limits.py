@@ -240,18 +240,13 @@ def solve_limit(data: DataModel, chain: Chain, settings: Settings) -> LimitPoint
     return _Assembly(data, chain, limits, settings).solve()
 
 
-def without_ridge(stage: Estimator | Frozen) -> Estimator | Frozen:
-    """With a ridge that stands for 0 in the compiled equations, which have logarithms, if it is 0."""
-    return replace(stage, ridge=NO_RIDGE) if isinstance(stage, Estimator) and stage.ridge == 0 else stage
+def without_ridge(stage: Estimator | Frozen, ridge: float = NO_RIDGE) -> Estimator | Frozen:
+    """With another ridge if it is 0: by default what stands for 0 in the compiled equations, which have logarithms."""
+    return replace(stage, ridge=ridge) if isinstance(stage, Estimator) and stage.ridge == 0 else stage
 
 
 def _small_ridges(chain: Chain, ridge: float) -> Chain:
-    return replace(
-        chain,
-        stages=tuple(
-            replace(stage, ridge=ridge) if getattr(stage, "ridge", None) == 0 else stage for stage in chain.stages
-        ),
-    )
+    return replace(chain, stages=tuple(without_ridge(stage, ridge) for stage in chain.stages))
 
 
 def _solve_regular(data: DataModel, chain: Chain, settings: Settings) -> LimitPoints:

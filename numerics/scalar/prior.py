@@ -34,11 +34,6 @@ class Pattern:
     active: tuple[bool, ...]
 
 
-def nested_patterns(etas: tuple[float, ...]) -> tuple[Pattern, ...]:
-    """Patterns of nested masks: stage t trains the first fraction ``etas[t]`` of the coordinates."""
-    return mask_patterns(etas, (None,) * len(etas))
-
-
 @lru_cache(maxsize=4096)
 def mask_patterns(etas: tuple[float, ...], overlaps: tuple[float | None, ...]) -> tuple[Pattern, ...]:
     """Patterns of masks, some of them random.

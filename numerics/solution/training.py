@@ -130,17 +130,19 @@ class TrainingSamples(WeightedSamples):
         """
         seen = 2.0 * self.groups.labels - 1.0
         if self.limit == MAX_MARGIN:  # every sample is beyond any level on the side of the label that was trained on
-            return Integral(float(self.weight @ (seen != self._said(self.groups))) if clean else 0.0, 0.0)
+            return Integral(
+                float(self.weight @ (seen != self.groups.clean_signs(self.data.ruled))) if clean else 0.0, 0.0
+            )
         if self.point.vanishes:
             decided = level != 0.0 or self.point.bias != 0.0
-            signs = (np.array([1.0, -1.0]), np.array([0.5, 0.5])) if self.data.ruled else (
-                self._said(self.groups) if clean else seen, self.weight
-            )  # fmt: skip
-            return Integral(float(signs[1] @ (signs[0] * self.point.bias < level)) if decided else math.nan, 0.0)
+            signs, weight = self.groups.clean_signs(False) if clean else seen, self.weight
+            if self.data.ruled:  # either sign as often, whatever the noise
+                signs, weight = np.array([1.0, -1.0]), np.array([0.5, 0.5])
+            return Integral(float(weight @ (signs * self.point.bias < level)) if decided else math.nan, 0.0)
 
         def score(group: np.ndarray, g: np.ndarray) -> np.ndarray:
             nodes = self.follow(group, g)
-            sign = self._sign(nodes, clean)
+            sign = nodes.label_signs(self.data.ruled, clean=clean)
             return sign * self.threshold(nodes, sign * level)
 
         k = self.stages - 1
@@ -156,15 +158,6 @@ class TrainingSamples(WeightedSamples):
         nested = crossings.mean_tail(score, self.weight, k, self.rtol, check=self.check, evaluations=budget)
         return OneRule(*min(found, nested, key=lambda integral: integral.error))
 
-    def _said(self, nodes: Nodes) -> np.ndarray:
-        """Sign of the class, of each node; where a rule gives labels, that the label is the one that it gives."""
-        return np.ones(nodes.labels.size) if self.data.ruled else nodes.statistics[:, 0]
-
-    def _sign(self, nodes: Nodes, clean: bool) -> np.ndarray:
-        """Sign of the label, of each node."""
-        sign = self._said(nodes) if clean else 2.0 * nodes.labels - 1.0
-        return sign * np.where(nodes.logits[:, 0] > 0.0, 1.0, -1.0) if self.data.ruled else sign
-
     @cached_property
     def jumps(self) -> bool:
         """Whether a target up to this stage jumps with an earlier logit."""
@@ -176,7 +169,7 @@ class TrainingSamples(WeightedSamples):
         """The probability given the nodes of the earlier stages, averaged over them."""
 
         def tail(nodes: Nodes) -> np.ndarray:
-            sign = self._sign(nodes, clean)
+            sign = nodes.label_signs(self.data.ruled, clean=clean)
             return special.ndtr(sign * self.threshold(nodes, sign * level))
 
         return self._until_levels_agree(tail, self.stages - 1)

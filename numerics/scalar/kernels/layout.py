@@ -189,6 +189,15 @@ class Nodes(NamedTuple):
         """``f_1..f_k``, shape (n, k)."""
         return self.statistics[:, 2 + self.stages :]
 
+    def clean_signs(self, ruled: bool) -> np.ndarray:
+        """Sign of the class of each node; where a rule gives labels, +1: the label is the one that it gives."""
+        return np.ones(self.labels.size) if ruled else self.statistics[:, 0]
+
+    def label_signs(self, ruled: bool, *, clean: bool = False) -> np.ndarray:
+        """Sign of the label of each node as training sees it, or before noise flipped it (``clean``)."""
+        signs = self.clean_signs(ruled) if clean else 2.0 * self.labels - 1.0
+        return signs * np.where(self.logits[:, 0] > 0.0, 1.0, -1.0) if ruled else signs
+
     def seen(self, stages: Sequence[int]) -> np.ndarray:
         """Columns of ``logits`` for the given stages (1-based), contiguous."""
         return np.ascontiguousarray(self.logits[:, [s - 1 for s in stages]])

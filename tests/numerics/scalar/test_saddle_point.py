@@ -16,7 +16,7 @@ from numerics.codegen.observables import as_function
 from numerics.models import Chain
 from numerics.scalar.compiled import target_bends
 from numerics.scalar.nodes import StagePoint, extend, label_nodes
-from numerics.scalar.prior import WeightMoments, nested_patterns
+from numerics.scalar.prior import WeightMoments, coordinate_groups
 from numerics.solver import plain_iteration
 from numerics.thresholds import bayes_error_known_means
 from theory import potential
@@ -33,7 +33,7 @@ class EarlierStages:
 
     def __init__(self, data: GaussianMixture, chain: Chain) -> None:
         self.data, self.chain, self.number = data, chain, len(chain)
-        self.moments = WeightMoments(nested_patterns(tuple(stage.eta for stage in chain.stages)))
+        self.moments = WeightMoments(coordinate_groups(chain.stages))
         self.nodes = label_nodes(data)
         self.points = list(solve(data, chain.stages[:-1]).points) if self.number > 1 else []
         for number, point in enumerate(self.points, start=1):
