@@ -216,7 +216,7 @@ def nodes_after(stage, nodes, field, trained, needed, directions, rule, tail):
         The stage's g for each row; without any, g is integrated over.
     """
     k = nodes.logits.shape[1]
-    extended = nodes
+    extended = with_constant_logit(take_nodes(nodes, np.empty(0, np.int64)), 0.0)  # if no data set is needed any more
     defect = 0.0
     parts = 0
     for side in range(1, -1, -1):

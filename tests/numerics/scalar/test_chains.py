@@ -463,6 +463,21 @@ def test_a_teacher_that_saw_other_samples_is_as_good_as_frozen() -> None:
             assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-7)
 
 
+def test_given_weights_keep_their_order_parameters_wherever_they_stand() -> None:
+    """Also where no later stage is trained, so that no sample is followed any further."""
+    trained = [Estimator(CrossEntropy(), 1.0), Estimator(PseudoLabels(0.3), 0.7)]
+    given = [Frozen(0.3, 1.0, bias=0.1), Frozen(-0.2, 2.0, bias=-0.4)]
+    data = GaussianMixture(1.0, 0.37)
+    alone = [solve(data, [one])[0] for one in given]
+    for chain in ([*trained, *given], [trained[0], given[0], trained[1], given[1]]):
+        for stage, solved in zip(chain, solve(data, chain).stages, strict=True):
+            assert math.isfinite(solved.bias)
+            if isinstance(stage, Frozen):
+                expected = alone[given.index(stage)]
+                for name in ("magnetization", "bias", "norm_squared", "test_error", "train_error"):
+                    assert getattr(solved, name) == pytest.approx(getattr(expected, name), rel=1e-8)
+
+
 @pytest.mark.filterwarnings("ignore::numerics.ConvergenceWarning")
 def test_two_equal_teachers_are_one() -> None:
     """Only the sum of the responses to them is determined."""
