@@ -294,6 +294,6 @@ def plain_iteration(
     updated : array, shape (2t + 1,)
         ``m, Q_t1.., V_t1..`` that these conjugates give.
     """
-    prior = moments.prior_constants(len(earlier), stage.ridge)
+    prior = moments.prior_rows(len(earlier), stage.ridge)
     _, conjugates, updated, _ = newton(data, stage, nodes.of(data, stage.sets), prior, earlier, x, one_step(step, tail))
     return conjugates, updated

@@ -27,6 +27,8 @@ from theory.symbols import (
     eta,
     field,
     indexed,
+    input_covariance,
+    input_mean,
     lower_triangle,
     magnetization,
     magnetization_hat,
@@ -209,12 +211,34 @@ def _mean_of_quadratic(quadratic: Expr, t: int) -> Expr:
     return total
 
 
-def entropic_potential(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Expr:
-    """Psi_w = - eta E[min_w energy]; for a ridge, eta/(2L) E[(mh v + xi_t - sum_s Vh_ts w_s)^2]."""
+def in_spectrum(expression: Expr, t: int) -> Expr:
+    """Of a coordinate on which the stages see inputs of covariances Delta Omega_ts and class means c_t v.
+
+    The replicated action of a coordinate holds the conjugates only through ``mh_t v``, ``Qh_ts`` and ``Vh_ts`` times what the
+    inputs are there, which is 1 for white inputs: so every conjugate comes with it.
+    """
+    weighted = {magnetization_hat(t): input_mean(t) * magnetization_hat(t)}
+    for s in range(1, t + 1):
+        weighted[overlap_hat(t, s)] = input_covariance(t, s) * overlap_hat(t, s)
+        weighted[response_hat(t, s)] = input_covariance(t, s) * response_hat(t, s)
+    return expression.xreplace(weighted)
+
+
+def _spectrum_symbols(t: int) -> tuple[Symbol, ...]:
+    return (input_mean(t), *(input_covariance(t, s) for s in range(1, t + 1)))
+
+
+def entropic_potential(t: int, prior: QuadraticPrior = GaussianRidgePrior, *, spectrum: bool = False) -> Expr:
+    """Psi_w = - eta E[min_w energy]; for a ridge, eta/(2L) E[(mh v + xi_t - sum_s Vh_ts w_s)^2].
+
+    ``spectrum``: of one group of coordinates whose inputs have a covariance and a mean of their own (:func:`in_spectrum`); eta
+    is its share, and groups add up.
+    """
     effective = _effective_weight(t, prior)
     pull = _coefficients(effective.pull, t)
     gain = (pull.T * _second_moments(t) * pull)[0] / effective.curvature / 2
-    return eta * (gain - _mean_of_quadratic(effective.remainder, t))
+    found = eta * (gain - _mean_of_quadratic(effective.remainder, t))
+    return in_spectrum(found, t) if spectrum else found
 
 
 def coupling(t: int) -> Expr:
@@ -257,14 +281,13 @@ def _earlier_moments(t: int) -> tuple[Symbol, ...]:
 
 
 @lru_cache(maxsize=32)
-def prior_equations(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Equations:
+def prior_equations(t: int, prior: QuadraticPrior = GaussianRidgePrior, *, spectrum: bool = False) -> Equations:
     """Order parameters from conjugates: d Phi/d(conjugate) = 0.
 
-    Inputs mh_t, Qh_t1..Qh_tt, Vh_t1..Vh_tt; constants eta, those of the prior (the ridge), then mu_s, B_sr,
-    G_sk of the earlier stages over the coordinates active in stage t (triangles row by row); outputs m_t,
-    Q_t1..Q_tt, V_t1..V_tt.
-    With several patterns of masks, sum the outputs over the patterns in which stage t is active, eta being
-    the fraction of coordinates with that pattern.
+    Inputs mh_t, Qh_t1..Qh_tt, Vh_t1..Vh_tt; constants eta, those of the prior (the ridge), with a ``spectrum`` c_t and
+    Omega_t1..Omega_tt, then mu_s, B_sr, G_sk of the earlier stages over the coordinates active in stage t (triangles row by
+    row); outputs m_t, Q_t1..Q_tt, V_t1..V_tt.
+    With several groups of coordinates sum the outputs over those in which stage t is active, eta being the share of each.
 
     Examples
     --------
@@ -273,19 +296,22 @@ def prior_equations(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Equat
     m_1 = eta*mh_1/(Vh_11 + lambda)
     Q_11 = eta*(Qh_11 + mh_1**2)/(Vh_11 + lambda)**2
     V_11 = eta/(Vh_11 + lambda)
+    >>> print(prior_equations(1, spectrum=True).outputs["Q_11"])
+    Omega_11*eta*(Omega_11*Qh_11 + c_1**2*mh_1**2)/(Omega_11*Vh_11 + lambda)**2
     """
     _check_stage(t)
-    phi = coupling(t) + entropic_potential(t, prior)
+    phi = coupling(t) + entropic_potential(t, prior, spectrum=spectrum)
     outputs = {
         parameter.name: factor_terms(_solve_stationarity(phi, conjugate, parameter))
         for parameter, conjugate in _conjugate_pairs(t)
     }
-    return Equations.build(conjugates(t), (eta, *prior.constants, *_earlier_moments(t)), outputs)
+    seen = _spectrum_symbols(t) if spectrum else ()
+    return Equations.build(conjugates(t), (eta, *prior.constants, *seen, *_earlier_moments(t)), outputs)
 
 
 @lru_cache(maxsize=32)
-def conditional_moments(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Equations:
-    """Moments of the new weight, per pattern of masks in which stage t is active.
+def conditional_moments(t: int, prior: QuadraticPrior = GaussianRidgePrior, *, spectrum: bool = False) -> Equations:
+    """Moments of the new weight, per group of coordinates in which stage t is active.
 
     The minimiser of the effective energy is linear in v, xi_t and the earlier weights; its moments with
     them follow.  Inputs as in ``prior_equations``; constants the same without eta; outputs mu_t,
@@ -308,7 +334,10 @@ def conditional_moments(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> E
         through = Add(*(pull[s + 1] * propagator(s, k) for s in range(k, t)))
         outputs[propagator(t, k).name] = through / effective.curvature
     outputs[propagator(t, t).name] = pull[1] / effective.curvature
-    return Equations.build(conjugates(t), (*prior.constants, *_earlier_moments(t)), outputs)
+    seen = _spectrum_symbols(t) if spectrum else ()
+    if spectrum:
+        outputs = {name: in_spectrum(expression, t) for name, expression in outputs.items()}
+    return Equations.build(conjugates(t), (*prior.constants, *seen, *_earlier_moments(t)), outputs)
 
 
 # The samples.
@@ -421,12 +450,12 @@ mean_envelope = Symbol("E_M", real=True)
 
 
 @lru_cache(maxsize=32)
-def free_energy(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Equations:
+def free_energy(t: int, prior: QuadraticPrior = GaussianRidgePrior, *, spectrum: bool = False) -> Equations:
     """Phi_t as a number: inputs m_t, Q_ts, V_ts, then the conjugates, then E_M = alpha E[Moreau envelope].
 
     Constants as in ``prior_equations``.  Outputs ``value`` = Phi_t and its parts ``coupling`` and
-    ``entropic``: with several patterns of masks add the coupling once and the entropic part for each
-    pattern.  At the saddle -Phi_t = alpha E[l_t] + (ridge/2) Q_tt.
+    ``entropic``: with several groups of coordinates add the coupling once and the entropic part for each
+    group.  At the saddle -Phi_t = alpha E[l_t] + (ridge/2) Q_tt.
 
     Examples
     --------
@@ -436,10 +465,11 @@ def free_energy(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Equations
     _check_stage(t)
     energetic = energetic_potential(t)
     named = energetic.subs(GaussianAverage(MoreauEnvelope(*proximal_arguments(t)), t), mean_envelope / alpha)
-    parts = {"coupling": coupling(t), "entropic": entropic_potential(t, prior)}
+    parts = {"coupling": coupling(t), "entropic": entropic_potential(t, prior, spectrum=spectrum)}
     outputs = {"value": Add(*parts.values()) + named, **parts}
     inputs = (*order_parameters(t), *conjugates(t), mean_envelope)
-    return Equations.build(inputs, (eta, *prior.constants, *_earlier_moments(t)), outputs)
+    seen = _spectrum_symbols(t) if spectrum else ()
+    return Equations.build(inputs, (eta, *prior.constants, *seen, *_earlier_moments(t)), outputs)
 
 
 def _check_stage(t: int) -> None:

@@ -76,6 +76,16 @@ def response_hat(t: int, s: int) -> Symbol:
     return indexed("Vh", t, s)
 
 
+def input_covariance(t: int, s: int) -> Symbol:
+    """Omega_ts, covariance of one coordinate of the inputs of stages t and s given the class, over Delta; symmetric."""
+    return indexed("Omega", max(t, s), min(t, s))
+
+
+def input_mean(t: int) -> Symbol:
+    """c_t: that coordinate of the class mean is c_t v in the inputs of stage t."""
+    return indexed("c", t)
+
+
 def cholesky(t: int, k: int) -> Symbol:
     """C_tk, lower-triangular Cholesky factor of the overlaps, Q = C C^T."""
     return indexed("C", t, k)

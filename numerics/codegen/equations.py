@@ -47,7 +47,7 @@ def equations_module(t: int) -> ModuleType:
 
 def equation_definitions(t: int) -> str:
     """Source of the functions of an equations module."""
-    channel, prior = potential.channel_equations(t), potential.prior_equations(t)
+    channel, prior = potential.channel_equations(t), potential.prior_equations(t, spectrum=True)
     cholesky = potential.cholesky_update(t)
     text = (
         _vector_function("conjugates", channel)
@@ -56,7 +56,7 @@ def equation_definitions(t: int) -> str:
         + _jacobian_function("prior_jacobian", prior)
         + _vector_function("cholesky", cholesky)
         + _jacobian_function("cholesky_jacobian", cholesky)
-        + _vector_function("moments", potential.conditional_moments(t))
+        + _vector_function("moments", potential.conditional_moments(t, spectrum=True))
     )
     return text
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import sympy
+from numpy.typing import NDArray
 
 from numerics.codegen.cache import derived_source
 from numerics.codegen.printing import with_tails
@@ -154,11 +155,20 @@ def bivariate_normal_cdf(a: float, b: float, correlation: float) -> float:
 
 @lru_cache(maxsize=16)
 def free_energy(t: int) -> Callable:
-    """``f(inputs, constants)`` -> Phi_t, with the vectors of ``theory.potential.free_energy(t)``."""
+    """``f(inputs, groups)`` -> Phi_t, with the vectors of ``theory.potential.free_energy(t)``: one row of constants a group."""
 
     def derive() -> tuple[tuple[sympy.Symbol, ...], sympy.Expr]:
-        equations = potential.free_energy(t)
+        equations = potential.free_energy(t, spectrum=True)
         return (*equations.inputs, *equations.constants), equations.outputs["value"]
 
-    function = _kept(f"free_energy{t}", derive)
-    return lambda inputs, constants: function(*inputs, *constants)
+    def derive_entropic() -> tuple[tuple[sympy.Symbol, ...], sympy.Expr]:
+        equations = potential.free_energy(t, spectrum=True)
+        return (*equations.inputs, *equations.constants), equations.outputs["entropic"]
+
+    function, entropic = _kept(f"free_energy{t}", derive), _kept(f"entropic{t}", derive_entropic)
+
+    def value(inputs: Sequence[float], groups: NDArray[np.float64]) -> float:
+        first, *others = groups
+        return function(*inputs, *first) + sum(entropic(*inputs, *group) for group in others)
+
+    return value

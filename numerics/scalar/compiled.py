@@ -124,7 +124,7 @@ def newton(
     Parameters
     ----------
     nodes, prior, earlier
-        Nodes on the samples that the stage is trained on, constants of the prior (``WeightMoments.prior_constants``), saddle
+        Nodes on the samples that the stage is trained on, constants of the prior (``WeightMoments.prior_rows``), saddle
         points of the stages before.
     x : array, shape (2t + 2,)
         Starting point; unknowns as in :mod:`numerics.scalar.kernels.layout`.
@@ -249,8 +249,6 @@ def point_parameters(points: Sequence[tuple[DataModel, Chain]]) -> layout.Point:
     bends = _bends(points)
     most = max(1, *(len(bend) for row in bends for bend in row))
     n_parameters = max(1, *(len(structural_loss(stage).values) for stage in points[0][1].stages))
-    patterns = [coordinate_groups(stages) for stages in resolved]
-    n_patterns = max(len(found) for found in patterns)
     data = layout.Data(*map(np.array, zip(*(data_parameters(data) for data, _ in points), strict=True)))
     training = layout.Training(
         np.full((n, size), layout.TRAINED), np.full((n, size), math.nan), np.zeros((n, size)), np.zeros((n, size)),
@@ -258,12 +256,8 @@ def point_parameters(points: Sequence[tuple[DataModel, Chain]]) -> layout.Point:
         np.zeros((n, size, most, 2)),
         np.zeros((n, size), dtype=np.int64),
     )  # fmt: skip
-    share, active = np.zeros((n, n_patterns)), np.zeros((n, n_patterns, size))
     for i, stages in enumerate(resolved):
         at_rest = resting_biases(stages)
-        for a, pattern in enumerate(patterns[i]):
-            share[i, a] = pattern.share
-            active[i, a] = pattern.active
         for t, stage in enumerate(stages):
             training.bends[i, t, : len(bends[i][t])] = bends[i][t]
             training.n_bends[i, t] = len(bends[i][t])
@@ -281,7 +275,21 @@ def point_parameters(points: Sequence[tuple[DataModel, Chain]]) -> layout.Point:
                 training.fixed_bias[i, t] = stage.fixed_bias
             if at_rest[t] is not None:
                 training.kind[i, t], training.fixed_bias[i, t] = layout.VANISHING, at_rest[t]
-    return layout.Point(data, training, share, active)
+    return layout.Point(data, training, _stacked_groups(points, resolved))
+
+
+def _stacked_groups(points: Sequence[tuple[DataModel, Chain]], resolved: Sequence[tuple]) -> layout.Groups:
+    """Groups of coordinates of all points; where a point has fewer, the rest are empty."""
+    found = [coordinate_groups(data, stages) for (data, _), stages in zip(points, resolved, strict=True)]
+    n, most, size = len(found), max(len(groups.share) for groups in found), len(resolved[0])
+    out = layout.Groups(
+        np.zeros((n, most)), np.full((n, most, size), -1), np.zeros((n, most, size)), np.zeros((n, most, size, size)),
+        np.zeros((n, most)),
+    )  # fmt: skip
+    for i, groups in enumerate(found):
+        for values, mine in zip(out, groups, strict=True):
+            values[i, : len(mine)] = mine
+    return out
 
 
 def data_parameters(data: DataModel, *, training: bool = True) -> layout.Data:

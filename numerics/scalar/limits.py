@@ -350,7 +350,7 @@ class _Assembly:
         """All stages at one level; stops at the first that fails."""
         data, chain, settings = self.data, self.chain, self.settings
         step = settings.field_step * settings.refinement**level
-        moments = WeightMoments(coordinate_groups(self.stages))
+        moments = WeightMoments(coordinate_groups(self.data, self.stages))
         nodes, points = label_nodes(data), []
         for number, stage in enumerate(self.stages, start=1):
             limit = self.limits[number - 1]
@@ -423,7 +423,7 @@ class _Assembly:
     ) -> StagePoint:  # fmt: skip
         """An ordinary stage after a constrained one."""
         stage = self.stages[number - 1]
-        constants = moments.prior_constants(number - 1, stage.ridge)
+        constants = moments.prior_rows(number - 1, stage.ridge)
         nodes = nodes.of(self.data, stage.sets)
         if start is not None:
             return solve_stage(self.data, stage, nodes, constants, points, start.unknowns, step, self.settings)

@@ -1,4 +1,4 @@
-"""Masks: which stages train which coordinates, and the moments of the weights given that pattern."""
+"""Groups of coordinates: which stages train them, on what inputs, and the moments of the weights there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import pointer
 from numerics.deferred import Deferred
-from numerics.models import Estimator, Frozen, Rule
+from numerics.models import DataModel, Estimator, Frozen, Rule
+from numerics.scalar.kernels.layout import Groups
 
 _entries = Deferred("numerics.scalar.kernels.entries")
 _ROUNDING = 1e-12
@@ -67,24 +68,44 @@ def mask_patterns(etas: tuple[float, ...], overlaps: tuple[float | None, ...]) -
     return tuple(Pattern(share, active) for share, _, active in groups if any(active))
 
 
-def coordinate_groups(stages: Sequence[Estimator | Frozen]) -> tuple[Pattern, ...]:
-    """Groups of coordinates with the stages that have weights there; the noise of a rule has coordinates of its own."""
-    groups = mask_patterns(tuple(stage.eta for stage in stages), tuple(stage.mask_overlap for stage in stages))
+def coordinate_groups(data: DataModel, stages: Sequence[Estimator | Frozen]) -> Groups:
+    """Groups of coordinates that differ in who has weights there or in what the stages' inputs are; see :class:`Groups`.
+
+    The noise of a rule has coordinates of its own.
+    """
+    size = len(stages)
+    patterns = mask_patterns(tuple(stage.eta for stage in stages), tuple(stage.mask_overlap for stage in stages))
+    parts = [(p.share, p.active, np.ones(size), np.ones((size, size))) for p in patterns]
     if isinstance(stages[0], Rule) and stages[0].noise > 0:
-        groups += (Pattern(stages[0].noise, (True, *[False] * (len(stages) - 1))),)
-    return groups
+        parts.append((stages[0].noise, (True, *[False] * (size - 1)), np.zeros(size), np.ones((size, size))))
+    share, active, means, covariances = map(np.array, zip(*parts, strict=True))
+    return Groups(share, _rows(active, means, covariances), means, covariances, np.ones(len(share)))
+
+
+def _rows(active: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> np.ndarray:
+    """Which groups are alike to each stage, given the moments of those before it, shape (groups, T); -1 where it has no weight."""
+    rows = np.full(active.shape, -1, dtype=np.int64)
+    for t in range(active.shape[1]):
+        here = np.flatnonzero(active[:, t])
+        inputs = np.column_stack((means[here, t], covariances[here, t, : t + 1]))
+        rows[here, t] = np.unique(inputs, axis=0, return_inverse=True)[1].ravel()
+    return rows
 
 
 class WeightMoments:
-    """Moments of the stages solved so far, per pattern: ``mu_s = E[w_s v]``, ``B_sr = E[w_s w_r]``, ``G_sk = E[dw_s/dxi_k]``."""
+    """Moments of the stages solved so far, per group: ``mu_s = E[w_s v]``, ``B_sr = E[w_s w_r]``, ``G_sk = E[dw_s/dxi_k]``."""
 
-    def __init__(self, patterns: tuple[Pattern, ...]) -> None:
-        share = np.array([pattern.share for pattern in patterns], dtype=float)
-        self._moments = _entries.no_moments(share, np.array([pattern.active for pattern in patterns], dtype=float))
+    def __init__(self, groups: Groups) -> None:
+        self._moments = _entries.no_moments(groups)
+
+    def prior_rows(self, stage: int, ridge: float) -> np.ndarray:
+        """Constants of ``prior_equations(stage + 1)``, one row for each kind of inputs: share, ridge, c_t, Omega_t1.., mu, B, G."""
+        return _entries.prior_rows(self._moments, stage, ridge)
 
     def prior_constants(self, stage: int, ridge: float) -> np.ndarray:
-        """Constants of ``prior_equations(stage + 1)``: eta, ridge, then mu, B, G averaged given that the stage is active."""
-        return _entries.prior_constants(self._moments, stage, ridge)
+        """The only row, of inputs that are alike in all coordinates."""
+        (row,) = self.prior_rows(stage, ridge)
+        return row
 
     def add_stage(self, number: int, stage: Estimator | Frozen, conjugates: np.ndarray) -> None:
         """Store the moments of stage ``number`` (1-based), solved with these conjugates."""

@@ -33,7 +33,7 @@ class Walk:
         # One level finer than the solution: errors of quadrature are divided by SHIFT.
         self.factor = 1.0 if rows else settings.refinement ** (level + 1)
         self.nodes = label_nodes(data, rows=max(rows, 1))
-        self.moments = WeightMoments(coordinate_groups(self.stages))
+        self.moments = WeightMoments(coordinate_groups(data, self.stages))
         self.points: list[StagePoint] = []
 
     def newton(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +50,7 @@ class Walk:
             moved, conjugates = hard.newton(x)
             return moved - x, np.append(conjugates, 0.0)
         moved, conjugates, _, _ = newton(
-            self.data, stage, self.nodes.of(self.data, stage.sets), self.moments.prior_constants(len(self.points), stage.ridge),
+            self.data, stage, self.nodes.of(self.data, stage.sets), self.moments.prior_rows(len(self.points), stage.ridge),
             self.points, x, one_step(self.settings.field_step * self.factor, self.settings.tail, sharing=not self.exact),
         )  # fmt: skip
         return moved - x, conjugates

@@ -64,15 +64,16 @@ def _response_to_rest(solution: Solution, points: Sequence[StagePoint], s: int, 
     if not abs(_pull(solution, points, s, t, 0.0, 0.5 * _SHIFT) - direct) <= _SMOOTH * (1.0 + abs(direct)):
         return math.nan, math.nan
     through = (_pull(solution, points, s, t, own, _SHIFT) - direct) / own
-    moments = WeightMoments(coordinate_groups(solution.resolved))
+    moments = WeightMoments(coordinate_groups(solution.data, solution.resolved))
     for number in range(1, t):
         moments.add_stage(number, solution.resolved[number - 1], points[number - 1].conjugates)
-    constants, prior = moments.prior_constants(t - 1, stage.ridge), []
+    constants, prior = moments.prior_rows(t - 1, stage.ridge), []
     for value in (0.0, 1.0):
-        conjugates, updated = np.append(points[t - 1].conjugates, 0.0), np.empty(2 * t + 1)
+        conjugates, updated = np.append(points[t - 1].conjugates, 0.0), np.empty((len(constants), 2 * t + 1))
         conjugates[t + s] = value
-        equations_module(t).prior(conjugates, constants, updated)
-        prior.append(updated[t + s])
+        for row, out in zip(constants, updated, strict=True):
+            equations_module(t).prior(conjugates, row, out)
+        prior.append(updated[:, t + s].sum())
     rate = prior[1] - prior[0]
     found = (prior[0] - rate * delta * direct) / (1.0 + rate * delta * through)
     return found, -delta * (direct + through * found)
@@ -106,7 +107,7 @@ def _pull(
             force = trained.total(trained.forces[:, -1])
         else:
             before = [_with_unit_direction(earlier) for earlier in points[: t - 1]]
-            prior = solution.moments(t - 1).prior_constants(t - 1, stage.ridge)
+            prior = solution.moments(t - 1).prior_rows(t - 1, stage.ridge)
             force = newton(
                 data, stage, nodes.of(data, stage.sets), prior, before, unknowns,
                 one_step(settings.field_step * refined, settings.tail),

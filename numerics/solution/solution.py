@@ -246,9 +246,9 @@ class Solution:
         return self.equations.resolved(self.data)
 
     def moments(self, number: int) -> WeightMoments:
-        """Moments of the weights of stages 1..number, for each pattern of masks."""
+        """Moments of the weights of stages 1..number, for each group of coordinates."""
         stages = self.resolved
-        found = WeightMoments(coordinate_groups(stages))
+        found = WeightMoments(coordinate_groups(self.data, stages))
         for earlier, stage, point in zip(range(1, number + 1), stages, self.points, strict=False):
             found.add_stage(earlier, effective(stage, point), point.conjugates)
         return found
@@ -411,7 +411,7 @@ class StageSolution(AnyStage):
         if self.limit == MINIMUM_NORM or point.vanishes:  # no penalty
             return alpha * train_loss(self)
         envelope = self.samples.envelope(self.estimator.loss, self.response_to_field)
-        constants = solution.moments(t - 1).prior_constants(t - 1, self.estimator.ridge)
+        constants = solution.moments(t - 1).prior_rows(t - 1, self.estimator.ridge)
         parameters = [self.fresh.magnetization[-1], *self.fresh.overlap[-1], *point.response_row]
         inputs = [*parameters, *point.conjugates, alpha * envelope.value]
         return Integral(-float(observables.free_energy(t)(inputs, constants)), alpha * envelope.error)

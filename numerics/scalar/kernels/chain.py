@@ -24,7 +24,6 @@ from numerics.scalar.kernels.guess import first_guess, loss_units, place_given, 
 from numerics.scalar.kernels.layout import (
     ACCURACY,
     ALL_STATES,
-    ETA,
     GIVEN,
     LEVEL,
     POINT,
@@ -39,6 +38,7 @@ from numerics.scalar.kernels.layout import (
     VANISHING,
     Accuracy,
     Data,
+    Groups,
     Level,
     Point,
     Problem,
@@ -51,6 +51,7 @@ from numerics.scalar.kernels.layout import (
     record,
     unpack,
 )
+from numerics.scalar.kernels.prior import share_of
 from numerics.scalar.kernels.stage import solve_at_ridge, solve_stage
 from numerics.scalar.kernels.walk import after_stage, begin, next_problem, sharing
 
@@ -128,7 +129,7 @@ def sharpness_along(unknowns, started, t):
 def solve_trained(structure, point, settings, accuracy, task, t, states, x):
     """Stage t from its starting point or a guess; failing that, along a path of falling ridges."""
     problem, training, rho = task.problem, point.training, point.data.rho
-    eta, ridge, fixed_bias = problem.prior[ETA], problem.prior[RIDGE], problem.fixed_bias
+    eta, ridge, fixed_bias = share_of(problem.prior), problem.prior[0, RIDGE], problem.fixed_bias
     iterations = 0
     outcome = Outcome(Status.NOT_TRIED.value, 0, np.inf, np.inf, np.inf)
     if states.started[t] == 1:
@@ -209,9 +210,9 @@ def solve_level(structure, point, settings, level, states):
                 task.updated,
             )
         elif kind == VANISHING:
-            v = response_at_rest(problem)
+            v, pull = response_at_rest(problem)
             place_vanishing(problem.fixed_bias, v, x, task.updated)
-            task.conjugate[size - 2] = problem.prior[ETA] / v - problem.prior[RIDGE]
+            task.conjugate[size - 2] = pull
         elif level.check:
             for r in range(size):
                 x[r] = states.unknowns[t, r]
@@ -412,7 +413,10 @@ def point_at(points, i):
             training.ridge[i],
             training.mixing[i], training.parameters[i], training.bends[i], training.n_bends[i],
         ),
-        points.share[i], points.active[i],
+        Groups(
+            points.groups.share[i], points.groups.rows[i], points.groups.means[i], points.groups.covariances[i],
+            points.groups.signals[i],
+        ),
     )  # fmt: skip
 
 

@@ -62,13 +62,13 @@ def add_field_means(field, statistics, out):
 
 
 @njit(**OPTIONS)
-def no_moments(share, active):
-    return prior.no_moments(share, active)
+def no_moments(groups):
+    return prior.no_moments(groups)
 
 
 @njit(**OPTIONS)
-def prior_constants(moments, k, ridge):
-    return prior.prior_constants(moments, k, ridge)
+def prior_rows(moments, k, ridge):
+    return prior.prior_rows(moments, k, ridge)
 
 
 @njit(**OPTIONS)

@@ -11,6 +11,7 @@ from numba import types
 from numerics.codegen.cache import njit
 from numerics.scalar.kernels.elementary import INNER, FloatArray, Matrix, address
 from numerics.scalar.kernels.layout import (
+    COVARIANCES,
     ETA,
     PROBLEM,
     RIDGE,
@@ -128,33 +129,53 @@ def place_given(m, q, bias, earlier, x, updated):
     x[at.response] = _NO_RESPONSE
 
 
-@njit(types.float64(PROBLEM), **INNER)
+@njit(types.UniTuple(types.float64, 2)(FloatArray, FloatArray, types.float64, types.float64), **INNER)
+def pull_at_rest(weight, curvature, delta, v):
+    """``Vh = sum weight Delta l''/(1 + Delta V l'')`` and its derivative with respect to V."""
+    pull = rate = 0.0
+    for i in range(weight.size):
+        held = delta * curvature[i] / (1.0 + delta * v * curvature[i])
+        pull += weight[i] * held
+        rate -= weight[i] * held * held
+    return pull, rate
+
+
+@njit(types.UniTuple(types.float64, 2)(PROBLEM), **INNER)
 def response_at_rest(problem):
-    """V of a stage without weights: ``V (ridge + Vh) = eta``, ``Vh = sum weight Delta l''/(1 + Delta V l'')`` at ``h = bias``."""
-    loss, nodes, delta = problem.loss, problem.nodes, problem.delta
-    eta, ridge = problem.prior[ETA], problem.prior[RIDGE]
+    """V and Vh of a stage without weights: ``V = sum_a eta_a Omega_a/(ridge + Omega_a Vh(V))`` at ``h = bias``."""
+    loss, nodes, delta, prior = problem.loss, problem.nodes, problem.delta, problem.prior
+    own = COVARIANCES + problem.responses.size
     slope = np.empty(4)
     curvature = np.empty(nodes.labels.size)
-    total = 0.0
     for i in range(curvature.size):
         earlier = address(problem.logits, i * problem.logits.shape[1])
         loss.slopes(problem.fixed_bias, nodes.labels[i], earlier, address(loss.parameters, 0), address(slope, 0))
         curvature[i] = slope[S1]
-        total += nodes.weight[i] * delta * slope[S1]
-    # The left side rises with V and is concave: Newton's method from below does not overshoot.
-    v = eta / (ridge + total)
+    # What the prior makes of V rises with V: the excess of V over it changes sign once, from below to above.
+    low, high = 0.0, 0.0
+    for a in range(prior.shape[0]):
+        high += prior[a, ETA] * prior[a, own] / prior[a, RIDGE]
+    v = high
     for _ in range(_RESPONSE_STEPS):
-        excess = v * ridge - eta
-        rate = ridge
-        for i in range(curvature.size):
-            grown = 1.0 + delta * v * curvature[i]
-            excess += nodes.weight[i] * delta * v * curvature[i] / grown
-            rate += nodes.weight[i] * delta * curvature[i] / grown**2
-        move = -excess / rate
-        v += move
+        pull, rate = pull_at_rest(nodes.weight, curvature, delta, v)
+        excess, slope_of_excess = v, 1.0
+        for a in range(prior.shape[0]):
+            stiffness = prior[a, RIDGE] + prior[a, own] * pull
+            excess -= prior[a, ETA] * prior[a, own] / stiffness
+            slope_of_excess += prior[a, ETA] * prior[a, own] ** 2 * rate / stiffness**2
+        if excess > 0.0:
+            high = v
+        else:
+            low = v
+        trial = v - excess / slope_of_excess
+        if not low < trial < high:
+            # Responses extend over orders of magnitude.
+            trial = math.sqrt(low * high) if low > 0.0 else 0.1 * high
+        move = trial - v
+        v = trial
         if abs(move) <= _ROUNDING * v:
             break
-    return v
+    return v, pull_at_rest(nodes.weight, curvature, delta, v)[0]
 
 
 @njit(types.void(types.float64, types.float64, FloatArray, FloatArray), **INNER)

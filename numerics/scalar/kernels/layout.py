@@ -32,6 +32,7 @@ from numerics.scalar.kernels.elementary import (
 from numerics.settings import Settings
 
 Cube = types.float64[:, :, ::1]
+IntCube = types.int64[:, :, ::1]
 Hypercube = types.float64[:, :, :, ::1]
 
 
@@ -356,28 +357,54 @@ TABLE = record(Table, Matrix, types.int64)
 # Weights.
 
 
-class Moments(NamedTuple):
-    """Moments of the stages solved so far, in every group of coordinates that the same stages train.
+class Groups(NamedTuple):
+    """Groups of coordinates on which the stages see alike inputs; those of many points with a leading axis.
 
     Attributes
     ----------
-    share : array, shape (groups,);  active : array, shape (groups, T)
-        Fraction of the coordinates; 1 where a stage trains them.
+    share : array, shape (groups,)
+        Coordinates of a group over N.
+    rows : integer array, shape (groups, T)
+        Which row of the constants of the prior of a stage a group belongs to; -1 where the stage trains no weight.  Groups that
+        differ in earlier stages alone share one.
+    means : array, shape (groups, T)
+        c_t: the class mean is ``c_t v`` in the inputs of stage t, ``E[v^2] = 1``.
+    covariances : array, shape (groups, T, T)
+        Omega_ts of their inputs given the class, over Delta.
+    signals : array, shape (groups,)
+        Mean square of given weights, relative to that of the stage: of a rule.
+    """
+
+    share: np.ndarray
+    rows: np.ndarray
+    means: np.ndarray
+    covariances: np.ndarray
+    signals: np.ndarray
+
+
+GROUPS = record(Groups, FloatArray, IntMatrix, Matrix, Cube, FloatArray)
+
+
+class Moments(NamedTuple):
+    """Moments of the stages solved so far, in every group of coordinates.
+
+    Attributes
+    ----------
+    groups
     mu, covariance, propagator : arrays, shapes (groups, T), (groups, T, T) twice
         ``E[w_s v]``, ``E[w_s w_r]``, ``E[dw_s/dxi_k]``.
     """
 
-    share: np.ndarray
-    active: np.ndarray
+    groups: Groups
     mu: np.ndarray
     covariance: np.ndarray
     propagator: np.ndarray
 
 
-MOMENTS = record(Moments, FloatArray, Matrix, Matrix, Cube, Cube)
+MOMENTS = record(Moments, GROUPS, Matrix, Cube, Cube)
 
-ETA, RIDGE = 0, 1
-"""First entries of the constants of the prior; then mu, and two lower triangles."""
+ETA, RIDGE, MEAN, COVARIANCES = range(4)
+"""First entries of a row of the constants of the prior: share, ridge, c_t, Omega_t1..Omega_tt; then mu, and two lower triangles."""
 
 
 # The problem of one stage.
@@ -390,8 +417,8 @@ class Problem(NamedTuple):
     ----------
     nodes, logits
         On the samples it is trained on; those of their logits that the loss looks at.
-    prior : array
-        Constants of the prior: eta, ridge, moments of the earlier stages' weights.
+    prior : array, shape (rows, constants)
+        Constants of the prior: shares, ridge, inputs, moments of the earlier stages' weights.  Its rows add up.
     triangle : array, shape (k (k + 1)/2,)
         Cholesky factor of the earlier stages, row by row.
     responses : array, shape (k,)
@@ -411,9 +438,7 @@ class Problem(NamedTuple):
     fixed_bias: float
 
 
-PROBLEM = record(
-    Problem, LOSS, EQUATIONS, NODES, Matrix, FloatArray, FloatArray, FloatArray, types.float64, types.float64
-)
+PROBLEM = record(Problem, LOSS, EQUATIONS, NODES, Matrix, Matrix, FloatArray, FloatArray, types.float64, types.float64)
 
 
 class Accuracy(NamedTuple):
@@ -488,27 +513,24 @@ class Training(NamedTuple):
 
 
 class Point(NamedTuple):
-    """All parameters of a chain at one point, or at many: see :class:`Data`, :class:`Training`, :class:`Moments`."""
+    """All parameters of a chain at one point, or at many."""
 
     data: Data
     training: Training
-    share: np.ndarray
-    active: np.ndarray
+    groups: Groups
 
 
 POINT = record(
     Point,
     DATA,
     record(Training, IntArray, *[FloatArray] * 6, Matrix, Cube, IntArray),
-    FloatArray,
-    Matrix,
+    GROUPS,
 )
 POINTS = record(
     Point,
     record(Data, FloatArray, FloatArray, *[Matrix] * 5),
     record(Training, IntMatrix, *[Matrix] * 6, Cube, Hypercube, IntMatrix),
-    Matrix,
-    Cube,
+    record(Groups, Matrix, IntCube, Cube, Hypercube, Matrix),
 )
 
 

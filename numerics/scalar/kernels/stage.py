@@ -40,6 +40,7 @@ from numerics.scalar.kernels.layout import (
     unpack,
     updated_places,
 )
+from numerics.scalar.kernels.prior import sum_of_rows
 from numerics.scalar.kernels.proximal import POINT_ROWS
 
 SMALLEST_SHARE = 1e-12  # of q_perp in q: below, the stage coincides with a combination of earlier ones
@@ -56,6 +57,7 @@ _EXACT_WIDTH, _EXACT_LONG_WIDTH = (
     1e-4,
     1e-6,
 )  # of a field, below which rounding of logits would show in its Gaussian variable
+_EXACT_SHARE = 1e-8  # of a field in its reaction, likewise
 _LONG = 4  # earlier stages from which on the second of these holds: less accuracy is asked for, and nodes are many
 _EXACT_RULE, _weights = np.polynomial.hermite_e.hermegauss(8)
 _EXACT_DENSITY = _weights * np.exp(0.5 * _EXACT_RULE**2) / math.sqrt(2.0 * math.pi)
@@ -77,13 +79,15 @@ class ChainRule(NamedTuple):
     d_input: np.ndarray
     channel: np.ndarray
     prior: np.ndarray
+    prior_of_row: np.ndarray
+    updated_of_row: np.ndarray
     cholesky: np.ndarray
     d_conjugate: np.ndarray
     d_updated: np.ndarray
     d_factor: np.ndarray
 
 
-CHAIN_RULE = record(ChainRule, *[FloatArray] * 4, Matrix, *[FloatArray] * 3, *[Matrix] * 3)
+CHAIN_RULE = record(ChainRule, *[FloatArray] * 4, Matrix, *[FloatArray] * 5, *[Matrix] * 3)
 
 
 @njit(CHAIN_RULE(FloatArray, types.float64), **INNER)
@@ -98,7 +102,7 @@ def new_chain_rule(triangle, delta):
         constants[1 + r] = triangle[r]
     return ChainRule(
         np.empty(n_input), constants, np.empty(k + 1), np.empty(k + 1), np.zeros((n_input, size)), np.zeros(size * n_input),
-        np.zeros(n_conjugate**2), np.zeros((k + 1) ** 2), np.empty((size, size)), np.empty((n_conjugate, size)),
+        np.zeros(n_conjugate**2), np.zeros(n_conjugate**2), np.zeros(n_conjugate), np.zeros((k + 1) ** 2), np.empty((size, size)), np.empty((n_conjugate, size)),
         np.empty((k + 1, size)),
     )  # fmt: skip
 
@@ -189,6 +193,12 @@ def node_statistics(weight, statistics):
     return by_row, weighted
 
 
+@njit(types.boolean(FIELD, types.float64), **LEAF)
+def is_narrow(field, exact_width):
+    """Whether rounding of a field, or of a reaction that is much larger than it, would show in its Gaussian variable."""
+    return field.sigma < exact_width or field.sigma < _EXACT_SHARE * field.gamma
+
+
 @njit(types.boolean(FIELD, SAMPLES, Matrix), **PLAIN)
 def measure_from_centres(field, samples, tables):
     """Replace P on the points of narrow fields by its distance from the node's centre, if they are those of a Gauss rule, and
@@ -272,7 +282,7 @@ def equations(problem, order, memory):
     for r in range(k):
         chain.channel_input[n_averages + r] = order.couplings[r]
     problem.equations.conjugates(chain.channel_input, chain.channel_constants, conjugate)
-    problem.equations.prior(conjugate, problem.prior, updated)
+    sum_of_rows(problem.equations.prior, conjugate, problem.prior, chain.updated_of_row, updated)
     first_overlap, first_response = updated_places(k)
     new_responses = updated[first_response:]
     for r in range(k + 1):
@@ -307,7 +317,7 @@ def equations(problem, order, memory):
         d_input[n_averages + c, at.couplings + c] = 1.0
     problem.equations.conjugates_jacobian(chain.channel_input, chain.channel_constants, chain.channel)
     multiply(chain.channel, d_input, chain.d_conjugate)
-    problem.equations.prior_jacobian(conjugate, problem.prior, chain.prior)
+    sum_of_rows(problem.equations.prior_jacobian, conjugate, problem.prior, chain.prior_of_row, chain.prior)
     multiply(chain.prior, chain.d_conjugate[:n_conjugate], chain.d_updated)
     problem.equations.cholesky_jacobian(chain.overlaps, problem.triangle, chain.cholesky)
     multiply(chain.cholesky, chain.d_updated[1 : 2 + k], chain.d_factor)
@@ -339,7 +349,7 @@ def add_averages(block, field, table, tables, memory):
     """Add a block's averages to the channel's.  Returns its part of the defect, and whether points are measured from centres."""
     samples = block.samples
     point_tables(field.gamma, field.sigma, table.points, table.used, tables)
-    exact = field.sigma < memory.exact_width and measure_from_centres(field, samples, tables)
+    exact = is_narrow(field, memory.exact_width) and measure_from_centres(field, samples, tables)
     if exact:
         samples = Samples(
             samples.labels, samples.logits, samples.target, samples.branch, samples.offset, memory.no_centre, samples.reach,
@@ -361,7 +371,7 @@ def add_averages(block, field, table, tables, memory):
 @njit(RULE(RULE, FIELD, types.float64), **INNER)
 def rule_in(rule, field, exact_width):
     """The rule for a field: nodes of narrow ones do not share points, each has those of a Gauss rule of its own."""
-    sharing = rule.sharing and field.sigma > exact_width
+    sharing = rule.sharing and not is_narrow(field, exact_width)
     return Rule(rule.step, rule.tolerance, sharing, rule.outer, rule.sharpness, rule.extra)
 
 
@@ -508,7 +518,8 @@ def solve_stage(problem, accuracy, x, conjugate, updated):
 def solve_at_ridge(problem, accuracy, ridge, x, conjugate, updated):
     """:func:`solve_stage` with another ridge."""
     prior = problem.prior.copy()
-    prior[RIDGE] = ridge
+    for r in range(prior.shape[0]):
+        prior[r, RIDGE] = ridge
     return solve_stage(
         Problem(
             problem.loss, problem.equations, problem.nodes, problem.logits, prior, problem.triangle, problem.responses,

@@ -32,7 +32,7 @@ from numerics.scalar.kernels.layout import (
     unpack,
 )
 from numerics.scalar.kernels.nodes import label_nodes, nodes_after, nodes_of_sets, with_constant_logit
-from numerics.scalar.kernels.prior import append_given, append_trained, no_moments, prior_constants
+from numerics.scalar.kernels.prior import append_given, append_trained, no_moments, prior_rows
 
 _BYTES_PER_NODE, _BYTES_PER_NODE_AND_STAGE = 100.0, 25.0  # measured, with what is needed while nodes are made
 
@@ -75,7 +75,7 @@ def begin(structure, point, level):
     """Before the first stage."""
     stages = point.training.kind.size
     return Progress(
-        label_nodes(point.data, max(level.rows, 1)), no_moments(point.share, point.active),
+        label_nodes(point.data, max(level.rows, 1)), no_moments(point.groups),
         np.empty(stages * (stages + 1) // 2), np.empty(stages), 0.0, 0.0, 0.0,
     )  # fmt: skip
 
@@ -91,7 +91,7 @@ def next_problem(structure, point, progress):
         nodes = nodes_of_sets(nodes, structure.trained[t])
     return Problem(
         Loss(loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, training.parameters[t]), stage.equations, nodes,
-        nodes.logits[:, stage.seen], prior_constants(progress.moments, t, training.ridge[t]),
+        nodes.logits[:, stage.seen], prior_rows(progress.moments, t, training.ridge[t]),
         progress.triangle[: t * (t + 1) // 2], progress.responses[:t], point.data.delta, training.fixed_bias[t],
     )  # fmt: skip
 
