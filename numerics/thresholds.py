@@ -142,7 +142,7 @@ def bayes_error(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) ->
 
 def bayes_error_of(data: DataModel, alpha: ArrayLike, eta: float = 1.0) -> Number:
     """:func:`bayes_error` of some data, NaN where it is not known: labels of a rule."""
-    if isinstance(data, GaussianMixture):
+    if isinstance(data, GaussianMixture) and data.inputs.white:
         return bayes_error(alpha, data.rho, data.delta, eta)
     return _like(alpha, np.full(np.shape(alpha), math.nan))
 
@@ -551,7 +551,15 @@ class MixtureSeparation:
 def separation(
     data: DataModel, eta: float, label_noise: float, bias_is_free: bool
 ) -> MixtureSeparation | RuleSeparation:
-    """Separability of the labels of some data, a share ``label_noise`` of them flipped."""
+    """Separability of the labels of some data, a share ``label_noise`` of them flipped.
+
+    Raises
+    ------
+    ParameterError
+        For inputs that are not white.
+    """
+    if not data.inputs.white:
+        raise ParameterError(f"separability is known for white inputs, got {data.inputs!r}")
     if isinstance(data, GaussianMixture):
         return MixtureSeparation(data.rho, data.delta, eta, label_noise, bias_is_free)
     return RuleSeparation(eta, data.field_noise, label_noise)

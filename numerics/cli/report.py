@@ -27,7 +27,7 @@ _SYMBOLS = {"delta": "Delta"}
 def describe(data: DataModel, chain: Chain) -> str:
     """The problem in words, a line for the data, one for each further data set and one for each stage."""
     values = ", ".join(
-        f"{_SYMBOLS.get(name, name)} = {getattr(data, name):g}" for name in data.parameters if name != "label_noise"
+        f"{_SYMBOLS.get(name, name)} = {data.value_of(name):g}" for name in data.parameters if name != "label_noise"
     )
     lines = [f"{data.title}: {values}"]
     if data.label_noise:

@@ -3,7 +3,7 @@
 What one object can know it checks itself; what takes both data and chain is checked by :func:`check_fit`.
 """
 
-from numerics.models.chain import Chain, check_fit, in_equations
+from numerics.models.chain import Chain, check_fit, in_equations, structured
 from numerics.models.checks import (
     ROUNDING,
     ConvergenceWarning,
@@ -23,6 +23,7 @@ from numerics.models.data import (
     LinearRule,
     total_alpha,
 )
+from numerics.models.inputs import Inputs, Isotropic, PowerLaw, Spectrum
 from numerics.models.parameters import (
     PARAMETERS,
     Description,
@@ -36,7 +37,7 @@ from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Rul
 
 __all__ = [
     "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ConvergenceWarning", "DataModel",
-    "DataSet", "Description", "Estimator", "Frozen", "GaussianMixture", "Hebbian", "LinearRule", "ParameterError", "Rule",
+    "DataSet", "Description", "Estimator", "Frozen", "GaussianMixture", "Hebbian", "Inputs", "Isotropic", "LinearRule", "ParameterError", "PowerLaw", "Rule", "Spectrum",
     "Stage", "check_fit", "chosen", "described", "in_equations", "parameter_paths", "parameter_value", "parameter_values",
-    "require_count", "require_noise", "require_number", "total_alpha", "with_parameter",
+    "require_count", "require_noise", "require_number", "structured", "total_alpha", "with_parameter",
 ]  # fmt: skip

@@ -136,8 +136,26 @@ def in_equations(data: DataModel, chain: Chain) -> Chain:
             except ValueError as error:
                 raise ParameterError(f"loss of {name}: {error}") from None
         moved.append(found)
-    rule = Rule(norm_squared=1.0 + data.field_noise, noise=data.field_noise)
+    rule = Rule(norm_squared=data.signal_variance + data.field_noise, noise=data.field_noise)
     return Chain((rule, *moved), hidden=1)
+
+
+def structured(data: DataModel, chain: Chain) -> bool:
+    """Whether some stage sees inputs that differ from one coordinate to the next."""
+    return not data.inputs.white
+
+
+def _check_structured(data: DataModel, chain: Chain) -> None:
+    """Refuse what is known for white inputs only."""
+    for name, stage in zip(chain.names, chain.stages, strict=True):
+        if isinstance(stage, BayesOptimal):
+            raise ParameterError(f"{name} is Bayes-optimal for white inputs, and those of {data} are not")
+        if isinstance(stage, Frozen):
+            raise ParameterError(f"{name} has given weights, which are for white inputs, and those of {data} are not")
+        if getattr(stage, "ridge", None) == 0:
+            raise ParameterError(
+                f"ridge of {name} must be > 0: the limit ridge -> 0 is solved for white inputs, and those of {data} are not"
+            )
 
 
 def check_fit(data: DataModel, chain: Chain) -> None:
@@ -150,6 +168,8 @@ def check_fit(data: DataModel, chain: Chain) -> None:
         masks cannot overlap as asked, or a Bayes-optimal stage is given noisy labels.
     """
     in_equations(data, chain)
+    if structured(data, chain):
+        _check_structured(data, chain)
     known = [found.name for found in data.sets]
     used: set[str] = set()
     for number, (name, stage) in enumerate(zip(chain.names, chain.stages, strict=True), start=1):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 from numerics.models.checks import ParameterError, require_alpha, require_noise, require_number, spelt
+from numerics.models.inputs import Inputs, Isotropic
 
 TRAINING = "training"
 """Name of the data set that all data have."""
@@ -67,15 +68,14 @@ class DataModel(ABC):
 
     Attributes
     ----------
-    alpha, label_noise, further
+    alpha, label_noise, further, inputs
         Of every kind of data.
-    parameters : tuple of str
-        Names of the numbers that may be varied, those of data sets aside.
     """
 
     alpha: float
     label_noise: float
     further: tuple[DataSet, ...]
+    inputs: Inputs
 
     title: ClassVar[str] = "Gaussian mixture"
     """In reports."""
@@ -88,7 +88,13 @@ class DataModel(ABC):
 
     @property
     @abstractmethod
-    def parameters(self) -> tuple[str, ...]: ...
+    def own_parameters(self) -> tuple[str, ...]:
+        """Those of :attr:`parameters` that are not of the inputs."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the numbers that may be varied, those of data sets aside."""
+        return (*self.own_parameters, *self.inputs.parameters)
 
     @property
     @abstractmethod
@@ -104,6 +110,16 @@ class DataModel(ABC):
     def field_noise(self) -> float:
         """Variance of what a rule adds to its field; 0 where there is none."""
         return 0.0
+
+    @property
+    def signal_variance(self) -> float:
+        """Of the field of a rule, without noise."""
+        return self.inputs.signal_variance
+
+    @property
+    def signal(self) -> float:
+        """Size of what is to be learned: |v|^2/N, or the variance of the field of the rule."""
+        return self.signal_variance if self.ruled else self.inputs.signal
 
     @property
     def positive_share(self) -> float:
@@ -123,8 +139,20 @@ class DataModel(ABC):
         known = ", ".join(found.name for found in self.sets)
         raise ParameterError(f"unknown data set {name!r}; there are {known}")
 
+    def value_of(self, name: str) -> float:
+        """Of one of the ``parameters``."""
+        return getattr(self.inputs if name in self.inputs.parameters else self, name)
+
+    def with_value(self, name: str, value: float) -> DataModel:
+        """A copy in which one of the ``parameters`` has this value."""
+        if name in self.inputs.parameters:
+            return replace(self, inputs=replace(self.inputs, **{name: value}))
+        return replace(self, **{name: value})
+
     def _check(self, **values: object) -> None:
         """Set checked values, and the further data sets."""
+        if not isinstance(self.inputs, Inputs):
+            raise ParameterError(f"inputs must be Isotropic, a Spectrum or a PowerLaw, got {self.inputs!r}")
         values["alpha"] = require_alpha("alpha", self.alpha)
         values["label_noise"] = require_noise("label_noise", self.label_noise)
         for name, value in values.items():
@@ -159,6 +187,8 @@ class GaussianMixture(DataModel):
         stay what they are.
     further : sequence of DataSet
         More samples that some stages are trained on.
+    inputs : Inputs
+        Variances of the coordinates; by default all are alike (:mod:`numerics.models.inputs`).
 
     Raises
     ------
@@ -176,8 +206,9 @@ class GaussianMixture(DataModel):
     delta: float = 1.0
     label_noise: float = 0.0
     further: tuple[DataSet, ...] = ()
+    inputs: Inputs = Isotropic()
 
-    parameters: ClassVar[tuple[str, ...]] = ("alpha", "rho", "delta", "label_noise")
+    own_parameters: ClassVar[tuple[str, ...]] = ("alpha", "rho", "delta", "label_noise")
 
     def __post_init__(self) -> None:
         self._check(
@@ -195,15 +226,15 @@ class GaussianMixture(DataModel):
 
     def __repr__(self) -> str:
         shown = f"alpha={self.alpha!r}, rho={self.rho!r}, delta={self.delta!r}"
-        for name in ("label_noise", "further"):
-            if getattr(self, name):
+        for name in ("label_noise", "further", "inputs"):
+            if getattr(self, name) and not (name == "inputs" and self.inputs.white):
                 shown += f", {name}={getattr(self, name)!r}"
         return f"GaussianMixture({shown})"
 
 
 @dataclass(frozen=True)
 class LinearRule(DataModel):
-    """Inputs ``x ~ N(0, 1)^N`` labelled by a rule ``theta`` with ``|theta|^2 = N``.
+    """Inputs ``x ~ N(0, 1)^N``, or with variances of their own, labelled by a rule ``theta`` with ``|theta|^2 = N``.
 
     With ``z = theta.x/sqrt(N)`` the label is
 
@@ -224,6 +255,8 @@ class LinearRule(DataModel):
         Probability theta in [0, 1/2] with which a training label is flipped; 0 for real labels.
     further : sequence of DataSet
         More samples that some stages are trained on.
+    inputs : Inputs
+        Variances of the coordinates, and where the rule has its weight; by default all are alike.
 
     Raises
     ------
@@ -243,6 +276,7 @@ class LinearRule(DataModel):
     output: str = "identity"
     label_noise: float = 0.0
     further: tuple[DataSet, ...] = ()
+    inputs: Inputs = Isotropic()
 
     def __post_init__(self) -> None:
         if self.output not in OUTPUTS:
@@ -255,7 +289,7 @@ class LinearRule(DataModel):
                 raise ParameterError(f"label_noise of {found.name} must be 0: real labels are not flipped; see noise")
 
     def __repr__(self) -> str:
-        mine = ("alpha", *self.parameters, "output", "further")
+        mine = ("alpha", *self.own_parameters, "output", "further", "inputs")
         shown = [
             f"{item.name}={getattr(self, item.name)!r}"
             for item in fields(self)
@@ -275,7 +309,7 @@ class LinearRule(DataModel):
         return self.output == "identity"
 
     @property
-    def parameters(self) -> tuple[str, ...]:
+    def own_parameters(self) -> tuple[str, ...]:
         own = () if self.output == "sign" else ("noise",)
         return ("alpha", *own) if self.has_real_labels else ("alpha", *own, "label_noise")
 

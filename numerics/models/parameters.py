@@ -47,6 +47,8 @@ PARAMETERS = {
     "noise": Description("variance of the noise of the rule", "noise of the rule", r"\sigma^2", 0.01, 4.0, True),
     "label_noise": Description("probability of a flipped training label", "label noise", r"\theta", 0.0, 0.45),
     "mask_overlap": Description("overlap of masks", "mask overlap"),
+    "capacity": Description("exponent of the variances of the inputs", "capacity exponent", "a", 0.5, 4.0),
+    "source": Description("exponent of the signal in the inputs", "source exponent", "r", 0.05, 2.0),
     "magnetization": Description("magnetization m", "magnetization"),
     "norm_squared": Description("squared norm Q", "norm squared"),
 }
@@ -84,7 +86,7 @@ def with_parameter(data: DataModel, chain: Chain, path: str, value: float) -> tu
     """
     owner, dot, parameter = spelt(path).rpartition(".")
     if not dot and parameter in data.parameters:
-        return replace(data, **{parameter: value}), chain
+        return data.with_value(parameter, value), chain
     if dot and owner in chain.names:
         index = chain.names.index(owner)
         stage = chain[index]
@@ -113,7 +115,7 @@ def parameter_value(data: DataModel, chain: Chain, path: str) -> float:
 
 def parameter_values(data: DataModel, chain: Chain) -> dict[str, float]:
     """All parameters that :func:`parameter_paths` lists, and their values."""
-    values = {name: getattr(data, name) for name in data.parameters}
+    values = {name: data.value_of(name) for name in data.parameters}
     for further in data.further:
         values |= {f"{further.name}.{parameter}": getattr(further, parameter) for parameter in _SET_PARAMETERS}
     for name, stage in zip(chain.names, chain.stages, strict=True):
@@ -134,7 +136,7 @@ def parameter_paths(chain: Chain, data: DataModel | None = None) -> tuple[str, .
     >>> parameter_paths(Chain.of(Estimator(CrossEntropy(), ridge=0.1)), GaussianMixture(alpha=1.0))
     ('alpha', 'rho', 'delta', 'label_noise', 'teacher.ridge', 'teacher.eta', 'teacher.smoothing')
     """
-    paths = list(GaussianMixture.parameters[:-1])
+    paths = list(GaussianMixture.own_parameters[:-1])
     if data is not None:
         paths = list(data.parameters)
         paths += [f"{further.name}.{parameter}" for further in data.further for parameter in _SET_PARAMETERS]

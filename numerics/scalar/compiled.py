@@ -275,13 +275,13 @@ def point_parameters(points: Sequence[tuple[DataModel, Chain]]) -> layout.Point:
                 training.fixed_bias[i, t] = stage.fixed_bias
             if at_rest[t] is not None:
                 training.kind[i, t], training.fixed_bias[i, t] = layout.VANISHING, at_rest[t]
-    return layout.Point(data, training, _stacked_groups(points, resolved))
+    return layout.Point(data, training, _stacked_groups(points))
 
 
-def _stacked_groups(points: Sequence[tuple[DataModel, Chain]], resolved: Sequence[tuple]) -> layout.Groups:
+def _stacked_groups(points: Sequence[tuple[DataModel, Chain]]) -> layout.Groups:
     """Groups of coordinates of all points; where a point has fewer, the rest are empty."""
-    found = [coordinate_groups(data, stages) for (data, _), stages in zip(points, resolved, strict=True)]
-    n, most, size = len(found), max(len(groups.share) for groups in found), len(resolved[0])
+    found = [coordinate_groups(data, chain) for data, chain in points]
+    n, most, size = len(found), max(len(groups.share) for groups in found), len(points[0][1])
     out = layout.Groups(
         np.zeros((n, most)), np.full((n, most, size), -1), np.zeros((n, most, size)), np.zeros((n, most, size, size)),
         np.zeros((n, most)),

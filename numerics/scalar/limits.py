@@ -350,7 +350,7 @@ class _Assembly:
         """All stages at one level; stops at the first that fails."""
         data, chain, settings = self.data, self.chain, self.settings
         step = settings.field_step * settings.refinement**level
-        moments = WeightMoments(coordinate_groups(self.data, self.stages))
+        moments = WeightMoments(coordinate_groups(self.data, self.chain))
         nodes, points = label_nodes(data), []
         for number, stage in enumerate(self.stages, start=1):
             limit = self.limits[number - 1]

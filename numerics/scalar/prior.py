@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import pointer
 from numerics.deferred import Deferred
-from numerics.models import DataModel, Estimator, Frozen, Rule
+from numerics.models import Chain, DataModel, Estimator, Frozen, Rule, in_equations, structured
 from numerics.scalar.kernels.layout import Groups
 
 _entries = Deferred("numerics.scalar.kernels.entries")
 _ROUNDING = 1e-12
 
 
-@dataclass(frozen=True)
-class Pattern:
+class Pattern(NamedTuple):
     """A group of coordinates that the same stages train.
 
     Attributes
@@ -29,14 +29,19 @@ class Pattern:
         Fraction of all coordinates.
     active : tuple of bool
         Which stages train them.
+    part : int
+        Which part of the coordinates they belong to.
     """
 
     share: float
     active: tuple[bool, ...]
+    part: int = 0
 
 
 @lru_cache(maxsize=4096)
-def mask_patterns(etas: tuple[float, ...], overlaps: tuple[float | None, ...]) -> tuple[Pattern, ...]:
+def mask_patterns(
+    etas: tuple[float, ...], overlaps: tuple[float | None, ...], parts: tuple[float, ...] = (1.0,)
+) -> tuple[Pattern, ...]:
     """Patterns of masks, some of them random.
 
     Parameters
@@ -45,14 +50,17 @@ def mask_patterns(etas: tuple[float, ...], overlaps: tuple[float | None, ...]) -
         Fraction of the coordinates that each stage trains.
     overlaps : tuple of float or None
         None: the first ones.  Else a random choice of which this fraction lies inside the mask of the stage before.
+    parts : tuple of float
+        Where the parts of the coordinates end that are to be kept apart, increasing up to 1.
 
     Returns
     -------
     tuple of Pattern
         Those with a share, which add up to the fraction of coordinates that any stage trains.
     """
-    edges = [0.0, *sorted({eta for eta, overlap in zip(etas, overlaps, strict=True) if overlap is None} | {1.0})]
-    groups = [(upper - lower, upper, ()) for lower, upper in pairwise(edges) if upper > lower]
+    nested = {eta for eta, overlap in zip(etas, overlaps, strict=True) if overlap is None}
+    edges = [0.0, *sorted({*nested, *parts, 1.0})]
+    groups = [(upper - lower, upper, ()) for lower, upper in pairwise(edges) if upper - lower > _ROUNDING * upper]
     for t, (eta, overlap) in enumerate(zip(etas, overlaps, strict=True)):
         if overlap is None:
             groups = [(share, upper, (*active, eta >= upper)) for share, upper, active in groups]
@@ -65,21 +73,39 @@ def mask_patterns(etas: tuple[float, ...], overlaps: tuple[float | None, ...]) -
                 if part > _ROUNDING:
                     split.append((share * part, upper, (*active, on)))
         groups = split
-    return tuple(Pattern(share, active) for share, _, active in groups if any(active))
+    return tuple(
+        Pattern(share, active, min(bisect_left(parts, upper), len(parts) - 1))
+        for share, upper, active in groups
+        if any(active)
+    )
 
 
-def coordinate_groups(data: DataModel, stages: Sequence[Estimator | Frozen]) -> Groups:
+def coordinate_groups(data: DataModel, chain: Chain) -> Groups:
     """Groups of coordinates that differ in who has weights there or in what the stages' inputs are; see :class:`Groups`.
 
     The noise of a rule has coordinates of its own.
     """
-    size = len(stages)
-    patterns = mask_patterns(tuple(stage.eta for stage in stages), tuple(stage.mask_overlap for stage in stages))
-    parts = [(p.share, p.active, np.ones(size), np.ones((size, size))) for p in patterns]
+    stages = chain.resolved(data)
+    size, inputs = len(stages), data.inputs
+    parts = (1.0,) if inputs.white else (*np.cumsum(inputs.shares)[:-1].tolist(), 1.0)
+    patterns = mask_patterns(tuple(stage.eta for stage in stages), tuple(stage.mask_overlap for stage in stages), parts)
+    share, active, part = map(np.array, zip(*patterns, strict=True))
+    strength, variance = inputs.signals[part], inputs.variances[part]
+    means = np.repeat(np.sqrt(strength)[:, None], size, axis=1)
+    covariances = np.broadcast_to(variance[:, None, None], (len(share), size, size))
     if isinstance(stages[0], Rule) and stages[0].noise > 0:
-        parts.append((stages[0].noise, (True, *[False] * (size - 1)), np.zeros(size), np.ones((size, size))))
-    share, active, means, covariances = map(np.array, zip(*parts, strict=True))
-    return Groups(share, _rows(active, means, covariances), means, covariances, np.ones(len(share)))
+        # In a coordinate of variance 1 that only the rule sees.
+        share, strength = np.append(share, stages[0].noise), np.append(strength, 1.0)
+        active = np.vstack((active, [True, *[False] * (size - 1)]))
+        means = np.vstack((means, np.zeros(size)))
+        covariances = np.concatenate((covariances, np.ones((1, size, size))))
+    return Groups(
+        share,
+        _rows(active, means, covariances),
+        np.ascontiguousarray(means),
+        np.ascontiguousarray(covariances),
+        strength,
+    )
 
 
 def _rows(active: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> np.ndarray:
@@ -88,8 +114,23 @@ def _rows(active: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> np.
     for t in range(active.shape[1]):
         here = np.flatnonzero(active[:, t])
         inputs = np.column_stack((means[here, t], covariances[here, t, : t + 1]))
-        rows[here, t] = np.unique(inputs, axis=0, return_inverse=True)[1].ravel()
+        if (inputs == inputs[0]).all():
+            rows[here, t] = 0
+        else:
+            rows[here, t] = np.unique(inputs, axis=0, return_inverse=True)[1].ravel()
     return rows
+
+
+def norm_ratios(data: DataModel, chain: Chain, conjugates: Sequence[np.ndarray]) -> np.ndarray:
+    """|w_t|^2/N over Q_tt of the stages whose conjugates are given, NaN for the others, shape (T,); 1 for white inputs."""
+    chain = in_equations(data, chain)
+    if not structured(data, chain):
+        return np.ones(len(chain))
+    moments, found = WeightMoments(coordinate_groups(data, chain)), np.full(len(chain), np.nan)
+    for t, (stage, values) in enumerate(zip(chain.resolved(data), conjugates, strict=False)):
+        moments.add_stage(t + 1, stage, values[: 2 * t + 3])
+        found[t] = moments.norm_ratio(t)
+    return found
 
 
 class WeightMoments:
@@ -106,6 +147,11 @@ class WeightMoments:
         """The only row, of inputs that are alike in all coordinates."""
         (row,) = self.prior_rows(stage, ridge)
         return row
+
+    def norm_ratio(self, t: int) -> float:
+        """|w_t|^2 over w_t^T Omega_tt w_t."""
+        share, square = self._moments.groups.share, self._moments.covariance[:, t, t]
+        return float(share @ square / (share @ (self._moments.groups.covariances[:, t, t] * square)))
 
     def add_stage(self, number: int, stage: Estimator | Frozen, conjugates: np.ndarray) -> None:
         """Store the moments of stage ``number`` (1-based), solved with these conjugates."""

@@ -33,7 +33,7 @@ class Walk:
         # One level finer than the solution: errors of quadrature are divided by SHIFT.
         self.factor = 1.0 if rows else settings.refinement ** (level + 1)
         self.nodes = label_nodes(data, rows=max(rows, 1))
-        self.moments = WeightMoments(coordinate_groups(data, self.stages))
+        self.moments = WeightMoments(coordinate_groups(data, chain))
         self.points: list[StagePoint] = []
 
     def newton(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

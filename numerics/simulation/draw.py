@@ -34,6 +34,8 @@ class Sample:
         0 or 1, as seen in training: with noise.  Where a rule gives the labels, 1 if it is the one that the rule gives.
     mean : ndarray, shape (N,)
         v, or theta.
+    variances : ndarray, shape (N,)
+        Of the inputs, over Delta.
     clean_labels : ndarray, shape (M,)
         Of the cloud each sample comes from; ``labels`` if not given.
     sets : mapping of name to slice
@@ -48,8 +50,11 @@ class Sample:
     clean_labels: Array | None = None
     sets: Mapping[str, slice] = field(default_factory=dict)
     rule: Array | None = None
+    variances: Array | None = None
 
     def __post_init__(self) -> None:
+        if self.variances is None:
+            object.__setattr__(self, "variances", np.ones(len(self.mean)))
         if self.clean_labels is None:
             object.__setattr__(self, "clean_labels", self.labels)
         if not self.sets:
@@ -77,8 +82,13 @@ def draw(data: DataModel, n_inputs: int, seed: np.random.SeedSequence) -> Sample
     """Draw v, or the rule, and labels and inputs of every data set."""
     generator = np.random.default_rng(seed)
     mean = generator.standard_normal(n_inputs)
+    deviations = np.ones(n_inputs)
+    if not data.inputs.white:
+        groups = data.inputs.groups_of(n_inputs)
+        mean *= np.sqrt(data.inputs.signals[groups])
+        deviations = np.sqrt(data.inputs.variances[groups])
     if data.ruled:
-        mean *= math.sqrt(n_inputs) / np.linalg.norm(mean)
+        mean *= math.sqrt(n_inputs * data.signal_variance) / np.linalg.norm(deviations * mean)
     shift = mean / n_inputs
     sizes = sample_sizes(data, n_inputs)
     design = np.empty((sum(sizes), n_inputs))
@@ -90,7 +100,7 @@ def draw(data: DataModel, n_inputs: int, seed: np.random.SeedSequence) -> Sample
         source = _generator(seed, FURTHER, number) if number else generator
         labels[rows] = 1.0 if data.ruled else source.random(size) < data.positive_share
         source.standard_normal(out=design[rows])
-    design *= math.sqrt(data.variance / n_inputs)
+    design *= math.sqrt(data.variance / n_inputs) * deviations
     field = None
     if data.ruled:
         field = design @ mean + math.sqrt(data.field_noise) * _generator(seed, RULE).standard_normal(len(labels))
@@ -104,7 +114,7 @@ def draw(data: DataModel, n_inputs: int, seed: np.random.SeedSequence) -> Sample
             rows = sets[data_set.name]
             flipped = _generator(seed, FLIPS, number).random(rows.stop - rows.start) < data_set.label_noise
             noisy[rows] = np.where(flipped, 1 - labels[rows], labels[rows])
-    return Sample(design, noisy, mean, labels, sets, field)
+    return Sample(design, noisy, mean, labels, sets, field, deviations**2)
 
 
 def sample_sizes(data: DataModel, n_inputs: int) -> tuple[int, ...]:

@@ -86,7 +86,8 @@ class MeasuredStage(AnyStage):
         """Law of the logits of the stages up to this one on fresh samples, given the trained weights."""
         k, whole = self.number, self._population
         return Population(
-            self.data, whole.magnetization[:k], whole.bias[:k], whole.overlap[:k, :k], whole.factor[:k, :k], signal=whole.signal
+            self.data, whole.magnetization[:k], whole.bias[:k], whole.overlap[:k, :k], whole.factor[:k, :k], signal=whole.signal,
+            norm_ratio=whole.norm_ratio[:k],
         )  # fmt: skip
 
     @cached_property
@@ -109,7 +110,7 @@ class MeasuredStage(AnyStage):
     def objective(self) -> Integral:
         """(M/N) mean loss + (ridge/2) Q, the training objective per input."""
         n_samples, n_inputs = len(self.samples.labels), len(self._sample.mean)
-        return n_samples / n_inputs * train_loss(self) + 0.5 * self.estimator.ridge * self.fresh.overlap[-1, -1]
+        return n_samples / n_inputs * train_loss(self) + 0.5 * self.estimator.ridge * self.fresh.weight_norm(-1)
 
     def find(self, observable: Observable, other: Array | None = None) -> Integral:
         """Value of an observable and the error of its integration; of two stages with ``other``, by default the teacher."""
@@ -142,12 +143,17 @@ def measure(
     """
     n_inputs, n_stages = len(sample.mean), len(fits)
     weights, hidden = np.array([fit.all_weights(n_inputs) for fit in fits]), chain.hidden
-    overlap, magnetization = weights @ weights.T / n_inputs, weights @ sample.mean / n_inputs
+    overlap, magnetization = weights @ (sample.variances * weights).T / n_inputs, weights @ sample.mean / n_inputs
+    signal = None if data.ruled else sample.mean @ sample.mean / n_inputs
+    with np.errstate(invalid="ignore"):
+        norm_ratio = np.sum(weights**2, axis=1) / n_inputs / np.diag(overlap)
     if data.ruled:
         overlap[0, 0] += data.field_noise
         magnetization[:] = 0.0
+    if data.inputs.white:
+        norm_ratio[:] = 1.0
     population = Population(
-        data, magnetization, np.array([fit.bias for fit in fits]), overlap, signal=sample.mean @ sample.mean / n_inputs
+        data, magnetization, np.array([fit.bias for fit in fits]), overlap, signal=signal, norm_ratio=norm_ratio
     )
     numbers = range(1 + hidden, n_stages + 1)
     stages = [MeasuredStage(data, chain, number, sample, fits, population) for number in numbers]

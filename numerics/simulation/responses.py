@@ -47,7 +47,7 @@ def measure_responses(sample: Sample, chain: Chain, fits: Sequence[StageFit]) ->
         np.einsum("ii->i", hessian)[:size] += stage.ridge
         factors = cho_factor(hessian, lower=True, overwrite_a=True)
         inverse = cho_solve(factors, np.eye(len(hessian), size), overwrite_b=True)
-        result[t, t] = np.trace(inverse) / n_inputs
+        result[t, t] = np.diag(inverse) @ sample.variances[fit.active] / n_inputs
         own = design @ inverse
         if t + 1 < n_stages:
             moved[t, t] = own if everywhere is design else everywhere @ inverse
@@ -66,7 +66,8 @@ def measure_responses(sample: Sample, chain: Chain, fits: Sequence[StageFit]) ->
                 continue
             forces = sum(pulls[k][:, None] * moved[k, s][fit.rows] for k in between)
             mine, others = _shared(fit.active, fits[s].active, n_inputs)
-            result[t, s] = -np.vdot(own[:, mine], forces[:, others]) / n_inputs
+            seen = sample.variances[fit.active][mine]
+            result[t, s] = -np.vdot(own[:, mine] * seen, forces[:, others]) / n_inputs
             if t + 1 < n_stages:
                 moved[t, s] = -everywhere @ cho_solve(factors, design.T @ forces)
     return result

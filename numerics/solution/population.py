@@ -64,8 +64,10 @@ class Population(GaussianLogits):
         Relative accuracy of averages.
     scale : ndarray, shape (T,), optional
         Infinite where weights are those of a max-margin stage with ``s h >= 1``, else 1.
-    signal : float
-        |v|^2/N.
+    signal : float, optional
+        |v|^2/N where it is not what the data say: of drawn ones.
+    norm_ratio : ndarray, shape (T,), optional
+        |w_t|^2/N over Q_tt, which is w_t^T Omega w_t/N where inputs have a covariance Omega; 1 if not given.
     check : bool
         Take other nodes where an average looks at one set of them.
 
@@ -85,13 +87,16 @@ class Population(GaussianLogits):
         rtol: float = QUADRATURE_TOLERANCE,
         *,
         scale: Array | None = None,
-        signal: float = 1.0,
+        signal: float | None = None,
+        norm_ratio: Array | None = None,
         check: bool = False,
     ) -> None:
         self.data, self.magnetization, self.bias, self.overlap = data, magnetization, bias, overlap
         self.factor = semidefinite_cholesky(overlap) if factor is None else factor
-        self.rtol, self.rounding, self.signal, self.check = rtol, ROUNDING, signal, check
+        self.rtol, self.rounding, self.check = rtol, ROUNDING, check
+        self.signal = data.signal if signal is None else signal
         self.stages = magnetization.shape[-1]
+        self.norm_ratio = np.ones(self.stages) if norm_ratio is None else norm_ratio
         self.scale = np.ones(self.stages) if scale is None else scale
 
     # Classes as groups.
@@ -122,9 +127,14 @@ class Population(GaussianLogits):
         chosen = rows[:, some]
         factor = chosen @ self.factor[..., some, :]
         m, b = (values[..., some] @ chosen.T for values in (self.magnetization, self.bias))
+        ratio = np.ones(len(rows))
+        if np.any(self.norm_ratio != 1.0):  # of a mean of several it is not known
+            single = np.count_nonzero(rows, axis=1) == 1
+            ratio = np.where(single, self.norm_ratio[..., np.argmax(rows != 0.0, axis=1)], np.nan)
         return Population(
             self.data, m, b, factor @ np.swapaxes(factor, -1, -2), factor, self.rtol,
-            scale=np.array([1.0 if self.is_finite(row) else math.inf for row in rows]), signal=self.signal, check=self.check,
+            scale=np.array([1.0 if self.is_finite(row) else math.inf for row in rows]), signal=self.signal, norm_ratio=ratio,
+            check=self.check,
         )  # fmt: skip
 
     # Formulas of the order parameters.
@@ -145,6 +155,10 @@ class Population(GaussianLogits):
         """Overlap of the weights of stage t with what is to be learned: v, or the rule."""
         return self.overlap[..., t, 0] if self.ruled else self.magnetization[..., t]
 
+    def weight_norm(self, t: int) -> Array:
+        """|w_t|^2/N."""
+        return self.norm_ratio[..., t] * self.overlap[..., t, t]
+
     def rule_error(self, t: int, noise: Array | float = 0.0) -> Array:
         """P(h_t and the field of the rule differ in sign), the field with noise of this variance added.
 
@@ -154,16 +168,17 @@ class Population(GaussianLogits):
         q, b = self.overlap[..., t, t], self.bias[..., t]
         known = q > 0.0
         root = np.sqrt(np.where(known, q, 1.0))
-        r = np.clip(self.alignment(t) / (root * np.sqrt(1.0 + noise)), -1.0, 1.0)
+        r = np.clip(self.alignment(t) / (root * np.sqrt(self.signal + noise)), -1.0, 1.0)
         slope = r / np.sqrt(np.maximum((1.0 - r) * (1.0 + r), np.finfo(float).tiny))
         found = np.where(b == 0.0, np.arccos(r) / math.pi, 0.5 - 2.0 * special.owens_t(b / root, slope))
         found = np.where(known, found, np.where(b == 0.0, np.nan, 0.5))
         return found if found.ndim else float(found)
 
     def cosine(self, t: int) -> Array:
-        """Between the weights of stage t and v; nan for a model of zero norm."""
+        """Between the weights of stage t and v; of a rule between their fields, as its alignment is; nan for a model of zero norm."""
+        size = self.overlap[..., t, t] if self.ruled else self.weight_norm(t)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return observables.cosine()(self.alignment(t), self.overlap[..., t, t], np.float64(self.signal))
+            return observables.cosine()(self.alignment(t), size, np.asarray(self.signal, dtype=float))
 
     def overlap_cosine(self, t: int, s: int) -> Array:
         """Between the weights of two stages; nan for a model of zero norm."""

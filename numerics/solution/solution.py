@@ -24,7 +24,7 @@ from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, effective
 from numerics.scalar.directions import sobol_directions
 from numerics.scalar.limits import MAXIMUM_LIKELIHOOD, extend_any
 from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes, sharpness_along
-from numerics.scalar.prior import WeightMoments, coordinate_groups
+from numerics.scalar.prior import WeightMoments, coordinate_groups, norm_ratios
 from numerics.settings import Settings
 from numerics.solution.gaussian import semidefinite_cholesky
 from numerics.solution.observables import OBSERVABLES
@@ -226,6 +226,11 @@ class Solution:
         return SquareTraining(self.spectral)
 
     @cached_property
+    def norm_ratios(self) -> np.ndarray:
+        """|w|^2/N over Q of all stages that are solved, shape (stages,)."""
+        return norm_ratios(self.data, self.equations, [point.conjugates for point in self.points])
+
+    @cached_property
     def _displaced(self) -> Solution:
         """With order parameters off by their error."""
         from numerics.solution.errors import displaced  # here: it needs the compiled solver, most readers do not
@@ -248,7 +253,7 @@ class Solution:
     def moments(self, number: int) -> WeightMoments:
         """Moments of the weights of stages 1..number, for each group of coordinates."""
         stages = self.resolved
-        found = WeightMoments(coordinate_groups(self.data, stages))
+        found = WeightMoments(coordinate_groups(self.data, self.equations))
         for earlier, stage, point in zip(range(1, number + 1), stages, self.points, strict=False):
             found.add_stage(earlier, effective(stage, point), point.conjugates)
         return found
@@ -384,7 +389,9 @@ class StageSolution(AnyStage):
     @cached_property
     def fresh(self) -> Population:
         """Law of the logits of the stages up to this one on fresh samples, for max-margin stages in finite units."""
-        return self.solution.state.population(self.data, self.number, self.solution.settings.rtol, check=self._check)
+        solution, k = self.solution, self.number
+        ratios = solution.norm_ratios[:k]
+        return solution.state.population(self.data, k, solution.settings.rtol, norm_ratio=ratios, check=self._check)
 
     @cached_property
     def samples(self) -> WeightedSamples:

@@ -83,12 +83,14 @@ class State:
         columns = self._infinite_for(MAX_MARGIN, MINIMUM_NORM)
         return times(self._triangle(lambda point: point.response_row), self.scale[:, None] * columns)
 
-    def population(self, data: DataModel, number: int, rtol: float, *, check: bool = False) -> Population:
+    def population(
+        self, data: DataModel, number: int, rtol: float, *, norm_ratio: Array | None = None, check: bool = False
+    ) -> Population:
         """The law of fresh logits of the first stages."""
         k = number
         return Population(
             data, self.magnetization[:k], self.bias[:k], self.overlap[:k, :k], self.cholesky[:k, :k], rtol,
-            scale=self.scale[:k], check=check,
+            scale=self.scale[:k], norm_ratio=norm_ratio, check=check,
         )  # fmt: skip
 
 

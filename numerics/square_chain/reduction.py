@@ -21,7 +21,17 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
-from numerics.models import TRAINING, Chain, DataModel, Estimator, Frozen, GaussianMixture, ParameterError, total_alpha
+from numerics.models import (
+    TRAINING,
+    Chain,
+    DataModel,
+    Estimator,
+    Frozen,
+    GaussianMixture,
+    ParameterError,
+    structured,
+    total_alpha,
+)
 from numerics.scalar.prior import mask_patterns
 from theory.functions import MPMATH
 from theory.losses import Loss, SquareLoss
@@ -90,7 +100,7 @@ def square_chain(data: DataModel, chain: Chain) -> SquareChain | None:
     They are if all losses are quadratic, with curvatures and pulls that are the same for both labels, and all stages have positive
     ridges, the same data sets and the same active weights.  Stages may be given weights.
     """
-    if not isinstance(data, GaussianMixture):
+    if not isinstance(data, GaussianMixture) or structured(data, chain):
         return None
     stages = chain.resolved(data)
     trained = [stage for stage in stages if isinstance(stage, Estimator)]

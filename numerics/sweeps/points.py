@@ -10,11 +10,15 @@ import numpy as np
 
 from numerics.models import Chain, DataModel, in_equations
 from numerics.scalar.compiled import PointArrays
+from numerics.scalar.prior import norm_ratios
 from numerics.solution.errors import natural_sizes
 from numerics.solution.observables.registry import REGISTRY, Observable, split
 from numerics.solution.population import Population
 from numerics.solution.quadrature import Integral
 from numerics.solution.stage import StageWeights
+
+
+_NUMBERS = ("positive_share", "variance", "field_noise", "label_noise", "signal")
 
 
 @dataclass(frozen=True)
@@ -25,20 +29,19 @@ class ManyData:
     variance: np.ndarray
     field_noise: np.ndarray
     label_noise: np.ndarray
+    signal: np.ndarray
     ruled: bool
     has_real_labels: bool
 
     @classmethod
     def of(cls, points: Sequence[DataModel]) -> ManyData:
         """Of some data."""
-        names = ("positive_share", "variance", "field_noise", "label_noise")
-        values = (np.array([getattr(data, name) for data in points]) for name in names)
+        values = (np.array([getattr(data, name) for data in points]) for name in _NUMBERS)
         return cls(*values, points[0].ruled, points[0].has_real_labels)
 
     def repeated(self, times: int) -> ManyData:
         """So many times, one after the other."""
-        names = ("positive_share", "variance", "field_noise", "label_noise")
-        return replace(self, **{name: np.tile(getattr(self, name), times) for name in names})
+        return replace(self, **{name: np.tile(getattr(self, name), times) for name in _NUMBERS})
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,8 @@ class ManyPoints:
         Lower triangular; Q = C C^T.
     error : array, shape (n,)
         Relative error of the order parameters.
+    norm_ratio : array, shape (n, stages)
+        |w|^2/N over Q.
     """
 
     data: ManyData
@@ -61,12 +66,14 @@ class ManyPoints:
     cholesky: np.ndarray
     response: np.ndarray
     error: np.ndarray
+    norm_ratio: np.ndarray
 
     @classmethod
     def of(cls, arrays: PointArrays, points: Sequence[tuple[DataModel, Chain]]) -> ManyPoints:
         """Of points that are solved."""
         data, chain = ManyData.of([data for data, _ in points]), in_equations(*points[0])
-        return cls(data, chain, arrays.x[:, :, 0], arrays.x[:, :, 1], *arrays.overlaps(), arrays.error)
+        ratio = np.array([norm_ratios(data, chain, arrays.conjugates[i]) for i, (data, chain) in enumerate(points)])
+        return cls(data, chain, arrays.x[:, :, 0], arrays.x[:, :, 1], *arrays.overlaps(), arrays.error, ratio)
 
     def values(self, name: str) -> np.ndarray:
         """An algebraic observable, or its error, of every stage, shape (stages, n)."""
@@ -116,8 +123,9 @@ class ManyPoints:
         data = self.data.repeated(len(unknowns))
         m, b, c, v = (values.reshape(-1, *values.shape[2:]) for values in (m, b, c, v))
         return replace(
-            self, data=data, magnetization=m, bias=b, cholesky=c, response=v, error=np.tile(self.error, len(unknowns))
-        )
+            self, data=data, magnetization=m, bias=b, cholesky=c, response=v, error=np.tile(self.error, len(unknowns)),
+            norm_ratio=np.tile(self.norm_ratio, (len(unknowns), 1)),
+        )  # fmt: skip
 
 
 class _StageOfPoints(StageWeights):
@@ -131,7 +139,8 @@ class _StageOfPoints(StageWeights):
         """Law of the logits of the stages up to this one, an axis of points in front."""
         points, k = self.points, self.number
         return Population(
-            points.data, points.magnetization[:, :k], points.bias[:, :k], points.overlap[:, :k, :k], points.cholesky[:, :k, :k]
+            points.data, points.magnetization[:, :k], points.bias[:, :k], points.overlap[:, :k, :k], points.cholesky[:, :k, :k],
+            norm_ratio=points.norm_ratio[:, :k],
         )  # fmt: skip
 
     @property

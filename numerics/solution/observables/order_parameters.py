@@ -33,7 +33,7 @@ def norm(stage: AnyStage):
 @observable("squared norm $Q$", algebraic=True)
 def norm_squared(stage: AnyStage):
     """Q = |w|^2/N."""
-    return stage.fresh.scaled(stage.fresh.overlap[..., -1, -1], -1, 2)
+    return stage.fresh.scaled(stage.fresh.weight_norm(-1), -1, 2)
 
 
 @observable("response $V$", algebraic=True, measured=False)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @observable(r"excess risk $\|w - \theta\|^2/N$", algebraic=True, of=real_labels)
 def excess_risk(stage: AnyStage):
-    """R = |w - theta|^2/N + b^2: mean of (h - theta.x/sqrt(N))^2 on a fresh sample."""
+    """R = |w - theta|^2/N + b^2: mean of (h - theta.x/sqrt(N))^2 on a fresh sample, whatever the inputs."""
     return squared_bias(stage).value + variance(stage).value + stage.fresh.bias[..., -1] ** 2
 
 
@@ -31,20 +31,21 @@ def train_mean_squared_error(stage: AnyStage):
 
 @observable("$R^2$, test", algebraic=True, linear=True, of=real_labels)
 def r_squared(stage: AnyStage):
-    """Share of the variance of a fresh label that is explained: 1 - mean_squared_error/(1 + noise)."""
-    return 1.0 - mean_squared_error(stage).value / (1.0 + stage.fresh.data.field_noise)
+    """Share of the variance of a fresh label that is explained: 1 - mean_squared_error/(S + noise), S that of theta.x/sqrt(N)."""
+    return 1.0 - mean_squared_error(stage).value / (stage.fresh.signal + stage.fresh.data.field_noise)
 
 
 @observable("squared bias $(1 - m)^2$", algebraic=True, of=real_labels)
 def squared_bias(stage: AnyStage):
-    """(1 - m)^2, the part of R that training sets have in common: w is m theta on average."""
-    return (1.0 - stage.fresh.alignment(-1)) ** 2
+    """(S - m)^2/S, the part of R along the rule; of white inputs (S = 1) that which training sets have in common."""
+    signal = stage.fresh.signal
+    return (signal - stage.fresh.alignment(-1)) ** 2 / signal
 
 
 @observable("variance $Q - m^2$", algebraic=True, of=real_labels)
 def variance(stage: AnyStage):
-    """Q - m^2, the part of R in which training sets differ."""
-    return stage.fresh.overlap[..., -1, -1] - stage.fresh.alignment(-1) ** 2
+    """Q - m^2/S, the part of R that the rule does not explain; of white inputs (S = 1) that in which training sets differ."""
+    return stage.fresh.overlap[..., -1, -1] - stage.fresh.alignment(-1) ** 2 / stage.fresh.signal
 
 
 @observable("test error against noisy labels", algebraic=True, linear=True, of=rule_of_classes)
