@@ -29,6 +29,7 @@ _HOMES = {
         "LinearRule",
         "ParameterError",
         "PowerLaw",
+        "RandomFeatures",
         "Spectrum",
         "parameter_paths",
         "with_parameter",

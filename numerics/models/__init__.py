@@ -23,6 +23,7 @@ from numerics.models.data import (
     LinearRule,
     total_alpha,
 )
+from numerics.models.features import RandomFeatures
 from numerics.models.inputs import Inputs, Isotropic, PowerLaw, Spectrum
 from numerics.models.parameters import (
     PARAMETERS,
@@ -37,7 +38,8 @@ from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Rul
 
 __all__ = [
     "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ConvergenceWarning", "DataModel",
-    "DataSet", "Description", "Estimator", "Frozen", "GaussianMixture", "Hebbian", "Inputs", "Isotropic", "LinearRule", "ParameterError", "PowerLaw", "Rule", "Spectrum",
-    "Stage", "check_fit", "chosen", "described", "in_equations", "parameter_paths", "parameter_value", "parameter_values",
-    "require_count", "require_noise", "require_number", "structured", "total_alpha", "with_parameter",
+    "DataSet", "Description", "Estimator", "Frozen", "GaussianMixture", "Hebbian", "Inputs", "Isotropic", "LinearRule",
+    "ParameterError", "PowerLaw", "RandomFeatures", "Rule", "Spectrum", "Stage", "check_fit", "chosen", "described",
+    "in_equations", "parameter_paths", "parameter_value", "parameter_values", "require_count", "require_noise",
+    "require_number", "structured", "total_alpha", "with_parameter",
 ]  # fmt: skip

@@ -142,19 +142,31 @@ def in_equations(data: DataModel, chain: Chain) -> Chain:
 
 def structured(data: DataModel, chain: Chain) -> bool:
     """Whether some stage sees inputs that differ from one coordinate to the next."""
-    return not data.inputs.white
+    return not data.inputs.white or any(stage.features is not None for stage in chain.stages)
 
 
 def _check_structured(data: DataModel, chain: Chain) -> None:
     """Refuse what is known for white inputs only."""
+    featured = [stage.features for stage in chain.stages if stage.features is not None]
+    if featured and not data.inputs.white:
+        raise ParameterError(f"inputs must be Isotropic where a stage has random features, got {data.inputs!r}")
+    where = "inputs with a spectrum" if not featured else "random features"
     for name, stage in zip(chain.names, chain.stages, strict=True):
         if isinstance(stage, BayesOptimal):
-            raise ParameterError(f"{name} is Bayes-optimal for white inputs, and those of {data} are not")
+            raise ParameterError(f"{name} is Bayes-optimal for white inputs; there is no such stage for {where}")
         if isinstance(stage, Frozen):
-            raise ParameterError(f"{name} has given weights, which are for white inputs, and those of {data} are not")
-        if getattr(stage, "ridge", None) == 0:
             raise ParameterError(
-                f"ridge of {name} must be > 0: the limit ridge -> 0 is solved for white inputs, and those of {data} are not"
+                f"{name} has given weights, which are for white inputs; there is no such stage for {where}"
+            )
+        if getattr(stage, "ridge", None) == 0:
+            raise ParameterError(f"ridge of {name} must be > 0: with {where} the limit ridge -> 0 is not solved")
+        if featured and stage.eta < 1:
+            raise ParameterError(
+                f"eta of {name} must be 1 beside random features, whose number is that of the features"
+            )
+        if featured and stage.features not in (None, featured[0]):
+            raise ParameterError(
+                f"features of {name} must be those of the other stages that have some, {featured[0]!r}: a chain has one network"
             )
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 from numerics.models.checks import ParameterError, require_alpha, require_noise, require_number, spelt
-from numerics.models.inputs import Inputs, Isotropic
+from numerics.models.inputs import WHITE, Inputs
 
 TRAINING = "training"
 """Name of the data set that all data have."""
@@ -206,7 +206,7 @@ class GaussianMixture(DataModel):
     delta: float = 1.0
     label_noise: float = 0.0
     further: tuple[DataSet, ...] = ()
-    inputs: Inputs = Isotropic()
+    inputs: Inputs = WHITE
 
     own_parameters: ClassVar[tuple[str, ...]] = ("alpha", "rho", "delta", "label_noise")
 
@@ -276,7 +276,7 @@ class LinearRule(DataModel):
     output: str = "identity"
     label_noise: float = 0.0
     further: tuple[DataSet, ...] = ()
-    inputs: Inputs = Isotropic()
+    inputs: Inputs = WHITE
 
     def __post_init__(self) -> None:
         if self.output not in OUTPUTS:

@@ -86,6 +86,9 @@ class Isotropic(Inputs):
         return np.ones(1)
 
 
+WHITE = Isotropic()
+
+
 @dataclass(frozen=True)
 class Spectrum(Inputs):
     """Coordinates of given variances: the eigenbasis of a covariance that all classes share.

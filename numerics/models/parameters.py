@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from numerics.models.chain import Chain
 from numerics.models.checks import ParameterError, spelt
 from numerics.models.data import DataModel, GaussianMixture
+from numerics.models.features import RandomFeatures
 from numerics.models.stages import Estimator, Stage
 
 
@@ -49,6 +50,7 @@ PARAMETERS = {
     "mask_overlap": Description("overlap of masks", "mask overlap"),
     "capacity": Description("exponent of the variances of the inputs", "capacity exponent", "a", 0.5, 4.0),
     "source": Description("exponent of the signal in the inputs", "source exponent", "r", 0.05, 2.0),
+    "features": Description("features per input, p/N", "features per input", "p/N", 0.05, 10.0, True),
     "magnetization": Description("magnetization m", "magnetization"),
     "norm_squared": Description("squared norm Q", "norm squared"),
 }
@@ -92,7 +94,7 @@ def with_parameter(data: DataModel, chain: Chain, path: str, value: float) -> tu
         stage = chain[index]
         changed = None
         if parameter in _own_parameters(stage):
-            changed = replace(stage, **{parameter: value})
+            changed = replace(stage, **{parameter: _changed(getattr(stage, parameter), value)})
         elif isinstance(stage, Estimator) and parameter in stage.loss.parameters:
             try:
                 changed = replace(stage, loss=stage.loss.with_parameters(**{parameter: value}))
@@ -119,7 +121,7 @@ def parameter_values(data: DataModel, chain: Chain) -> dict[str, float]:
     for further in data.further:
         values |= {f"{further.name}.{parameter}": getattr(further, parameter) for parameter in _SET_PARAMETERS}
     for name, stage in zip(chain.names, chain.stages, strict=True):
-        values |= {f"{name}.{parameter}": getattr(stage, parameter) for parameter in _own_parameters(stage)}
+        values |= {f"{name}.{key}": _number(getattr(stage, key)) for key in _own_parameters(stage)}
         if isinstance(stage, Estimator):
             for parameter, value in stage.loss.parameters.items():
                 values.setdefault(f"{name}.{parameter}", value)
@@ -147,8 +149,16 @@ def parameter_paths(chain: Chain, data: DataModel | None = None) -> tuple[str, .
     return tuple(paths)
 
 
+def _number(held: float | RandomFeatures) -> float:
+    return held.ratio if isinstance(held, RandomFeatures) else held
+
+
+def _changed(held: float | RandomFeatures, value: float) -> float | RandomFeatures:
+    return replace(held, ratio=value) if isinstance(held, RandomFeatures) else value
+
+
 def _own_parameters(stage: Stage) -> tuple[str, ...]:
     """Numbers of a stage, beside those of its loss, that can be varied."""
-    names = ("ridge", "eta", "bias", "mask_overlap", "magnetization", "norm_squared")
+    names = ("ridge", "eta", "bias", "mask_overlap", "features", "magnetization", "norm_squared")
     held = {item.name for item in fields(stage)}
     return tuple(name for name in names if name in held and getattr(stage, name) is not None)

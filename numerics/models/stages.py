@@ -13,6 +13,7 @@ from typing import ClassVar
 from numerics.codegen import observables
 from numerics.models.checks import ROUNDING, ParameterError, require_finite, require_number, spelt
 from numerics.models.data import TRAINING, GaussianMixture, total_alpha
+from numerics.models.features import RandomFeatures
 from theory.losses import LinearLoss, Loss
 from theory.parser import MODEL_NAMES
 
@@ -74,6 +75,8 @@ class Estimator:
     mask_overlap : float or None
         None: the active weights are the first fraction ``eta``, so that masks are nested.  A number: that fraction of them lies
         inside the mask of the stage before, the rest outside, both drawn uniformly at random.
+    features : RandomFeatures or None
+        What it sees of an input; None: the input itself.
 
     Raises
     ------
@@ -99,6 +102,7 @@ class Estimator:
     bias: float | None = None
     sets: tuple[str, ...] = (TRAINING,)
     mask_overlap: float | None = None
+    features: RandomFeatures | None = None
 
     given: ClassVar[bool] = False
     masked: ClassVar[bool] = True
@@ -106,6 +110,8 @@ class Estimator:
     def __post_init__(self) -> None:
         if not isinstance(self.loss, Loss):
             raise ParameterError(f"loss must be a theory.losses.Loss, got {self.loss!r}")
+        if self.features is not None and not isinstance(self.features, RandomFeatures):
+            raise ParameterError(f"features must be RandomFeatures or None, got {self.features!r}")
         _require_own_names(self.loss)
         checks = {
             "ridge": require_number("ridge", self.ridge, at_least=0, allowed="a finite number >= 0"),
@@ -166,6 +172,7 @@ class Frozen:
     eta: ClassVar[float] = 1.0
     sets: ClassVar[tuple[str, ...]] = ()
     mask_overlap: ClassVar[None] = None
+    features: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         for name in ("magnetization", "norm_squared", "bias"):
@@ -238,6 +245,7 @@ class Hebbian:
 
     given: ClassVar[bool] = False
     masked: ClassVar[bool] = True
+    features: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         checks = {
@@ -283,6 +291,7 @@ class BayesOptimal:
     masked: ClassVar[bool] = False
     eta: ClassVar[float] = 1.0
     mask_overlap: ClassVar[None] = None
+    features: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sets", _require_sets(self.sets))

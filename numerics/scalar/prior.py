@@ -13,7 +13,7 @@ import numpy as np
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import pointer
 from numerics.deferred import Deferred
-from numerics.models import Chain, DataModel, Estimator, Frozen, Rule, in_equations, structured
+from numerics.models import Chain, DataModel, Estimator, Frozen, Inputs, RandomFeatures, Rule, in_equations, structured
 from numerics.scalar.kernels.layout import Groups
 
 _entries = Deferred("numerics.scalar.kernels.entries")
@@ -86,16 +86,56 @@ def coordinate_groups(data: DataModel, chain: Chain) -> Groups:
     The noise of a rule has coordinates of its own.
     """
     stages = chain.resolved(data)
-    size, inputs = len(stages), data.inputs
+    noise = stages[0].noise if isinstance(stages[0], Rule) else 0.0
+    features = tuple(stage.features for stage in stages)
+    if any(features):
+        return _groups_of_features(features, data.variance, noise)
+    etas, overlaps = (tuple(getattr(stage, name) for stage in stages) for name in ("eta", "mask_overlap"))
+    return _groups_of_inputs(data.inputs, etas, overlaps, noise)
+
+
+@lru_cache(maxsize=256)
+def _groups_of_inputs(
+    inputs: Inputs, etas: tuple[float, ...], overlaps: tuple[float | None, ...], noise: float
+) -> Groups:
+    """Of stages that see the inputs themselves, or some of them."""
     parts = (1.0,) if inputs.white else (*np.cumsum(inputs.shares)[:-1].tolist(), 1.0)
-    patterns = mask_patterns(tuple(stage.eta for stage in stages), tuple(stage.mask_overlap for stage in stages), parts)
-    share, active, part = map(np.array, zip(*patterns, strict=True))
-    strength, variance = inputs.signals[part], inputs.variances[part]
-    means = np.repeat(np.sqrt(strength)[:, None], size, axis=1)
-    covariances = np.broadcast_to(variance[:, None, None], (len(share), size, size))
-    if isinstance(stages[0], Rule) and stages[0].noise > 0:
-        # In a coordinate of variance 1 that only the rule sees.
-        share, strength = np.append(share, stages[0].noise), np.append(strength, 1.0)
+    share, active, part = map(np.array, zip(*mask_patterns(etas, overlaps, parts), strict=True))
+    signals, size = inputs.signals[part], len(etas)
+    means = np.repeat(np.sqrt(signals)[:, None], size, axis=1)
+    covariances = np.broadcast_to(inputs.variances[part][:, None, None], (len(share), size, size))
+    return _assembled(share, active, means, covariances, signals, noise)
+
+
+@lru_cache(maxsize=256)
+def _groups_of_features(features: tuple[RandomFeatures | None, ...], variance: float, noise: float) -> Groups:
+    """Of stages some of which see the features of one network: directions of its singular vectors.
+
+    In a direction of squared singular value x an input has variance Delta, a feature ``k1^2 Delta x + k*^2``, and their covariance
+    is ``k1 Delta sqrt(x)``.  The class mean v is ``k1 sqrt(x) v`` in features.
+    """
+    seen = np.array([found is not None for found in features])
+    network = next(found for found in features if found is not None)
+    moments, spectrum = network.moments(variance), network.spectrum(variance)
+    size = len(features)
+    values = np.concatenate((spectrum.values, [0.0, 0.0]))
+    share = np.concatenate((spectrum.shares, [spectrum.of_features, spectrum.of_inputs]))
+    active = np.ones((len(share), size), dtype=bool)
+    active[-2], active[-1] = seen, ~seen
+    means = np.where(seen, moments.slope * np.sqrt(values)[:, None], 1.0)
+    both = np.outer(seen, seen)
+    covariances = means[:, :, None] * means[:, None, :] + both * moments.rest / variance
+    kept = share != 0.0
+    return _assembled(share[kept], active[kept], means[kept], covariances[kept], np.ones(int(kept.sum())), noise)
+
+
+def _assembled(
+    share: np.ndarray, active: np.ndarray, means: np.ndarray, covariances: np.ndarray, signals: np.ndarray, noise: float
+) -> Groups:  # fmt: skip
+    """Groups, and one more for the ``noise`` of a rule: a coordinate of variance 1 that only the rule sees."""
+    size = active.shape[1]
+    if noise > 0:
+        share, signals = np.append(share, noise), np.append(signals, 1.0)
         active = np.vstack((active, [True, *[False] * (size - 1)]))
         means = np.vstack((means, np.zeros(size)))
         covariances = np.concatenate((covariances, np.ones((1, size, size))))
@@ -104,7 +144,7 @@ def coordinate_groups(data: DataModel, chain: Chain) -> Groups:
         _rows(active, means, covariances),
         np.ascontiguousarray(means),
         np.ascontiguousarray(covariances),
-        strength,
+        signals,
     )
 
 

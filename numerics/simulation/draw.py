@@ -12,14 +12,52 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.models import TRAINING, Chain, DataModel, Rule
+from numerics.models import TRAINING, Chain, DataModel, Estimator, Frozen, RandomFeatures, Rule
 
 Array = NDArray[np.float64]
 Selection = slice | NDArray[np.intp]
 """Some rows or columns of a matrix."""
 
-FLIPS, FURTHER, MASKS, FROZEN, RULE = range(1, 6)
+FLIPS, FURTHER, MASKS, FROZEN, RULE, FEATURES = range(1, 7)
 """Numbers of the random streams besides that of v and the training set."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A random first layer.
+
+    Attributes
+    ----------
+    features : RandomFeatures
+    first_layer : ndarray, shape (p, N)
+        F, with rows of squared length N.
+    design : ndarray, shape (M, p)
+        ``(phi(F x/sqrt(N)) - E phi)/sqrt(N)`` of all samples.
+    slope : float
+        k1.
+    covariance : ndarray, shape (p, p)
+        Of the features, over Delta.
+    """
+
+    features: RandomFeatures
+    first_layer: Array
+    design: Array
+    slope: float
+    covariance: Array
+
+    @classmethod
+    def drawn(cls, features: RandomFeatures, inputs: Array, variance: float, seed: np.random.SeedSequence) -> Network:
+        """A network on the inputs x/sqrt(N), shape (M, N), whose variance is Delta/N."""
+        n_inputs = inputs.shape[1]
+        first = _generator(seed, FEATURES).standard_normal((features.size(n_inputs), n_inputs))
+        first *= math.sqrt(n_inputs) / np.linalg.norm(first, axis=1, keepdims=True)
+        moments = features.moments(variance)
+        covariance = features.covariance(first @ first.T / n_inputs, variance) / variance
+        return cls(features, first, cls._of(features, moments.mean, first, inputs), moments.slope, covariance)
+
+    @staticmethod
+    def _of(features: RandomFeatures, mean: float, first: Array, inputs: Array) -> Array:
+        return (features(inputs @ first.T) - mean) / math.sqrt(inputs.shape[1])
 
 
 @dataclass(frozen=True)
@@ -36,6 +74,8 @@ class Sample:
         v, or theta.
     variances : ndarray, shape (N,)
         Of the inputs, over Delta.
+    network : Network, optional
+        What stages with random features see.
     clean_labels : ndarray, shape (M,)
         Of the cloud each sample comes from; ``labels`` if not given.
     sets : mapping of name to slice
@@ -51,6 +91,7 @@ class Sample:
     sets: Mapping[str, slice] = field(default_factory=dict)
     rule: Array | None = None
     variances: Array | None = None
+    network: Network | None = None
 
     def __post_init__(self) -> None:
         if self.variances is None:
@@ -67,19 +108,45 @@ class Sample:
             return slice(found[0].start, found[-1].stop)
         return np.concatenate([np.arange(rows.start, rows.stop) for rows in found])
 
-    def part(self, rows: Selection, columns: Selection) -> Array:
-        """Design of some samples and inputs; a view if both are slices."""
+    def seen_by(self, stage: Estimator | Frozen) -> Array:
+        """Design of a stage: that of the inputs, or of its features, shape (M, N) or (M, p)."""
+        return self.design if stage.features is None else self.network.design
+
+    def part(self, stage: Estimator | Frozen, rows: Selection, columns: Selection) -> Array:
+        """Design of a stage on some samples, for some weights; a view if both are slices."""
+        design = self.seen_by(stage)
         if isinstance(columns, slice):
-            return self.design[rows, columns]
-        return np.take(self.design[rows], columns, axis=1)
+            return design[rows, columns]
+        return np.take(design[rows], columns, axis=1)
+
+    def product(self, stage: Estimator | Frozen, other: Estimator | Frozen, weights: Array) -> Array:
+        """``Omega weights``: Omega is the covariance over Delta of what the stage sees with what the other one sees.
+
+        ``weights``, shape (n, ...), are those of the other stage; n may be N or p.
+        """
+        if stage.features is None and other.features is None:
+            return (self.variances * weights.T).T
+        network = self.network
+        if stage.features is not None and other.features is not None:
+            return network.covariance @ weights
+        mixed = network.slope / math.sqrt(len(self.mean)) * network.first_layer
+        return mixed @ weights if other.features is None else mixed.T @ weights
+
+    def mean_of(self, stage: Estimator | Frozen) -> Array:
+        """v, or theta, as a stage sees it."""
+        if stage.features is None:
+            return self.mean
+        return self.network.slope / math.sqrt(len(self.mean)) * (self.network.first_layer @ self.mean)
 
 
 def _generator(seed: np.random.SeedSequence, *stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, *stream)))
 
 
-def draw(data: DataModel, n_inputs: int, seed: np.random.SeedSequence) -> Sample:
-    """Draw v, or the rule, and labels and inputs of every data set."""
+def draw(
+    data: DataModel, n_inputs: int, seed: np.random.SeedSequence, features: RandomFeatures | None = None
+) -> Sample:  # fmt: skip
+    """Draw v, or the rule, labels and inputs of every data set, and the network that gives features."""
     generator = np.random.default_rng(seed)
     mean = generator.standard_normal(n_inputs)
     deviations = np.ones(n_inputs)
@@ -114,7 +181,8 @@ def draw(data: DataModel, n_inputs: int, seed: np.random.SeedSequence) -> Sample
             rows = sets[data_set.name]
             flipped = _generator(seed, FLIPS, number).random(rows.stop - rows.start) < data_set.label_noise
             noisy[rows] = np.where(flipped, 1 - labels[rows], labels[rows])
-    return Sample(design, noisy, mean, labels, sets, field, deviations**2)
+    network = None if features is None else Network.drawn(features, design, data.variance, seed)
+    return Sample(design, noisy, mean, labels, sets, field, deviations**2, network)
 
 
 def sample_sizes(data: DataModel, n_inputs: int) -> tuple[int, ...]:
@@ -127,6 +195,8 @@ def mask_sizes(chain: Chain, n_inputs: int) -> tuple[tuple[int, int | None], ...
     sizes: list[tuple[int, int | None]] = []
     for stage in chain.stages:
         size, inside = round(stage.eta * n_inputs), None
+        if stage.features is not None:
+            size = stage.features.size(n_inputs)
         if stage.mask_overlap is not None:
             before = sizes[-1][0]
             inside = round(stage.mask_overlap * stage.eta * n_inputs)

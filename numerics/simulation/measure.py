@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from numerics.models import Chain, DataModel, Estimator, Frozen
+from numerics.models import Chain, DataModel, Estimator, Frozen, structured
 from numerics.simulation.draw import Array, Sample
 from numerics.simulation.train import StageFit
 from numerics.solution.observables.losses import train_loss
@@ -142,15 +142,21 @@ def measure(
     What ``further`` returns is added.
     """
     n_inputs, n_stages = len(sample.mean), len(fits)
-    weights, hidden = np.array([fit.all_weights(n_inputs) for fit in fits]), chain.hidden
-    overlap, magnetization = weights @ (sample.variances * weights).T / n_inputs, weights @ sample.mean / n_inputs
+    weights, hidden = [fit.all_weights for fit in fits], chain.hidden
+    overlap = np.empty((n_stages, n_stages))
+    for t, mine in enumerate(chain.stages):
+        for s in range(t + 1):
+            overlap[t, s] = overlap[s, t] = weights[t] @ sample.product(mine, chain[s], weights[s]) / n_inputs
+    magnetization = np.array(
+        [w @ sample.mean_of(stage) / n_inputs for w, stage in zip(weights, chain.stages, strict=True)]
+    )
     signal = None if data.ruled else sample.mean @ sample.mean / n_inputs
     with np.errstate(invalid="ignore"):
-        norm_ratio = np.sum(weights**2, axis=1) / n_inputs / np.diag(overlap)
+        norm_ratio = np.array([w @ w / n_inputs for w in weights]) / np.diag(overlap)
     if data.ruled:
         overlap[0, 0] += data.field_noise
         magnetization[:] = 0.0
-    if data.inputs.white:
+    if not structured(data, chain):
         norm_ratio[:] = 1.0
     population = Population(
         data, magnetization, np.array([fit.bias for fit in fits]), overlap, signal=signal, norm_ratio=norm_ratio

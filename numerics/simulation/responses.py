@@ -30,7 +30,7 @@ def measure_responses(sample: Sample, chain: Chain, fits: Sequence[StageFit]) ->
         one finite sample are then a piecewise smooth function of the field, whose derivative has nothing to do with the
         V_ts of theory, a response averaged over the field.
     """
-    n_inputs, n_stages = sample.design.shape[1], len(fits)
+    n_inputs, n_stages = len(sample.mean), len(fits)
     result = np.zeros((n_stages, n_stages))
     moved: dict[tuple[int, int], Array | None] = {}  # d h_k / d xi_s on all samples, None if undefined
     for t, (stage, fit) in enumerate(zip(chain.stages, fits, strict=True)):
@@ -38,16 +38,19 @@ def measure_responses(sample: Sample, chain: Chain, fits: Sequence[StageFit]) ->
             continue
         size, learned = len(fit.weights), stage.fixed_bias is None
         fields = fields_of(stage.loss, t + 1, sample, fits, fit.rows)
-        design = _with_ones(sample.part(fit.rows, fit.active), learned)
+        design = _with_ones(sample.part(stage, fit.rows, fit.active), learned)
         everywhere = design if len(design) == len(sample.labels) else None
         if everywhere is None and t + 1 < n_stages:
-            everywhere = _with_ones(sample.part(slice(None), fit.active), learned)
+            everywhere = _with_ones(sample.part(stage, slice(None), fit.active), learned)
         curvatures = np.maximum(fields.derivatives(fit.logits)[1], 0.0)
         hessian = design.T @ (curvatures[:, None] * design)
         np.einsum("ii->i", hessian)[:size] += stage.ridge
         factors = cho_factor(hessian, lower=True, overwrite_a=True)
         inverse = cho_solve(factors, np.eye(len(hessian), size), overwrite_b=True)
-        result[t, t] = np.diag(inverse) @ sample.variances[fit.active] / n_inputs
+        if stage.features is None:
+            result[t, t] = np.diag(inverse) @ sample.variances[fit.active] / n_inputs
+        else:
+            result[t, t] = np.trace(sample.product(stage, stage, inverse[:size])) / n_inputs
         own = design @ inverse
         if t + 1 < n_stages:
             moved[t, t] = own if everywhere is design else everywhere @ inverse
@@ -65,9 +68,12 @@ def measure_responses(sample: Sample, chain: Chain, fits: Sequence[StageFit]) ->
                 result[t, s], moved[t, s] = np.nan, None
                 continue
             forces = sum(pulls[k][:, None] * moved[k, s][fit.rows] for k in between)
-            mine, others = _shared(fit.active, fits[s].active, n_inputs)
-            seen = sample.variances[fit.active][mine]
-            result[t, s] = -np.vdot(own[:, mine] * seen, forces[:, others]) / n_inputs
+            if stage.features is None and chain[s].features is None:
+                mine, others = _shared(fit.active, fits[s].active, n_inputs)
+                seen = sample.variances[fit.active][mine]
+                result[t, s] = -np.vdot(own[:, mine] * seen, forces[:, others]) / n_inputs
+            else:
+                result[t, s] = -np.vdot(own, sample.product(stage, chain[s], forces.T).T) / n_inputs
             if t + 1 < n_stages:
                 moved[t, s] = -everywhere @ cho_solve(factors, design.T @ forces)
     return result

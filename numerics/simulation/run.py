@@ -158,11 +158,13 @@ def simulate(
         if isinstance(stage, Estimator) and stage.ridge == 0:
             raise ParameterError(f"ridge of {name} must be > 0 in a simulation: the limit 0 is taken by theory only")
         if size < 1:
-            raise ParameterError(f"eta of {name} must leave at least 1 of {n_inputs} weights, got {stage.eta:g}")
+            share = f"eta of {name} must leave" if stage.features is None else f"features of {name} must give"
+            raise ParameterError(f"{share} at least 1 of {n_inputs} weights, got {stage.features or stage.eta}")
+    network = next((stage.features for stage in resolved.stages if stage.features is not None), None)
 
     def run(k: int) -> tuple[dict[str, Array], list[str]]:
         own_seed = np.random.SeedSequence(seed, spawn_key=(k,))
-        sample = draw(data, n_inputs, own_seed)
+        sample = draw(data, n_inputs, own_seed, network)
         masks, frozen = draw_masks(resolved, n_inputs, own_seed), draw_frozen(resolved, sample.mean, own_seed)
         fits = train(sample, resolved, masks, gradient_tolerance, frozen)
         failures = [

@@ -51,9 +51,12 @@ class StageFit(RidgeFit):
     rows: Selection
     everywhere: Array
 
-    def all_weights(self, n_inputs: int) -> Array:
-        """Weights with zeros where they are not active, shape (N,)."""
-        weights = np.zeros(n_inputs)
+    size: int
+
+    @property
+    def all_weights(self) -> Array:
+        """Weights with zeros where they are not active, shape (N,), or (p,) of features."""
+        weights = np.zeros(self.size)
         weights[self.active] = self.weights
         return weights
 
@@ -88,7 +91,6 @@ def train(
         If all targets of a stage are of one class: a learned bias then has no minimum.
     """
     fits: list[StageFit] = []
-    n_inputs = sample.design.shape[1]
     for number, (stage, columns) in enumerate(zip(chain.stages, active, strict=True), start=1):
         columns = slice(0, int(columns)) if isinstance(columns, int | np.integer) else columns
         rows = sample.rows(stage.sets or (TRAINING,))
@@ -96,24 +98,27 @@ def train(
             weights = frozen[number]
             logits = sample.rule if isinstance(stage, Rule) else sample.design @ weights + stage.bias
             at_rest = RidgeFit(weights, stage.bias, logits[rows], 0.0, 0.0, 0, 0, 0, True, "frozen", ())
-            fits.append(StageFit(**vars(at_rest), active=columns, rows=rows, everywhere=logits))
+            fits.append(StageFit(**vars(at_rest), active=columns, rows=rows, everywhere=logits, size=len(weights)))
             continue
         fields = fields_of(stage.loss, number, sample, fits, rows)
         if stage.fixed_bias is None:
             _require_minimum(fields, chain.name(number))
         fit = minimise_ridge(
-            sample.part(rows, columns),
+            sample.part(stage, rows, columns),
             fields,
             stage.ridge,
-            starts=[(fits[s - 1].all_weights(n_inputs)[columns], fits[s - 1].bias) for s in stage.loss.stages(number)],
+            starts=[
+                (fits[s - 1].all_weights[columns], fits[s - 1].bias)
+                for s in stage.loss.stages(number)
+                if chain[s - 1].features == stage.features
+            ],
             bias=stage.fixed_bias,
             gradient_tolerance=gradient_tolerance,
         )
         if fit.broken:
             fit = replace(fit, message=_where_broken(fit, fields, stage.loss, number))
-        fits.append(
-            StageFit(**vars(fit), active=columns, rows=rows, everywhere=_everywhere(sample, stage, columns, fit))
-        )
+        everywhere, size = _everywhere(sample, stage, columns, fit), sample.seen_by(stage).shape[1]
+        fits.append(StageFit(**vars(fit), active=columns, rows=rows, everywhere=everywhere, size=size))
     return tuple(fits)
 
 
@@ -135,11 +140,12 @@ def _everywhere(sample: Sample, stage: Estimator, columns: Selection, fit: Ridge
     """Logits on all samples, those of data sets the stage was not trained on included."""
     logits = np.empty(len(sample.labels))
     logits[sample.rows(stage.sets)] = fit.logits
-    weights = np.zeros(sample.design.shape[1])
+    design = sample.seen_by(stage)
+    weights = np.zeros(design.shape[1])
     weights[columns] = fit.weights
     for name, rows in sample.sets.items():
         if name not in stage.sets:
-            logits[rows] = sample.design[rows] @ weights + fit.bias
+            logits[rows] = design[rows] @ weights + fit.bias
     return logits
 
 

@@ -175,7 +175,7 @@ class Population(GaussianLogits):
         return found if found.ndim else float(found)
 
     def cosine(self, t: int) -> Array:
-        """Between the weights of stage t and v; of a rule between their fields, as its alignment is; nan for a model of zero norm."""
+        """Between the weights of stage t and v, or between its field and that of a rule; nan for a model of zero norm."""
         size = self.overlap[..., t, t] if self.ruled else self.weight_norm(t)
         with np.errstate(divide="ignore", invalid="ignore"):
             return observables.cosine()(self.alignment(t), size, np.asarray(self.signal, dtype=float))

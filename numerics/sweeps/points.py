@@ -17,7 +17,6 @@ from numerics.solution.population import Population
 from numerics.solution.quadrature import Integral
 from numerics.solution.stage import StageWeights
 
-
 _NUMBERS = ("positive_share", "variance", "field_noise", "label_noise", "signal")
 
 

@@ -102,7 +102,8 @@ def new_chain_rule(triangle, delta):
         constants[1 + r] = triangle[r]
     return ChainRule(
         np.empty(n_input), constants, np.empty(k + 1), np.empty(k + 1), np.zeros((n_input, size)), np.zeros(size * n_input),
-        np.zeros(n_conjugate**2), np.zeros(n_conjugate**2), np.zeros(n_conjugate), np.zeros((k + 1) ** 2), np.empty((size, size)), np.empty((n_conjugate, size)),
+        np.zeros(n_conjugate**2), np.zeros(n_conjugate**2), np.zeros(n_conjugate), np.zeros((k + 1) ** 2), np.empty((size, size)),
+        np.empty((n_conjugate, size)),
         np.empty((k + 1, size)),
     )  # fmt: skip
 

@@ -633,7 +633,7 @@ def test_responses_are_derivatives_of_the_trained_weights(name, monkeypatch):
             return type(fit)(**{**vars(fit), "weights": weights, "logits": fit.logits + moved})
 
         monkeypatch.setattr("numerics.simulation.train.minimise_ridge", with_field)
-        return [fit.all_weights(n_inputs) for fit in train(sample, chain, masks, 1e-12, frozen)]
+        return [fit.all_weights for fit in train(sample, chain, masks, 1e-12, frozen)]
 
     measured = np.zeros_like(exact)
     for s in trained:
