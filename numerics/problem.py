@@ -9,6 +9,10 @@
       ]
     }
 
+Data may have ``"inputs": {"eigenvalues": [...], "squared_signal": [...]}`` (:class:`~numerics.models.Spectrum`) or
+``{"capacity": 1.5, "source": 0.5, "size": 1000}`` (:class:`~numerics.models.PowerLaw`), and a stage
+``"features": {"ratio": 2, "activation": "relu"}`` (:class:`~numerics.models.RandomFeatures`).
+
 The keys are those of :class:`~numerics.models.GaussianMixture` (with ``"rule": "identity"``, ``"sign"`` or ``"probit"`` among the
 data, those of :class:`~numerics.models.LinearRule`, whose ``output`` that is), :class:`~numerics.models.DataSet` and
 :class:`~numerics.models.Estimator`; with ``"stage": "frozen"``, ``"hebbian"`` or ``"bayes-optimal"``, those of that stage.
@@ -36,6 +40,9 @@ from numerics.models import (
     Hebbian,
     LinearRule,
     ParameterError,
+    PowerLaw,
+    RandomFeatures,
+    Spectrum,
     Stage,
     check_fit,
 )
@@ -121,20 +128,24 @@ def write_problem(data: DataModel, chain: Chain) -> str:
         described = {"rule": data.output, **{key: value for key, value in described.items() if key != "output"}}
     if "further" in described:
         described["further"] = [_given(found) for found in data.further]
+    if "inputs" in described:
+        described["inputs"] = _given(data.inputs, whole=isinstance(data.inputs, PowerLaw))
     stages = []
     for stage in chain.stages:
         given = _given(stage)
         if isinstance(stage, Estimator):
             given["loss"] = _written_loss(stage.loss)
+            if stage.features is not None:
+                given["features"] = _given(stage.features)
         else:
             given = {"stage": kinds[type(stage)], **given}
         stages.append(given)
     return json.dumps({"data": described, "chain": stages})
 
 
-def _given(value: DataSet | DataModel | Stage) -> dict[str, object]:
-    """Fields of a dataclass that differ from their defaults."""
-    return {f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) != f.default}
+def _given(value: object, *, whole: bool = False) -> dict[str, object]:
+    """Fields of a dataclass that differ from their defaults, or all of them."""
+    return {f.name: getattr(value, f.name) for f in fields(value) if whole or getattr(value, f.name) != f.default}
 
 
 def _written_loss(loss: Loss) -> dict[str, object]:
@@ -154,6 +165,10 @@ def _data(described: object) -> DataModel:
     given["further"] = tuple(
         _built(DataSet, _object(s, f"data.further[{k}]"), f"data.further[{k}]") for k, s in enumerate(further)
     )
+    if "inputs" in given:
+        inputs = _object(given["inputs"], "data.inputs")
+        kind = Spectrum if "eigenvalues" in inputs else PowerLaw
+        given["inputs"] = _built(kind, inputs, "data.inputs")
     if "rule" not in given:
         return _built(GaussianMixture, given, "data")
     output = given.pop("rule")
@@ -171,6 +186,8 @@ def _stage(described: object, where: str) -> Stage:
         raise ParameterError(f"{where}.stage must be one of {', '.join(STAGES)}, got {kind!r}")
     if "loss" in given and kind == "estimator":
         given["loss"] = _loss(given["loss"], f"{where}.loss")
+    if kind == "estimator" and given.get("features") is not None:
+        given["features"] = _built(RandomFeatures, _object(given["features"], f"{where}.features"), f"{where}.features")
     return _built(STAGES[kind], given, where)
 
 

@@ -180,7 +180,8 @@ def _on_nodes(activation: str, deviation: float) -> tuple[Array, Array, Array]:
     weights = np.exp(-0.5 * nodes**2)
     with np.errstate(over="ignore", invalid="ignore"):
         values = _function(activation)(deviation * nodes)
-    if not np.isfinite(values).all():
+        finite = np.isfinite(weights * values**2).all()
+    if not finite:
         raise ParameterError(f"activation {activation!r} must be finite at fields of variance {deviation**2:g}")
     return nodes, weights / weights.sum(), values
 

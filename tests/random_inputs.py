@@ -1,0 +1,82 @@
+"""Random chains on inputs with a spectrum or with random features: do all of them converge?
+
+    python -m tests.random_inputs --problems 600 --seed 0
+
+Teacher and student, cold; alpha 0.1 to 20, ridges 1e-4 to 10, temperatures 0.5 to 30, 1 to 300 coordinates.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import click
+import numpy as np
+
+from numerics import Estimator, GaussianMixture, LinearRule, RandomFeatures, Spectrum, solve
+from numerics.models import Chain, DataModel
+from theory.losses import CrossEntropy, Distillation, SquareDistillation, SquareLoss
+
+ACTIVATIONS = ("relu", "erf", "tanh", "sign", "h + h**2/4")
+
+
+def random_problem(generator: np.random.Generator) -> tuple[DataModel, Chain]:
+    """Data and chain, everything drawn log-uniformly where it spans decades."""
+
+    def log_uniform(low: float, high: float) -> float:
+        return float(np.exp(generator.uniform(np.log(low), np.log(high))))
+
+    alpha, ridges = log_uniform(0.1, 20.0), [log_uniform(1e-4, 10.0) for _ in range(2)]
+    mixing = float(generator.choice([generator.uniform(), 1.0]))
+    soft = Distillation(mixing=mixing, temperature=log_uniform(0.5, 30.0))
+    losses = [(CrossEntropy(), soft), (SquareLoss(), SquareDistillation(mixing=mixing))][int(generator.random() < 0.2)]
+    etas, features, inputs = (1.0, 1.0), [None, None], {}
+    if generator.random() < 0.5:
+        size = int(log_uniform(1, 300))
+        values = np.exp(generator.normal(0.0, generator.uniform(0.0, 3.0), size))
+        inputs["inputs"] = Spectrum(values.tolist(), squared_signal=generator.exponential(size=size).tolist())
+        etas = (float(generator.uniform(0.2, 1.0)), float(generator.uniform(0.2, 1.0)))
+    else:
+        network = RandomFeatures(log_uniform(0.1, 10.0), str(generator.choice(ACTIVATIONS)))
+        features = [(None, network), (network, network), (network, None)][generator.integers(3)]
+    if isinstance(losses[0], SquareLoss):
+        data: DataModel = LinearRule(alpha, noise=log_uniform(0.01, 2.0), **inputs)
+    elif generator.random() < 0.3:
+        data = LinearRule(alpha, output="sign", **inputs)
+    else:
+        data = GaussianMixture(alpha, float(generator.uniform(0.1, 0.9)), log_uniform(0.2, 4.0), **inputs)
+    stages = [
+        Estimator(loss, ridge, eta, features=seen)
+        for loss, ridge, eta, seen in zip(losses, ridges, etas, features, strict=True)
+    ]
+    return data, Chain.of(stages)
+
+
+def failures(problems: int, seed: int) -> list[str]:
+    """What did not converge."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for number in range(problems):
+        data, chain = random_problem(generator)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            solution = solve(data, chain)
+        if not solution.converged:
+            found.append(f"{number}: {data}, {chain}: {solution.message}")
+    return found
+
+
+@click.command()
+@click.option("--problems", type=click.IntRange(min=1), default=600, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+def main(problems: int, seed: int) -> None:
+    """Solve random chains on structured inputs, and say which do not converge."""
+    start = time.process_time()
+    found = failures(problems, seed)
+    for text in found:
+        click.echo(text)
+    click.echo(f"{len(found)} of {problems} did not converge; {time.process_time() - start:.0f} s of CPU")
+
+
+if __name__ == "__main__":
+    main()
