@@ -16,6 +16,8 @@ from numerics.solution.population import Population
 from numerics.solution.quadrature import Integral
 from numerics.solution.stage import StageWeights
 
+_ARRAYS = ("positive_share", "variance", "field_noise", "link_slope", "label_noise")
+
 
 @dataclass(frozen=True)
 class ManyData:
@@ -24,6 +26,7 @@ class ManyData:
     positive_share: np.ndarray
     variance: np.ndarray
     field_noise: np.ndarray
+    link_slope: np.ndarray
     label_noise: np.ndarray
     ruled: bool
     has_real_labels: bool
@@ -31,14 +34,12 @@ class ManyData:
     @classmethod
     def of(cls, points: Sequence[DataModel]) -> ManyData:
         """Of some data."""
-        names = ("positive_share", "variance", "field_noise", "label_noise")
-        values = (np.array([getattr(data, name) for data in points]) for name in names)
+        values = (np.array([getattr(data, name) for data in points]) for name in _ARRAYS)
         return cls(*values, points[0].ruled, points[0].has_real_labels)
 
     def repeated(self, times: int) -> ManyData:
         """So many times, one after the other."""
-        names = ("positive_share", "variance", "field_noise", "label_noise")
-        return replace(self, **{name: np.tile(getattr(self, name), times) for name in names})
+        return replace(self, **{name: np.tile(getattr(self, name), times) for name in _ARRAYS})
 
 
 @dataclass(frozen=True, eq=False)
