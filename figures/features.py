@@ -59,7 +59,11 @@ def descent(effort: Effort) -> Plan:
         words = (r"classes, $\rho=1/2$, $\Delta=1$", "labels of a rule (sign)")
         for panel, source, text in zip(found, sources, words, strict=True):
             teacher = parts[f"{source}_soft"].test_error.sel(stage="teacher")
-            panel.level(float(teacher[0]), Look(style.GREY, LINES[0], width=1.8), r"teacher on the inputs, $\tilde{\lambda}=0.1$")
+            panel.level(
+                float(teacher[0]),
+                Look(style.GREY, LINES[0], width=1.8),
+                r"teacher on the inputs, $\tilde{\lambda}=0.1$",
+            )
             for (kind, (_, label)), look in zip(students.items(), LOOKS, strict=True):
                 panel.curve(f"{source}_{kind}", "student.features", look, label, simulated=f"simulated_{source}_{kind}")
             _ratio_axis(panel)
@@ -74,7 +78,7 @@ def descent(effort: Effort) -> Plan:
         work,
         draw,
         "The square loss peaks at p = M, soft targets far less, and at T = 4 not at all; cross-entropy peaks where features begin to "
-        "separate the labels, near p = 0.8 N.  On overlapping classes soft targets then come down to the error of their teacher, "
+        "separate the labels, near p = 0.8 N.  On overlapping classes soft targets then come down to their teacher, "
         "hard labels do not: soft ones bring the teacher's regularisation with them.",
     )
 
@@ -114,7 +118,9 @@ def power_laws(effort: Effort) -> Plan:
         style.log_ticks(found[0].axes, "x", 0.05, 4.0)
         style.log_ticks(found[1].axes, "x", 0.02, 1.0)
         found[0].axes.set(xlabel=style.parameter_label("alpha"), ylabel="excess risk $R$", yscale="log")
-        found[1].axes.set(xlabel=r"part of the spectrum that the student sees, $\eta$", ylabel="excess risk $R$", yscale="log")
+        found[1].axes.set(
+            xlabel=r"part of the spectrum that the student sees, $\eta$", ylabel="excess risk $R$", yscale="log"
+        )
         fixed = (
             rf"variances $k^{{-3/2}}$, $k\leq{size}$, noise $\sigma^2=0.05$, teacher's $\tilde{{\lambda}}=0.01$; "
             rf"(a) $\lambda=0.01$, $\eta=0.2$; (b) $\alpha=0.5$, $r=0.5$"
@@ -236,7 +242,9 @@ def weak_to_strong(effort: Effort) -> Plan:
         seen.function(k / size, inputs.variances, LOOKS[0], None)
         seen.function(k / size, inputs.variances * inputs.signals, LOOKS[1], None)
         seen.axes.annotate("variance", (0.6, inputs.variances[120]), xytext=(0, 5), textcoords="offset points")
-        seen.axes.annotate("signal", (0.6, (inputs.variances * inputs.signals)[120]), xytext=(0, 5), textcoords="offset points")
+        seen.axes.annotate(
+            "signal", (0.6, (inputs.variances * inputs.signals)[120]), xytext=(0, 5), textcoords="offset points"
+        )
         for eta, words in ((0.4, "teacher"), (0.9, "student")):
             seen.axes.axvline(eta, color=style.GREY, lw=0.7, ls=LINES[2])
             seen.axes.annotate(words, (eta, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top", fontsize=7)

@@ -152,6 +152,7 @@ SLIDERS = (
     Slider("rho", ("rho",), "rho, P(y=1)", 0.2),
     Slider("delta", ("delta",), "Delta, noise", 1.0),
     Slider("noise", ("noise",), "noise of the rule", 0.25),
+    Slider("slope", ("slope",), "slope of the rule", 1.0),
     Slider("teacher_ridge", ("teacher.ridge",), "teacher's ridge", 0.1),
     Slider("student_ridge", ("student.ridge",), "student's ridge", 1e-5),
     Slider("eta", ("student.eta",), "eta, student", 0.5),
@@ -165,6 +166,7 @@ SLIDERS = (
 CLASSES = "classes"
 RULES = {
     "two Gaussian classes": CLASSES, "regression": "identity", "sign of a linear rule": "sign", "probit of a linear rule": "probit",
+    "logit of a linear rule": "logit",
 }  # fmt: skip
 """Where labels come from: what the choice says, and the output of the rule if there is one."""
 
@@ -313,10 +315,12 @@ class Explorer:
     settings : Settings
         Accuracy.  Points that do not reach it are left out of curves and tables, and the message says which.
     rule : str or None
-        "identity" (regression), "sign" or "probit" for labels of a :class:`numerics.LinearRule`; None for two Gaussian classes.
+        "identity" (regression), "sign", "probit" or "logit" for labels of a :class:`numerics.LinearRule`; None for two Gaussian
+        classes.
     **values : float
         Where the sliders start: ``alpha``, ``teacher_ridge``, ``student_ridge``, ``eta``, ``chi``; of classes ``rho``, ``delta``;
-        of rules ``noise``; of all but regression ``temperature``, ``label_noise``, ``smoothing`` (of teacher and student).
+        of rules ``noise`` or ``slope``; of all but regression ``temperature``, ``label_noise``, ``smoothing`` (of teacher and
+        student).
 
     Attributes
     ----------

@@ -110,7 +110,7 @@ def plan_axes(
         work["simulated_grid"] = Experiment(
             data, chain, {x.path: x.values[places]}, (quantity,), Simulation(*simulation, seed)
         )
-    moving = {axis.path.rpartition(".")[2] for axis in rest} & {"rho", "delta", "eta", "noise", "label_noise"}
+    moving = {axis.path.rpartition(".")[2] for axis in rest} & {"rho", "delta", "eta", "noise", "slope", "label_noise"}
     limits = thresholds_in_alpha(data, chain) if x.path == "alpha" and not moving else {}
     return work, limits
 

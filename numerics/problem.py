@@ -13,9 +13,10 @@ Data may have ``"inputs": {"eigenvalues": [...], "squared_signal": [...]}`` (:cl
 ``{"capacity": 1.5, "source": 0.5, "size": 1000}`` (:class:`~numerics.models.PowerLaw`), and a stage
 ``"features": {"ratio": 2, "activation": "relu"}`` (:class:`~numerics.models.RandomFeatures`).
 
-The keys are those of :class:`~numerics.models.GaussianMixture` (with ``"rule": "identity"``, ``"sign"`` or ``"probit"`` among the
-data, those of :class:`~numerics.models.LinearRule`, whose ``output`` that is), :class:`~numerics.models.DataSet` and
-:class:`~numerics.models.Estimator`; with ``"stage": "frozen"``, ``"hebbian"`` or ``"bayes-optimal"``, those of that stage.
+The keys are those of :class:`~numerics.models.GaussianMixture` (with ``"rule": "identity"``, ``"sign"``, ``"probit"`` or
+``"logit"`` among the data, those of :class:`~numerics.models.LinearRule`, whose ``output`` that is),
+:class:`~numerics.models.DataSet` and :class:`~numerics.models.Estimator`; with ``"stage": "frozen"``, ``"hebbian"`` or
+``"bayes-optimal"``, those of that stage.
 A loss is a name (of ``theory.losses.BUILT_IN``) or a formula, or an object with ``"name"`` and the arguments of that loss, or with
 ``"formula"`` and perhaps ``"parameters"`` and ``"teacher"``.
 """

@@ -26,6 +26,7 @@ from sympy import Expr, Symbol, lambdify
 from numerics.codegen.printing import with_tails
 from numerics.deferred import optimize, special
 from numerics.models import DataModel, GaussianMixture, ParameterError, require_noise, require_number
+from numerics.models.link import disagreement
 from theory import observables
 
 MAX_NEWTON = 200
@@ -466,7 +467,8 @@ class RuleSeparation:
     """Margins of labels that a rule gives, at ``|w|^2 = N``, which no bias makes larger: the labels are symmetric.
 
     With ``u`` the rule's noisy field over its width, ``r`` its correlation with the logit, and labels ``y = f sign(u)``, f = -1
-    for the share ``label_noise``, Gordon's condition (see :func:`max_margin`) is
+    for the share ``label_noise`` and where a link of this ``slope`` (:mod:`numerics.models.link`) draws the other label, Gordon's
+    condition (see :func:`max_margin`) is
 
         alpha E_f E_u E_z[(kappa - f r |u| + sqrt(1 - r^2) z)_+^2] <= eta - (1 + noise) r^2,
 
@@ -474,24 +476,26 @@ class RuleSeparation:
 
     Parameters
     ----------
-    eta, noise, label_noise : float
-        Trained fraction, variance of what is added to the rule's field, share of flipped labels.
+    eta, noise, label_noise, slope : float
+        Trained fraction, variance of what is added to the rule's field, share of flipped labels, slope of the link.
     """
 
-    def __init__(self, eta: float, noise: float, label_noise: float) -> None:
-        self.eta, self.noise, self.label_noise = eta, noise, label_noise
+    def __init__(self, eta: float, noise: float, label_noise: float, slope: float = math.inf) -> None:
+        self.eta, self.noise, self.label_noise, self.slope = eta, noise, label_noise, slope
         unit, share = np.polynomial.legendre.leggauss(RULE_NODES)
-        ends = np.concatenate([[0.0], np.geomspace(1e-6, 1.0, 7), np.linspace(2.0, 9.0, 8)])
+        decades = 6 if math.isinf(slope) else max(6, math.ceil(math.log10(slope)) + 1)
+        ends = np.concatenate([[0.0], np.geomspace(10.0**-decades, 1.0, decades + 1), np.linspace(2.0, 9.0, 8)])
         half = 0.5 * np.diff(ends)
         self._u = (0.5 * (ends[1:] + ends[:-1])[:, None] + half[:, None] * unit).ravel()
         weight = (half[:, None] * share).ravel() * np.exp(-0.5 * self._u**2) * math.sqrt(2 / math.pi)
-        shares = np.array([1 - label_noise, label_noise])
-        self._weight, self._fu = np.outer(shares, weight).ravel(), np.outer([1.0, -1.0], self._u).ravel()
+        wrong = label_noise + (1 - 2 * label_noise) * disagreement(slope, self._u)
+        self._weight = np.concatenate([(1 - wrong) * weight, wrong * weight])
+        self._fu = np.outer([1.0, -1.0], self._u).ravel()
         self._largest = math.sqrt(eta / (1 + noise))
 
     def threshold(self) -> float:
-        """``alpha*``; infinite if the rule is noiseless and all its weights can be learned."""
-        if self.label_noise == 0 and self._largest == 1.0:
+        """``alpha*``; infinite if labels are the rule's signs and all its weights can be learned."""
+        if self.label_noise == 0 and math.isinf(self.slope) and self._largest == 1.0:
             return math.inf
         return 1.0 / self._least(0.0)[0]
 
@@ -562,7 +566,7 @@ def separation(
         raise ParameterError(f"separability is known for white inputs, got {data.inputs!r}")
     if isinstance(data, GaussianMixture):
         return MixtureSeparation(data.rho, data.delta, eta, label_noise, bias_is_free)
-    return RuleSeparation(eta, data.field_noise, label_noise)
+    return RuleSeparation(eta, data.field_noise, label_noise, data.link_slope)
 
 
 def _descent(gradient: NDArray, curvature: NDArray) -> NDArray:

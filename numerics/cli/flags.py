@@ -24,7 +24,8 @@ Model: M = alpha N samples x = s v/sqrt(N) + sqrt(Delta) z in N dimensions,
   class s = +1 with probability rho, else -1; v, z standard normal.
   With --rule, x is standard normal, and the label is what a rule makes of
   theta.x/sqrt(N), |theta|^2 = N: that number with noise (identity), its sign
-  (sign), or the sign of the number with noise (probit).
+  (sign), the sign of the number with noise (probit), or +1 with probability
+  sigma(slope theta.x/sqrt(N)), else -1 (logit).
 Teacher, then student: minimise sum of loss(h) + ridge/2 |w|^2 over w and b,
   where h = w.x/sqrt(N) + b.  N goes to infinity at fixed alpha.
 Distillation: (1-chi) H(y, sigma(h)) + chi H(sigma(h_teacher/T), sigma(h/T)),
@@ -47,7 +48,11 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict], ...] = (
             "square-distillation unless said otherwise.  Without --rho and --delta.",
         },
     ),
-    (("--noise",), {"type": float, "default": 0.25, "help": "Variance >= 0 of the noise of the rule."}),
+    (
+        ("--noise",),
+        {"type": float, "default": 0.25, "help": "Variance >= 0 of the noise of the rule (identity, probit)."},
+    ),
+    (("--slope",), {"type": float, "default": 1.0, "help": "Slope > 0 of the sigmoid of the rule (logit)."}),
     (
         ("--label-noise",),
         {"type": float, "default": 0.0, "help": "Probability, in [0, 1/2], that a training label is flipped."},
@@ -96,8 +101,8 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict], ...] = (
     ),
 )
 
-_DATA = ("alpha", "rho", "delta", "noise", "label_noise")
-_MIXTURE, _RULE = ("alpha", "rho", "delta", "label_noise"), ("alpha", "noise", "label_noise")
+_DATA = ("alpha", "rho", "delta", "noise", "slope", "label_noise")
+_MIXTURE, _RULE = ("alpha", "rho", "delta", "label_noise"), ("alpha", "noise", "slope", "label_noise")
 DATA_FLAGS = {name: f"--{name.replace('_', '-')}" for name in _DATA}
 _LOSS_ARGUMENTS = {
     "mixing": "chi",
@@ -234,14 +239,17 @@ def _with_losses_of_rule(flags: Mapping[str, object]) -> dict[str, object]:
     """The flags, with square losses where labels are real numbers; a UsageError for flags of other data."""
     flags = dict(flags)
     if flags["rule"] is None:
-        if given("noise"):
-            raise click.UsageError("--noise has no effect without --rule")
+        for name in ("noise", "slope"):
+            if given(name):
+                raise click.UsageError(f"--{name} has no effect without --rule")
         return flags
     for name in ("rho", "delta"):
         if given(name):
             raise click.UsageError(f"--{name} has no effect with --rule: its inputs have no classes")
-    if flags["rule"] == "sign" and given("noise"):
-        raise click.UsageError("--noise has no effect with --rule sign; see --rule probit, --label-noise")
+    if flags["rule"] in ("sign", "logit") and given("noise"):
+        raise click.UsageError(f"--noise has no effect with --rule {flags['rule']}; see --rule probit, --label-noise")
+    if flags["rule"] != "logit" and given("slope"):
+        raise click.UsageError(f"--slope has no effect with --rule {flags['rule']}; see --rule logit")
     if flags["rule"] == "identity":
         for name, loss in (("teacher_loss", "square"), ("student_loss", "square-distillation")):
             if not given(name):
@@ -264,7 +272,7 @@ def _read_model(file: str, flags: Mapping[str, object]) -> tuple[DataModel, Chai
     if given("rule"):
         raise click.UsageError("--rule has no effect with --problem: the file describes the data")
     for name in _DATA:
-        if given(name) and name not in (_RULE if data.ruled else _MIXTURE):
+        if given(name) and name not in (*data.parameters, "label_noise"):
             raise click.UsageError(f"{DATA_FLAGS[name]} has no effect on the data of --problem, {data!r}")
     with blaming(DATA_FLAGS, "--problem"):
         data = replace(data, **{name: flags[name] for name in _DATA if given(name)})

@@ -136,7 +136,7 @@ def in_equations(data: DataModel, chain: Chain) -> Chain:
             except ValueError as error:
                 raise ParameterError(f"loss of {name}: {error}") from None
         moved.append(found)
-    rule = Rule(norm_squared=data.signal_variance + data.field_noise, noise=data.field_noise)
+    rule = Rule(norm_squared=data.signal_variance + data.field_noise, noise=data.field_noise, slope=data.link_slope)
     return Chain((rule, *moved), hidden=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,11 +11,12 @@ from typing import ClassVar, NamedTuple
 
 from numerics.models.checks import ParameterError, require_alpha, require_noise, require_number, spelt
 from numerics.models.inputs import WHITE, Inputs
+from numerics.models.link import mean_disagreement
 
 TRAINING = "training"
 """Name of the data set that all data have."""
 
-OUTPUTS = ("identity", "sign", "probit")
+OUTPUTS = ("identity", "sign", "probit", "logit")
 """What a linear rule may make of its field."""
 
 
@@ -120,6 +122,16 @@ class DataModel(ABC):
     def signal(self) -> float:
         """Size of what is to be learned: |v|^2/N, or the variance of the field of the rule."""
         return self.signal_variance if self.ruled else self.inputs.signal
+
+    @property
+    def link_slope(self) -> float:
+        """That of the sigmoid with which a rule draws labels (:mod:`numerics.models.link`); infinite where it gives their sign."""
+        return math.inf
+
+    @property
+    def disagreement(self) -> float:
+        """Probability that a label that is drawn is not the sign of the rule's logit, before noise flips it."""
+        return mean_disagreement(self.link_slope * math.sqrt(self.signal_variance))
 
     @property
     def positive_share(self) -> float:
@@ -240,6 +252,7 @@ class LinearRule(DataModel):
 
     - ``output="identity"`` (regression): the real number ``s = z + eps``;
     - ``"sign"``: the sign of z;  ``"probit"``: the sign of ``z + eps``;
+    - ``"logit"``: +1 with probability ``sigmoid(slope z)``, else -1;
 
     with ``eps ~ N(0, noise)``.  The rule is part of the data, not a stage.
 
@@ -248,20 +261,22 @@ class LinearRule(DataModel):
     alpha : float
         Samples per input dimension of the training set, ``alpha = M/N > 0``.
     noise : float
-        VARIANCE of eps, >= 0; of "sign" it is no part.
+        VARIANCE of eps, >= 0, of "identity" and "probit".  Of "sign" it is no part; for "logit" it is refused.
     output : str
-        "identity", "sign" or "probit".
+        "identity", "sign", "probit" or "logit".
     label_noise : float
         Probability theta in [0, 1/2] with which a training label is flipped; 0 for real labels.
     further : sequence of DataSet
         More samples that some stages are trained on.
     inputs : Inputs
         Variances of the coordinates, and where the rule has its weight; by default all are alike.
+    slope : float
+        Of the sigmoid of "logit", > 0: infinite is "sign", 0 labels that say nothing.  For others it is refused.
 
     Raises
     ------
     ParameterError
-        If a value is not in its range, or real labels are to be flipped.
+        If a value is not in its range or belongs to another output, or real labels are to be flipped.
 
     Examples
     --------
@@ -269,6 +284,8 @@ class LinearRule(DataModel):
     LinearRule(alpha=2.0, noise=0.5)
     >>> LinearRule(alpha=2, output="sign", label_noise=0.1)
     LinearRule(alpha=2.0, output='sign', label_noise=0.1)
+    >>> LinearRule(alpha=2, output="logit", slope=3)
+    LinearRule(alpha=2.0, output='logit', slope=3.0)
     """
 
     alpha: float
@@ -277,13 +294,24 @@ class LinearRule(DataModel):
     label_noise: float = 0.0
     further: tuple[DataSet, ...] = ()
     inputs: Inputs = WHITE
+    slope: float = 1.0
 
     def __post_init__(self) -> None:
         if self.output not in OUTPUTS:
             raise ParameterError(f"output must be one of {', '.join(OUTPUTS)}, got {self.output!r}")
         self._check(
             noise=require_number("noise", self.noise, at_least=0, allowed="a finite number >= 0"),
+            slope=require_number("slope", self.slope, above=0, allowed="a finite number > 0"),
         )
+        given = {item.name for item in fields(self) if getattr(self, item.name) != item.default}
+        if self.output == "logit" and "noise" in given:
+            raise ParameterError(
+                f"noise must be left out with output='logit', got {self.noise:g}: see slope, label_noise"
+            )
+        if self.output != "logit" and "slope" in given:
+            raise ParameterError(
+                f"slope must be left out with output={self.output!r}, got {self.slope:g}: it is that of 'logit'"
+            )
         for found in self.sets if self.has_real_labels else ():
             if found.label_noise:
                 raise ParameterError(f"label_noise of {found.name} must be 0: real labels are not flipped; see noise")
@@ -293,7 +321,8 @@ class LinearRule(DataModel):
         shown = [
             f"{item.name}={getattr(self, item.name)!r}"
             for item in fields(self)
-            if item.name in mine and (item.name in ("alpha", "noise") or getattr(self, item.name) != item.default)
+            if item.name in mine
+            and (item.name in ("alpha", "noise", "slope") or getattr(self, item.name) != item.default)
         ]
         return f"LinearRule({', '.join(shown)})"
 
@@ -310,13 +339,18 @@ class LinearRule(DataModel):
 
     @property
     def own_parameters(self) -> tuple[str, ...]:
-        own = () if self.output == "sign" else ("noise",)
+        own = {"sign": (), "logit": ("slope",)}.get(self.output, ("noise",))
         return ("alpha", *own) if self.has_real_labels else ("alpha", *own, "label_noise")
 
     @property
     def field_noise(self) -> float:
         """Variance of what is added to z before the output."""
-        return 0.0 if self.output == "sign" else self.noise
+        return self.noise if "noise" in self.parameters else 0.0
+
+    @property
+    def link_slope(self) -> float:
+        """See :attr:`DataModel.link_slope`."""
+        return self.slope if self.output == "logit" else math.inf
 
     @property
     def variance(self) -> float:

@@ -46,6 +46,7 @@ PARAMETERS = {
     "gain": Description("gain", "gain", r"\beta"),
     "bias": Description("bias", "bias"),
     "noise": Description("variance of the noise of the rule", "noise of the rule", r"\sigma^2", 0.01, 4.0, True),
+    "slope": Description("slope of the sigmoid of the rule", "slope of the rule", "c", 0.1, 100.0, True),
     "label_noise": Description("probability of a flipped training label", "label noise", r"\theta", 0.0, 0.45),
     "mask_overlap": Description("overlap of masks", "mask overlap"),
     "capacity": Description("exponent of the variances of the inputs", "capacity exponent", "a", 0.5, 4.0),
@@ -68,7 +69,7 @@ def described(path: str) -> Description:
 def with_parameter(data: DataModel, chain: Chain, path: str, value: float) -> tuple[DataModel, Chain]:
     """Return copies in which the parameter called ``path`` has the given value.
 
-    ``path`` is that of the data (``alpha``, ``rho``, ``delta``, ``label_noise``; ``noise`` of a rule);
+    ``path`` is that of the data (``alpha``, ``rho``, ``delta``, ``label_noise``; ``noise`` or ``slope`` of a rule);
     ``<set>.alpha`` or ``<set>.label_noise`` with the name of a further data set; or ``<stage>.<parameter>`` with the stage's
     name and ``ridge``, ``eta``, a parameter of its loss (``student.temperature``), ``bias`` or ``mask_overlap`` where they are
     numbers, or what a special stage has.

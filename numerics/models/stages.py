@@ -6,6 +6,7 @@ All have ``given``, whether the weights are not trained, ``masked``, whether ``e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -199,11 +200,13 @@ class Rule(Frozen):
     """The rule of :class:`numerics.models.LinearRule`: the stage before all others, in the equations alone.
 
     Its logit is ``theta.x/sqrt(N) + eps``: eps is the field of weights on ``noise N`` inputs more, which no other stage sees.
+    ``slope`` is that of the link (:mod:`numerics.models.link`).
     """
 
     magnetization: float = 0.0
     norm_squared: float = 1.0
     noise: float = 0.0
+    slope: float = math.inf
 
     @property
     def mean_square(self) -> float:

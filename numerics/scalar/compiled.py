@@ -12,7 +12,7 @@ from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions, grid_kind, loss_module, pointer
 from numerics.deferred import Deferred
 from numerics.driver.outcome import Outcome
-from numerics.models import Chain, DataModel, Estimator, Frozen, Stage, in_equations
+from numerics.models import Chain, DataModel, Estimator, Frozen, Rule, Stage, in_equations
 from numerics.scalar.constant_targets import resting_biases
 from numerics.scalar.directions import fixed_directions
 from numerics.scalar.kernels import layout
@@ -20,6 +20,7 @@ from numerics.scalar.kernels.layout import Nodes
 from numerics.scalar.points import StagePoint
 from numerics.scalar.prior import coordinate_groups
 from numerics.settings import Settings
+from theory.bends import JUMP_WIDTH
 from theory.losses import LinearLoss, Loss
 
 _entries = Deferred("numerics.scalar.kernels.entries")
@@ -88,8 +89,12 @@ def _stage_equations(number: int) -> layout.Equations:
 
 @lru_cache(maxsize=4096)
 def target_bends(chain: Chain, number: int) -> np.ndarray:
-    """(position, scale) of the bends of later stages' targets as functions of the logit of stage ``number``, shape (e, 2)."""
-    found = set()
+    """(position, scale) of the bends of later stages' targets as functions of the logit of stage ``number``, shape (e, 2).
+
+    Those of labels that a rule draws come on top.
+    """
+    rule = chain[number - 1]
+    found = {(0.0, float(JUMP_WIDTH))} if isinstance(rule, Rule) and math.isfinite(rule.slope) else set()
     for later in range(number + 1, len(chain) + 1):
         loss = structural_loss(chain[later - 1])
         stages = loss.stages(later)
@@ -296,4 +301,5 @@ def data_parameters(data: DataModel, *, training: bool = True) -> layout.Data:
     """Parameters of samples as the core takes them; fresh samples have labels without noise, and alpha as their weight."""
     sets = [(found.alpha, found.label_noise) for found in data.sets] if training else [(data.alpha, 0.0)]
     columns = (*np.array(sets, dtype=float).T, *np.array(data.classes, dtype=float).T)
-    return layout.Data(float(data.positive_share), float(data.variance), *map(np.ascontiguousarray, columns))
+    numbers = data.positive_share, data.variance, data.link_slope, data.disagreement
+    return layout.Data(*map(float, numbers), *map(np.ascontiguousarray, columns))

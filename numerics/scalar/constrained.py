@@ -250,8 +250,8 @@ class HardStage:
     @property
     def flipped(self) -> float:
         """Share of the labels it is trained on that noise flipped."""
-        wrong = self.nodes.clean_signs(self.data.ruled) != 2.0 * self.nodes.labels - 1.0
-        return min(float(self.nodes.weight[wrong].sum()) / self.alpha, 0.5)
+        noise = np.array([found.label_noise for found in self.data.sets])
+        return min(float(self.nodes.weight @ noise[self.nodes.member]) / self.alpha, 0.5)
 
     def field(self, x: np.ndarray) -> tuple[np.ndarray, float]:
         """Mean of ``u`` at each node and its variance, for unknowns ``x`` (:attr:`HardPoint.variables`)."""

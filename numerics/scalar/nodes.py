@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,10 +38,14 @@ def extend(
     field = _entries.field_of if training else _entries.field_of_fresh
     trained = [int(found.name in stage.sets) for found in data.sets] if training else [1]
     rule = layout.Rule(step, _grid.MAP_TOLERANCE, True, True, sharpness, np.ascontiguousarray(extra, dtype=float))
-    return _entries.nodes_after(
+    found, defect = _entries.nodes_after(
         compiled_stage(structural_loss(stage), point.earlier + 1), nodes, field(layout.unpack(point.unknowns), data.variance),
         np.array(trained), np.ones(len(trained), dtype=np.int64), _NO_DIRECTIONS if directions is None else directions, rule, tail,
     )  # fmt: skip
+    if point.earlier == 0 and math.isfinite(data.link_slope):
+        kept = tail if directions is None else 0.0
+        found = _entries.weighted_by_label(data_parameters(data, training=training), found, kept)
+    return found, defect
 
 
 def sharpness_along(points: Sequence[StagePoint], number: int) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.models import TRAINING, Chain, DataModel, Estimator, Frozen, RandomFeatures, Rule
+from numerics.models.link import disagreement
 
 Array = NDArray[np.float64]
 Selection = slice | NDArray[np.intp]
@@ -69,7 +70,7 @@ class Sample:
     design : ndarray, shape (M, N)
         x/sqrt(N).
     labels : ndarray, shape (M,)
-        0 or 1, as seen in training: with noise.  Where a rule gives the labels, 1 if it is the one that the rule gives.
+        0 or 1, as seen in training: with noise.  Where a rule gives the labels, 1 if it is the sign of the rule's field.
     mean : ndarray, shape (N,)
         v, or theta.
     variances : ndarray, shape (N,)
@@ -77,7 +78,7 @@ class Sample:
     network : Network, optional
         What stages with random features see.
     clean_labels : ndarray, shape (M,)
-        Of the cloud each sample comes from; ``labels`` if not given.
+        Of the cloud each sample comes from, or as a rule draws them; ``labels`` if not given.
     sets : mapping of name to slice
         Rows of each data set; all are the training set's if not given.
     rule : ndarray, shape (M,)
@@ -170,7 +171,10 @@ def draw(
     design *= math.sqrt(data.variance / n_inputs) * deviations
     field = None
     if data.ruled:
-        field = design @ mean + math.sqrt(data.field_noise) * _generator(seed, RULE).standard_normal(len(labels))
+        source = _generator(seed, RULE)
+        field = design @ mean + math.sqrt(data.field_noise) * source.standard_normal(len(labels))
+        if math.isfinite(data.link_slope):
+            labels = (source.random(len(labels)) >= disagreement(data.link_slope, field)).astype(float)
     else:
         for row, label in zip(design, labels, strict=True):
             row += (2 * label - 1) * shift

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,58 @@ from numerics.solution.quadrature import Budget, Integral
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Score z of points: takes their groups, integers of shape (p,), and g_1..g_k, shape (p, k)."""
+
+
+class Tilt(NamedTuple):
+    """A first direction that is no standard normal.
+
+    Attributes
+    ----------
+    density : callable
+        Of g_1, over that of a standard normal: takes groups and g_1, shape (p,).  Smooth but at 0.
+    width : float
+        Distance from 0 over which it changes.
+    largest : float
+        What it does not exceed.
+    """
+
+    density: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    width: float
+    largest: float
+
+    def edges(self, panels: np.ndarray) -> np.ndarray:
+        """Ends of panels, with others about 0, so that what happens within ``width`` is seen on both sides."""
+        reach = float(panels[-1])
+        count = 1 + max(0, math.ceil(math.log(reach / self.width, TILT_GROWTH)))
+        near = self.width * TILT_GROWTH ** np.arange(min(count, TILT_PANELS))
+        near = near[near < reach]
+        return np.unique(np.concatenate((panels, [0.0], near, -near)))
+
+    def spread(self, group: int, normal: np.ndarray) -> np.ndarray:
+        """Where standard normal numbers go if they are to be distributed as g_1 of a group: at the same quantiles."""
+        ends = self.edges(np.linspace(-quadrature.REACH, quadrature.REACH, SPREAD_PANELS))
+        unit, share = np.polynomial.legendre.leggauss(quadrature.ORDER)
+
+        def density(g: np.ndarray) -> np.ndarray:
+            return quadrature.density(g) * self.density(np.full(g.size, group), g.ravel()).reshape(g.shape)
+
+        def mass(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+            half = 0.5 * (high - low)
+            return half * (density((low + half)[:, None] + half[:, None] * unit) @ share)
+
+        known = np.concatenate(([0.0], np.cumsum(mass(ends[:-1], ends[1:]))))
+        wanted = known[-1] * special.ndtr(normal)
+        panel = np.clip(np.searchsorted(known, wanted, side="right") - 1, 0, len(ends) - 2)
+        low, high = ends[panel], ends[panel + 1]
+        place = 0.5 * (low + high)
+        for _ in range(SPREAD_STEPS):
+            excess = known[panel] + mass(ends[panel], place) - wanted
+            low, high = np.where(excess > 0.0, low, place), np.where(excess > 0.0, place, high)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                moved = place - excess / density(place)
+            place = np.where((moved > low) & (moved < high), moved, 0.5 * (low + high))
+        return place
+
 
 NESTED = 4
 """Earlier stages up to which panels are inside one another; beyond, a Sobol sequence."""
@@ -34,6 +87,12 @@ CHECK_WIDTH, OUTER_CHECK_WIDTH = 2.3, 4.1
 
 CHECK_OFFSET = 0.29
 """Of the trapezoid points of the integral that the first one is checked against, in first steps."""
+
+TILT_GROWTH, TILT_PANELS = 6.0, 8
+"""Growth of the panels about 0 of a tilted direction, and how many there are on each side."""
+
+SPREAD_PANELS, SPREAD_STEPS = 25, 20
+"""Panels, and steps of Newton's method or bisection, by which a Sobol sequence is spread over a tilted direction."""
 
 PASSES = 4
 """Attempts to meet a tolerance relative to an average that is smaller than was expected."""
@@ -56,6 +115,7 @@ def mean_tail(
     *,
     check: bool = False,
     evaluations: int = quadrature.EVALUATIONS,
+    tilt: Tilt | None = None,
 ) -> Integral:
     """Average of ``Phi(score)`` over groups and ``count`` standard normal directions.
 
@@ -71,6 +131,8 @@ def mean_tail(
         Integrate on other panels (or further on in the Sobol sequence): what tells whether the first ones were blind.
     evaluations : int
         Of the score, after which the average is returned with the error it has.
+    tilt : callable, optional
+        Of g_1; by default it is a standard normal, as the others are.
 
     Returns
     -------
@@ -80,7 +142,9 @@ def mean_tail(
     groups = np.arange(len(weight))
     if count == 0:
         return Integral(float(weight @ special.ndtr(score(groups, np.empty((len(weight), 0))))), 0.0)
-    inner, guess = _pilot(score, weight, count)
+    if tilt is not None and count == 1:
+        return _along_tilted(score, tilt, weight, rtol, check, evaluations)
+    inner, guess = _pilot(score, weight, count, first=0 if tilt is None else 1)
     # Columns of what is integrated: the other directions, then the one that is crossed.
     order = np.array([[*(j for j in range(count) if j != last), last] for last in inner])
 
@@ -90,11 +154,11 @@ def mean_tail(
         return score(group, out)
 
     if count > NESTED:
-        return _over_sobol(ordered, weight, count, rtol, check)
-    tolerance = rtol * max(guess, _LEAST)
+        return _over_sobol(ordered, weight, count, rtol, check, tilt)
+    tolerance, slack = rtol * max(guess, _LEAST), np.ones(len(weight)) if tilt is None else _slack(weight)
     for _ in range(PASSES):
-        over = _Directions(ordered, count, tolerance, check, evaluations)
-        values, errors = over.nest.mean(groups, np.empty((len(weight), 0)), np.full(len(weight), tolerance))
+        over = _Directions(ordered, count, tolerance, check, evaluations, tilt)
+        values, errors = over.nest.mean(groups, np.empty((len(weight), 0)), tolerance * slack)
         beyond = 2.0 * count * float(special.ndtr(-over.reach))
         found = Integral(float(weight @ values), float(weight @ errors) + beyond)
         least = _LEAST if count > 1 else _LEAST_ALONE
@@ -108,16 +172,25 @@ def mean_tail(
 class _Directions:
     """Where the first panels of the nested integrals end, by how much trapezoid points are off, and how the last one is a tail."""
 
-    def __init__(self, score: Score, count: int, tolerance: float, check: bool, evaluations: int) -> None:
+    def __init__(
+        self, score: Score, count: int, tolerance: float, check: bool, evaluations: int, tilt: Tilt | None = None
+    ) -> None:  # fmt: skip
         self.reach = min(quadrature.REACH, -float(special.ndtri(max(0.01 * tolerance, 1e-300))))
         widths = (CHECK_WIDTH, OUTER_CHECK_WIDTH) if check else (WIDTH, OUTER_WIDTH)
         self.inner, self.outer = (
             np.linspace(-self.reach, self.reach, math.ceil(2.0 * self.reach / width) + 1) for width in widths
         )
-        self.score, self.budget = score, Budget(evaluations)
+        self.score, self.tilt, self.budget = score, tilt, Budget(evaluations)
         self.nest = quadrature.Nest(
-            self.tails, count, lambda *_: self.outer, self.budget, self.reach, CHECK_OFFSET if check else 0.0
-        )
+            self.tails, count, self.edges, self.budget, self.reach, CHECK_OFFSET if check else 0.0,
+            1.0 if tilt is None else tilt.largest,
+        )  # fmt: skip
+
+    def edges(self, group: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Ends of the first panels of the next direction; a tilted one is no case for a trapezoid rule."""
+        if self.tilt is None or known.shape[1]:
+            return self.outer
+        return np.tile(self.tilt.edges(self.outer), (len(group), 1))
 
     def tails(self, group: np.ndarray, known: np.ndarray, tolerance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Averages over the direction that is crossed, all others being ``known``."""
@@ -125,11 +198,45 @@ class _Directions:
         def score(row: np.ndarray, g: np.ndarray) -> np.ndarray:
             return self.score(*quadrature.points(group, known, row, g)).reshape(g.shape)
 
-        return quadrature.tail_means(score, self.inner, tolerance, self.budget)
+        if self.tilt is None:
+            return quadrature.tail_means(score, self.inner, tolerance, self.budget)
+        factor = self.tilt.density(group, known[:, 0])
+        allowed = tolerance / np.maximum(factor, 1.0)
+        values, errors = quadrature.tail_means(score, self.inner, allowed, self.budget)
+        return factor * values, factor * errors
 
 
-def _pilot(score: Score, weight: np.ndarray, count: int) -> tuple[np.ndarray, float]:
-    """For each group the direction along which 0 is crossed fastest, and a first guess of the average."""
+def _slack(weight: np.ndarray) -> np.ndarray:
+    """By how much a group may be less accurate than the average, because it is rare."""
+    return 1.0 / np.minimum(1.0, len(weight) * weight)
+
+
+def _along_tilted(
+    score: Score, tilt: Tilt, weight: np.ndarray, rtol: float, check: bool, evaluations: int
+) -> Integral:  # fmt: skip
+    """The only direction is the one that is tilted."""
+
+    def integrand(row: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        group, places = np.repeat(row, g.shape[1]), g.ravel()
+        values = quadrature.density(places) * tilt.density(group, places) * special.ndtr(score(group, places[:, None]))
+        return values.reshape(g.shape), np.zeros_like(g)
+
+    reach, width = quadrature.REACH, CHECK_WIDTH if check else WIDTH
+    edges = tilt.edges(np.linspace(-reach, reach, math.ceil(2.0 * reach / width) + 1))
+    tolerance = rtol * _TYPICAL
+    for _ in range(PASSES):
+        budget = Budget(evaluations)
+        values, errors = quadrature.integrate(integrand, edges, tolerance * _slack(weight), budget)
+        found = Integral(float(weight @ values), float(weight @ errors))
+        wanted = rtol * max(abs(found.value), _LEAST_ALONE)
+        if not found.error > wanted or budget.left <= 0:
+            break
+        tolerance = min(0.1 * tolerance, wanted)
+    return found
+
+
+def _pilot(score: Score, weight: np.ndarray, count: int, first: int = 0) -> tuple[np.ndarray, float]:
+    """For each group the direction, of those from ``first`` on, along which 0 is crossed fastest, and a guess of the average."""
     points, groups, n = _pilots(count), len(weight), _PILOTS
     if count == 1:
         return np.zeros(groups, dtype=np.int64), _TYPICAL  # nothing to choose, and panels are quicker than pilots
@@ -143,7 +250,7 @@ def _pilot(score: Score, weight: np.ndarray, count: int) -> tuple[np.ndarray, fl
         with np.errstate(divide="ignore", invalid="ignore"):
             near = np.exp(-0.5 * np.minimum(z[0] ** 2 / square, 200.0))  # by the distance to where 0 is crossed
             shares = np.where(square > 0.0, near * slopes**2 / square, 0.0)
-        inner[group] = int(np.argmax(np.nan_to_num(shares.sum(axis=1))))
+        inner[group] = first + int(np.argmax(np.nan_to_num(shares.sum(axis=1)[first:])))
         guess += weight[group] * float(np.mean(special.ndtr(z[0])))
     return inner, guess if math.isfinite(guess) else 0.0
 
@@ -156,7 +263,9 @@ def _pilots(count: int) -> np.ndarray:
     return special.ndtri(np.modf((np.arange(_PILOTS) + 0.5)[:, None] * roots)[0])
 
 
-def _over_sobol(score: Score, weight: np.ndarray, count: int, rtol: float, check: bool) -> Integral:
+def _over_sobol(
+    score: Score, weight: np.ndarray, count: int, rtol: float, check: bool, tilt: Tilt | None
+) -> Integral:  # fmt: skip
     """The other directions along a Sobol sequence, doubled until the average no longer changes."""
     first, last = SOBOL_ROWS
     table = sobol_directions(count)[first * (1 if check else 0) :, : count - 1]
@@ -166,6 +275,9 @@ def _over_sobol(score: Score, weight: np.ndarray, count: int, rtol: float, check
     while rows < last:
         more = max(first, rows)
         known, group = np.tile(table[rows : rows + more], (len(weight), 1)), np.repeat(np.arange(len(weight)), more)
+        if tilt is not None:
+            for number in range(len(weight)):
+                known[group == number, 0] = tilt.spread(number, table[rows : rows + more, 0])
         for start in range(0, len(group), quadrature.BATCH):
             some = slice(start, start + quadrature.BATCH)
             values, _ = over.tails(group[some], known[some], np.full(len(group[some]), tolerance))

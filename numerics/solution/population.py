@@ -17,6 +17,8 @@ from numerics.codegen import observables
 from numerics.codegen.losses import LossFunctions
 from numerics.deferred import special
 from numerics.models import DataModel
+from numerics.models.link import disagreement
+from numerics.solution import quadrature
 from numerics.solution.gaussian import QUADRATURE_TOLERANCE, ROUNDING, gaussian_mean, semidefinite_cholesky
 from numerics.solution.logit_law import LogitLaw
 from numerics.solution.quadrature import Integral
@@ -28,6 +30,9 @@ Array = NDArray[np.float64]
 
 SAME_STAGE = 1e-10
 """Share of the variance below which a difference between earlier logits is rounding: they are of equal stages."""
+
+FAR, FORMULA_ACCURACY = 40.0, 1e-14
+"""Slope times field beyond which a link draws the sign, and what the integral of a formula may leave."""
 
 SYMMETRIC = 1e-14
 """Order parameters in finite units below this vanish by symmetry, however long the weights."""
@@ -174,6 +179,37 @@ class Population(GaussianLogits):
         found = np.where(known, found, np.where(b == 0.0, np.nan, 0.5))
         return found if found.ndim else float(found)
 
+    def drawn_error(self, t: int) -> Array:
+        """P(h_t is on the wrong side of the label of a rule), before noise flips it.
+
+        Of labels that are drawn: ``P(sign h_t != sign z) + int_0^oo dz N(z) sigmoid(-c z) [erf(a_+/sqrt2) + erf(a_-/sqrt2)]``,
+        ``a_+- = (r z +- b/sqrt(Q))/sqrt(1 - r^2)``, z the field of the rule, c the slope of the link and r the correlation.
+        """
+        slope = np.asarray(self.data.link_slope, dtype=float)
+        if np.isinf(slope).all():
+            return self.rule_error(t, self.data.field_noise)
+        clean, q, b, aligned = np.broadcast_arrays(
+            self.rule_error(t), self.overlap[..., t, t], self.bias[..., t], self.alignment(t)
+        )
+        shape, (clean, q, b, aligned) = clean.shape, (np.ravel(values) for values in (clean, q, b, aligned))
+        slope = np.broadcast_to(slope, shape).ravel()
+        root = np.sqrt(np.where(q > 0.0, q, 1.0))
+        r, offset = np.clip(aligned / root, -1.0, 1.0), np.abs(b) / root
+        width = np.sqrt(np.maximum((1.0 - r) * (1.0 + r), np.finfo(float).tiny))
+
+        def extra(row: Array, z: Array) -> tuple[Array, Array]:
+            mean, off, one = (values[row][:, None] for values in (r, offset, width * math.sqrt(2.0)))
+            both = special.erf((mean * z + off) / one) + special.erf((mean * z - off) / one)
+            return quadrature.density(z) * special.expit(-slope[row][:, None] * z) * both, np.zeros_like(z)
+
+        far = np.minimum(quadrature.REACH, FAR / slope)
+        step = np.clip(offset / np.maximum(np.abs(r), np.finfo(float).tiny), 0.0, far)  # where the sign of h turns
+        edges = np.column_stack((np.zeros_like(far), np.minimum(step, 0.5 * far), np.maximum(step, 0.5 * far), far))
+        tolerance = np.full(far.shape, FORMULA_ACCURACY)
+        values, _ = quadrature.integrate(extra, edges, tolerance, quadrature.Budget())
+        found = np.where(q > 0.0, clean + values, np.where(b == 0.0, np.nan, 0.5)).reshape(shape)
+        return found if found.ndim else float(found)
+
     def cosine(self, t: int) -> Array:
         """Between the weights of stage t and v, or between its field and that of a rule; nan for a model of zero norm."""
         size = self.overlap[..., t, t] if self.ruled else self.weight_norm(t)
@@ -306,8 +342,21 @@ class Population(GaussianLogits):
         stages = [s - 1 for s in loss.stages(t + 1)]
         rows = np.array([unit(self.stages, k + 1) for k in (t, *stages)])
 
+        # A rule's label is 1 if it is the sign of its logit; where it is drawn, the mean of both, in which losses are linear.
+        drawn = self.ruled and stages[:1] == [0] and math.isfinite(self.data.link_slope)
+
+        def mean_over_labels(function: Callable[..., Array], h: Array, label: float, earlier: Array) -> Array:
+            found = function(h, np.full(len(h), label), earlier)
+            if not drawn:
+                return found
+            other = disagreement(self.data.link_slope, earlier[:, 0])
+            return (1.0 - other) * found + other * function(h, np.full(len(h), 1.0 - label), earlier)
+
         def direct(label: float, h: Array, *earlier: Array) -> Array:
-            return functions.value(np.ascontiguousarray(h), np.full(len(h), label), as_columns(earlier, len(h)))
+            return mean_over_labels(functions.value, np.ascontiguousarray(h), label, as_columns(earlier, len(h)))
+
+        def force(h: Array, label: float, earlier: Array) -> Array:
+            return mean_over_labels(lambda *at: functions.derivatives(*at)[0], h, label, earlier)
 
         jumps = [(k, position) for k, position in target_jumps(loss) if position is not None]
         if loss.is_quadratic:
@@ -327,11 +376,10 @@ class Population(GaussianLogits):
             def shift(
                 points: Array, label: float = label, reference: Array = reference, mean: float = means[t]
             ) -> Array:
-                zero, labels = np.zeros(points.shape[1]), np.full(points.shape[1], label)
+                zero = np.zeros(points.shape[1])
                 moved, fixed = as_columns(points, len(zero)), np.tile(reference, (len(zero), 1))
-                at_zero = functions.value(zero, labels, moved) - functions.value(zero, labels, fixed)
-                pull = functions.derivatives(zero, labels, moved)[0]
-                pull = pull - functions.derivatives(zero, labels, fixed)[0]
+                at_zero = direct(label, zero, *moved.T) - direct(label, zero, *fixed.T)
+                pull = force(zero, label, moved) - force(zero, label, fixed)
                 return at_zero + pull * (mean + (moved - fixed) @ slope)
 
             allowed = 0.0

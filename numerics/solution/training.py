@@ -19,6 +19,7 @@ from numerics.codegen import observables
 from numerics.codegen.losses import LossFunctions
 from numerics.deferred import special
 from numerics.models import TRAINING, ParameterError
+from numerics.models.link import disagreement
 from numerics.scalar.compiled import structural_loss
 from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, constraint, follow_hard
 from numerics.scalar.nodes import Nodes, extend, label_nodes
@@ -88,9 +89,15 @@ class TrainingSamples(WeightedSamples):
 
     @cached_property
     def gaussian(self) -> GaussianLogits | None:
-        """The law of the logits if they are affine functions of the directions, given class and label; else None."""
-        if not np.isfinite(self.scale).all() or not all(
-            structural_loss(stage).is_quadratic for stage in self.solution.equations.stages[: self.stages]
+        """The law of the logits if they are affine functions of the directions, given class and label; else None.
+
+        Where a rule gives signs, the label is none of those.
+        """
+        signs = self.data.ruled and not self.data.has_real_labels
+        if (
+            signs
+            or not np.isfinite(self.scale).all()
+            or not all(structural_loss(stage).is_quadratic for stage in self.solution.equations.stages[: self.stages])
         ):
             return None
         t, n = self.stages, len(self.weight)
@@ -106,7 +113,7 @@ class TrainingSamples(WeightedSamples):
     def follow(self, group: np.ndarray, g: np.ndarray) -> Nodes:
         """Samples of these groups with directions ``g_1..g_k``, shape (n, k): logits and forces of the first k stages.
 
-        The weights of these nodes mean nothing.
+        The weights of these nodes are 1, or, where a rule draws labels, P(label given its logit)/P(label).
         """
         solution, n = self.solution, len(group)
         start = self.groups.rows(group)
@@ -130,9 +137,7 @@ class TrainingSamples(WeightedSamples):
         """
         seen = 2.0 * self.groups.labels - 1.0
         if self.limit == MAX_MARGIN:  # every sample is beyond any level on the side of the label that was trained on
-            return Integral(
-                float(self.weight @ (seen != self.groups.clean_signs(self.data.ruled))) if clean else 0.0, 0.0
-            )
+            return Integral(float(self.weight @ self._flips(self.groups)) if clean else 0.0, 0.0)
         if self.point.vanishes:
             decided = level != 0.0 or self.point.bias != 0.0
             signs, weight = self.groups.clean_signs(False) if clean else seen, self.weight
@@ -140,14 +145,24 @@ class TrainingSamples(WeightedSamples):
                 signs, weight = np.array([1.0, -1.0]), np.array([0.5, 0.5])
             return Integral(float(weight @ (signs * self.point.bias < level)) if decided else math.nan, 0.0)
 
-        def score(group: np.ndarray, g: np.ndarray) -> np.ndarray:
-            nodes = self.follow(group, g)
-            sign = nodes.label_signs(self.data.ruled, clean=clean)
-            return sign * self.threshold(nodes, sign * level)
+        def score_of(side: int) -> crossings.Score:
+            def score(group: np.ndarray, g: np.ndarray) -> np.ndarray:
+                nodes = self.follow(group, g)
+                sign = self._sides(nodes, clean)[side][0]
+                return sign * self.threshold(nodes, sign * level)
+
+            return score
+
+        def tilt_of(side: int) -> crossings.Tilt | None:
+            def density(group: np.ndarray, first: np.ndarray) -> np.ndarray:
+                nodes = self.follow(group, first[:, None])
+                return nodes.weight * self._sides(nodes, clean)[side][1]
+
+            return crossings.Tilt(density, 1.0 / self.data.link_slope, 0.5 / self.weight.min()) if self._draws else None
 
         k = self.stages - 1
         if self.gaussian is not None and k:
-            return self._gaussian_tail(score)
+            return self._gaussian_tail(score_of(0))
         found = Integral(math.nan, math.inf)
         if self.jumps and k > 1:
             # Nodes close in on the jumps of targets, panels inside one another do not; but panels see a step of the tail itself.
@@ -155,8 +170,33 @@ class TrainingSamples(WeightedSamples):
             if found.error <= self.rtol * abs(found.value):
                 return OneRule(*found)
         budget = JUMPING_EVALUATIONS if self.jumps else EVALUATIONS
-        nested = crossings.mean_tail(score, self.weight, k, self.rtol, check=self.check, evaluations=budget)
+        nested = Integral(0.0, 0.0)
+        for side in range(2 if clean and self._draws else 1):
+            nested += crossings.mean_tail(
+                score_of(side), self.weight, k, self.rtol, check=self.check, evaluations=budget, tilt=tilt_of(side)
+            )
         return OneRule(*min(found, nested, key=lambda integral: integral.error))
+
+    @property
+    def _draws(self) -> bool:
+        """Whether a rule draws labels, which are not known from its logit."""
+        return math.isfinite(self.data.link_slope)
+
+    def _flips(self, nodes: Nodes) -> np.ndarray:
+        """Probability that noise flips a label of the data set of each node."""
+        return np.array([found.label_noise for found in self.data.sets])[nodes.member]
+
+    def _sides(self, nodes: Nodes, clean: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Signs that the label of each node may have, as it was trained on or before noise (``clean``), and their probability."""
+        if not (clean and self._draws):
+            return [(nodes.label_signs(self.data.ruled, clean=clean), np.ones(nodes.labels.size))]
+        signs = nodes.label_signs(True, clean=True)
+        other, flips = disagreement(self.data.link_slope, nodes.logits[:, 0]), self._flips(nodes)
+        # Bayes: the label that was drawn is the rule's sign, or it is not, and noise made of it the one that is seen.
+        right = (1.0 - other) * np.where(nodes.labels == 1.0, 1.0 - flips, flips)
+        wrong = other * np.where(nodes.labels == 1.0, flips, 1.0 - flips)
+        share = wrong / np.maximum(right + wrong, np.finfo(float).tiny)
+        return [(signs, 1.0 - share), (-signs, share)]
 
     @cached_property
     def jumps(self) -> bool:
@@ -169,8 +209,11 @@ class TrainingSamples(WeightedSamples):
         """The probability given the nodes of the earlier stages, averaged over them."""
 
         def tail(nodes: Nodes) -> np.ndarray:
-            sign = nodes.label_signs(self.data.ruled, clean=clean)
-            return special.ndtr(sign * self.threshold(nodes, sign * level))
+            tails = (
+                share * special.ndtr(sign * self.threshold(nodes, sign * level))
+                for sign, share in self._sides(nodes, clean)
+            )
+            return sum(tails)
 
         return self._until_levels_agree(tail, self.stages - 1)
 
@@ -276,7 +319,8 @@ class TrainingSamples(WeightedSamples):
         """Average of a function some of whose x's are infinite."""
         sides = rows[infinite] * np.isinf(self.scale)
         stages = np.flatnonzero(sides.any(axis=0))
-        if all(set(self.sets) <= set(self.solution.resolved[k].sets) for k in stages):
+        known = not self.data.ruled  # the sign of the label, from the group
+        if known and all(set(self.sets) <= set(self.solution.resolved[k].sets) for k in stages):
 
             def of_labels(label: np.ndarray, *finite: np.ndarray) -> np.ndarray:
                 x = np.empty((len(rows), label.size))

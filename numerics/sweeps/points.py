@@ -17,7 +17,7 @@ from numerics.solution.population import Population
 from numerics.solution.quadrature import Integral
 from numerics.solution.stage import StageWeights
 
-_NUMBERS = ("positive_share", "variance", "field_noise", "label_noise", "signal")
+_NUMBERS = ("positive_share", "variance", "field_noise", "link_slope", "label_noise", "signal")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class ManyData:
     positive_share: np.ndarray
     variance: np.ndarray
     field_noise: np.ndarray
+    link_slope: np.ndarray
     label_noise: np.ndarray
     signal: np.ndarray
     ruled: bool

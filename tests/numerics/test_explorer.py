@@ -247,7 +247,7 @@ def test_setting_several_draws_once(shown: Explorer, monkeypatch: pytest.MonkeyP
     [
         ({"noise": 1.0}, "unknown parameter 'noise'; there are alpha, rho, delta"),
         ({"rule": "identity", "temperature": 2.0}, "unknown parameter 'temperature'; there are alpha, noise"),
-        ({"rule": "cube"}, "rule must be None or one of identity, sign, probit, got 'cube'"),
+        ({"rule": "cube"}, "rule must be None or one of identity, sign, probit, logit, got 'cube'"),
         ({"beta": 1.0}, "unknown parameter 'beta'; there are alpha, rho, delta"),
         ({"alpha": 100.0}, r"alpha must be in \[0.05, 6\] here, got 100.0"),
         ({"eta": 0.0}, r"eta must be in \[0.05, 1\]"),
@@ -291,7 +291,8 @@ def test_errors_are_one_line(shown: Explorer, monkeypatch: pytest.MonkeyPatch) -
     [
         ("identity", "excess_risk", {"noise"}, {"rho", "delta", "temperature", "label_noise", "smoothing"}),
         ("sign", "test_error", {"label_noise", "temperature", "smoothing"}, {"rho", "delta", "noise"}),
-        ("probit", "test_error", {"noise", "label_noise"}, {"rho", "delta"}),
+        ("probit", "test_error", {"noise", "label_noise"}, {"rho", "delta", "slope"}),
+        ("logit", "test_error", {"slope", "label_noise"}, {"rho", "delta", "noise"}),
     ],
 )
 @pytest.mark.parametrize("eta", [0.5, 1.0])

@@ -406,7 +406,8 @@ def point_at(points, i):
     data, training = points.data, points.training
     return Point(
         Data(
-            data.rho[i], data.delta[i], data.alpha[i], data.label_noise[i], data.weights[i], data.signs[i], data.labels[i]
+            data.rho[i], data.delta[i], data.slope[i], data.disagreement[i], data.alpha[i], data.label_noise[i],
+            data.weights[i], data.signs[i], data.labels[i],
         ),
         Training(
             training.kind[i], training.fixed_bias[i], training.magnetization[i], training.norm_squared[i], training.mean_square[i],

@@ -42,6 +42,11 @@ def nodes_after(stage_there, nodes_here, field, trained, needed, directions, rul
 
 
 @njit(**OPTIONS)
+def weighted_by_label(data, nodes_here, tail):
+    return nodes.weighted_by_label(data, nodes_here, tail)
+
+
+@njit(**OPTIONS)
 def with_constant_logit(nodes_here, logit):
     return nodes.with_constant_logit(nodes_here, logit)
 

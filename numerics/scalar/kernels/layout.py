@@ -467,6 +467,8 @@ class Data(NamedTuple):
     ----------
     rho, delta : float
         Share of positive labels; noise.
+    slope, disagreement : float
+        Of the link of a rule, infinite where there is none, and how often its labels are not the sign of the rule's logit.
     alpha, label_noise : arrays, shape (d,)
         Of each data set.
     weights, signs, labels : arrays, shape (c,)
@@ -475,6 +477,8 @@ class Data(NamedTuple):
 
     rho: float
     delta: float
+    slope: float
+    disagreement: float
     alpha: np.ndarray
     label_noise: np.ndarray
     weights: np.ndarray
@@ -482,7 +486,7 @@ class Data(NamedTuple):
     labels: np.ndarray
 
 
-DATA = record(Data, types.float64, types.float64, *[FloatArray] * 5)
+DATA = record(Data, *[types.float64] * 4, *[FloatArray] * 5)
 
 
 class Training(NamedTuple):
@@ -528,7 +532,7 @@ POINT = record(
 )
 POINTS = record(
     Point,
-    record(Data, FloatArray, FloatArray, *[Matrix] * 5),
+    record(Data, *[FloatArray] * 4, *[Matrix] * 5),
     record(Training, IntMatrix, *[Matrix] * 6, Cube, Hypercube, IntMatrix),
     record(Groups, Matrix, IntCube, Cube, Hypercube, Matrix),
 )

@@ -22,9 +22,13 @@ _LONG = 4  # from this stage on the points that this takes are too many, and les
 
 @njit(NODES(DATA, types.int64), **INNER)
 def label_nodes(data, rows):
-    """Nodes before the first stage: data set, class, whether the label is flipped, and one of ``rows`` equal parts."""
+    """Nodes before the first stage: data set, class, whether the label is another one, and one of ``rows`` equal parts.
+
+    It is where noise flips it, or where a rule draws one that is not the sign of its logit, which is not known yet.
+    """
+    wrong = data.label_noise + (1.0 - 2.0 * data.label_noise) * data.disagreement
     count = 0
-    for noise in data.label_noise:
+    for noise in wrong:
         count += 2 if noise > 0.0 else 1
     count *= rows * data.weights.size
     weight = np.empty(count)
@@ -34,7 +38,7 @@ def label_nodes(data, rows):
     row = np.empty(count, np.int64)
     i = 0
     for d in range(data.alpha.size):
-        noise = data.label_noise[d]
+        noise = wrong[d]
         for c in range(data.weights.size):
             for flipped in range(2 if noise > 0.0 else 1):
                 for r in range(rows):
@@ -55,6 +59,26 @@ def take_nodes(nodes, indices):
         nodes.weight[indices], nodes.statistics[indices], nodes.labels[indices], nodes.logits[indices],
         nodes.member[indices], nodes.row[indices],
     )  # fmt: skip
+
+
+@njit(NODES(DATA, NODES, types.float64), **INNER)
+def weighted_by_label(data, nodes, tail):
+    """Nodes after a rule that draws labels, now that its logit z is known: each times P(its label at z)/P(its label).
+
+    What then weighs less than ``tail`` of the heaviest is dropped; nothing is if that is 0.
+    """
+    if data.slope == np.inf:
+        return nodes
+    weight = nodes.weight.copy()
+    largest = 0.0
+    for i in range(weight.size):
+        noise = data.label_noise[nodes.member[i]]
+        here = noise + (1.0 - 2.0 * noise) / (1.0 + math.exp(data.slope * abs(nodes.logits[i, 0])))
+        anywhere = noise + (1.0 - 2.0 * noise) * data.disagreement
+        weight[i] *= here / anywhere if nodes.labels[i] == 0.0 else (1.0 - here) / (1.0 - anywhere)
+        largest = max(largest, weight[i])
+    found = Nodes(weight, nodes.statistics, nodes.labels, nodes.logits, nodes.member, nodes.row)
+    return take_nodes(found, np.flatnonzero(weight >= _NODE_TAIL * tail * largest))
 
 
 @njit(NODES(NODES, IntArray), **INNER)

@@ -31,7 +31,13 @@ from numerics.scalar.kernels.layout import (
     record,
     unpack,
 )
-from numerics.scalar.kernels.nodes import label_nodes, nodes_after, nodes_of_sets, with_constant_logit
+from numerics.scalar.kernels.nodes import (
+    label_nodes,
+    nodes_after,
+    nodes_of_sets,
+    weighted_by_label,
+    with_constant_logit,
+)
 from numerics.scalar.kernels.prior import append_given, append_trained, no_moments, prior_rows
 
 _BYTES_PER_NODE, _BYTES_PER_NODE_AND_STAGE = 100.0, 25.0  # measured, with what is needed while nodes are made
@@ -151,4 +157,6 @@ def after_stage(structure, point, settings, level, progress, x, conjugate, sharp
                 Stage(loss, stage.equations, stage.seen), nodes, field_of(order, point.data.delta), trained[t], needed, along,
                 rule, level.tail,
             )  # fmt: skip
+            if t == 0:
+                nodes = weighted_by_label(point.data, nodes, level.tail if level.rows == 0 else 0.0)
     return Progress(nodes, owned(moments), progress.triangle, progress.responses, before, growth, bytes_needed)

@@ -52,5 +52,5 @@ def variance(stage: AnyStage):
 def noisy_test_error(stage: AnyStage):
     """P(h on the wrong side of a label as the training set has them), on a fresh sample; ``test_error`` is against the rule."""
     data = stage.fresh.data
-    wrong = stage.fresh.rule_error(-1, data.field_noise)
+    wrong = stage.fresh.drawn_error(-1)
     return wrong + data.label_noise * (1.0 - 2.0 * wrong)

@@ -53,6 +53,11 @@ BAD_MODEL_FLAGS = [
     (["--single", "--eta", "0.4"], "--eta"),
     (["--teacher-loss", "square", "--student-loss", "square", "--smoothing", "0.1"], "--smoothing"),
     (["--tempreature", "2"], "--tempreature"),
+    (["--slope", "2"], "--slope has no effect without --rule"),
+    (["--rule", "probit", "--slope", "2"], "--slope has no effect with --rule probit"),
+    (["--rule", "logit", "--noise", "0.25"], "--noise has no effect with --rule logit"),
+    (["--rule", "logit", "--slope", "0"], "--slope"),
+    (["--rule", "logit", "--rho", "0.5"], "--rho has no effect with --rule"),
 ]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.special import ndtr
 
+from numerics.models.link import disagreement, mean_disagreement
 from numerics.solution import crossings
 from numerics.solution.crossings import mean_tail
 from numerics.solution.quadrature import Budget, integrate
@@ -97,3 +99,51 @@ def test_panels_close_in_on_a_kink() -> None:
     exact = np.array([(1.1**2 + 1.9**2) / 2, (1.2**2 + 1.8**2) / 2])
     assert np.all(np.abs(values - exact) <= 1e-12)
     assert np.all(errors < 1e-11)
+
+
+@pytest.mark.parametrize("slope", [0.1, 3.0, 1e3, 1e5])
+@pytest.mark.parametrize(
+    ("count", "steepness", "rtol"), [(1, 0.5, 1e-8), (1, 300.0, 1e-8), (2, 300.0, 1e-8), (3, 0.5, 1e-6), (5, 0.5, 1e-5)]
+)
+def test_a_tilted_direction(slope: float, count: int, steepness: float, rtol: float) -> None:
+    """The first direction is weighted by sigmoid(-slope |g_1|), as narrow as it may be, and the score jumps at 0 there.
+
+    Five directions are a Sobol sequence, whose error is no more than an estimate.
+    """
+    others = steepness * np.array([0.7, -0.4, 0.2, 0.5])[: count - 1]
+    spread = math.sqrt(1.0 + others @ others)
+    mean = mean_disagreement(slope)
+    shares = mean, 1.0 - mean
+
+    def score_at(group: np.ndarray, first: np.ndarray) -> np.ndarray:
+        return steepness * np.where((first > 0) == (group == 1), 1.0, -1.0) * (0.4 + 0.8 * first)
+
+    def density(group: np.ndarray, first: np.ndarray) -> np.ndarray:
+        other = disagreement(slope, first)
+        return np.where(group == 0, other / mean, (1.0 - other) / (1.0 - mean))
+
+    def exact(g: float, group: int) -> float:
+        where = np.array([group]), np.array([g])
+        tail = ndtr(score_at(*where) / spread) * density(*where)
+        return float(tail[0]) * math.exp(-0.5 * g * g) / math.sqrt(2 * math.pi)
+
+    steps = -0.5 + np.array([-8.0, 0.0, 8.0]) * spread / steepness  # where the score changes sign
+    near = np.minimum(9.0, np.array([1.0, 6.0, 36.0]) / slope)
+    ends = np.unique([-9.0, 0.0, 9.0, *np.clip(steps, -9.0, 9.0), *near, *-near])
+    value = sum(
+        share * quad(exact, low, high, args=(group,), epsabs=1e-15, epsrel=1e-12, limit=200)[0]
+        for group, share in enumerate(shares)
+        for low, high in pairwise(ends)
+    )
+    tilt = crossings.Tilt(density, 1.0 / slope, 0.5 / mean)
+    found, again = (
+        mean_tail(
+            lambda group, g: score_at(group, g[:, 0]) + g[:, 1:] @ others, np.array(shares), count, rtol, check=check, tilt=tilt
+        )
+        for check in (False, True)
+    )  # fmt: skip
+    assert found.value == pytest.approx(value, rel=(1.0 if count < 5 else 10.0) * rtol)
+    assert found.error < 10.0 * rtol * value
+    # As observables have it: what either says of itself, and what they say of each other.
+    error = found.error + abs(again.value - found.value)
+    assert abs(found.value - value) <= (1.0 if count < 5 else 4.0) * error + 1e-12
