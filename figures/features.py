@@ -77,8 +77,8 @@ def descent(effort: Effort) -> Plan:
     return Plan(
         work,
         draw,
-        "The square loss peaks at p = M, soft targets far less, and at T = 4 not at all; cross-entropy peaks where features begin to "
-        "separate the labels, near p = 0.8 N.  On overlapping classes soft targets then come down to their teacher, "
+        "The square loss peaks at p = M, soft targets far less, and at T = 4 not at all; cross-entropy peaks where features begin "
+        "to separate the labels, near p = 0.8 N.  On overlapping classes soft targets then come down to their teacher, "
         "hard labels do not: soft ones bring the teacher's regularisation with them.",
     )
 

@@ -192,9 +192,10 @@ class Population(GaussianLogits):
             self.rule_error(t), self.overlap[..., t, t], self.bias[..., t], self.alignment(t)
         )
         shape, (clean, q, b, aligned) = clean.shape, (np.ravel(values) for values in (clean, q, b, aligned))
-        slope = np.broadcast_to(slope, shape).ravel()
+        size = np.sqrt(self.signal)  # of the field of the rule, which is z times it
+        slope, size = (np.broadcast_to(values, shape).ravel() for values in (slope * size, size))
         root = np.sqrt(np.where(q > 0.0, q, 1.0))
-        r, offset = np.clip(aligned / root, -1.0, 1.0), np.abs(b) / root
+        r, offset = np.clip(aligned / (root * size), -1.0, 1.0), np.abs(b) / root
         width = np.sqrt(np.maximum((1.0 - r) * (1.0 + r), np.finfo(float).tiny))
 
         def extra(row: Array, z: Array) -> tuple[Array, Array]:

@@ -158,7 +158,10 @@ class TrainingSamples(WeightedSamples):
                 nodes = self.follow(group, first[:, None])
                 return nodes.weight * self._sides(nodes, clean)[side][1]
 
-            return crossings.Tilt(density, 1.0 / self.data.link_slope, 0.5 / self.weight.min()) if self._draws else None
+            if not self._draws:
+                return None
+            width = 1.0 / (self.data.link_slope * math.sqrt(self.data.signal))
+            return crossings.Tilt(density, width, 0.5 / self.weight.min())
 
         k = self.stages - 1
         if self.gaussian is not None and k:

@@ -221,6 +221,10 @@ CASES = {
             Estimator(Distillation(mixing=0.8), 0.1),
         ],
     ),
+    "drawn labels": (
+        LinearRule(1.5, output="logit", slope=2.0, inputs=Spectrum([3.0, 0.5], [0.4, 2.0])),
+        [STAGES[0], Estimator(Distillation(mixing=0.7), 0.05)],
+    ),
     "regression": (
         LinearRule(2.0, noise=0.2),
         [
@@ -230,15 +234,8 @@ CASES = {
     ),
 }
 MEASURED = (
-    "magnetization",
-    "bias",
-    "norm_squared",
-    "test_error",
-    "train_error",
-    "free_energy",
-    "test_loss",
-    "excess_risk",
-)
+    "magnetization", "bias", "norm_squared", "test_error", "noisy_test_error", "train_error", "free_energy", "test_loss", "excess_risk",
+)  # fmt: skip
 
 
 def scores(case: str, n_inputs: int, n_runs: int, seed: int) -> np.ndarray:
@@ -256,7 +253,7 @@ def scores(case: str, n_inputs: int, n_runs: int, seed: int) -> np.ndarray:
     return np.array(found)
 
 
-@pytest.mark.parametrize("case", ["spectrum", "relu student"])
+@pytest.mark.parametrize("case", ["spectrum", "relu student", "drawn labels"])
 def test_theory_agrees_with_small_experiments(case: str) -> None:
     found = scores(case, 200, 24, seed=1)
     assert np.abs(found).max() < 4
