@@ -13,7 +13,20 @@ from pathlib import Path
 import click
 
 from numerics.cli.command import blaming, given
-from numerics.models import OUTPUTS, Chain, DataModel, Estimator, GaussianMixture, LinearRule, ParameterError, check_fit
+from numerics.models import (
+    OUTPUTS,
+    Chain,
+    DataModel,
+    Estimator,
+    GaussianMixture,
+    LinearRule,
+    ParameterError,
+    PowerLaw,
+    RandomFeatures,
+    check_fit,
+)  # fmt: skip
+from numerics.models.features import ACTIVATIONS
+from numerics.models.inputs import WHITE
 from numerics.problem import read_problem
 from numerics.sweeps.executors import EXECUTORS, THREADS, cluster
 from theory.convexity import ConvexityWarning
@@ -56,6 +69,42 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict], ...] = (
     (
         ("--label-noise",),
         {"type": float, "default": 0.0, "help": "Probability, in [0, 1/2], that a training label is flipped."},
+    ),
+    (
+        ("--capacity",),
+        {
+            "type": float,
+            "show_default": False,
+            "help": "Inputs whose variances fall like k^-capacity (>= 0), see --source; white without it.",
+        },
+    ),
+    (
+        ("--source",),
+        {
+            "type": float,
+            "default": 0.5,
+            "help": "With --capacity: variance times squared signal falls like k^-(1 + 2 source capacity).",
+        },
+    ),
+    (
+        ("--teacher-features",),
+        {
+            "metavar": "ACTIVATION",
+            "show_default": False,
+            "help": f"The teacher sees random features: {', '.join(ACTIVATIONS)}, or a smooth formula of h.",
+        },
+    ),
+    (
+        ("--student-features",),
+        {
+            "metavar": "ACTIVATION",
+            "show_default": False,
+            "help": "The same for the student, whose eta then is 1.  As an axis: --x student.features=0.1:4:60.",
+        },
+    ),
+    (
+        ("--features",),
+        {"type": float, "default": 1.0, "help": "Features per input, p/N > 0, of the one network that has them."},
     ),
     (
         ("--teacher-ridge",),
@@ -116,6 +165,7 @@ _STUDENT_FLAGS = {
     "student_ridge": "--student-ridge",
     "eta": "--eta",
     "student_loss": "--student-loss",
+    "student_features": "--student-features",
     **{name: _LOSS_FLAGS[argument] for argument, name in _LOSS_ARGUMENTS.items() if name != "smoothing"},
 }
 _STAGE_FLAGS = {
@@ -124,6 +174,10 @@ _STAGE_FLAGS = {
     "teacher_loss": "--teacher-loss",
     "smoothing": "--smoothing",
     "single": "--single",
+    "teacher_features": "--teacher-features",
+    "capacity": "--capacity",
+    "source": "--source",
+    "features": "--features",
 }
 SIMULATION_FLAGS = {
     "n_inputs": "--inputs",
@@ -213,11 +267,12 @@ def build_model(flags: Mapping[str, object]) -> tuple[DataModel, Chain]:
         raise click.UsageError("Missing option '--alpha'.")
     flags = _with_losses_of_rule(flags)
     _reject_idle_flags(flags)
-    with blaming({**DATA_FLAGS, "output": "--rule"}, "--alpha"):
+    with blaming({**DATA_FLAGS, "output": "--rule", "capacity": "--capacity", "source": "--source"}, "--alpha"):
+        inputs = WHITE if flags["capacity"] is None else PowerLaw(flags["capacity"], flags["source"])
         if flags["rule"] is None:
-            data = GaussianMixture(**{name: flags[name] for name in _MIXTURE})
+            data = GaussianMixture(**{name: flags[name] for name in _MIXTURE}, inputs=inputs)
         else:
-            data = LinearRule(output=flags["rule"], **{name: flags[name] for name in _RULE})
+            data = LinearRule(output=flags["rule"], **{name: flags[name] for name in _RULE}, inputs=inputs)
     stages = []
     for role, eta in (("teacher", 1.0), ("student", flags["eta"])):
         if role == "student" and flags["single"]:
@@ -225,8 +280,11 @@ def build_model(flags: Mapping[str, object]) -> tuple[DataModel, Chain]:
         with blaming(_LOSS_FLAGS, f"--{role}-loss"):
             loss = _loss(str(flags[f"{role}_loss"]), flags)
             loss.stages(len(stages) + 1)
+        network = _network(flags, role)
+        if network is not None or (flags["teacher_features"] and not given("eta")):
+            eta = flags["eta"] if role == "student" and given("eta") else 1.0
         with blaming({"ridge": f"--{role}-ridge", "eta": "--eta"}, f"--{role}-ridge"):
-            stages.append(Estimator(loss, flags[f"{role}_ridge"], eta))
+            stages.append(Estimator(loss, flags[f"{role}_ridge"], eta, features=network))
     if flags["smoothing"] and not any("smoothing" in stage.loss.parameters for stage in stages):
         raise click.UsageError("--smoothing has no effect on these losses")
     chain = Chain.of(stages)
@@ -235,9 +293,22 @@ def build_model(flags: Mapping[str, object]) -> tuple[DataModel, Chain]:
     return data, chain
 
 
+def _network(flags: Mapping[str, object], role: str) -> RandomFeatures | None:
+    """What the flags say that a stage sees; None for the inputs."""
+    activation = flags[f"{role}_features"]
+    if activation is None:
+        return None
+    with blaming({"ratio": "--features", "activation": f"--{role}-features"}, f"--{role}-features"):
+        return RandomFeatures(flags["features"], activation)
+
+
 def _with_losses_of_rule(flags: Mapping[str, object]) -> dict[str, object]:
     """The flags, with square losses where labels are real numbers; a UsageError for flags of other data."""
     flags = dict(flags)
+    if flags["capacity"] is None and given("source"):
+        raise click.UsageError("--source has no effect without --capacity")
+    if flags["teacher_features"] is None and flags["student_features"] is None and given("features"):
+        raise click.UsageError("--features has no effect without --teacher-features or --student-features")
     if flags["rule"] is None:
         for name in ("noise", "slope"):
             if given(name):

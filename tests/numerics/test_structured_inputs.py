@@ -234,7 +234,8 @@ CASES = {
     ),
 }
 MEASURED = (
-    "magnetization", "bias", "norm_squared", "test_error", "noisy_test_error", "train_error", "free_energy", "test_loss", "excess_risk",
+    "magnetization", "bias", "norm_squared", "test_error", "noisy_test_error", "train_error", "free_energy", "test_loss",
+    "excess_risk",
 )  # fmt: skip
 
 
