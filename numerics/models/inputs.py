@@ -6,9 +6,10 @@ Stages see all of them, the first fraction ``eta``, or random features (:mod:`nu
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import ClassVar
 
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.models.checks import ParameterError, require_count, require_number
+
+_SHOWN = 8  # eigenvalues that are written out; of more the hash that tells spectra apart
 
 MOST_COORDINATES = 20_000
 """Groups of coordinates that a spectrum may have: each is a term of every average over the weights."""
@@ -145,9 +148,12 @@ class Spectrum(Inputs):
         return np.array(self.squared_signal or [1.0] * len(self.eigenvalues))
 
     def __repr__(self) -> str:
-        return (
-            f"Spectrum({len(self.eigenvalues)} eigenvalues from {max(self.eigenvalues):g} to {min(self.eigenvalues):g})"
-        )
+        given = {item.name: getattr(self, item.name) for item in fields(self) if getattr(self, item.name) is not None}
+        if len(self.eigenvalues) <= _SHOWN:
+            return f"Spectrum({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+        digest = hashlib.sha256(repr(given).encode()).hexdigest()[:12]
+        ends = f"{max(self.eigenvalues):g} to {min(self.eigenvalues):g}"
+        return f"Spectrum({len(self.eigenvalues)} eigenvalues from {ends}, {digest})"
 
 
 @dataclass(frozen=True)

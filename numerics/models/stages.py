@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from numerics.codegen import observables
@@ -124,6 +124,14 @@ class Estimator:
         for name, value in checks.items():
             object.__setattr__(self, name, value)
         _require_name(self)
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{item.name}={getattr(self, item.name)!r}"
+            for item in fields(self)
+            if item.name != "features" or self.features is not None
+        ]
+        return f"Estimator({', '.join(shown)})"
 
     @property
     def fixed_bias(self) -> float | None:
