@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
@@ -86,6 +86,9 @@ class DataModel(ABC):
     has_real_labels = False
     """Whether labels are real numbers, not signs."""
 
+    many_classes: ClassVar[bool] = False
+    """Whether there may be more than two classes, each with a logit of its own."""
+
     @property
     @abstractmethod
     def parameters(self) -> tuple[str, ...]: ...
@@ -123,23 +126,35 @@ class DataModel(ABC):
         known = ", ".join(found.name for found in self.sets)
         raise ParameterError(f"unknown data set {name!r}; there are {known}")
 
+    def with_value(self, name: str, value: object) -> DataModel:
+        """A copy in which one of ``parameters`` has another value."""
+        return replace(self, **{name: value})
+
     def _check(self, **values: object) -> None:
         """Set checked values, and the further data sets."""
         values["alpha"] = require_alpha("alpha", self.alpha)
         values["label_noise"] = require_noise("label_noise", self.label_noise)
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        further = (self.further,) if isinstance(self.further, DataSet) else self.further
-        if not isinstance(further, Sequence):
-            raise ParameterError(f"further must be a sequence of DataSets, got {further!r}")
-        object.__setattr__(self, "further", tuple(further))
-        names = [TRAINING]
-        for found in self.further:
-            if not isinstance(found, DataSet):
-                raise ParameterError(f"further must hold DataSets, got {found!r}")
-            if found.name in names:
-                raise ParameterError(f"name of a data set must differ from others, {found.name!r} is taken")
-            names.append(found.name)
+        further = require_data_sets((self.further,) if isinstance(self.further, DataSet) else self.further)
+        for found in further:
+            if type(found) is not DataSet:
+                raise ParameterError(f"further must hold DataSets of two classes, got {found!r}")
+        object.__setattr__(self, "further", further)
+
+
+def require_data_sets(further: object) -> tuple[DataSet, ...]:
+    """The sequence as a tuple; ParameterError if it holds something else than data sets, or two have one name."""
+    if not isinstance(further, Sequence):
+        raise ParameterError(f"further must be a sequence of DataSets, got {further!r}")
+    names = [TRAINING]
+    for found in further:
+        if not isinstance(found, DataSet):
+            raise ParameterError(f"further must hold DataSets, got {found!r}")
+        if found.name in names:
+            raise ParameterError(f"name of a data set must differ from others, {found.name!r} is taken")
+        names.append(found.name)
+    return tuple(further)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ PARAMETERS = {
     "smoothing": Description("label smoothing", "label smoothing", r"\varepsilon", 0.0, 0.45),
     "gain": Description("gain", "gain", r"\beta"),
     "bias": Description("bias", "bias"),
+    "similarity": Description("similarity of classes", "overlap of similar classes", "s", 0.0, 0.95),
     "noise": Description("variance of the noise of the rule", "noise of the rule", r"\sigma^2", 0.01, 4.0, True),
     "label_noise": Description("probability of a flipped training label", "label noise", r"\theta", 0.0, 0.45),
     "mask_overlap": Description("overlap of masks", "mask overlap"),
@@ -84,7 +85,7 @@ def with_parameter(data: DataModel, chain: Chain, path: str, value: float) -> tu
     """
     owner, dot, parameter = spelt(path).rpartition(".")
     if not dot and parameter in data.parameters:
-        return replace(data, **{parameter: value}), chain
+        return data.with_value(parameter, value), chain
     if dot and owner in chain.names:
         index = chain.names.index(owner)
         stage = chain[index]
