@@ -6,6 +6,7 @@ In Python, for problems whose evaluation takes a millisecond or more.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -32,6 +33,14 @@ class Evaluation(NamedTuple):
     jacobian: Array | None
 
 
+class Found(NamedTuple):
+    """The last x, how the iteration ended, and the last factors of the Jacobian (None if it was never needed)."""
+
+    x: Any
+    outcome: Outcome
+    factors: tuple[Array, Array] | None
+
+
 class CostlyProblem(Protocol):
     """Equations in unknowns x, of which x itself may be a number of arrays."""
 
@@ -42,7 +51,7 @@ class CostlyProblem(Protocol):
         """x after a move, which is in the units of the residual's Jacobian."""
 
 
-def chord(problem: CostlyProblem, x: Any, tolerance: float, max_iterations: int, damped: int = 0) -> tuple[Any, Outcome]:
+def chord(problem: CostlyProblem, x: Any, tolerance: float, max_iterations: int, damped: int = 0) -> Found:
     """Solve from x.
 
     Parameters
@@ -56,55 +65,72 @@ def chord(problem: CostlyProblem, x: Any, tolerance: float, max_iterations: int,
 
     Returns
     -------
-    The last x, and the outcome; ``residual`` is the largest entry at the x before the last step.
+    Found
+        ``outcome.residual`` is the largest entry at the x before the last step.
     """
+
+    def ended(status: Status) -> Found:
+        return Found(x, Outcome(status.value, iterations, residual, step, 0.0), factors)
+
     iterations = 0
+    factors = kept = None
+    step = residual = math.inf
     for _ in range(damped):
         found = problem.evaluate(x, jacobian=False)
         iterations += 1
         if found is None:
-            return x, Outcome(Status.NOT_FINITE.value, iterations, math.inf, math.inf, 0.0)
+            return ended(Status.NOT_FINITE)
         largest = float(np.max(np.abs(found.residual)))
         x = problem.advanced(x, 0.5 * min(1.0, 2.0 * _CAP / largest) * found.residual)
-    factors = None
-    step = residual = math.inf
     before: tuple[Any, Array, float] | None = None  # the last x, its step and its residual
     factor, noisy = 1.0, 0
     while iterations < max_iterations:
-        fresh = factors is None or step > _KEPT_BELOW
+        fresh = kept is None or step > _KEPT_BELOW
         found = problem.evaluate(x, jacobian=fresh)
         iterations += 1
         size = math.inf if found is None else float(np.linalg.norm(found.residual))
         if not math.isfinite(size) or (before is not None and size > _ACCEPTED * before[2] and step > _KEPT_BELOW):
             factor *= 0.5
             if before is None or factor < _SMALLEST_FACTOR:
-                status = Status.NOT_FINITE if not math.isfinite(size) else Status.TOO_MANY_ITERATIONS
-                return (x if before is None else before[0]), Outcome(status.value, iterations, residual, step, 0.0)
+                return ended(Status.NOT_FINITE if not math.isfinite(size) else Status.TOO_MANY_ITERATIONS)
             x = problem.advanced(before[0], factor * before[1])
             continue
         residual = float(np.max(np.abs(found.residual)))
         if fresh:
-            try:
-                with np.errstate(all="ignore"):
-                    factors = _factors(found.jacobian)
-            except (LinAlgError, LinAlgWarning, ValueError):
-                return x, Outcome(Status.SINGULAR.value, iterations, residual, step, 0.0)
+            kept = _factors(found.jacobian)
+            if kept is None:
+                return ended(Status.SINGULAR)
+            factors = kept
         move = -lu_solve(factors, found.residual, check_finite=False)
         last, step = step, float(np.max(np.abs(move)))
         if not math.isfinite(step):
-            return x, Outcome(Status.SINGULAR.value, iterations, residual, step, 0.0)
+            return ended(Status.SINGULAR)
         if not fresh and step > _SLOW * last:
-            factors = None
-        factor = min(1.0, _CAP / step)
+            kept = None
+        factor = min(1.0, _CAP / step) if step > 0.0 else 1.0
         before = x, move, size
         x = problem.advanced(x, factor * move)
         noisy = noisy + 1 if step < _NOISE and step > _SLOW * last else 0
         if step < tolerance or noisy >= _NOISY_STEPS:
-            return x, Outcome(Status.CONVERGED.value, iterations, residual, step, 0.0)
-    return x, Outcome(Status.TOO_MANY_ITERATIONS.value, iterations, residual, step, 0.0)
+            return ended(Status.CONVERGED)
+    return ended(Status.TOO_MANY_ITERATIONS)
 
 
-def _factors(matrix: Array) -> tuple[Array, Array]:
+def newton_step(problem: CostlyProblem, found: Found) -> Any:
+    """x of another problem that is nearly the same, by one step with the factors of the first."""
+    here = problem.evaluate(found.x, jacobian=False)
+    if here is None or found.factors is None:
+        return None
+    return problem.advanced(found.x, -lu_solve(found.factors, here.residual, check_finite=False))
+
+
+def _factors(matrix: Array) -> tuple[Array, Array] | None:
+    """LU; None if the matrix is singular or not finite."""
     if not np.isfinite(matrix).all():
-        raise ValueError("not finite")
-    return lu_factor(matrix, check_finite=False)
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LinAlgWarning)
+        try:
+            return lu_factor(matrix, check_finite=False)
+        except (LinAlgError, LinAlgWarning):
+            return None

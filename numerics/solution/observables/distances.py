@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from numerics.deferred import special
 from numerics.solution.observables.registry import PAIR, observable
 from numerics.solution.quadrature import Integral
 from numerics.solution.samples import WeightedSamples, output_difference
@@ -69,7 +70,15 @@ def train_output_distance(stage: AnyStage, other: Row):
     return output_distance(stage.samples, stage.own, other)
 
 
+def softmax(h):
+    """Of logits (n, K)."""
+    return special.softmax(h, axis=1)
+
+
 def output_distance(law: WeightedSamples, own: Row, other: Row) -> Integral:
-    """Mean of (sigmoid(h) - sigmoid(h'))^2; the logit of one of the two stages may be infinite."""
+    """Mean of (sigmoid(h) - sigmoid(h'))^2; the logit of one of the two stages may be infinite.  Of K classes that of softmax,
+    summed over the classes."""
+    if law.many_classes:
+        return law.mean(lambda label, h, taught: (softmax(h) - softmax(taught)) ** 2, [own, other])
     base, apart = (other, own - other) if law.is_finite(other) else (own, other - own)
     return law.mean(lambda label, h, difference: output_difference(h, difference) ** 2, [base, apart])
