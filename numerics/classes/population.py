@@ -157,14 +157,19 @@ class ClassPopulation:
         Blocks W_t W_s^T/N over the classes, with Delta_c Q the covariance of the logits.
     scramble : int
         Which nodes averages are taken on.
+    table : array, shape (K, K), optional
+        Class similarity that the last stage's targets are made of.
     """
 
     many_classes = True
 
-    def __init__(self, data: ClassMixture, means: Array, overlap: Array, scramble: int = 0) -> None:
-        self.data, self.means, self.blocks, self.scramble = data, means, overlap, scramble
+    def __init__(
+        self, data: ClassMixture, means: Array, overlap: Array, scramble: int = 0, table: Array | None = None
+    ) -> None:
+        self.data, self.means, self.blocks, self.scramble, self.table = data, means, overlap, scramble, table
         self.stages, self.classes = means.shape[:2]
         self.weights = np.array(data.test_weights)
+        self._class_errors: dict[int, Array] = {}
 
     @cached_property
     def overlap(self) -> Array:
@@ -189,7 +194,11 @@ class ClassPopulation:
     def confusion(self, t: int) -> Array:
         """P(stage t decides for class k | class c), a row a class c, shape (K, K)."""
         k = self.classes
-        found = np.array([[self._decides(t, c, chosen) for chosen in range(k)] for c in range(k)])
+        found = np.diag(1.0 - self.class_errors(t))
+        for c in range(k):
+            for chosen in range(k):
+                if chosen != c:
+                    found[c, chosen] = self._decides(t, c, chosen, _LOG2_AGREEMENT)
         return found / found.sum(axis=1, keepdims=True)
 
     def _differences(self, chosen: int) -> Array:
@@ -198,14 +207,17 @@ class ClassPopulation:
         rows[:, chosen] += 1.0
         return np.delete(rows, chosen, axis=0)
 
-    def _decides(self, t: int, c: int, chosen: int) -> float:
+    def _decides(self, t: int, c: int, chosen: int, log2_nodes: int = _LOG2_ORTHANT) -> float:
         rows = self._differences(chosen)
         covariance = self.data.deltas[c] * rows @ self.blocks[t, t] @ rows.T
-        return orthant(rows @ self.means[t, c], covariance, scramble=self.scramble)
+        return orthant(rows @ self.means[t, c], covariance, log2_nodes, self.scramble)
 
     def class_errors(self, t: int) -> Array:
         """P(stage t decides for another class | class c), shape (K,)."""
-        return 1.0 - np.array([self._decides(t, c, c) for c in range(self.classes)])
+        t = t % self.stages
+        if t not in self._class_errors:
+            self._class_errors[t] = 1.0 - np.array([self._decides(t, c, c) for c in range(self.classes)])
+        return self._class_errors[t].copy()
 
     def test_error(self, t: int) -> float:
         """P(stage t decides for another class than the sample's)."""
@@ -213,6 +225,8 @@ class ClassPopulation:
 
     def agreement(self, t: int, s: int) -> float:
         """P(stages t and s decide for the same class)."""
+        if np.array_equal(self.means[t], self.means[s]) and np.ptp(self.blocks[[t, t, s], [t, s, s]], axis=0).max() == 0.0:
+            return 1.0
         total = 0.0
         for c, weight in enumerate(self.weights):
             for chosen in range(self.classes) if weight > 0 else ():
@@ -254,9 +268,9 @@ class ClassPopulation:
                 total += weight * float(values.sum(axis=1).mean() if values.ndim == 2 else values.mean())
         return Integral(total, 0.0)
 
-    def loss(self, loss: Loss, table: Array | None = None) -> Integral:
+    def loss(self, loss: Loss) -> Integral:
         """Average of a loss of the last stage on fresh samples, whose labels are their classes."""
-        return mean_loss(self, ClassLoss(loss, self.classes), loss.stages(self.stages), table)
+        return mean_loss(self, ClassLoss(loss, self.classes), loss.stages(self.stages), self.table)
 
 
 def mean_loss(law, loss: ClassLoss, seen: Sequence[int], table: Array | None) -> Integral:

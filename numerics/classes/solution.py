@@ -287,7 +287,8 @@ class ClassStage(AnyStage):
         k = self.number
         basis = helmert(self.data.classes_count)
         means = np.array([(blocks.mean + blocks.bias[:, None]).T @ basis for blocks in self.walk.blocks[:k]])
-        return ClassPopulation(self.data, means, overlap_blocks(self.walk, k), self.walk.scramble)
+        table = self.walk.points[k - 1].table
+        return ClassPopulation(self.data, means, overlap_blocks(self.walk, k), self.walk.scramble, table)
 
     @cached_property
     def samples(self) -> ClassSamples:
