@@ -177,9 +177,7 @@ def _solution_of_classes(
 
     if start is not None and not isinstance(start, ClassSolution):
         raise ParameterError(f"start must be a solution of a ClassMixture or None, got {start!r}")
-    return solve_classes(
-        data, chain, rtol=rtol, max_iterations=settings.max_iterations, start=start, settings=settings
-    )
+    return solve_classes(data, chain, rtol=rtol, max_iterations=settings.max_iterations, start=start, settings=settings)
 
 
 def settings_for(chain: Chain, settings: Settings, rtol: float | None = None) -> Settings:

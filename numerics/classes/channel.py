@@ -20,21 +20,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
-from numerics.classes.losses import FORM, ClassLoss, curvature_at, potential_at, slope_at
-from numerics.codegen.cache import njit
+from numerics.classes.losses import ClassLoss
+from numerics.classes.proximal import predict, proximal_points
 from numerics.models import ClassMixture, Estimator, helmert
-from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, Matrix
-from numerics.scalar.kernels.layout import Cube
 
 Array = NDArray[np.float64]
-
-_TOLERANCE = 1e-8
-_MOST_STEPS = 100
-_LONG_STEP = 0.5  # above which the decrease of the objective is looked at
-_ARMIJO = 1e-4
 
 
 # Samples.
@@ -63,163 +55,6 @@ def cells_of(data: ClassMixture, sets: tuple[tuple[str, ...], ...]) -> tuple[Cel
     return tuple(Cell(weight, *key) for key, weight in sorted(found.items()))
 
 
-# Proximal points.
-
-
-@njit(types.boolean(Matrix), **OPTIONS)
-def cholesky(matrix):
-    """Lower-triangular factor in place (of the lower triangle); False if the matrix is not positive definite."""
-    n = matrix.shape[0]
-    for j in range(n):
-        for k in range(j):
-            factor = matrix[j, k]
-            for i in range(j, n):
-                matrix[i, j] -= matrix[i, k] * factor
-        if not matrix[j, j] > 0.0:
-            return False
-        root = math.sqrt(matrix[j, j])
-        for i in range(j, n):
-            matrix[i, j] /= root
-    return True
-
-
-@njit(types.void(Matrix, FloatArray), **OPTIONS)
-def cholesky_solve(factor, vector):
-    n = vector.size
-    for i in range(n):
-        for j in range(i):
-            vector[i] -= factor[i, j] * vector[j]
-        vector[i] /= factor[i, i]
-    for i in range(n - 1, -1, -1):
-        for j in range(i + 1, n):
-            vector[i] -= factor[j, i] * vector[j]
-        vector[i] /= factor[i, i]
-
-
-@njit(types.float64(FORM, Matrix, FloatArray, FloatArray, FloatArray), **OPTIONS)
-def _raised(form, basis, x, logits, p):
-    """A at reduced logits x."""
-    for k in range(logits.size):
-        logits[k] = 0.0
-        for i in range(x.size):
-            logits[k] += basis[i, k] * x[i]
-    return potential_at(form, logits, p)
-
-
-@njit(types.int64(FORM, Matrix, Matrix, Matrix, Matrix, Matrix, Matrix, Cube), **OPTIONS)
-def proximal_points(form, basis, precision, u, target, h, force, stiffness):
-    """Minimise A(h) - c.h + (h-u)^T W^-1 (h-u)/2 for every sample, all in the gauge, from ``h``, which is overwritten.
-
-    Parameters
-    ----------
-    precision : (d, d)
-        W^-1 of W = Delta V.
-    u, target : (n, d)
-        Centres and targets c.
-    force, stiffness : (n, d), (n, d, d)
-        Outputs, c - S(h) and D = S'(1 + W S')^-1.
-
-    Returns
-    -------
-    int
-        Samples on which it did not converge.
-    """
-    n, d = u.shape
-    k_classes = basis.shape[1]
-    logits, p, slope = np.empty(k_classes), np.empty(k_classes), np.empty(k_classes)
-    full = np.empty((k_classes, k_classes))
-    half = np.empty((d, k_classes))
-    curved, hessian = np.empty((d, d)), np.empty((d, d))
-    pull, move, trial, column = np.empty(d), np.empty(d), np.empty(d), np.empty(d)
-    failed = 0
-    for s in range(n):
-        done = False
-        for _ in range(_MOST_STEPS):
-            for k in range(k_classes):
-                logits[k] = 0.0
-                for i in range(d):
-                    logits[k] += basis[i, k] * h[s, i]
-            slope_at(form, logits, p, slope)
-            curvature_at(form, logits, p, full)
-            for i in range(d):
-                for k in range(k_classes):
-                    half[i, k] = 0.0
-                    for j in range(k_classes):
-                        half[i, k] += basis[i, j] * full[j, k]
-            for i in range(d):
-                for j in range(i + 1):
-                    value = 0.0
-                    for k in range(k_classes):
-                        value += half[i, k] * basis[j, k]
-                    curved[i, j] = curved[j, i] = value
-                    hessian[i, j] = hessian[j, i] = value + precision[i, j]
-            for i in range(d):
-                value = target[s, i]
-                for k in range(k_classes):
-                    value -= basis[i, k] * slope[k]
-                force[s, i] = value
-                for j in range(d):
-                    value -= precision[i, j] * (h[s, j] - u[s, j])
-                pull[i] = value
-                move[i] = value
-            if not cholesky(hessian):
-                break
-            cholesky_solve(hessian, move)
-            size = 0.0
-            for i in range(d):
-                size = max(size, abs(move[i]))
-            if not size < np.inf:
-                break
-            fraction = 1.0
-            if size > _LONG_STEP:
-                gain = 0.0
-                for i in range(d):
-                    gain += pull[i] * move[i]
-                start = _raised(form, basis, h[s], logits, p)
-                while fraction > 1e-10:
-                    change = 0.0
-                    for i in range(d):
-                        trial[i] = h[s, i] + fraction * move[i]
-                    change = _raised(form, basis, trial, logits, p) - start
-                    for i in range(d):
-                        change -= fraction * move[i] * target[s, i]
-                        for j in range(d):
-                            change += (
-                                fraction * move[i] * precision[i, j] * (h[s, j] - u[s, j] + 0.5 * fraction * move[j])
-                            )
-                    if change <= -_ARMIJO * fraction * gain:
-                        break
-                    fraction *= 0.5
-            scale = 1.0
-            for i in range(d):
-                h[s, i] += fraction * move[i]
-                scale = max(scale, abs(h[s, i]))
-            if fraction == 1.0 and size < _TOLERANCE * scale:
-                done = True
-                break
-        if not done:
-            failed += 1
-        # The last step is so short that the slope at its end is linear in it.
-        for i in range(d):
-            for j in range(d):
-                force[s, i] -= curved[i, j] * move[j]
-        # D = S' (W^-1 + S')^-1 W^-1, without a difference.
-        for j in range(d):
-            for i in range(d):
-                column[i] = precision[i, j]
-            cholesky_solve(hessian, column)
-            for i in range(d):
-                value = 0.0
-                for m in range(d):
-                    value += curved[i, m] * column[m]
-                stiffness[s, i, j] = value
-        for i in range(d):
-            for j in range(i):
-                mean = 0.5 * (stiffness[s, i, j] + stiffness[s, j, i])
-                stiffness[s, i, j] = stiffness[s, j, i] = mean
-    return failed
-
-
 # Averages.
 
 
@@ -237,6 +72,17 @@ class Nodes:
 
     z: Array
     logits: list[Array]
+
+
+@dataclass
+class Points:
+    """Proximal points of one cell where they were last found: centres u, W, logits, forces and D."""
+
+    centre: Array | None
+    width: Array
+    logits: Array
+    force: Array
+    stiffness: Array
 
 
 @dataclass
@@ -283,7 +129,9 @@ class Channel:
         Tables of similarity of the stages before, see :class:`numerics.classes.losses.ClassLoss`.
     """
 
-    def __init__(self, data: ClassMixture, stages: Sequence[Estimator], normals: Array, earlier: Sequence, tables: Sequence) -> None:
+    def __init__(
+        self, data: ClassMixture, stages: Sequence[Estimator], normals: Array, earlier: Sequence, tables: Sequence
+    ) -> None:
         self.data, self.stages, self.normals = data, stages, normals
         self.t = len(stages)
         self.basis = helmert(data.classes_count)
@@ -298,7 +146,7 @@ class Channel:
         self.table = self._table(self.t) if loss.needs_similarity else None
         self.used = [i for i, cell in enumerate(self.cells) if cell.trained[self.t - 1]]
         self.targets = {i: self._targets(self.t, i, self.table) for i in self.used}
-        self.points = {i: self._first_points(i) for i in self.used}
+        self.points = {i: self._no_points(i) for i in self.used}
         self.pairs = np.triu_indices(1 + 2 * self.t * len(self.basis))
 
     # Earlier stages.
@@ -324,10 +172,12 @@ class Channel:
                 totals[cell.label] += cell.weight
         return np.where(totals[:, None] > 0, sums / np.where(totals, totals, 1.0)[:, None], 1.0 / k)
 
-    def _first_points(self, i: int) -> Array:
+    def _no_points(self, i: int) -> Points:
         """Where proximal points are first looked for: the last logits known."""
+        n, d = len(self.normals), len(self.basis)
         logits = self.nodes[i].logits
-        return logits[-1].copy() if logits else np.zeros((len(self.normals), len(self.basis)))
+        start = logits[-1].copy() if logits else np.zeros((n, d))
+        return Points(None, np.empty((d, d)), start, np.empty((n, d)), np.empty((n, d, d)))
 
     def _extend(self, s: int, blocks, table: Array | None) -> None:
         """Add stage s to the nodes of all cells."""
@@ -344,7 +194,7 @@ class Channel:
                 h = nodes.logits[-1].copy() if nodes.logits else np.zeros_like(u)
                 precision = np.linalg.inv(delta * blocks.response[-1])
                 stiffness = np.empty((*u.shape, d))
-                proximal_points(self.losses[s - 1].form, self.basis, precision, u, target, h, force, stiffness)
+                proximal_points(self.losses[s - 1].form, precision, u, target, h, force, stiffness)
             nodes.logits.append(h)
             nodes.z = np.column_stack([nodes.z, force])
 
@@ -371,16 +221,19 @@ class Channel:
             delta = self.data.deltas[cell.class_index]
             x = self._field(blocks, cell.class_index, t)
             u = known @ x[:, :-d].T
-            force, stiffness = np.empty((n, d)), np.empty((n, d, d))
-            precision = np.linalg.inv(delta * blocks.response[-1])
+            width = delta * blocks.response[-1]
+            precision = np.linalg.inv(width)
             precision = 0.5 * (precision + precision.T)
             if not np.isfinite(precision).all() or not np.isfinite(u).all():
                 return None
-            failed = proximal_points(
-                self.losses[-1].form, self.basis, precision, u, self.targets[i], self.points[i], force, stiffness
-            )
-            if failed:
-                self.points[i] = self._first_points(i)
+            points = self.points[i]
+            if points.centre is not None:
+                points.logits[:] = u
+                predict(u - points.centre, width - points.width, width, points.force, points.stiffness, points.logits)
+            points.centre, points.width = u, width
+            force, stiffness = points.force, points.stiffness
+            if proximal_points(self.losses[-1].form, precision, u, self.targets[i], points.logits, force, stiffness):
+                self.points[i] = self._no_points(i)
                 return None
             scale = np.concatenate([[1.0], np.full(t * d, math.sqrt(delta)), np.full(t * d, delta)])
             z = np.column_stack([known, force])

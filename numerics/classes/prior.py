@@ -113,7 +113,9 @@ class Prior:
         if inverse is None:
             return None
         factor = self._factor(conjugates)
-        rows = [self._row(group, t, conjugates, inverse) if group.pattern.active[t - 1] else None for group in self.groups]
+        rows = [
+            self._row(group, t, conjugates, inverse) if group.pattern.active[t - 1] else None for group in self.groups
+        ]
         stack = []
         magnetization, response = np.zeros(conjugates.magnetization.shape), np.zeros((t, d, d))
         for group, row in zip(self.groups, rows, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from numerics.classes.losses import ClassLoss
 from numerics.classes.population import ClassPopulation, mean_loss
 from numerics.classes.solver import CHECKS, StagePoint, Walk, solve_walk
+from numerics.driver.chord import Found
 from numerics.driver.outcome import Status
 from numerics.models import Chain, ClassMixture, Estimator, ParameterError, chosen, helmert, parameter_values
 from numerics.settings import DEFAULT, Settings
@@ -31,6 +32,9 @@ from numerics.solution.stage import NOTHING, AnyStage
 from theory.losses import Loss
 
 Array = NDArray[np.float64]
+
+COARSE, COARSE_TOLERANCE = 8, 1e-3
+"""Nodes, as a power of two, and accuracy of the solution that a cold start begins with."""
 
 LEVELS = {2: (10, 13), 3: (11, 15), 4: (11, 15), 5: (11, 15), 6: (10, 14), 7: (10, 13)}
 """For each K the logarithms of the numbers of nodes of the first level and of the last."""
@@ -223,7 +227,9 @@ class ClassSamples(WeightedSamples):
 
     def probability(self, level: float = 0.0, *, clean: bool = False) -> Integral:
         """P(the largest logit is not that of the label), of the label that was trained on, or of the class (``clean``)."""
-        return self._mean(lambda labels, h: np.argmax(h, axis=1) != labels, [unit(self.stages, self.stages)], clean=clean)
+        return self._mean(
+            lambda labels, h: np.argmax(h, axis=1) != labels, [unit(self.stages, self.stages)], clean=clean
+        )
 
     def loss(self, loss: Loss) -> Integral:
         """Average of a loss of the last stage."""
@@ -360,35 +366,31 @@ def solve_classes(
     rtol = DEFAULT_RTOL.get(k, LOOSE) if rtol is None else rtol
     limit = settings.max_iterations if max_iterations is None else max_iterations
     first, last = LEVELS.get(k, MANY)
-    blocks = list(start.walk.blocks) if start is not None else None
     iterations = 0
-    for level in range(first, last + 1):
-        if level > first and (level - first) % 2 and level != last:
-            continue  # four times as many nodes a level
-        walk, outcome = solve_walk(data, chain, level, limit, blocks)
+    if start is not None:
+        known = [
+            Found(blocks, found.outcome, found.factors)
+            for blocks, found in zip(start.walk.blocks, start.walk.found, strict=False)
+        ]
+    else:
+        rough, outcome = solve_walk(data, chain, COARSE, limit, tolerance=COARSE_TOLERANCE)
+        iterations, known = outcome.iterations, rough.found[: len(rough.points)]
+    for level in range(first, last + 1, 2):
+        walk, outcome = solve_walk(data, chain, level, limit, known)
         iterations += outcome.iterations
         solved = outcome.status == Status.CONVERGED
-        checks = []
-        for scramble in range(1, CHECKS + 1) if solved else ():
-            checks.append(walk.displaced(scramble))
-        checks = tuple(check for check in checks if check is not None)
+        checks = [walk.displaced(scramble) for scramble in range(1, CHECKS + 1)] if solved else []
         solution = ClassSolution(
-            data, chain, walk, checks, False, outcome.residual, math.inf, iterations, Status(outcome.status).message
-        )
-        error = max((stage.error_of("test_error") for stage in solution.stages), default=math.inf) if solved else math.inf
-        if not solved and level < last:
-            blocks = None
-            continue
-        if error <= rtol or level == last:
-            break
-        blocks = walk.blocks
-    if not solved:
-        number = len(walk.points) + 1
-        message = f"stage {number} ({chain.name(number)}): {Status(outcome.status).message}"
-    elif not error <= rtol:
+            data, chain, walk, tuple(check for check in checks if check is not None), False, outcome.residual, math.inf,
+            iterations, Status(outcome.status).message,
+        )  # fmt: skip
+        error = max(stage.error_of("test_error") for stage in solution.stages) if solved else math.inf
+        if solved and error <= rtol:
+            return replace(solution, converged=True, quadrature_error=error, message="converged")
+        known = walk.found[: len(walk.points)]
+    if solved:
         message = f"the estimated error {error:.1e} of the test errors exceeds {rtol:.1e}"
     else:
-        message = "converged"
-    return ClassSolution(
-        data, chain, walk, checks, message == "converged", outcome.residual, error, iterations, message
-    )
+        number = len(walk.points) + 1
+        message = f"stage {number} ({chain.name(number)}): {Status(outcome.status).message}"
+    return replace(solution, quadrature_error=error, message=message)

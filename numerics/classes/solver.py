@@ -27,7 +27,9 @@ CHECKS = 3
 DAMPED = 4
 """Steps of half the residual that a cold start begins with."""
 
-_TOLERANCE = 1e-8
+TOLERANCE = 1e-8
+"""Of the last Newton step, in natural units."""
+
 _FIRST_LOG_RIDGE = math.log(30.0)
 _RIDGE_STEPS = 60
 
@@ -88,14 +90,15 @@ class Walk:
         self.prior.append(equations.t, equations.ridge, plain[1])
         return True
 
-    def solve_next(self, start: StageBlocks | None, max_iterations: int) -> Outcome:
-        """Solve the next stage; if that fails from every start, follow it from a large ridge."""
+    def solve_next(self, start: Found | None, max_iterations: int, tolerance: float = TOLERANCE) -> Outcome:
+        """Solve the next stage, from a solution on other nodes if there is one; if all fails, follow it from a large ridge."""
         equations = self._equations()
-        damped = DAMPED if start is None else 0
-        found = chord(equations, equations.start() if start is None else start, _TOLERANCE, max_iterations, damped)
-        iterations = found.outcome.iterations
-        if found.outcome.status != Status.CONVERGED and start is not None:
-            found = chord(equations, equations.start(), _TOLERANCE, max_iterations, DAMPED)
+        iterations, found = 0, None
+        if start is not None:
+            found = chord(equations, start.x, tolerance, max_iterations, 0, start.factors)
+            iterations += found.outcome.iterations
+        if found is None or found.outcome.status != Status.CONVERGED:
+            found = chord(equations, equations.start(), tolerance, max_iterations, DAMPED)
             iterations += found.outcome.iterations
         if found.outcome.status != Status.CONVERGED:
             found = self._from_large_ridge(equations, found, max_iterations)
@@ -113,7 +116,7 @@ class Walk:
 
         def at_ridge(_problem: object, _accuracy: object, log_ridge: float, x: Array) -> Outcome:
             equations.ridge = math.exp(log_ridge) if log_ridge > math.log(goal) else goal
-            found = chord(equations, _unpacked(x, equations), _TOLERANCE, max_iterations)
+            found = chord(equations, _unpacked(x, equations), TOLERANCE, max_iterations)
             if found.outcome.status == Status.CONVERGED:
                 kept.append(found)
                 x[:] = _packed(found.x)
@@ -160,15 +163,21 @@ def _unpacked(x: Array, equations: StageEquations) -> StageBlocks:
 
 
 def solve_walk(
-    data: ClassMixture, chain: Chain, log2_nodes: int, max_iterations: int, start: Sequence[StageBlocks] | None = None
-) -> tuple[Walk, Outcome]:
-    """All stages on one set of nodes; the walk ends where a stage does not converge."""
+    data: ClassMixture, chain: Chain, log2_nodes: int, max_iterations: int, start: Sequence[Found] = (),
+    tolerance: float = TOLERANCE,
+) -> tuple[Walk, Outcome]:  # fmt: skip
+    """All stages on one set of nodes; the walk ends where a stage does not converge.
+
+    Parameters
+    ----------
+    start
+        Stages found on other nodes, or at nearby parameters.
+    """
     walk = Walk(data, chain.resolved(data), log2_nodes)
     outcome = Outcome(Status.NOT_TRIED.value, 0, math.inf, math.inf, 0.0)
     iterations, residual = 0, 0.0
     for number in range(len(chain)):
-        known = start[number] if start is not None and number < len(start) else None
-        outcome = walk.solve_next(known, max_iterations)
+        outcome = walk.solve_next(start[number] if number < len(start) else None, max_iterations, tolerance)
         iterations += outcome.iterations
         residual = max(residual, outcome.residual)
         if outcome.status != Status.CONVERGED:

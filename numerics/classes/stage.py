@@ -137,10 +137,14 @@ class StageEquations:
         raw = self._tangent(blocks, scale, root)
         moved = self._conjugate_slopes(blocks, found, conjugates) @ raw  # of mh, Qh, Vh, bias
         n_conjugate = self.d * self.k + 2 * t * self.d**2
-        m_slope, q_slope, v_slope = (item @ moved[:n_conjugate] for item in self.prior.slopes(t, self.ridge, conjugates))
+        m_slope, q_slope, v_slope = (
+            item @ moved[:n_conjugate] for item in self.prior.slopes(t, self.ridge, conjugates)
+        )
         return Evaluation(
             residual,
-            self._chain(blocks, (found, new), (m_slope, q_slope, v_slope, moved[n_conjugate:]), raw, (log_grown, log_stiffened)),
+            self._chain(
+                blocks, (found, new), (m_slope, q_slope, v_slope, moved[n_conjugate:]), raw, (log_grown, log_stiffened)
+            ),
         )
 
     # The Jacobian, by the chain rule: unknowns in natural units -> blocks -> conjugates -> blocks -> residual.
@@ -297,9 +301,7 @@ class StageEquations:
         mean = mean + scale @ parts[0].reshape(d, k)
         bias = bias + scale @ parts[1]
         cholesky = [blocks.cholesky[s] + scale @ parts[2 + s].reshape(d, d) for s in range(t - 1)]
-        response = [
-            blocks.response[s] + root @ parts[2 + t + s].reshape(d, d) @ self.gauges[s].T for s in range(t - 1)
-        ]
+        response = [blocks.response[s] + root @ parts[2 + t + s].reshape(d, d) @ self.gauges[s].T for s in range(t - 1)]
         own = symmetric(root @ exponential(self._symmetric(parts[-1])) @ root.T)
         return replace(
             blocks, mean=mean, bias=bias, cholesky=np.stack([*cholesky, last]), response=np.stack([*response, own])

@@ -51,7 +51,10 @@ class CostlyProblem(Protocol):
         """x after a move, which is in the units of the residual's Jacobian."""
 
 
-def chord(problem: CostlyProblem, x: Any, tolerance: float, max_iterations: int, damped: int = 0) -> Found:
+def chord(
+    problem: CostlyProblem, x: Any, tolerance: float, max_iterations: int, damped: int = 0,
+    factors: tuple[Array, Array] | None = None,
+) -> Found:  # fmt: skip
     """Solve from x.
 
     Parameters
@@ -62,6 +65,8 @@ def chord(problem: CostlyProblem, x: Any, tolerance: float, max_iterations: int,
         Evaluations.
     damped
         Steps of half the residual that come first.
+    factors
+        Of the Jacobian of a problem that is nearly the same; they are kept while steps shrink.
 
     Returns
     -------
@@ -73,8 +78,7 @@ def chord(problem: CostlyProblem, x: Any, tolerance: float, max_iterations: int,
         return Found(x, Outcome(status.value, iterations, residual, step, 0.0), factors)
 
     iterations = 0
-    factors = kept = None
-    step = residual = math.inf
+    kept, step, residual = factors, math.inf, math.inf
     for _ in range(damped):
         found = problem.evaluate(x, jacobian=False)
         iterations += 1
@@ -85,7 +89,7 @@ def chord(problem: CostlyProblem, x: Any, tolerance: float, max_iterations: int,
     before: tuple[Any, Array, float] | None = None  # the last x, its step and its residual
     factor, noisy = 1.0, 0
     while iterations < max_iterations:
-        fresh = kept is None or step > _KEPT_BELOW
+        fresh = kept is None or (step > _KEPT_BELOW and before is not None)
         found = problem.evaluate(x, jacobian=fresh)
         iterations += 1
         size = math.inf if found is None else float(np.linalg.norm(found.residual))
