@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
+from scipy import special
 from scipy.special import ndtr
 from scipy.stats import qmc
 
@@ -267,6 +268,33 @@ class ClassPopulation:
                 values = np.asarray(function(np.full(len(drawn), c), *x), dtype=float)
                 total += weight * float(values.sum(axis=1).mean() if values.ndim == 2 else values.mean())
         return Integral(total, 0.0)
+
+    def top_label_calibration_error(self, t: int, bins: int = 15) -> float:
+        """Mean, over bins of equal width of the largest probability q, of |P(the predicted class is right) - q| in the bin.
+
+        Whether a prediction is right is not drawn: given the logits, the classes have known probabilities.
+        """
+        basis = helmert(self.classes)
+        root = np.linalg.cholesky(basis @ self.blocks[t, t] @ basis.T)
+        normals = sobol_normals(1, self.classes - 1, _LOG2_MEAN, self.scramble)[:, 0]
+        centres = np.linalg.solve(root, basis @ self.means[t].T).T
+        seen = np.flatnonzero(self.weights)
+        deltas = self.data.deltas[seen]
+        gap, mass = np.zeros(bins), 0.0
+        for c in seen:
+            x = centres[c] + math.sqrt(self.data.deltas[c]) * normals  # logits in units of the root of Q
+            h = x @ root.T @ basis
+            chosen = np.argmax(h, axis=1)
+            confidence = special.softmax(h, axis=1).max(axis=1)
+            logs = np.full((len(x), self.classes), -np.inf)
+            apart = np.sum((x[:, None] - centres[seen]) ** 2, axis=2)
+            logs[:, seen] = np.log(self.weights[seen]) - 0.5 * (apart / deltas + (self.classes - 1) * np.log(deltas))
+            right = special.softmax(logs, axis=1)[np.arange(len(x)), chosen]
+            place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+            share = self.weights[c] / len(x)
+            gap += share * np.bincount(place, right - confidence, bins)
+            mass += self.weights[c]
+        return float(np.abs(gap).sum() / mass)
 
     def loss(self, loss: Loss) -> Integral:
         """Average of a loss of the last stage on fresh samples, whose labels are their classes."""

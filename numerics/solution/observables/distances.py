@@ -37,7 +37,7 @@ def teacher_agreement(stage: AnyStage, other: Row):
 @observable("agreement with the teacher, training", kind=PAIR, matrix="train_agreement", solved=False, linear=True)
 def teacher_train_agreement(stage: AnyStage, other: Row):
     """Share of the training samples that this stage and its teacher classify alike, in an experiment."""
-    return stage.samples.mean(lambda label, h, teacher: (h > 0) == (teacher > 0), [stage.own, other])
+    return stage.samples.mean(same_class if stage.data.many_classes else same_side, [stage.own, other])
 
 
 @observable("squared logit distance to the teacher, test", kind=PAIR, matrix="test_logit_distance", algebraic=True)
@@ -68,6 +68,16 @@ def train_output_distance(stage: AnyStage, other: Row):
     if not (stage.samples.is_finite(stage.own) or stage.samples.is_finite(other)):
         return stage.samples.mean(lambda label, h, teacher: (h > 0.0) != (teacher > 0.0), [stage.own, other])
     return output_distance(stage.samples, stage.own, other)
+
+
+def same_side(label, h, taught):
+    """Whether two logits decide alike."""
+    return (h > 0) == (taught > 0)
+
+
+def same_class(label, h, taught):
+    """The same of K logits each."""
+    return np.argmax(h, axis=1) == np.argmax(taught, axis=1)
 
 
 def softmax(h):

@@ -219,6 +219,11 @@ def mixture(data: DataModel) -> bool:
     return not data.ruled and not data.many_classes
 
 
+def in_classes(data: DataModel) -> bool:
+    """Whether inputs come in classes, two or more, which are their labels."""
+    return not data.ruled
+
+
 def one_logit(data: DataModel) -> bool:
     """Whether a stage has one logit."""
     return not data.many_classes
