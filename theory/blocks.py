@@ -278,8 +278,8 @@ def document(losses: Sequence[Loss], count: int) -> list[Step]:
             "Setting",
             "`N` inputs, `M = alpha N` samples `x = mu_c/sqrt(N) + sqrt(Delta_c) z` of class `c` with probability `rho_c`, and the "
             f"Gram matrix `Gamma = mu.mu/N` of the means.  A stage has {count} logits, or {count - 1} coordinates of logits that "
-            "sum to 0, and minimises the sum over samples of its loss plus `lambda/2 |w|^2` over `h = w.x/sqrt(N) + b`.  Blocks do not "
-            "commute.  The chain:",
+            "sum to 0, and minimises the sum over samples of its loss plus `lambda/2 |w|^2` over `h = w.x/sqrt(N) + b`.  Blocks do "
+            "not commute.  The chain:",
             code=tuple(f"stage {t}: {loss!r}" for t, loss in enumerate(losses, start=1)),
         )
     ]

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from numerics.classes.losses import ClassLoss
 from numerics.classes.proximal import predict, proximal_points
+from numerics.classes.rules import Rule
 from numerics.models import ClassMixture, Estimator, helmert
 
 Array = NDArray[np.float64]
@@ -121,8 +122,8 @@ class Channel:
     data : ClassMixture
     stages : sequence of Estimator
         Up to this one.
-    normals : array, shape (n, t, d)
-        Equal weights.
+    rule : Rule
+        Nodes (n, t, d) and their weights.
     earlier : sequence of StageBlocks
         Order parameters of the stages before.
     tables : sequence of arrays
@@ -130,15 +131,15 @@ class Channel:
     """
 
     def __init__(
-        self, data: ClassMixture, stages: Sequence[Estimator], normals: Array, earlier: Sequence, tables: Sequence
+        self, data: ClassMixture, stages: Sequence[Estimator], rule: Rule, earlier: Sequence, tables: Sequence
     ) -> None:
-        self.data, self.stages, self.normals = data, stages, normals
+        self.data, self.stages = data, stages
+        self.normals, self.shares = rule
         self.t = len(stages)
         self.basis = helmert(data.classes_count)
         self.cells = cells_of(data, tuple(stage.sets for stage in stages))
         self.losses = [ClassLoss(stage.loss, data.classes_count) for stage in stages]
-        n = len(normals)
-        columns = np.column_stack([np.ones(n), *(normals[:, s] for s in range(self.t))])
+        columns = np.column_stack([np.ones(len(self.normals)), *(self.normals[:, s] for s in range(self.t))])
         self.nodes = [Nodes(columns, []) for _ in self.cells]
         for s, blocks in enumerate(earlier, start=1):
             self._extend(s, blocks, tables[s - 1])
@@ -168,7 +169,7 @@ class Channel:
         for i, cell in enumerate(self.cells):
             if cell.trained[t - 1]:
                 labels = np.full(len(self.normals), cell.label)
-                sums[cell.label] += cell.weight * loss.similarity(labels, self._taught(t, i))[cell.label]
+                sums[cell.label] += cell.weight * loss.similarity(labels, self._taught(t, i), self.shares)[cell.label]
                 totals[cell.label] += cell.weight
         return np.where(totals[:, None] > 0, sums / np.where(totals, totals, 1.0)[:, None], 1.0 / k)
 
@@ -211,7 +212,6 @@ class Channel:
     def averages(self, blocks, *, jacobian: bool) -> Averages | None:
         """Averages at order parameters; None where a proximal point was not found."""
         t, d, k = self.t, len(self.basis), self.basis.shape[1]
-        n = len(self.normals)
         size = 1 + 2 * t * d
         moments = np.zeros((k, d, size))
         stiff, bare = np.zeros((d, d)), np.zeros((d, d))
@@ -237,9 +237,10 @@ class Channel:
                 return None
             scale = np.concatenate([[1.0], np.full(t * d, math.sqrt(delta)), np.full(t * d, delta)])
             z = np.column_stack([known, force])
-            found = cell.weight / n * (force.T @ z)
+            found = cell.weight * ((self.shares[:, None] * force).T @ z)
             moments[cell.class_index] += found * scale
-            mean = cell.weight / n * stiffness.sum(axis=0)
+            stiffness = self.shares[:, None, None] * stiffness
+            mean = cell.weight * stiffness.sum(axis=0)
             bare += mean
             stiff += delta * mean
             if jacobian:
@@ -251,12 +252,12 @@ class Channel:
         return Averages(force, normal, forces, stiff, bare, slopes)
 
     def _add_slopes(self, cell: Cell, z: Array, stiffness: Array, scale: Array, slopes: Array) -> None:
-        """Add E[D z z] of a cell where it belongs."""
-        n, d, size = len(z), len(self.basis), z.shape[1]
+        """Add E[D z z] of a cell where it belongs; D comes with the shares of the nodes."""
+        d, size = len(self.basis), z.shape[1]
         rows, columns = self.pairs
         upper = np.triu_indices(d)
         products = z[:, rows] * z[:, columns]
-        packed = cell.weight / n * (stiffness[:, upper[0], upper[1]].T @ products)
+        packed = cell.weight * (stiffness[:, upper[0], upper[1]].T @ products)
         tensor = np.empty((d, d, size, size))
         square = np.empty((len(upper[0]), size, size))
         square[:, rows, columns] = packed

@@ -219,7 +219,7 @@ class ClassLoss:
     >>> (c - loss.slope(h)).round(6)
     array([[ 0.184789, -0.146178, -0.038611]])
     >>> loss.value(h, c, taught).round(6)
-    array([0.70113])
+    array([0.702894])
     """
 
     def __init__(self, loss: Loss, classes: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numba import types
@@ -14,7 +15,7 @@ from scipy.special import ndtr
 from scipy.stats import qmc
 
 from numerics.classes.losses import ClassLoss
-from numerics.classes.rules import sobol_normals
+from numerics.classes.rules import sobol_rule
 from numerics.codegen.cache import njit
 from numerics.models import ClassMixture, helmert
 from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, Matrix
@@ -63,10 +64,9 @@ def _orthant(mean, factor, uniform):
             value = mean[i]
             for j in range(i):
                 value += factor[i, j] * g[j]
+            above = 1.0 if value > 0.0 else 0.0
             if factor[i, i] > 0.0:
                 above = _tail(-value / factor[i, i])
-            else:
-                above = 1.0 if value > 0.0 else 0.0
             weight *= above
             if weight <= 0.0:
                 break
@@ -117,7 +117,7 @@ def _planar(mean: Array, factor: Array) -> float:
     edges = sorted({float(np.clip(edge, edges[0], _REACH)) for edge in edges})
     points, weights = _legendre()
     total = 0.0
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         g = 0.5 * (low + high) + 0.5 * (high - low) * points
         value = mean[1] + slope * g
         inside = ndtr(value / width) if width > 0 else (value > 0).astype(float)
@@ -258,7 +258,7 @@ class ClassPopulation:
         rows = np.atleast_2d(rows)
         small = self.combined(rows)
         factor = _factor_of(small.blocks)
-        normals = sobol_normals(len(rows), factor.shape[1] // len(rows), _LOG2_MEAN, self.scramble)
+        normals = sobol_rule(len(rows), factor.shape[1] // len(rows), _LOG2_MEAN, self.scramble).normals
         drawn = normals.reshape(len(normals), -1) @ factor.T
         total = 0.0
         for c, weight in enumerate(self.weights):

@@ -4,8 +4,8 @@ On a group of coordinates, those that the same stages train, the weights are ``w
 
     G_tt = (ridge + Vh_tt)^-1,    w_t = G_tt (mh_t mu + xi_t - sum_{s<t} Vh_ts w_s)
 
-(:func:`theory.blocks.propagators`).  Every weight is kept as a row of factors F with w.w' = F F'^T, so that the part of a weight that
-is orthogonal to earlier ones comes from a QR decomposition, without the difference of two nearly equal numbers.
+(:func:`theory.blocks.propagators`).  Every weight is kept as a row of factors F with w.w' = F F'^T, so that the part of a weight
+that is orthogonal to earlier ones comes from a QR decomposition, without the difference of two nearly equal numbers.
 """
 
 from __future__ import annotations

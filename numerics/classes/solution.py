@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from numerics.classes.losses import ClassLoss
 from numerics.classes.population import ClassPopulation, mean_loss
+from numerics.classes.rules import LEVELS, sobol_rule
 from numerics.classes.solver import CHECKS, StagePoint, Walk, solve_walk
 from numerics.driver.chord import Found
 from numerics.driver.outcome import Status
@@ -33,16 +34,10 @@ from theory.losses import Loss
 
 Array = NDArray[np.float64]
 
-COARSE, COARSE_TOLERANCE = 8, 1e-3
-"""Nodes, as a power of two, and accuracy of the solution that a cold start begins with."""
+COARSE_TOLERANCE = 1e-3
+"""Of the solution on coarse nodes that a cold start begins with."""
 
-LEVELS = {2: (10, 13), 3: (11, 15), 4: (11, 15), 5: (11, 15), 6: (10, 14), 7: (10, 13)}
-"""For each K the logarithms of the numbers of nodes of the first level and of the last."""
-
-MANY = (9, 12)
-"""For more classes."""
-
-DEFAULT_RTOL = {3: 1e-5, 4: 1e-4, 5: 1e-4}
+DEFAULT_RTOL = {2: 1e-7, 3: 1e-5, 4: 1e-4, 5: 1e-4}
 """Accuracy of the test errors that is asked for by default, for each K."""
 
 LOOSE = 2e-4
@@ -195,13 +190,13 @@ class ClassSamples(WeightedSamples):
     many_classes = True
 
     def __init__(self, walk: Walk, number: int) -> None:
-        finer = Walk(walk.data, walk.stages, _LOG2_SAMPLES, walk.scramble, points=walk.points)
         self.stages, self.scale = number, np.ones(number)
-        self.walk, self.number = finer, number
+        self.walk, self.number = walk, number
 
     @cached_property
     def _channel(self):
-        channel = self.walk.channel(self.number)
+        nodes = sobol_rule(self.number, self.walk.data.classes_count - 1, _LOG2_SAMPLES, self.walk.scramble)
+        channel = self.walk.channel(self.number, nodes)
         point = self.walk.points[self.number - 1]
         channel._extend(self.number, point.blocks, point.table)
         return channel
@@ -365,7 +360,6 @@ def solve_classes(
     k = data.classes_count
     rtol = DEFAULT_RTOL.get(k, LOOSE) if rtol is None else rtol
     limit = settings.max_iterations if max_iterations is None else max_iterations
-    first, last = LEVELS.get(k, MANY)
     iterations = 0
     if start is not None:
         known = [
@@ -373,9 +367,9 @@ def solve_classes(
             for blocks, found in zip(start.walk.blocks, start.walk.found, strict=False)
         ]
     else:
-        rough, outcome = solve_walk(data, chain, COARSE, limit, tolerance=COARSE_TOLERANCE)
+        rough, outcome = solve_walk(data, chain, -1, limit, tolerance=COARSE_TOLERANCE)
         iterations, known = outcome.iterations, rough.found[: len(rough.points)]
-    for level in range(first, last + 1, 2):
+    for level in range(LEVELS):
         walk, outcome = solve_walk(data, chain, level, limit, known)
         iterations += outcome.iterations
         solved = outcome.status == Status.CONVERGED

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from numerics.classes.channel import Channel
 from numerics.classes.prior import Conjugates, Prior
-from numerics.classes.rules import sobol_normals
+from numerics.classes.rules import Rule, rule
 from numerics.classes.stage import StageBlocks, StageEquations
 from numerics.driver.chord import Found, chord, newton_step
 from numerics.driver.homotopy import homotopy_of
@@ -52,13 +52,13 @@ class Walk:
     ----------
     data, stages
         The problem.
-    log2_nodes, scramble : int
-        Of the nodes of every stage.
+    level, scramble : int
+        Of the nodes of every stage (:mod:`numerics.classes.rules`).
     """
 
     data: ClassMixture
     stages: tuple[Estimator, ...]
-    log2_nodes: int
+    level: int
     scramble: int = 0
     points: list[StagePoint] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
@@ -72,11 +72,11 @@ class Walk:
         """Order parameters of the stages so far."""
         return [point.blocks for point in self.points]
 
-    def channel(self, number: int) -> Channel:
+    def channel(self, number: int, nodes: Rule | None = None) -> Channel:
         """The channel of a stage, given those before."""
-        normals = sobol_normals(number, self.data.classes_count - 1, self.log2_nodes, self.scramble)
+        nodes = rule(number, self.data.classes_count - 1, self.level, self.scramble) if nodes is None else nodes
         tables = [point.table for point in self.points[: number - 1]]
-        return Channel(self.data, self.stages[:number], normals, self.blocks[: number - 1], tables)
+        return Channel(self.data, self.stages[:number], nodes, self.blocks[: number - 1], tables)
 
     def _equations(self) -> StageEquations:
         number = len(self.points) + 1
@@ -131,7 +131,7 @@ class Walk:
 
     def displaced(self, scramble: int) -> Walk | None:
         """The same chain after one Newton step on other nodes; None if that cannot be done."""
-        other = Walk(self.data, self.stages, self.log2_nodes, scramble)
+        other = Walk(self.data, self.stages, self.level, scramble)
         for point, found in zip(self.points, self.found, strict=True):
             equations = other._equations()
             try:
@@ -163,7 +163,7 @@ def _unpacked(x: Array, equations: StageEquations) -> StageBlocks:
 
 
 def solve_walk(
-    data: ClassMixture, chain: Chain, log2_nodes: int, max_iterations: int, start: Sequence[Found] = (),
+    data: ClassMixture, chain: Chain, level: int, max_iterations: int, start: Sequence[Found] = (),
     tolerance: float = TOLERANCE,
 ) -> tuple[Walk, Outcome]:  # fmt: skip
     """All stages on one set of nodes; the walk ends where a stage does not converge.
@@ -173,7 +173,7 @@ def solve_walk(
     start
         Stages found on other nodes, or at nearby parameters.
     """
-    walk = Walk(data, chain.resolved(data), log2_nodes)
+    walk = Walk(data, chain.resolved(data), level)
     outcome = Outcome(Status.NOT_TRIED.value, 0, math.inf, math.inf, 0.0)
     iterations, residual = 0, 0.0
     for number in range(len(chain)):

@@ -1,9 +1,9 @@
 """Solve the saddle point of one stage with d logits by Newton's method, given the earlier stages.
 
-Unknowns are ``m (d, K), b (d), C_t1.. (d, d), C_tt (lower triangle), V_t1.. (d, d), V_tt (symmetric)``.  Residuals and steps are in
-natural units: m, b and C_ts in those of the Cholesky factor of Q_tt, V_ts in those of V_tt and V_ss, and C_tt and V_tt multiply,
-``C_tt C_tt^T -> K exp(S) K^T``, with residuals that are logarithms of matrices.  In the first stage the scale carries m and b along.
-Without this Newton's method loses its way where the weights are nearly infinite.
+Unknowns are ``m (d, K), b (d), C_t1.. (d, d), C_tt (lower triangle), V_t1.. (d, d), V_tt (symmetric)``.  Residuals and steps are
+in natural units: m, b and C_ts in those of the Cholesky factor of Q_tt, V_ts in those of V_tt and V_ss, and C_tt and V_tt
+multiply, ``C_tt C_tt^T -> K exp(S) K^T``, with residuals that are logarithms of matrices.  In the first stage the scale carries m
+and b along.  Without this Newton's method loses its way where the weights are nearly infinite.
 """
 
 from __future__ import annotations

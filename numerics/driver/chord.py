@@ -1,4 +1,4 @@
-"""Newton's method where evaluations are costly: steps are halved while they enlarge the residual, and near the end the Jacobian is kept.
+"""Newton's method where evaluations are costly: steps are halved while they enlarge the residual, and the last Jacobian is kept.
 
 In Python, for problems whose evaluation takes a millisecond or more.
 """

@@ -13,7 +13,7 @@ from numerics.classes.channel import Averages, Channel, cells_of
 from numerics.classes.losses import ClassLoss
 from numerics.classes.prior import Conjugates, Prior
 from numerics.classes.proximal import proximal_points
-from numerics.classes.rules import sobol_normals
+from numerics.classes.rules import Rule, sobol_rule
 from numerics.classes.solver import Walk, solve_walk
 from numerics.classes.stage import MatrixLog, StageBlocks, StageEquations, exponential
 from numerics.models import ClassMixture, ClassSet, helmert, similar_pairs
@@ -70,7 +70,7 @@ def energetic_potential(channel: Channel, blocks: StageBlocks) -> float:
 @pytest.mark.parametrize("t", [1, 2, 3])
 def test_conjugates_are_the_gradient_of_the_energetic_potential(t: int) -> None:
     """By central differences on the same nodes, every component: d Psi_h = mh.dm + E[f].db - P.dC + Qh.dV (half of it for V_tt)."""
-    normals = sobol_normals(t, D, 6, 0)
+    normals = sobol_rule(t, D, 6, 0)
     earlier = [random_blocks(s, s) for s in range(1, t)]
     channel = Channel(DATA, CHAIN.stages[:t], normals, earlier, [None] * (t - 1))
     blocks = random_blocks(t, 7)
@@ -111,27 +111,12 @@ def test_responses_by_stein_and_by_differentiation_agree() -> None:
     """Vh_tt = Delta A E[D] against Stein's lemma, on Gauss-Hermite nodes: the same up to quadrature."""
     points, weights = hermegauss(24)
     grid = np.stack(np.meshgrid(points, points), axis=-1).reshape(-1, 1, 2)
-    channel = Channel(DATA, CHAIN.stages[:1], np.ascontiguousarray(grid), [], [])
-    blocks = random_blocks(1, 3)
     share = np.outer(weights, weights).ravel()
     share /= share.sum()
-    direct = stein = 0.0
-    for i in channel.used:
-        cell = channel.cells[i]
-        delta = DATA.deltas[cell.class_index]
-        u = channel.nodes[i].z @ channel._field(blocks, cell.class_index, 1)[:, :-D].T
-        h, force, stiffness = u.copy(), np.empty_like(u), np.empty((*u.shape, D))
-        proximal_points(
-            channel.losses[0].form,
-            np.linalg.inv(delta * blocks.response[-1]),
-            u,
-            channel.targets[i],
-            h,
-            force,
-            stiffness,
-        )
-        direct = direct + cell.weight * delta * np.einsum("n,nab->ab", share, stiffness)
-        stein = stein - cell.weight * np.sqrt(delta) * np.einsum("n,na,nb->ab", share, force, grid[:, 0])
+    channel = Channel(DATA, CHAIN.stages[:1], Rule(np.ascontiguousarray(grid), share), [], [])
+    blocks = random_blocks(1, 3)
+    found = channel.averages(blocks, jacobian=False)
+    direct, stein = found.stiffness, -found.force_normal[0]
     assert stein @ np.linalg.inv(blocks.cholesky[-1]) == pytest.approx(direct, abs=1e-6)
 
 
@@ -217,11 +202,16 @@ def numeric(expression, values: dict[str, np.ndarray]) -> np.ndarray:
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_the_jacobian(number: int) -> None:
     """Against differences of the residual; they differ by how far Stein's lemma misses on the nodes, 2^13 of them."""
-    walk, outcome = solve_walk(DATA, CHAIN, 8, 60)
+    walk, outcome = solve_walk(DATA, CHAIN, -1, 60)
     assert outcome.status == 0
-    finer = Walk(DATA, CHAIN.stages, 13)
+    finer = Walk(DATA, CHAIN.stages, 1)
     finer.points, finer.prior = walk.points, prior_before(walk, number)
-    equations = StageEquations(finer.channel(number), finer.prior, CHAIN[number - 1].ridge, walk.blocks[: number - 1])
+    equations = StageEquations(
+        finer.channel(number, sobol_rule(number, D, 13, 0)),
+        finer.prior,
+        CHAIN[number - 1].ridge,
+        walk.blocks[: number - 1],
+    )
     x = walk.points[number - 1].blocks
     found = equations.evaluate(x, jacobian=True)
     n, step = found.residual.size, 1e-5
@@ -235,7 +225,7 @@ def test_the_jacobian(number: int) -> None:
 
 
 def prior_before(walk: Walk, number: int) -> Prior:
-    prior = Walk(walk.data, walk.stages, 4).prior
+    prior = Walk(walk.data, walk.stages, 0).prior
     for s in range(1, number):
         prior.append(s, walk.stages[s - 1].ridge, walk.points[s - 1].conjugates)
     return prior
