@@ -276,7 +276,7 @@ class ClassPopulation:
         """
         basis = helmert(self.classes)
         root = np.linalg.cholesky(basis @ self.blocks[t, t] @ basis.T)
-        normals = sobol_normals(1, self.classes - 1, _LOG2_MEAN, self.scramble)[:, 0]
+        normals = sobol_rule(1, self.classes - 1, _LOG2_MEAN, self.scramble).normals[:, 0]
         centres = np.linalg.solve(root, basis @ self.means[t].T).T
         seen = np.flatnonzero(self.weights)
         deltas = self.data.deltas[seen]

@@ -3,7 +3,7 @@
 Every overlap block, mean, bias, class error, confusion and observable.  Means of n runs follow Student's law with n - 1 degrees of
 freedom, whose scores are turned into those of a normal law (z): of a few hundred, none may be beyond 4, and their root mean
 square, 1 for the right theory, must stay below 1.35 (they are not independent: a run that errs in one overlap errs in others).
-Ordinary: N = 200, 16 runs, seed 1.  Slow: N = 600 and 1200, 24 runs, seed 2.
+Ordinary: N = 150, 16 runs, seed 1.  Slow: N = 600 and 1200, 24 runs, seed 2.
 """
 
 from __future__ import annotations
@@ -84,6 +84,9 @@ PROBLEMS = {
     ),
 }
 
+RTOL = 3e-4
+"""Of test errors, which experiments know to 1e-3."""
+
 CONVEX = {"top_label_calibration_error"}
 """Means of absolute values: above their limit in finite systems where that is small."""
 
@@ -124,8 +127,7 @@ def check(name: str, n_inputs: int, n_runs: int, seed: int) -> tuple[SimulationR
     """Simulate a problem, solve it at the parameters that were really drawn, and compare."""
     data, chain = PROBLEMS[name]
     result = simulate(data, chain, n_inputs=n_inputs, n_runs=n_runs, seed=seed, throw=True)
-    solution = solve(result.effective_data, result.effective_chain, throw=True)
-    z = scores(result, solution)
+    z = scores(result, solve(result.effective_data, result.effective_chain, rtol=RTOL, throw=True))
     worst = max(z, key=lambda key: abs(z[key]))
     size = float(np.sqrt(np.mean(np.square(list(z.values())))))
     print(f"{name} N={n_inputs}: {len(z)} comparisons, rms z {size:.2f}, largest {z[worst]:.2f} ({worst})")
@@ -134,17 +136,16 @@ def check(name: str, n_inputs: int, n_runs: int, seed: int) -> tuple[SimulationR
     return result, z
 
 
-@pytest.mark.parametrize("name", ["similar", "skipped"])
-def test_theory_agrees_with_simulation(name: str) -> None:
-    result, z = check(name, 200, 16, 1)
-    assert len(z) > 100
-    if (
-        name == "skipped"
-    ):  # the comparison sees small errors: of a parameter in the second digit, or of a transposed block
+def test_theory_agrees_with_simulation() -> None:
+    """Three stages of three classes; the comparison sees the wrong teacher, and a ridge that is wrong by a third."""
+    result, z = check("skipped", 150, 16, 1)
+    assert len(z) > 200
+    for wrong in ({"loss": Distillation(0.6, 1.5)}, {"ridge": 0.13}):
         chain = list(result.effective_chain.stages)
-        chain[2] = replace(chain[2], loss=Distillation(0.6, 1.7, teacher=1))
-        other = np.array(list(scores(result, solve(result.effective_data, chain, throw=True)).values()))
-        assert np.abs(other).max() > 4 or np.sqrt(np.mean(other**2)) > 1.5
+        chain[2] = replace(chain[2], **wrong)
+        other = np.array(list(scores(result, solve(result.effective_data, chain, rtol=RTOL, throw=True)).values()))
+        assert np.abs(other).max() > 4
+        assert np.sqrt(np.mean(other**2)) > 1.5
 
 
 @pytest.mark.slow

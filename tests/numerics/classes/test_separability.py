@@ -94,18 +94,18 @@ def test_from_three_classes_to_two_that_bind():
 
     The threshold is continuous, above what can be done in two steps, and not above that of the two frequent classes.
     """
-    rare = np.array([0.22, 0.2, 0.197, 0.195, 0.193, 0.18])
+    rare = np.array([0.2, 0.197, 0.195, 0.193, 0.18])
     weights = [[0.5 - share / 2, 0.5 - share / 2, share] for share in rare]
     found = [complete(orthogonal_means(3), some) for some in weights]
     values = np.array([one.value for one in found])
     three, groups, two = ((0,), (1,), (2,)), ((0, 1), (2,)), ((0,), (1,))
-    assert [one.groups for one in found] == [three, three, groups, groups, two, two]
+    assert [one.groups for one in found] == [three, groups, groups, two, two]
     frequent = separability_threshold(0.5, 2.0) / (1 - rare)
     merged = np.array([existence(orthogonal_means(3), some).value for some in weights])
     assert np.all(values <= frequent * (1 + 1e-10))
     assert np.all(values >= np.minimum(merged, frequent) * (1 - 1e-10))
-    assert values[2:] == pytest.approx(np.minimum(merged, frequent)[2:], rel=1e-10)
-    assert np.abs(np.diff(values)[1:4]).max() < 0.02
+    assert values[1:] == pytest.approx(np.minimum(merged, frequent)[1:], rel=1e-10)
+    assert np.abs(np.diff(values)[:3]).max() < 0.02
 
 
 def test_a_rare_fourth_class_leaves_three():
@@ -164,7 +164,7 @@ def test_order_of_classes_and_origin_do_not_matter(problem, binding):
     assert len(first.groups) == len(moved.groups) == binding
 
 
-@pytest.mark.parametrize("classes", [3, 4, 5])
+@pytest.mark.parametrize("classes", [3, 4, pytest.param(5, marks=pytest.mark.slow)])
 def test_the_general_solver_agrees_with_that_of_alike_classes(classes):
     """Weights that differ by 1e-6, to which the threshold is stationary, are not taken for equal."""
     weights = np.full(classes, 1 / classes) + 1e-6 * np.cos(np.arange(classes) * 2 * math.pi / classes)
@@ -331,7 +331,7 @@ HALVES = {
 @pytest.mark.parametrize("name", HALVES)
 @pytest.mark.parametrize("question", [separable, has_no_minimum])
 def test_half_of_all_samples_are_separable_at_the_threshold(name, question):
-    """N = 30 and 60, where half of 60 samples at each of 7 alphas are separable, extrapolated in 1/N: |z| < 4."""
+    """N = 30 and 60, where half of 40 samples at each of 6 alphas are separable, extrapolated in 1/N: |z| < 4."""
     problem, *known = HALVES[name]
     data = ClassMixture(1.0, **problem)
     expected = (complete_separability_threshold if question is separable else maximum_likelihood_threshold)(data).value
@@ -340,11 +340,11 @@ def test_half_of_all_samples_are_separable_at_the_threshold(name, question):
     rng = np.random.default_rng(2)
     halves, errors = [], []
     for n_inputs in (30, 60):
-        alphas = expected * np.linspace(0.76, 1.3, 7)
+        alphas = expected * np.linspace(0.76, 1.26, 6)
         shares = [
-            np.mean([question(data.with_value("alpha", alpha), n_inputs, rng) for _ in range(60)]) for alpha in alphas
+            np.mean([question(data.with_value("alpha", alpha), n_inputs, rng) for _ in range(40)]) for alpha in alphas
         ]
-        spread = np.sqrt(np.maximum(np.array(shares) * (1 - np.array(shares)), 0.02) / 60)
+        spread = np.sqrt(np.maximum(np.array(shares) * (1 - np.array(shares)), 0.02) / 40)
         place, covariance = curve_fit(
             lambda alpha, half, width: ndtr((half - alpha) / width), alphas, shares, (expected, 0.1 * expected), spread,
             absolute_sigma=True,
