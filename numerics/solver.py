@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from numerics.driver.outcome import Status
 from numerics.models import (
     Chain,
+    ClassMixture,
     ConvergenceWarning,
     DataModel,
     Estimator,
@@ -32,6 +34,9 @@ from numerics.settings import DEFAULT, Settings
 from numerics.solution.solution import Solution
 from numerics.square_chain.reduction import square_chain
 from numerics.square_chain.spectral import is_spectral, solve_square_chain
+
+if TYPE_CHECKING:
+    from numerics.classes.solution import ClassSolution
 
 LONG_CHAIN_RTOL = {TENSOR_STAGES: 1e-3, 4: 1e-5}
 """Default accuracy of chains of more than so many stages."""
@@ -129,14 +134,16 @@ def solve(
         raise ParameterError(f"data must be a GaussianMixture or a LinearRule, got {data!r}")
     chain = Chain.of(chain)
     check_fit(data, chain)
-    settings = settings_for(in_equations(data, chain), settings, rtol)
+    settings = settings_for(in_equations(data, chain), settings, rtol if not data.many_classes else None)
     if max_iterations is not None:
         settings = replace(
             settings, max_iterations=require_count("max_iterations", max_iterations, allowed="a positive integer")
         )
-    if start is not None and not isinstance(start, Solution):
+    if start is not None and not isinstance(start, Solution) and not data.many_classes:
         raise ParameterError(f"start must be a Solution or None, got {start!r}")
-    if has_limit(chain):
+    if data.many_classes:
+        solution = _solution_of_classes(data, chain, settings, rtol, start)
+    elif has_limit(chain):
         solution = limit_solution(data, chain, settings)
     elif is_spectral(data, chain):
         solution = spectral_solution(data, chain, settings)
@@ -152,7 +159,7 @@ def solve(
         solution = read_solution(arrays, 0, data, chain, settings)
         if not solution.converged:
             solution = spectral_solution(data, chain, settings) or solution
-    if solution.points[-1].status == Status.TOO_LARGE:
+    if not data.many_classes and solution.points[-1].status == Status.TOO_LARGE:
         raise ParameterError(f"chain of {len(chain)} stages: {solution.message}")
     if not solution.converged:
         text = f"no converged solution at {data}: {solution.message}"
@@ -160,6 +167,17 @@ def solve(
             raise ConvergenceError(text)
         warnings.warn(text, ConvergenceWarning, stacklevel=2)
     return solution
+
+
+def _solution_of_classes(
+    data: ClassMixture, chain: Chain, settings: Settings, rtol: float | None, start: ClassSolution | None
+) -> ClassSolution:
+    """Of a chain on K classes."""
+    from numerics.classes.solution import ClassSolution, solve_classes  # here: most users have two classes
+
+    if start is not None and not isinstance(start, ClassSolution):
+        raise ParameterError(f"start must be a solution of a ClassMixture or None, got {start!r}")
+    return solve_classes(data, chain, rtol=rtol, max_iterations=settings.max_iterations, start=start, settings=settings)
 
 
 def settings_for(chain: Chain, settings: Settings, rtol: float | None = None) -> Settings:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -415,34 +416,17 @@ class SeparationProblem:
 
     def minimise(self, k: float, start: tuple[float, float]) -> tuple[float, float, float]:
         """Minimum over ``(u, beta)`` of ``log A_k`` and its place, by Newton's method with backtracking."""
-        u, beta = start
-        value, gradient, curvature = self._log_average(k, u, beta)
-        best = math.inf
-        for _ in range(MAX_NEWTON):
-            step = _descent(gradient, curvature)
-            slope = float(gradient @ step)
-            accepted = DECREMENT_ACCEPTED * max(1.0, value**2) + self.rounding**2
-            if -slope <= DECREMENT_TOLERANCE or (-slope <= accepted and -slope >= best):
-                return value, u + step[0], beta + step[1]
-            best = min(best, -slope)
-            length = 1.0
-            while True:
-                trial = self._log_average(k, u + length * step[0], beta + length * step[1])
-                if trial[0] - value <= 1e-4 * length * slope + VALUE_NOISE * max(1.0, abs(value)):
-                    break
-                length /= 2
-                if length < SHORTEST_STEP:
-                    raise ArithmeticError(f"separating plane: line search failed at {self._where()}, k={k:g}")
-            u, beta = u + length * step[0], beta + length * step[1]
-            value, gradient, curvature = trial
-        raise ArithmeticError(f"separating plane: no convergence at {self._where()}, k={k:g}")
+        value, place = least_log_average(
+            lambda place: self._log_average(k, *place), start, self.rounding, f"{self._where()}, k={k:g}"
+        )
+        return value, float(place[0]), float(place[1])
 
     def _log_average(self, k: float, u: float, beta: float) -> tuple[float, NDArray, NDArray]:
         """``log A_k``, ``A'/A`` (2,) and ``A''/A`` (2, 2) in ``(u, beta)``, by the chain rule."""
         tau = math.sqrt(1 + u * u)
         square, square_u, square_uu = 1 + u * u, 2 * u, 2.0
         means = [kept * u * self.signal - k * tau + label * beta for kept, label, _ in self.groups]
-        moments = [_hinge_moment(mean, square) for mean in means]
+        moments = [log_hinge_moment(mean, square) for mean in means]
         logs = [math.log(weight) + moment[0] for (*_, weight), moment in zip(self.groups, moments, strict=True)]
         value = float(np.logaddexp.reduce(logs))
         gradient, hessian = np.zeros(2), np.zeros((2, 2))
@@ -569,11 +553,57 @@ def separation(
     return RuleSeparation(eta, data.field_noise, label_noise, data.link_slope)
 
 
+def least_log_average(
+    log_average: Callable[[NDArray], tuple[float, NDArray, NDArray]],
+    start: Sequence[float],
+    rounding: float,
+    where: str,
+) -> tuple[float, NDArray[np.float64]]:
+    """Minimum of ``log A`` for a smooth convex A, and its place, by Newton's method with backtracking.
+
+    Parameters
+    ----------
+    log_average : callable
+        Takes a place, shape (n,), and returns ``log A``, ``A'/A`` (n,) and ``A''/A`` (n, n).
+    start : sequence of n floats
+    rounding : float
+        Relative rounding error of A.
+    where : str
+        Parameters, for messages.
+
+    Raises
+    ------
+    ArithmeticError
+        If there is no convergence.
+    """
+    place = np.array(start, dtype=float)
+    value, gradient, curvature = log_average(place)
+    best = math.inf
+    for _ in range(MAX_NEWTON):
+        step = _descent(gradient, curvature)
+        slope = float(gradient @ step)
+        accepted = DECREMENT_ACCEPTED * max(1.0, value**2) + rounding**2
+        if -slope <= DECREMENT_TOLERANCE or (-slope <= accepted and -slope >= best):
+            return value, place + step
+        best = min(best, -slope)
+        length = 1.0
+        while True:
+            trial = log_average(place + length * step)
+            if trial[0] - value <= 1e-4 * length * slope + VALUE_NOISE * max(1.0, abs(value)):
+                break
+            length /= 2
+            if length < SHORTEST_STEP:
+                raise ArithmeticError(f"separating plane: line search failed at {where}")
+        place = place + length * step
+        value, gradient, curvature = trial
+    raise ArithmeticError(f"separating plane: no convergence at {where}")
+
+
 def _descent(gradient: NDArray, curvature: NDArray) -> NDArray:
     """Newton step for ``log A`` from ``A'/A`` and ``A''/A``; where ``log A`` is not convex, for ``A``."""
     for hessian in (curvature - np.outer(gradient, gradient), curvature):
-        determinant = hessian[0, 0] * hessian[1, 1] - hessian[0, 1] ** 2
-        if hessian[0, 0] > 0 and determinant > 0:
+        with suppress(np.linalg.LinAlgError):
+            np.linalg.cholesky(hessian)
             return -np.linalg.solve(hessian, gradient)
     return -gradient
 
@@ -583,7 +613,7 @@ def _compile(symbols: Sequence[Symbol], expressions: Expr | list[Expr], module: 
     return lambdify(symbols, expressions, modules=[{"complement": complement}, module], cse=True)
 
 
-def _hinge_moment(mean: float, variance: float) -> list[float]:
+def log_hinge_moment(mean: float, variance: float) -> list[float]:
     """``log F`` and ``F_m, F_D, F_mm, F_mD, F_DD`` over ``F``, for ``F(m, D) = E_z[(sqrt(D) z - m)_+^2]``."""
     if mean <= TAIL * math.sqrt(variance):
         value, *derivatives = _compiled_moment("math")(mean, variance)

@@ -29,6 +29,7 @@ from sympy import (
 )
 from sympy.core.relational import Equality
 
+from theory.blocks import document as document_of_classes
 from theory.convexity import ConvexityWarning
 from theory.derivation import Step, derivation
 from theory.envelope import envelope_derivatives, proximal_derivatives
@@ -56,6 +57,9 @@ from theory.symbols import (
 )
 from theory.terminal import Command
 from theory.typesetting import TAIL, as_latex, plain_text
+
+MANY = 3
+"""Stages from which on the notation is the general one."""
 
 
 def chain_losses(choice: str, stages: int, parameters: dict[str, float]) -> list[Loss]:
@@ -284,11 +288,18 @@ def _wrapped(text: str) -> list[str]:
     "'log(1+exp(-s*h))'.  Stages without a teacher use cross-entropy when the loss needs one.",
 )
 @click.option("--parameter", "-p", multiple=True, metavar="NAME=VALUE", help="Parameter of the loss; repeatable.")
+@click.option(
+    "--classes",
+    type=click.IntRange(2, 1000),
+    default=None,
+    help="A mixture of this many classes, by default the binary one.",
+)
 @click.option("--latex", "as_document", is_flag=True, help="Write a LaTeX document.")
-def main(stages: int, loss: str | None, parameter: tuple[str, ...], as_document: bool) -> None:
+def main(stages: int, loss: str | None, parameter: tuple[str, ...], classes: int | None, as_document: bool) -> None:
     """Print the replica derivation and the saddle-point equations of a chain of STAGES estimators.
 
-    Up to two stages the notation is that of Saglietti and Zdeborova: ~ marks the teacher, hats conjugates.
+    Up to two stages the notation is that of Saglietti and Zdeborova: ~ marks the teacher, hats conjugates.  With --classes order
+    parameters are blocks, numbered by their stages.
     """
     choice = loss or ("distillation" if stages > 1 else "cross-entropy")
     with warnings.catch_warnings(record=True) as caught:
@@ -299,8 +310,11 @@ def main(stages: int, loss: str | None, parameter: tuple[str, ...], as_document:
             raise click.UsageError(str(error)) from None
     for warning in caught:
         click.echo(f"warning: {warning.message}", err=True)
-    notation = Notation(stages, as_document)
-    steps = document(losses, notation)
+    notation = Notation(stages if classes is None else MANY, as_document)
+    try:
+        steps = document(losses, notation) if classes is None else document_of_classes(losses, classes)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     click.echo(as_latex(steps, stages, notation) if as_document else as_text(steps, notation), nl=False)
 
 

@@ -28,6 +28,7 @@ from theory.bends import CURVED, Bend, are_known, numeric_bends, symbolic_bends
 from theory.convexity import ConvexityWarning, examine
 from theory.functions import sigmoid, softplus, stabilise, step
 from theory.parser import earlier_logits, names_label, parameter_symbol, read_formula, require_used
+from theory.softmax import SoftmaxForm, Target, read_target
 from theory.symbols import TEACHER, h, logit, y
 
 Teacher = int | tuple[int, ...] | None
@@ -90,6 +91,10 @@ class Loss:
         Structural flags, shown by ``repr`` only (they are already in the formula).
     needs_classes
         Whether the formula means two classes: one that names y, or has it inside.  Labels s may be real numbers.
+    softmax
+        The same loss for K classes (:mod:`theory.softmax`), in the symbols of the parameters; None if there is none.
+    needs_many_classes
+        Whether it means something for K classes alone.
 
     Examples
     --------
@@ -110,6 +115,8 @@ class Loss:
     options: tuple[tuple[str, object], ...] = ()
 
     needs_classes = False
+    softmax = None
+    needs_many_classes = False
 
     def __post_init__(self) -> None:
         checked = (
@@ -310,7 +317,7 @@ class Loss:
 class CrossEntropy(Loss):
     """Cross-entropy H(y_eps, sigmoid(h)) with label smoothing, y_eps = y(1-eps) + (1-y)eps.
 
-    ``smoothing`` in [0, 1/2].
+    ``smoothing`` in [0, 1/2].  Of K classes, H(y_eps, softmax(h)), and each of the other classes has eps/(K-1).
 
     Examples
     --------
@@ -330,11 +337,16 @@ class CrossEntropy(Loss):
             (_SMOOTHING,),
         )
 
+    @property
+    def softmax(self) -> SoftmaxForm:
+        return SoftmaxForm(0, 1, 0, 1, 1, _EPSILON, 0, 0)
+
 
 class SquareLoss(Loss):
     """(h - s)^2/2 with s = 2y - 1.
 
-    Twice :class:`SquareDistillation` with ``mixing=0``: the same weights take twice the ridge.
+    Twice :class:`SquareDistillation` with ``mixing=0``: the same weights take twice the ridge.  Of K classes it is
+    |h - e_y|^2/2 with the one-hot label e_y, as ``SquareDistillation`` with ``mixing=0``.
 
     Examples
     --------
@@ -344,6 +356,10 @@ class SquareLoss(Loss):
 
     def __init__(self) -> None:
         super().__init__("SquareLoss", (h - (2 * y - 1)) ** 2 / 2)
+
+    @property
+    def softmax(self) -> SoftmaxForm:
+        return SoftmaxForm(1, 0, 0, 1, 1, 0, 0, 0)
 
 
 class LinearLoss(Loss):
@@ -375,6 +391,11 @@ class Distillation(Loss):
     teacher
         Stage (from 1) that teaches; None means the stage before.  With several, the soft target is the mean of
         sigmoid(h_k/T) over them.
+    target
+        Of K classes, what of the teacher's probabilities the student is shown: "full", "true" (that of the label's class, the
+        others equal), "similarity" (their mean over the training samples of this label), "true+similarity", "top-k" (the k
+        largest, as in "top-2") or "above-0.01" (those of at least this level), the rest in equal parts.  Two classes have
+        "full" alone.
 
     Examples
     --------
@@ -397,7 +418,9 @@ class Distillation(Loss):
         smoothing: float = 0.0,
         temperature_squared: bool = False,
         teacher: Teacher = None,
+        target: str = "full",
     ) -> None:
+        read_target(target)
         label = softplus(h) - _smoothed(_EPSILON) * h
         soft = softplus(h / _T) - _mean_over(teacher, lambda taught: sigmoid(taught / _T)) * h / _T
         factor_t = _T**2 if temperature_squared else Integer(1)
@@ -409,14 +432,30 @@ class Distillation(Loss):
             (mixing, temperature, smoothing),
             (_MIXING, _TEMPERATURE, _SMOOTHING),
             teacher,
-            (("temperature_squared", True),) if temperature_squared else (),
-        )
+            (*((("temperature_squared", True),) if temperature_squared else ()),
+             *((("target", target),) if target != "full" else ())),
+        )  # fmt: skip
+
+    @property
+    def temperature_squared(self) -> bool:
+        """Whether the soft term is multiplied by T^2."""
+        return bool(dict(self.options).get("temperature_squared", False))
+
+    @property
+    def needs_many_classes(self) -> bool:
+        return "target" in dict(self.options)
 
     @property
     def soft_weight(self) -> float:
         """Factor of sigmoid(h/T) - sigmoid(h_teacher/T) in the gradient: chi/T, with ``temperature_squared`` chi T."""
         chi, t = self.parameters["mixing"], self.parameters["temperature"]
-        return chi * t if self.options else chi / t
+        return chi * t if self.temperature_squared else chi / t
+
+    @property
+    def softmax(self) -> SoftmaxForm:
+        soft = _CHI * _T if self.temperature_squared else _CHI / _T
+        kept = read_target(dict(self.options).get("target", "full"))
+        return SoftmaxForm(0, 1 - _CHI, soft, _T, 1 - _CHI, _EPSILON, soft, 0, *kept)
 
 
 class SquareDistillation(Loss):
@@ -456,6 +495,53 @@ class SquareDistillation(Loss):
             (Range(), Range(), _SMOOTHING),
             teacher,
         )
+
+    @property
+    def softmax(self) -> SoftmaxForm:
+        return SoftmaxForm(1, 0, 0, 1, 1 - _WEIGHT, _EPSILON, 0, _WEIGHT * _BETA)
+
+
+class LogitMatching(Loss):
+    """(1-chi) H(y_eps, sigmoid(h)) + chi gain (h - h_teacher)^2/4.
+
+    Of K classes (1-chi) H(y_eps, softmax(h)) + chi gain |h - h_teacher|^2/2.  With gain = 1/K it is what :class:`Distillation`
+    with ``temperature_squared`` tends to as T -> infinity (Hinton, Vinyals & Dean 2015, Sec. 2.1).
+
+    Parameters
+    ----------
+    mixing
+        chi in [0, 1].
+    gain
+        Weight of the matched logits, > 0.
+    smoothing
+        Label smoothing eps in [0, 1/2].
+    teacher
+        Stage (from 1) that teaches; None means the stage before.  With several, h_teacher is the mean of their logits.
+
+    Examples
+    --------
+    >>> LogitMatching().split[0]
+    chi*gain*h/2 + (1 - chi)*sigmoid(h)
+    """
+
+    needs_classes = True
+
+    def __init__(self, mixing: float = 1.0, gain: float = 0.5, smoothing: float = 0.0, teacher: Teacher = None) -> None:
+        taught = _mean_over(teacher, lambda taught: taught)
+        label = softplus(h) - _smoothed(_EPSILON) * h
+        super().__init__(
+            "LogitMatching",
+            (1 - _CHI) * label + _CHI * _GAIN * (h - taught) ** 2 / 4,
+            ("mixing", "gain", "smoothing"),
+            (_CHI, _GAIN, _EPSILON),
+            (mixing, gain, smoothing),
+            (_MIXING, _POSITIVE, _SMOOTHING),
+            teacher,
+        )
+
+    @property
+    def softmax(self) -> SoftmaxForm:
+        return SoftmaxForm(_CHI * _GAIN, 1 - _CHI, 0, 1, 1 - _CHI, _EPSILON, 0, _CHI * _GAIN)
 
 
 class PseudoLabels(Loss):
@@ -498,6 +584,11 @@ class PseudoLabels(Loss):
             (("square", True),) if square else (),
         )
 
+    @property
+    def softmax(self) -> SoftmaxForm:
+        weights = (1, 0) if self.options else (0, 1)
+        return SoftmaxForm(*weights, 0, 1, 1 - _CHI, _EPSILON, _CHI, 0, Target.DECISION)
+
 
 UserLoss = Loss.from_expression
 
@@ -507,6 +598,7 @@ BUILT_IN: dict[str, type[Loss]] = {
     "linear": LinearLoss,
     "distillation": Distillation,
     "square-distillation": SquareDistillation,
+    "logit-matching": LogitMatching,
     "pseudo-labels": PseudoLabels,
 }
 """Losses by the names that command lines and files use."""
@@ -516,8 +608,9 @@ _WEIGHT = Symbol("chi", real=True)
 _T = Symbol("T", positive=True)
 _EPSILON = Symbol("epsilon", nonnegative=True)
 _BETA = Symbol("beta", real=True)
+_GAIN = Symbol("gain", positive=True)
 _MIXING = Range(0.0, 1.0)
-_TEMPERATURE = Range(lower=0.0, open_below=True)
+_TEMPERATURE = _POSITIVE = Range(lower=0.0, open_below=True)
 _SMOOTHING = Range(0.0, 0.5)
 
 

@@ -130,7 +130,7 @@ class Question:
         own = self.loss.parameters
         if own["mixing"] == 0.0:  # there is nothing of the teacher in any of them
             return dict.fromkeys(TITLES, self.loss)
-        same = {**own, "temperature_squared": bool(self.loss.options)}
+        same = {**own, "temperature_squared": self.loss.temperature_squared}
         e, (e0, e1), wrong = constants.off_label, constants.off_label_by_class, own["smoothing"]
         taught = {**same, "teacher": self.taught_by}
         return {

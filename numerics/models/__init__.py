@@ -13,6 +13,19 @@ from numerics.models.checks import (
     require_noise,
     require_number,
 )
+from numerics.models.class_mixture import (
+    ClassMixture,
+    ClassSet,
+    Gram,
+    class_tree,
+    equal_overlaps,
+    gram_of_correlations,
+    helmert,
+    mixture_of_samples,
+    orthogonal_means,
+    similar_pairs,
+    simplex_means,
+)
 from numerics.models.data import (
     OUTPUTS,
     TRAINING,
@@ -37,9 +50,10 @@ from numerics.models.parameters import (
 from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Rule, Stage
 
 __all__ = [
-    "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ConvergenceWarning", "DataModel",
-    "DataSet", "Description", "Estimator", "Frozen", "GaussianMixture", "Hebbian", "Inputs", "Isotropic", "LinearRule",
-    "ParameterError", "PowerLaw", "RandomFeatures", "Rule", "Spectrum", "Stage", "check_fit", "chosen", "described",
-    "in_equations", "parameter_paths", "parameter_value", "parameter_values", "require_count", "require_noise",
-    "require_number", "structured", "total_alpha", "with_parameter",
+    "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ClassMixture", "ClassSet",
+    "ConvergenceWarning", "DataModel", "DataSet", "Description", "Estimator", "Frozen", "GaussianMixture", "Gram", "Hebbian",
+    "Inputs", "Isotropic", "LinearRule", "ParameterError", "PowerLaw", "RandomFeatures", "Rule", "Spectrum", "Stage",
+    "check_fit", "chosen", "class_tree", "described", "equal_overlaps", "gram_of_correlations", "helmert", "in_equations",
+    "mixture_of_samples", "orthogonal_means", "parameter_paths", "parameter_value", "parameter_values", "require_count",
+    "require_noise", "require_number", "similar_pairs", "simplex_means", "structured", "total_alpha", "with_parameter",
 ]  # fmt: skip

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from numerics.models.checks import ROUNDING, ParameterError, chosen
+from numerics.models.class_mixture import ClassMixture
 from numerics.models.data import DataModel, LinearRule
 from numerics.models.stages import STAGE_KINDS, BayesOptimal, Estimator, Frozen, Rule, Stage
 from theory.rules import after_rule
+from theory.softmax import numeric_form, softmax_form
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ def check_fit(data: DataModel, chain: Chain) -> None:
         masks cannot overlap as asked, or a Bayes-optimal stage is given noisy labels.
     """
     in_equations(data, chain)
+    _check_classes(data, chain)
     if structured(data, chain):
         _check_structured(data, chain)
     known = [found.name for found in data.sets]
@@ -204,8 +207,49 @@ def check_fit(data: DataModel, chain: Chain) -> None:
                     f"mask_overlap={share:g} of {name} is impossible: of eta={stage.eta:g}, {inside:g} would lie inside the mask "
                     f"of {chain.name(number - 1)}, which has {before:g}, and {outside:g} outside"
                 )
+    if data.many_classes:
+        _check_missing_classes(data, chain)
     unused = [name for name in known if name not in used]
     if unused and (used or len(known) > 1):  # frozen stages alone need no data
         raise ParameterError(
             f"no stage is trained on data set {unused[-1]!r}; name it in the sets of one, or leave it out"
         )
+
+
+def _check_classes(data: DataModel, chain: Chain) -> None:
+    """Check that stages and losses are for as many classes as there are."""
+    for name, stage in zip(chain.names, chain.stages, strict=True):
+        loss = getattr(stage, "loss", None)
+        if not data.many_classes:
+            if loss is not None and loss.needs_many_classes:
+                raise ParameterError(
+                    f"target={dict(loss.options)['target']!r} of {name} is for the classes of a ClassMixture"
+                )
+            continue
+        if not isinstance(stage, Estimator):
+            raise ParameterError(
+                f"{name} must be an Estimator where data are a ClassMixture, got {type(stage).__name__}"
+            )
+        try:
+            softmax_form(loss)
+        except ValueError as error:
+            raise ParameterError(f"loss of {name}: {error}") from None
+        if not stage.ridge > 0:
+            raise ParameterError(f"ridge of {name} must be > 0 where data are a ClassMixture")
+        for parameter in ("bias", "mask_overlap", "features"):
+            if getattr(stage, parameter) is not None:
+                raise ParameterError(f"{parameter} of {name} must be None where data are a ClassMixture")
+
+
+def _check_missing_classes(data: ClassMixture, chain: Chain) -> None:
+    """Check that no bias runs to -infinity, because its class is never a target."""
+    for name, stage in zip(chain.names, chain.stages, strict=True):
+        if not numeric_form(stage.loss).shown_labels_alone:
+            continue
+        seen = sum(data.label_weights(found) for found in stage.sets)
+        missing = [str(c) for c in range(data.classes_count) if not seen[c] > 0]
+        if missing:
+            raise ParameterError(
+                f"{name} is trained on labels alone and sees none of class {', '.join(missing)}: its bias has no minimum; "
+                "take soft targets, label smoothing, or data with this class"
+            )

@@ -88,6 +88,9 @@ class DataModel(ABC):
     has_real_labels = False
     """Whether labels are real numbers, not signs."""
 
+    many_classes: ClassVar[bool] = False
+    """Whether there may be more than two classes, each with a logit of its own."""
+
     @property
     @abstractmethod
     def own_parameters(self) -> tuple[str, ...]:
@@ -151,12 +154,12 @@ class DataModel(ABC):
         known = ", ".join(found.name for found in self.sets)
         raise ParameterError(f"unknown data set {name!r}; there are {known}")
 
-    def value_of(self, name: str) -> float:
+    def value_of(self, name: str) -> object:
         """Of one of the ``parameters``."""
         return getattr(self.inputs if name in self.inputs.parameters else self, name)
 
-    def with_value(self, name: str, value: float) -> DataModel:
-        """A copy in which one of the ``parameters`` has this value."""
+    def with_value(self, name: str, value: object) -> DataModel:
+        """A copy in which one of ``parameters`` has another value."""
         if name in self.inputs.parameters:
             return replace(self, inputs=replace(self.inputs, **{name: value}))
         return replace(self, **{name: value})
@@ -169,17 +172,25 @@ class DataModel(ABC):
         values["label_noise"] = require_noise("label_noise", self.label_noise)
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        further = (self.further,) if isinstance(self.further, DataSet) else self.further
-        if not isinstance(further, Sequence):
-            raise ParameterError(f"further must be a sequence of DataSets, got {further!r}")
-        object.__setattr__(self, "further", tuple(further))
-        names = [TRAINING]
-        for found in self.further:
-            if not isinstance(found, DataSet):
-                raise ParameterError(f"further must hold DataSets, got {found!r}")
-            if found.name in names:
-                raise ParameterError(f"name of a data set must differ from others, {found.name!r} is taken")
-            names.append(found.name)
+        further = require_data_sets((self.further,) if isinstance(self.further, DataSet) else self.further)
+        for found in further:
+            if type(found) is not DataSet:
+                raise ParameterError(f"further must hold DataSets of two classes, got {found!r}")
+        object.__setattr__(self, "further", further)
+
+
+def require_data_sets(further: object) -> tuple[DataSet, ...]:
+    """The sequence as a tuple; ParameterError if it holds something else than data sets, or two have one name."""
+    if not isinstance(further, Sequence):
+        raise ParameterError(f"further must be a sequence of DataSets, got {further!r}")
+    names = [TRAINING]
+    for found in further:
+        if not isinstance(found, DataSet):
+            raise ParameterError(f"further must hold DataSets, got {found!r}")
+        if found.name in names:
+            raise ParameterError(f"name of a data set must differ from others, {found.name!r} is taken")
+        names.append(found.name)
+    return tuple(further)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ PARAMETERS = {
     "smoothing": Description("label smoothing", "label smoothing", r"\varepsilon", 0.0, 0.45),
     "gain": Description("gain", "gain", r"\beta"),
     "bias": Description("bias", "bias"),
+    "similarity": Description("similarity of classes", "overlap of similar classes", "s", 0.0, 0.95),
     "noise": Description("variance of the noise of the rule", "noise of the rule", r"\sigma^2", 0.01, 4.0, True),
     "slope": Description("slope of the sigmoid of the rule", "slope of the rule", "c", 0.1, 100.0, True),
     "label_noise": Description("probability of a flipped training label", "label noise", r"\theta", 0.0, 0.45),

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.models import TRAINING, Chain, DataModel, Estimator, Frozen, RandomFeatures, Rule
+from numerics.models import TRAINING, Chain, ClassMixture, DataModel, Estimator, Frozen, RandomFeatures, Rule
 from numerics.models.link import disagreement
 
 Array = NDArray[np.float64]
@@ -70,9 +70,10 @@ class Sample:
     design : ndarray, shape (M, N)
         x/sqrt(N).
     labels : ndarray, shape (M,)
-        0 or 1, as seen in training: with noise.  Where a rule gives the labels, 1 if it is the sign of the rule's field.
+        0 or 1, as seen in training: with noise.  Where a rule gives the labels, 1 if it is the sign of the rule's field.  Of K
+        classes integers 0, .., K-1.
     mean : ndarray, shape (N,)
-        v, or theta.
+        v, or theta.  Of K classes mu_c, shape (K, N).
     variances : ndarray, shape (N,)
         Of the inputs, over Delta.
     network : Network, optional
@@ -96,7 +97,7 @@ class Sample:
 
     def __post_init__(self) -> None:
         if self.variances is None:
-            object.__setattr__(self, "variances", np.ones(len(self.mean)))
+            object.__setattr__(self, "variances", np.ones(self.design.shape[1]))
         if self.clean_labels is None:
             object.__setattr__(self, "clean_labels", self.labels)
         if not self.sets:
@@ -187,6 +188,58 @@ def draw(
             noisy[rows] = np.where(flipped, 1 - labels[rows], labels[rows])
     network = None if features is None else Network.drawn(features, design, data.variance, seed)
     return Sample(design, noisy, mean, labels, sets, field, deviations**2, network)
+
+
+def draw_classes(data: ClassMixture, n_inputs: int, seed: np.random.SeedSequence, edges: Sequence[int] = ()) -> Sample:
+    """Draw means, labels and inputs of every data set of K classes.
+
+    The means have exactly the Gram matrix of the data, and that on the inputs between two ``edges`` (ends of masks) is the same
+    times their share, where there are at least K of them.  So do data sets have exactly their shares of classes, as far as these
+    are whole numbers.  Labels are drawn from the confusion matrix.
+    """
+    generator = np.random.default_rng(seed)
+    k = data.classes_count
+    means, coordinates = np.empty((k, n_inputs)), data.gram.means()
+    ends = sorted({edge for edge in edges if 0 < edge < n_inputs} | {0, n_inputs})
+    if min(stop - start for start, stop in pairwise(ends)) < k:
+        ends = [0, n_inputs]
+    for start, stop in pairwise(ends):
+        axes = np.linalg.qr(generator.standard_normal((max(stop - start, k), k)))[0][: stop - start]
+        means[:, start:stop] = math.sqrt(stop - start) * coordinates @ axes.T
+    counts = class_counts(data, n_inputs)
+    n_samples = sum(int(found.sum()) for found in counts)
+    design = np.empty((n_samples, n_inputs))
+    labels, classes = (np.empty(n_samples, dtype=np.int64) for _ in range(2))
+    widths = np.sqrt(data.deltas / n_inputs)
+    sets, first = {}, 0
+    for number, (data_set, found) in enumerate(zip(data.sets, counts, strict=True)):
+        source = _generator(seed, FURTHER, number) if number else generator
+        rows = sets[data_set.name] = slice(first, first + int(found.sum()))
+        source.standard_normal(out=design[rows])
+        chance = _generator(seed, FLIPS, number).random(rows.stop - rows.start)
+        for c, count in enumerate(found):
+            some = slice(first, first + int(count))
+            design[some] *= widths[c]
+            design[some] += means[c] / n_inputs
+            classes[some] = c
+            steps = np.cumsum(data.confusion_of(data_set.name)[c])
+            labels[some] = np.searchsorted(
+                steps / steps[-1], chance[some.start - rows.start : some.stop - rows.start], "right"
+            )
+            first = some.stop
+    return Sample(design, labels, means, classes, sets)
+
+
+def class_counts(data: ClassMixture, n_inputs: int) -> tuple[NDArray[np.int64], ...]:
+    """Samples of each class in each data set: the shares that come nearest to the weights."""
+    found = []
+    for data_set, size in zip(data.sets, sample_sizes(data, n_inputs), strict=True):
+        wanted = size * data.class_weights(data_set.name)
+        counts = np.floor(wanted + 1e-9).astype(np.int64)
+        most = np.argsort(counts - wanted, kind="stable")[: size - int(counts.sum())]
+        counts[most] += 1
+        found.append(counts)
+    return tuple(found)
 
 
 def sample_sizes(data: DataModel, n_inputs: int) -> tuple[int, ...]:

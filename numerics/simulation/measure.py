@@ -8,7 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from numerics.models import Chain, DataModel, Estimator, Frozen, structured
+from numerics.classes.losses import ClassLoss
+from numerics.classes.population import ClassPopulation, mean_loss
+from numerics.models import Chain, ClassMixture, DataModel, Estimator, Frozen, helmert, structured
 from numerics.simulation.draw import Array, Sample
 from numerics.simulation.train import StageFit
 from numerics.solution.observables.losses import train_loss
@@ -17,6 +19,7 @@ from numerics.solution.population import Population
 from numerics.solution.quadrature import Integral
 from numerics.solution.samples import Integrand, WeightedSamples, combined, unit
 from numerics.solution.stage import AnyStage
+from theory.losses import Loss
 
 QUALITY = ("quadrature_error", "gradient_norm", "relative_gradient_norm", "iterations")
 """How well the observables of a stage are known."""
@@ -50,6 +53,31 @@ class DrawnSamples(WeightedSamples):
         return Integral(float(np.mean(signs * self.logits[:, -1] <= level)), 0.0)
 
 
+class DrawnClassSamples(WeightedSamples):
+    """The same for K classes: integer labels, and logits of shape (M, k, K)."""
+
+    many_classes = True
+
+    def __init__(self, seen: Array, clean: Array, logits: Array, table: Array | None) -> None:
+        self.labels, self.clean, self.logits, self.table = seen, clean, logits, table
+        self.stages = logits.shape[1]
+        self.scale = np.ones(self.stages)
+
+    def mean(self, function: Integrand, rows: Sequence[Array], *, degree: int | None = None) -> Integral:
+        """See :meth:`ClassPopulation.mean`."""
+        values = np.asarray(function(self.labels, *combined(np.atleast_2d(rows), self.logits)), dtype=float)
+        return Integral(float(values.sum(axis=1).mean() if values.ndim == 2 else values.mean()), 0.0)
+
+    def probability(self, level: float = 0.0, *, clean: bool = False) -> Integral:
+        """Share of the samples whose largest logit is not that of the label, or of the class (``clean``)."""
+        labels = self.clean if clean else self.labels
+        return Integral(float(np.mean(np.argmax(self.logits[:, -1], axis=1) != labels)), 0.0)
+
+    def loss(self, loss: Loss) -> Integral:
+        """Average of a loss of the last stage."""
+        return mean_loss(self, ClassLoss(loss, self.logits.shape[2]), loss.stages(self.stages), self.table)
+
+
 class MeasuredStage(AnyStage):
     """One stage of a trained chain.
 
@@ -60,7 +88,8 @@ class MeasuredStage(AnyStage):
     """
 
     def __init__(
-        self, data: DataModel, chain: Chain, number: int, sample: Sample, fits: Sequence[StageFit], population: Population
+        self, data: DataModel, chain: Chain, number: int, sample: Sample, fits: Sequence[StageFit],
+        population: Population | ClassPopulation,
     ) -> None:  # fmt: skip
         self.data, self.chain, self.number = data, chain, number
         self._sample, self._fits, self._population = sample, fits, population
@@ -90,6 +119,10 @@ class MeasuredStage(AnyStage):
             norm_ratio=whole.norm_ratio[:k],
         )  # fmt: skip
 
+    @property
+    def n_inputs(self) -> int:
+        return self._sample.mean.shape[-1]
+
     @cached_property
     def samples(self) -> DrawnSamples:
         """Its training samples, with the labels seen in training (for given weights the training set)."""
@@ -109,8 +142,8 @@ class MeasuredStage(AnyStage):
     @property
     def objective(self) -> Integral:
         """(M/N) mean loss + (ridge/2) Q, the training objective per input."""
-        n_samples, n_inputs = len(self.samples.labels), len(self._sample.mean)
-        return n_samples / n_inputs * train_loss(self) + 0.5 * self.estimator.ridge * self.fresh.weight_norm(-1)
+        loss = len(self.samples.labels) / self.n_inputs * train_loss(self)
+        return loss + 0.5 * self.estimator.ridge * self.fresh.weight_norm(-1)
 
     def find(self, observable: Observable, other: Array | None = None) -> Integral:
         """Value of an observable and the error of its integration; of two stages with ``other``, by default the teacher."""
@@ -124,6 +157,31 @@ class MeasuredStage(AnyStage):
     def quadrature_error(self) -> float:
         """Largest error of an integration so far; zero if there was none."""
         return max((found.error for found in self._found.values() if math.isfinite(found.error)), default=0.0)
+
+
+class MeasuredClasses(MeasuredStage):
+    """The same of K logits."""
+
+    @cached_property
+    def fresh(self) -> ClassPopulation:
+        """Law of the logits of the stages up to this one on fresh samples, given the trained weights."""
+        k, whole = self.number, self._population
+        return ClassPopulation(self.data, whole.means[:k], whole.blocks[:k, :k], table=self.fit.table)
+
+    @cached_property
+    def samples(self) -> DrawnClassSamples:
+        """Its training samples."""
+        rows, basis = self.fit.rows, helmert(self.data.classes_count)
+        logits = np.stack([fit.everywhere[rows] @ basis for fit in self._fits[: self.number]], axis=1)
+        return DrawnClassSamples(self._sample.labels[rows], self._sample.clean_labels[rows], logits, self.fit.table)
+
+    @cached_property
+    def quadrature_error(self) -> float:
+        """Of the test error: root mean square difference on other nodes."""
+        population = self.fresh
+        others = [ClassPopulation(self.data, population.means, population.blocks, scramble) for scramble in (1, 2, 3)]
+        here = self.find(REGISTRY["test_error"]).value
+        return float(np.sqrt(np.mean([(other.test_error(-1) - here) ** 2 for other in others])))
 
 
 Further = Callable[[Sequence[MeasuredStage]], Mapping[str, Array | float]]
@@ -141,6 +199,8 @@ def measure(
     A frozen stage has no loss, and that of a broken fit is not finite: there the losses are nan.
     What ``further`` returns is added.
     """
+    if data.many_classes:
+        return _measure_classes(data, sample, chain, fits, further)
     n_inputs, n_stages = len(sample.mean), len(fits)
     weights, hidden = [fit.all_weights for fit in fits], chain.hidden
     overlap = np.empty((n_stages, n_stages))
@@ -164,8 +224,34 @@ def measure(
     numbers = range(1 + hidden, n_stages + 1)
     stages = [MeasuredStage(data, chain, number, sample, fits, population) for number in numbers]
     found = {"overlap": population.overlap[hidden:, hidden:]}
+    return found | _observables(stages, further)
+
+
+def _measure_classes(
+    data: ClassMixture, sample: Sample, chain: Chain, fits: Sequence[StageFit], further: Further | None
+) -> dict[str, Array]:
+    """The same on K classes, with blocks of K x K: ``means[t, c, k]`` is w_tk.mu_c/N, ``overlap[t, s]`` W_t W_s^T/N."""
+    n_inputs, basis = sample.mean.shape[1], helmert(data.classes_count)
+    weights = [fit.all_weights @ basis for fit in fits]
+    means = np.array([sample.mean @ w / n_inputs for w in weights])
+    bias = np.array([fit.bias @ basis for fit in fits])
+    overlap = np.array([[one.T @ other / n_inputs for other in weights] for one in weights])
+    population = ClassPopulation(data, means + bias[:, None], overlap)
+    stages = [MeasuredClasses(data, chain, number, sample, fits, population) for number in range(1, len(fits) + 1)]
+    found = {
+        "means": means, "bias": bias, "overlap": overlap,
+        "class_errors": np.array([stage.fresh.class_errors(-1) for stage in stages]),
+        "confusion": np.array([stage.fresh.confusion(-1) for stage in stages]),
+    }  # fmt: skip
+    return found | _observables(stages, further)
+
+
+def _observables(stages: Sequence[MeasuredStage], further: Further | None) -> dict[str, Array]:
+    """Those of the registry, what is further asked for, and how well they are known."""
+    data, hidden = stages[0].data, stages[0].chain.hidden
+    found: dict[str, Array] = {}
     for observable in REGISTRY.values():
-        if not observable.measured:
+        if not observable.measured or (data.many_classes and not observable.of(data)):
             continue
         found[observable.raw_name] = np.array([stage.find(observable).value for stage in stages], dtype=float)
         if observable.kind == PAIR:

@@ -10,10 +10,13 @@ from functools import cached_property
 import numpy as np
 
 from numerics.models import Chain, DataModel, chosen
-from numerics.simulation.draw import Array, mask_sizes
+from numerics.simulation.draw import Array, class_counts, mask_sizes
 from numerics.simulation.measure import QUALITY
 from numerics.solution.observables.registry import REGISTRY
 from numerics.solution.solution import without_nan
+
+OF_CLASSES = {"means": "means", "biases": "bias", "class_errors": "class_errors", "confusion": "confusion"}
+"""What a stage on K classes has besides the observables of the registry, by its name in the raw runs."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,17 @@ class StageEstimates:
         runs, t = self.result.runs, self.index
         if name == "response":
             return estimate(runs[name][:, t, t])
-        return estimate(runs[REGISTRY[name].raw_name if name in REGISTRY else name][:, t])
+        raw_name = OF_CLASSES.get(name) if self.result.data.many_classes else None
+        return estimate(runs[raw_name or (REGISTRY[name].raw_name if name in REGISTRY else name)][:, t])
 
     def __dir__(self) -> list[str]:
-        runs = self.result.runs
+        runs, data = self.result.runs, self.result.data
+        if data.many_classes:
+            return [
+                *OF_CLASSES,
+                *(name for name, found in REGISTRY.items() if found.of(data) and found.raw_name in runs),
+                *QUALITY,
+            ]
         return [*(name for name, found in REGISTRY.items() if found.raw_name in runs), *QUALITY]
 
     def to_dict(self) -> dict[str, object]:
@@ -72,7 +82,8 @@ class SimulationResult:
         Run k of a seed is the same draw whatever the number of runs.
     runs : dict
         Raw values by name: shape (n_runs, T), or (n_runs, T, T) for overlap, response and other quantities of
-        two stages.
+        two stages.  On K classes bias and class_errors are (n_runs, T, K), means and confusion (n_runs, T, K, K), a row a class,
+        overlap and response (n_runs, T, T, K, K).
     converged : bool
         Whether every fit met the gradient tolerance.
     message : str
@@ -105,8 +116,13 @@ class SimulationResult:
 
     @property
     def effective_data(self) -> DataModel:
-        """The data with every alpha as it was after rounding."""
+        """The data with every alpha, and on K classes their weights, as they were after rounding."""
         alphas = [size / self.n_inputs for size in self.set_sizes]
+        if self.data.many_classes:
+            weights = [tuple((counts / counts.sum()).tolist()) for counts in class_counts(self.data, self.n_inputs)]
+            sets = zip(self.data.further, alphas[1:], weights[1:], strict=True)
+            further = [replace(data_set, alpha=alpha, weights=shares) for data_set, alpha, shares in sets]
+            return replace(self.data, alpha=alphas[0], weights=weights[0], further=tuple(further))
         further = (
             replace(data_set, alpha=alpha) for data_set, alpha in zip(self.data.further, alphas[1:], strict=True)
         )
@@ -147,13 +163,18 @@ class SimulationResult:
         return self.estimate("magnetization")
 
     @cached_property
+    def means(self) -> Estimate:
+        """Of K classes: overlaps w_tk.mu_c/N, shape (T, K, K), a row a class."""
+        return self.estimate("means")
+
+    @cached_property
     def bias(self) -> Estimate:
-        """b_t, shape (T,)."""
+        """b_t, shape (T,), or (T, K)."""
         return self.estimate("bias")
 
     @cached_property
     def overlap(self) -> Estimate:
-        """Q_ts, shape (T, T)."""
+        """Q_ts, shape (T, T), or (T, T, K, K)."""
         return self.estimate("overlap")
 
     @property

@@ -90,7 +90,8 @@ class RidgeFit:
     Attributes
     ----------
     weights, bias, logits
-        w of shape (n,), b, and h = X w + b of shape (M,).
+        w of shape (n,), b, and h = X w + b of shape (M,).  Of d logits a sample (:mod:`numerics.simulation.softmax_fit`) (n, d),
+        (d,) and (M, d).
     gradient_norm
         Euclidean norm of the gradient over weights and bias together.
     relative_gradient_norm
@@ -153,11 +154,17 @@ def minimise_ridge(
     RidgeFit
         Always; ``converged`` tells whether the tolerance was met.
     """
-    return _Newton(design, objective, ridge, bias, gradient_tolerance).run(starts, max_iterations)
+    return RidgeNewton(design, objective, ridge, bias, gradient_tolerance).run(starts, max_iterations)
 
 
-class _Newton:
+class RidgeNewton:
     """State of one minimisation.  A point is a vector of n + 1 numbers, the bias last."""
+
+    biases = 1
+    """Numbers at the end of a point that are not regularised."""
+
+    axes = 1
+    """Of an array of logits."""
 
     def __init__(self, design: Array, objective: Objective, ridge: float, bias: float | None, tolerance: float) -> None:
         self.design, self.objective, self.ridge = design, objective, ridge
@@ -183,7 +190,9 @@ class _Newton:
             with np.errstate(all="ignore"):
                 values = self.objective.value(trial_logits)
                 slopes, curvatures = self.objective.derivatives(trial_logits)
-            finite = np.isfinite(values) & np.isfinite(slopes) & np.isfinite(curvatures)
+            finite = np.isfinite(values)
+            for found in (slopes, curvatures):
+                finite &= np.isfinite(found.reshape(self.samples, -1)).all(axis=1)
             if not finite.all():
                 broken = tuple(np.flatnonzero(~finite).tolist())
                 message = f"the loss or a derivative is not finite on {len(broken)} of {self.samples} samples"
@@ -194,7 +203,7 @@ class _Newton:
             data_term = self.adjoint(slopes)
             gradient = data_term + self.ridge * self.weights_only(point)
             norm = float(np.linalg.norm(gradient))
-            scale = float(np.linalg.norm(data_term[:-1]) + self.ridge * np.linalg.norm(point[:-1]))
+            scale = float(np.linalg.norm(self.head(data_term)) + self.ridge * np.linalg.norm(self.head(point)))
             relative = norm / scale if scale > 0 else float(norm > 0)
             if not np.isfinite(relative):
                 message = "the gradient of the loss is beyond the range of floats"
@@ -211,8 +220,8 @@ class _Newton:
                 message = f"rounding stops the descent at a relative gradient norm of {relative:.1e}"
             if message:
                 break
-            step, step_logits = self.direction(gradient, np.maximum(curvatures, 0.0), relative)
-            size = float(np.abs(values).sum()) + 0.5 * scale * float(np.linalg.norm(point[:-1]))
+            step, step_logits = self.direction(gradient, self.convex(curvatures), relative)
+            size = float(np.abs(values).sum()) + 0.5 * scale * float(np.linalg.norm(self.head(point)))
             promising = norm < 0.5 * best or -float(gradient @ step) > STALL_DECREMENT * size
             stalled = 0 if promising else stalled + 1
             best = min(best, norm)
@@ -223,8 +232,7 @@ class _Newton:
             point = point + self.search(point, h, step, step_logits, gradient) * step
             iteration += 1
         return RidgeFit(
-            weights=point[:-1].copy(),
-            bias=float(point[-1]),
+            **self.parts(point),
             logits=h,
             gradient_norm=norm,
             relative_gradient_norm=relative,
@@ -237,16 +245,28 @@ class _Newton:
         )
 
     def best_start(self, starts: Sequence[tuple[Array, float]]) -> Array:
-        points = [np.append(weights, bias) for weights, bias in [(np.zeros(self.size), 0.0), *starts]]
+        points = [np.append(weights, bias) for weights, bias in [(self.zero(), np.zeros(self.biases)), *starts]]
         if self.bias is not None:
             for point in points:
-                point[-1] = self.bias
+                point[-self.biases :] = self.bias
         return min(points, key=self.value) if starts else points[0]
 
     def value(self, point: Array) -> float:
-        penalty = 0.5 * self.ridge * float(point[:-1] @ point[:-1])
+        weights = self.head(point)
+        penalty = 0.5 * self.ridge * float(weights @ weights)
         value = float(np.sum(self.objective.value(self.logits(point)))) + penalty
         return value if np.isfinite(value) else np.inf
+
+    def zero(self) -> Array:
+        """Weights that vanish."""
+        return np.zeros(self.size)
+
+    def head(self, point: Array) -> Array:
+        """What is regularised."""
+        return point[: len(point) - self.biases]
+
+    def parts(self, point: Array) -> dict[str, Array | float]:
+        return {"weights": point[:-1].copy(), "bias": float(point[-1])}
 
     def logits(self, point: Array) -> Array:
         return self.design @ point[:-1] + point[-1]
@@ -254,15 +274,28 @@ class _Newton:
     def adjoint(self, values: Array) -> Array:
         return np.append(values @ self.design, values.sum() if self.fit_bias else 0.0)
 
+    def convex(self, curvatures: Array) -> Array:
+        """Curvatures without rounding below 0."""
+        return np.maximum(curvatures, 0.0)
+
+    def bend(self, curvatures: Array, logits: Array) -> Array:
+        """Change of the slopes with the logits."""
+        return curvatures * logits
+
+    def diagonal(self, curvatures: Array) -> Array:
+        """About that of the Hessian."""
+        total = float(curvatures.sum())
+        found = np.full(self.size + 1, self.ridge + total * self.row_norm2 / self.size)
+        found[-1] = total + BIAS_DAMPING * self.ridge
+        return found
+
     def weights_only(self, point: Array) -> Array:
-        return np.append(point[:-1], 0.0)
+        return np.concatenate((self.head(point), np.zeros(self.biases)))
 
     def direction(self, gradient: Array, curvatures: Array, relative: float) -> tuple[Array, Array]:
         """Step p with ``H p = -gradient`` up to the forcing term, and its logits."""
-        total = float(curvatures.sum())
         damping = BIAS_DAMPING * self.ridge
-        diagonal = np.full(self.size + 1, self.ridge + total * self.row_norm2 / self.size)
-        diagonal[-1] = total + damping
+        diagonal = self.diagonal(curvatures)
         budget = self.budget()
         if self.since_factor >= budget:
             self.factorise(curvatures)
@@ -270,20 +303,20 @@ class _Newton:
         forcing = max(min(FORCING, np.sqrt(relative)), min(FORCING, 0.3 * self.tolerance / relative))
         target = forcing * np.linalg.norm(gradient)
         fresh = self.factor is not None and self.since_factor == 0
-        step, step_logits = np.zeros(self.size + 1), np.zeros(self.samples)
+        step, step_logits = np.zeros_like(gradient), np.zeros(curvatures.shape[: self.axes])
         residual, search, moment, done = -gradient, None, 1.0, 0
         while True:
             preconditioned = residual / diagonal if self.factor is None else self.factor.solve(residual)
             if not self.fit_bias:
-                preconditioned[-1] = 0.0
+                preconditioned[-self.biases :] = 0.0
             new_moment = float(residual @ preconditioned)
             if not new_moment > 0:  # rounding made the preconditioner indefinite
                 break
             search = preconditioned if search is None else preconditioned + new_moment / moment * search
             moment = new_moment
             search_logits = self.logits(search)
-            product = self.adjoint(curvatures * search_logits) + self.ridge * self.weights_only(search)
-            product[-1] += damping * search[-1]
+            product = self.adjoint(self.bend(curvatures, search_logits)) + self.ridge * self.weights_only(search)
+            product[-self.biases :] += damping * search[-self.biases :]
             curvature = float(search @ product)
             if not curvature > 0:
                 break
@@ -332,21 +365,21 @@ class _Newton:
 
     def search(self, point: Array, h: Array, step: Array, step_logits: Array, gradient: Array) -> float:
         """Step length at which the objective has (nearly) no slope along ``step``: Newton in a bracket."""
-        cross = self.ridge * float(point[:-1] @ step[:-1])
-        square = self.ridge * float(step[:-1] @ step[:-1])
+        cross = self.ridge * float(self.head(point) @ self.head(step))
+        square = self.ridge * float(self.head(step) @ self.head(step))
         start = abs(float(gradient @ step))
         length, low, high = 1.0, 0.0, np.inf
         for _ in range(MAX_SEARCH_STEPS):
             trial = h + length * step_logits
             slopes, curvatures = self.objective.derivatives(trial)
-            slope = float(slopes @ step_logits) + cross + length * square
+            slope = float(np.vdot(slopes, step_logits)) + cross + length * square
             if abs(slope) <= SEARCH_TOLERANCE * start:
                 return length
             if slope < 0:
                 low = length
             else:  # also where the loss overflows
                 high = length
-            curvature = float(curvatures @ step_logits**2) + square
+            curvature = float(np.vdot(step_logits, self.bend(curvatures, step_logits))) + square
             proposal = length - slope / curvature if curvature > 0 else np.nan
             if not low < proposal < high:
                 proposal = 0.5 * (low + high) if np.isfinite(high) else 2.0 * length

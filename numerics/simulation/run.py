@@ -24,7 +24,7 @@ from numerics.models import (
     require_count,
     require_number,
 )
-from numerics.simulation.draw import Array, draw, draw_frozen, draw_masks, mask_sizes, sample_sizes
+from numerics.simulation.draw import Array, draw, draw_classes, draw_frozen, draw_masks, mask_sizes, sample_sizes
 from numerics.simulation.measure import Further, measure
 from numerics.simulation.responses import measure_responses
 from numerics.simulation.result import SimulationResult
@@ -129,7 +129,7 @@ def simulate(
     (1, 1)
     """
     if not isinstance(data, DataModel):
-        raise ParameterError(f"data must be a GaussianMixture or a LinearRule, got {data!r}")
+        raise ParameterError(f"data must be a GaussianMixture, a LinearRule or a ClassMixture, got {data!r}")
     chain = Chain.of(chain)
     n_inputs = require_count("n_inputs", n_inputs, 2)
     n_runs = require_count("n_runs", n_runs, 1)
@@ -164,7 +164,11 @@ def simulate(
 
     def run(k: int) -> tuple[dict[str, Array], list[str]]:
         own_seed = np.random.SeedSequence(seed, spawn_key=(k,))
-        sample = draw(data, n_inputs, own_seed, network)
+        sample = (
+            draw_classes(data, n_inputs, own_seed, active)
+            if data.many_classes
+            else draw(data, n_inputs, own_seed, network)
+        )
         masks, frozen = draw_masks(resolved, n_inputs, own_seed), draw_frozen(resolved, sample.mean, own_seed)
         fits = train(sample, resolved, masks, gradient_tolerance, frozen)
         failures = [

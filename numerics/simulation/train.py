@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from numerics.classes.losses import ClassLoss
 from numerics.codegen.losses import LossFunctions
-from numerics.models import TRAINING, Chain, Estimator, ParameterError, Rule
+from numerics.models import TRAINING, Chain, Estimator, ParameterError, Rule, helmert
 from numerics.simulation.draw import Array, Sample, Selection
 from numerics.simulation.ridge_fit import RidgeFit, minimise_ridge
+from numerics.simulation.softmax_fit import minimise_softmax
 from numerics.solution.samples import as_columns
 from theory.losses import Loss
 
@@ -34,6 +36,34 @@ class Fields:
 
 
 @dataclass(frozen=True)
+class ClassFields:
+    """A loss of K classes with its targets filled in, of logits u in the gauge: that of ``minimise_softmax``.
+
+    Attributes
+    ----------
+    loss : ClassLoss
+    basis : ndarray, shape (K-1, K)
+    labels, taught, table, targets : ndarrays
+        What :meth:`ClassLoss.targets` took, and gave.
+    """
+
+    loss: ClassLoss
+    basis: Array
+    labels: Array
+    taught: Array
+    table: Array | None
+    targets: Array
+
+    def value(self, u: Array) -> Array:
+        return self.loss.value(u @ self.basis, self.targets, self.taught)
+
+    def derivatives(self, u: Array) -> tuple[Array, Array]:
+        h = u @ self.basis
+        slopes = (self.loss.slope(h) - self.targets) @ self.basis.T
+        return slopes, self.basis @ self.loss.curvature(h) @ self.basis.T
+
+
+@dataclass(frozen=True)
 class StageFit(RidgeFit):
     """A trained (or frozen) stage.
 
@@ -44,19 +74,22 @@ class StageFit(RidgeFit):
     active, rows
         Which weights, and which samples.
     everywhere : ndarray, shape (M,)
-        Logits on the samples of all data sets.
+        Logits on the samples of all data sets.  Of K classes (M, K-1), in the gauge.
+    table : ndarray, shape (K, K)
+        Class similarity that targets were made of, where they were.
     """
 
     active: Selection
     rows: Selection
     everywhere: Array
+    table: Array | None = None
 
-    size: int
+    size: int = 0
 
     @property
     def all_weights(self) -> Array:
-        """Weights with zeros where they are not active, shape (N,), or (p,) of features."""
-        weights = np.zeros(self.size)
+        """Weights with zeros where they are not active, shape (N,), or (p,) of features; of K classes (N, K-1)."""
+        weights = np.zeros((self.size, *self.weights.shape[1:]))
         weights[self.active] = self.weights
         return weights
 
@@ -100,25 +133,35 @@ def train(
             at_rest = RidgeFit(weights, stage.bias, logits[rows], 0.0, 0.0, 0, 0, 0, True, "frozen", ())
             fits.append(StageFit(**vars(at_rest), active=columns, rows=rows, everywhere=logits, size=len(weights)))
             continue
-        fields = fields_of(stage.loss, number, sample, fits, rows)
-        if stage.fixed_bias is None:
-            _require_minimum(fields, chain.name(number))
-        fit = minimise_ridge(
-            sample.part(stage, rows, columns),
-            fields,
-            stage.ridge,
-            starts=[
-                (fits[s - 1].all_weights[columns], fits[s - 1].bias)
-                for s in stage.loss.stages(number)
-                if chain[s - 1].features == stage.features
-            ],
-            bias=stage.fixed_bias,
-            gradient_tolerance=gradient_tolerance,
-        )
-        if fit.broken:
-            fit = replace(fit, message=_where_broken(fit, fields, stage.loss, number))
+        starts = [
+            (fits[s - 1].all_weights[columns], fits[s - 1].bias)
+            for s in stage.loss.stages(number)
+            if chain[s - 1].features == stage.features
+        ]
+        part, table = sample.part(stage, rows, columns), None
+        if sample.mean.ndim == 2:
+            fields = class_fields_of(stage.loss, number, sample, fits, rows)
+            table = fields.table
+            _require_classes(fields, chain.name(number))
+            fit = minimise_softmax(
+                part, fields, stage.ridge, len(fields.basis), starts=starts, gradient_tolerance=gradient_tolerance
+            )
+        else:
+            fields = fields_of(stage.loss, number, sample, fits, rows)
+            if stage.fixed_bias is None:
+                _require_minimum(fields, chain.name(number))
+            fit = minimise_ridge(
+                part,
+                fields,
+                stage.ridge,
+                starts=starts,
+                bias=stage.fixed_bias,
+                gradient_tolerance=gradient_tolerance,
+            )
+            if fit.broken:
+                fit = replace(fit, message=_where_broken(fit, fields, stage.loss, number))
         everywhere, size = _everywhere(sample, stage, columns, fit), sample.seen_by(stage).shape[1]
-        fits.append(StageFit(**vars(fit), active=columns, rows=rows, everywhere=everywhere, size=size))
+        fits.append(StageFit(**vars(fit), active=columns, rows=rows, everywhere=everywhere, table=table, size=size))
     return tuple(fits)
 
 
@@ -136,12 +179,21 @@ def fields_of(loss: Loss, number: int, sample: Sample, fits: Sequence[StageFit],
     return Fields(LossFunctions(loss), labels, earlier)
 
 
+def class_fields_of(loss: Loss, number: int, sample: Sample, fits: Sequence[StageFit], rows: Selection) -> ClassFields:
+    own, basis, labels = ClassLoss(loss, len(sample.mean)), helmert(len(sample.mean)), sample.labels[rows]
+    taught = np.empty((len(labels), len(loss.stages(number)), len(sample.mean)))
+    for place, s in enumerate(loss.stages(number)):
+        taught[:, place] = fits[s - 1].everywhere[rows] @ basis
+    table = own.similarity(labels, taught) if own.needs_similarity else None
+    return ClassFields(own, basis, labels, taught, table, own.targets(labels, taught, table))
+
+
 def _everywhere(sample: Sample, stage: Estimator, columns: Selection, fit: RidgeFit) -> Array:
     """Logits on all samples, those of data sets the stage was not trained on included."""
-    logits = np.empty(len(sample.labels))
+    logits = np.empty((len(sample.labels), *fit.logits.shape[1:]))
     logits[sample.rows(stage.sets)] = fit.logits
     design = sample.seen_by(stage)
-    weights = np.zeros(design.shape[1])
+    weights = np.zeros((design.shape[1], *fit.weights.shape[1:]))
     weights[columns] = fit.weights
     for name, rows in sample.sets.items():
         if name not in stage.sets:
@@ -164,3 +216,14 @@ def _require_minimum(fields: Fields, name: str) -> None:
             f"alpha, n_inputs and rho gave {name} {count} samples, all of one class; "
             "the unregularised bias then diverges: increase alpha or n_inputs, or take rho closer to 1/2"
         )
+
+
+def _require_classes(fields: ClassFields, name: str) -> None:
+    """The bias of a class that is nowhere a target has no minimum."""
+    if fields.loss.form.shown_labels_alone:
+        missing = np.setdiff1d(np.arange(fields.loss.classes), fields.labels)
+        if len(missing):
+            raise ParameterError(
+                f"alpha, n_inputs and weights gave {name} no sample of class {', '.join(map(str, missing))}; "
+                "its unregularised bias then diverges: increase alpha or n_inputs, or its weight"
+            )

@@ -42,6 +42,9 @@ class WeightedSamples(ABC):
     stages: int
     scale: Array
 
+    many_classes: ClassVar[bool] = False
+    """Whether logits have an axis of classes, their last."""
+
     loss_at_infinity: ClassVar[float] = 0.0
     """Average of a loss if the last stage's logits are infinite: they separate the samples they were trained on."""
 

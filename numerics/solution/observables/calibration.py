@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from numerics.deferred import special
 from numerics.solution import calibration
-from numerics.solution.observables.registry import mixture, observable
+from numerics.solution.observables.registry import in_classes, mixture, observable
 
 if TYPE_CHECKING:
     from numerics.solution.stage import AnyStage
@@ -31,22 +33,26 @@ def calibration_error(stage: AnyStage):
     return calibration.calibration_error(stage.fresh.logit_law(-1), check=stage.fresh.check)
 
 
-@observable("calibration error of the top label", linear=True, of=mixture, listed=False)
+@observable("calibration error of the top label", linear=True, of=in_classes, listed=False)
 def top_label_calibration_error(stage: AnyStage):
-    """Mean of |P(the predicted label is right given |h|) - sigmoid(|h|)| on a fresh sample; at most ``calibration_error``."""
+    """Mean of |P(the predicted label is right given |h|) - sigmoid(|h|)| on a fresh sample; at most ``calibration_error``.  Of K
+    classes in 15 bins of the largest probability (Guo et al. 2017)."""
+    if stage.data.many_classes:
+        return stage.fresh.top_label_calibration_error(-1)
     return calibration.top_label_calibration_error(stage.fresh.logit_law(-1), check=stage.fresh.check)
 
 
-@observable("Brier score, test", linear=True, of=mixture)
+@observable("Brier score, test", linear=True, of=in_classes)
 def brier_score(stage: AnyStage):
-    """Mean of (sigmoid(h) - y)^2 on a fresh sample: ``brier_calibration`` plus ``brier_refinement``."""
-    return stage.fresh.mean(squared_miss, [stage.own])
+    """Mean of (sigmoid(h) - y)^2 on a fresh sample: ``brier_calibration`` plus ``brier_refinement``.  Of K classes that of softmax
+    and the one-hot label, summed over the classes."""
+    return stage.fresh.mean(squared_misses if stage.data.many_classes else squared_miss, [stage.own])
 
 
-@observable("Brier score, training", linear=True, of=mixture)
+@observable("Brier score, training", linear=True, of=in_classes)
 def train_brier_score(stage: AnyStage):
-    """Mean of (sigmoid(h) - y)^2 on a training sample, with the label that was trained on."""
-    return stage.samples.mean(squared_miss, [stage.own])
+    """The same on a training sample, with the label that was trained on."""
+    return stage.samples.mean(squared_misses if stage.data.many_classes else squared_miss, [stage.own])
 
 
 @observable("calibration part of the Brier score", of=mixture, listed=False)
@@ -90,3 +96,8 @@ def tempered_calibration_error(stage: AnyStage):
 def squared_miss(label, h):
     """(sigmoid(h) - y)^2."""
     return (special.expit(h) - label) ** 2
+
+
+def squared_misses(label, h):
+    """(softmax(h) - e_y)^2 of K logits, shape (n, K)."""
+    return (special.softmax(h, axis=1) - np.eye(h.shape[1])[label]) ** 2

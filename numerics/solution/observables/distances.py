@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from numerics.deferred import special
 from numerics.solution.observables.registry import PAIR, observable
 from numerics.solution.quadrature import Integral
 from numerics.solution.samples import WeightedSamples, output_difference
@@ -36,7 +37,7 @@ def teacher_agreement(stage: AnyStage, other: Row):
 @observable("agreement with the teacher, training", kind=PAIR, matrix="train_agreement", solved=False, linear=True)
 def teacher_train_agreement(stage: AnyStage, other: Row):
     """Share of the training samples that this stage and its teacher classify alike, in an experiment."""
-    return stage.samples.mean(lambda label, h, teacher: (h > 0) == (teacher > 0), [stage.own, other])
+    return stage.samples.mean(same_class if stage.data.many_classes else same_side, [stage.own, other])
 
 
 @observable("squared logit distance to the teacher, test", kind=PAIR, matrix="test_logit_distance", algebraic=True)
@@ -69,7 +70,25 @@ def train_output_distance(stage: AnyStage, other: Row):
     return output_distance(stage.samples, stage.own, other)
 
 
+def same_side(label, h, taught):
+    """Whether two logits decide alike."""
+    return (h > 0) == (taught > 0)
+
+
+def same_class(label, h, taught):
+    """The same of K logits each."""
+    return np.argmax(h, axis=1) == np.argmax(taught, axis=1)
+
+
+def softmax(h):
+    """Of logits (n, K)."""
+    return special.softmax(h, axis=1)
+
+
 def output_distance(law: WeightedSamples, own: Row, other: Row) -> Integral:
-    """Mean of (sigmoid(h) - sigmoid(h'))^2; the logit of one of the two stages may be infinite."""
+    """Mean of (sigmoid(h) - sigmoid(h'))^2; the logit of one of the two stages may be infinite.  Of K classes that of softmax,
+    summed over the classes."""
+    if law.many_classes:
+        return law.mean(lambda label, h, taught: (softmax(h) - softmax(taught)) ** 2, [own, other])
     base, apart = (other, own - other) if law.is_finite(other) else (own, other - own)
     return law.mean(lambda label, h, difference: output_difference(h, difference) ** 2, [base, apart])

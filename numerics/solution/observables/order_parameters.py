@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from numerics.solution.observables.registry import observable
+from numerics.solution.observables.registry import observable, one_logit
 
 if TYPE_CHECKING:
     from numerics.solution.stage import AnyStage
 
 
-@observable("magnetization $m$", algebraic=True)
+@observable("magnetization $m$", algebraic=True, of=one_logit)
 def magnetization(stage: AnyStage):
     """m = w.v/N; for labels of a rule w.theta/N."""
     return stage.fresh.scaled(stage.fresh.alignment(-1), -1)
 
 
-@observable("bias $b$", algebraic=True)
+@observable("bias $b$", algebraic=True, of=one_logit)
 def bias(stage: AnyStage):
     """b."""
     return stage.fresh.scaled(stage.fresh.bias[..., -1], -1)
@@ -42,7 +42,7 @@ def response(stage: AnyStage):
     return stage.response_to_field
 
 
-@observable(r"cosine with $v$", algebraic=True, linear=True)
+@observable(r"cosine with $v$", algebraic=True, linear=True, of=one_logit)
 def cosine(stage: AnyStage):
     """Cosine between w and v; NaN without weights."""
     return stage.fresh.cosine(-1)

@@ -215,8 +215,18 @@ def signs(data: DataModel) -> bool:
 
 
 def mixture(data: DataModel) -> bool:
-    """Whether inputs come in classes, which are their labels."""
+    """Whether inputs come in two classes, which are their labels."""
+    return not data.ruled and not data.many_classes
+
+
+def in_classes(data: DataModel) -> bool:
+    """Whether inputs come in classes, two or more, which are their labels."""
     return not data.ruled
+
+
+def one_logit(data: DataModel) -> bool:
+    """Whether a stage has one logit."""
+    return not data.many_classes
 
 
 def rule_of_classes(data: DataModel) -> bool:

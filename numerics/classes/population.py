@@ -1,0 +1,323 @@
+"""Fresh samples of K classes: the logits of all stages are jointly Gaussian given the class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from itertools import pairwise
+
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+from scipy import special
+from scipy.special import ndtr
+from scipy.stats import qmc
+
+from numerics.classes.losses import ClassLoss
+from numerics.classes.rules import sobol_rule
+from numerics.codegen.cache import njit
+from numerics.models import ClassMixture, helmert
+from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, Matrix
+from numerics.solution.quadrature import Integral
+from theory.losses import Loss
+
+Array = NDArray[np.float64]
+
+_LOG2_ORTHANT, _LOG2_AGREEMENT = 12, 10
+_PLANAR_NODES, _REACH = 160, 9.0
+_LOG2_MEAN = 13
+_CLIP = 1e-15
+
+
+# Orthants.
+
+
+@njit(types.float64(types.float64), **OPTIONS)
+def _tail(x):
+    return 0.5 * math.erfc(x / math.sqrt(2.0))
+
+
+@njit(types.float64(types.float64), **OPTIONS)
+def _quantile(p):
+    """Inverse of the normal distribution function: a rational start (Abramowitz & Stegun 26.2.23), then Halley's steps."""
+    q = min(p, 1.0 - p)
+    if q <= 0.0:
+        return math.copysign(38.0, p - 0.5)
+    t = math.sqrt(-2.0 * math.log(q))
+    x = t - (2.515517 + t * (0.802853 + t * 0.010328)) / (1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
+    for _ in range(2):
+        error = (_tail(x) - q) * math.sqrt(2.0 * math.pi) * math.exp(0.5 * x * x)
+        x += error / (1.0 - 0.5 * x * error)
+    return x if p > 0.5 else -x
+
+
+@njit(types.float64(FloatArray, Matrix, Matrix), **OPTIONS)
+def _orthant(mean, factor, uniform):
+    """P(mean + factor g > 0 in all entries), factor lower triangular, by conditioning one variable after the other (Genz 1992)."""
+    n, d = uniform.shape[0], mean.size
+    g = np.zeros(d)
+    total = 0.0
+    for s in range(n):
+        weight = 1.0
+        for i in range(d):
+            value = mean[i]
+            for j in range(i):
+                value += factor[i, j] * g[j]
+            above = 1.0 if value > 0.0 else 0.0
+            if factor[i, i] > 0.0:
+                above = _tail(-value / factor[i, i])
+            weight *= above
+            if weight <= 0.0:
+                break
+            if i + 1 < d:
+                # g is above -value/factor: its tail is uniform below `above`.
+                g[i] = -_quantile(min(max(above * uniform[s, i], 1e-300), 1.0 - 1e-16))
+        total += weight
+    return total / n
+
+
+@lru_cache(maxsize=32)
+def _uniform(d: int, log2_nodes: int, scramble: int) -> Array:
+    engine = qmc.Sobol(max(d, 1), scramble=True, rng=np.random.default_rng([scramble, d, 77]))
+    return np.clip(engine.random_base2(log2_nodes), _CLIP, 1.0 - _CLIP)
+
+
+def orthant(mean: Array, covariance: Array, log2_nodes: int = _LOG2_ORTHANT, scramble: int = 0) -> float:
+    """P(x > 0 in all entries) of a Gaussian vector.
+
+    Up to two entries one integral to 1e-12, else 2^log2_nodes Sobol points.
+
+    Examples
+    --------
+    >>> round(orthant(np.zeros(2), np.array([[1.0, 0.5], [0.5, 1.0]])), 9)  # 1/4 + arcsin(1/2)/(2 pi)
+    0.333333333
+    """
+    widths = np.sqrt(np.diag(covariance))
+    order = np.argsort(mean / np.where(widths > 0, widths, 1.0))  # the least likely first
+    mean, covariance = mean[order], covariance[np.ix_(order, order)]
+    factor = _semidefinite_cholesky(covariance)
+    if len(mean) == 1:
+        return float(ndtr(mean[0] / factor[0, 0])) if factor[0, 0] > 0 else float(mean[0] > 0)
+    if len(mean) == 2 and factor[0, 0] > 0:
+        return _planar(mean, factor)
+    return float(_orthant(np.ascontiguousarray(mean), factor, _uniform(len(mean) - 1, log2_nodes, scramble)))
+
+
+def _planar(mean: Array, factor: Array) -> float:
+    """Of two entries: one integral over the first, in pieces that do not step over where the second turns."""
+    lowest = -mean[0] / factor[0, 0]
+    edges = [max(lowest, -_REACH), _REACH]
+    if edges[0] >= edges[1]:
+        return 0.0
+    slope, width = factor[1, 0], factor[1, 1]
+    if slope != 0.0:
+        centre, spread = -mean[1] / slope, abs(width / slope)
+        edges += [centre + k * spread for k in (-8.0, -2.0, 0.0, 2.0, 8.0)]
+    edges = sorted({float(np.clip(edge, edges[0], _REACH)) for edge in edges})
+    points, weights = _legendre()
+    total = 0.0
+    for low, high in pairwise(edges):
+        g = 0.5 * (low + high) + 0.5 * (high - low) * points
+        value = mean[1] + slope * g
+        inside = ndtr(value / width) if width > 0 else (value > 0).astype(float)
+        total += 0.5 * (high - low) * float(weights @ (inside * np.exp(-0.5 * g**2)))
+    return total / math.sqrt(2.0 * math.pi)
+
+
+@lru_cache(maxsize=1)
+def _legendre() -> tuple[Array, Array]:
+    return np.polynomial.legendre.leggauss(_PLANAR_NODES // 4)
+
+
+def _semidefinite_cholesky(matrix: Array) -> Array:
+    """Lower-triangular factor; columns of what is 0 up to rounding are 0."""
+    rest, n = matrix.astype(float).copy(), len(matrix)
+    factor = np.zeros((n, n))
+    floor = 1e-14 * max(float(np.max(np.diag(matrix))), 0.0)
+    for j in range(n):
+        if rest[j, j] > floor:
+            factor[j:, j] = rest[j:, j] / math.sqrt(rest[j, j])
+            rest -= np.outer(factor[:, j], factor[:, j])
+    return factor
+
+
+# The law of fresh logits.
+
+
+class ClassPopulation:
+    """Law of fresh logits, from order parameters: of a saddle point, or of trained weights.
+
+    Parameters
+    ----------
+    data : ClassMixture
+        Its test weights and noise.
+    means : array, shape (T, K, K)
+        ``means[t, c]`` is the mean of the K logits of stage t on class c, bias included.
+    overlap : array, shape (T, T, K, K)
+        Blocks W_t W_s^T/N over the classes, with Delta_c Q the covariance of the logits.
+    scramble : int
+        Which nodes averages are taken on.
+    table : array, shape (K, K), optional
+        Class similarity that the last stage's targets are made of.
+    """
+
+    many_classes = True
+
+    def __init__(
+        self, data: ClassMixture, means: Array, overlap: Array, scramble: int = 0, table: Array | None = None
+    ) -> None:
+        self.data, self.means, self.blocks, self.scramble, self.table = data, means, overlap, scramble, table
+        self.stages, self.classes = means.shape[:2]
+        self.weights = np.array(data.test_weights)
+        self._class_errors: dict[int, Array] = {}
+
+    @cached_property
+    def overlap(self) -> Array:
+        """Frobenius products W_t . W_s/N, shape (T, T)."""
+        return np.einsum("tskk->ts", self.blocks)
+
+    def scaled(self, values: Array, t: int, power: int = 1) -> Array:
+        """Itself: all weights are finite."""
+        return values
+
+    def is_finite(self, row: Array) -> bool:
+        """True."""
+        return True
+
+    def combined(self, rows: Array) -> ClassPopulation:
+        """The population of models whose logits are linear combinations of these, shape (models, T)."""
+        means = np.einsum("it,tck->ick", rows, self.means)
+        return ClassPopulation(self.data, means, np.einsum("it,js,tskl->ijkl", rows, rows, self.blocks), self.scramble)
+
+    # Decisions.
+
+    def confusion(self, t: int) -> Array:
+        """P(stage t decides for class k | class c), a row a class c, shape (K, K)."""
+        k = self.classes
+        found = np.diag(1.0 - self.class_errors(t))
+        for c in range(k):
+            for chosen in range(k):
+                if chosen != c:
+                    found[c, chosen] = self._decides(t, c, chosen, _LOG2_AGREEMENT)
+        return found / found.sum(axis=1, keepdims=True)
+
+    def _differences(self, chosen: int) -> Array:
+        """Rows that take h_chosen minus the other logits, (K-1, K)."""
+        rows = -np.eye(self.classes)
+        rows[:, chosen] += 1.0
+        return np.delete(rows, chosen, axis=0)
+
+    def _decides(self, t: int, c: int, chosen: int, log2_nodes: int = _LOG2_ORTHANT) -> float:
+        rows = self._differences(chosen)
+        covariance = self.data.deltas[c] * rows @ self.blocks[t, t] @ rows.T
+        return orthant(rows @ self.means[t, c], covariance, log2_nodes, self.scramble)
+
+    def class_errors(self, t: int) -> Array:
+        """P(stage t decides for another class | class c), shape (K,)."""
+        t = t % self.stages
+        if t not in self._class_errors:
+            self._class_errors[t] = 1.0 - np.array([self._decides(t, c, c) for c in range(self.classes)])
+        return self._class_errors[t].copy()
+
+    def test_error(self, t: int) -> float:
+        """P(stage t decides for another class than the sample's)."""
+        return float(self.weights @ self.class_errors(t))
+
+    def agreement(self, t: int, s: int) -> float:
+        """P(stages t and s decide for the same class)."""
+        if (
+            np.array_equal(self.means[t], self.means[s])
+            and np.ptp(self.blocks[[t, t, s], [t, s, s]], axis=0).max() == 0.0
+        ):
+            return 1.0
+        total = 0.0
+        for c, weight in enumerate(self.weights):
+            for chosen in range(self.classes) if weight > 0 else ():
+                rows = self._differences(chosen)
+                mean = np.concatenate([rows @ self.means[t, c], rows @ self.means[s, c]])
+                blocks = [[rows @ self.blocks[a, b] @ rows.T for b in (t, s)] for a in (t, s)]
+                covariance = self.data.deltas[c] * np.block(blocks)
+                total += weight * orthant(mean, covariance, _LOG2_AGREEMENT, self.scramble)
+        return total
+
+    def overlap_cosine(self, t: int, s: int) -> float:
+        """Between the weights of two stages, all classes together."""
+        return float(self.overlap[t, s] / math.sqrt(self.overlap[t, t] * self.overlap[s, s]))
+
+    def logit_distance(self, t: int, s: int) -> float:
+        """E|h_t - h_s|^2."""
+        apart = np.sum((self.means[t] - self.means[s]) ** 2, axis=1)
+        spread = self.overlap[t, t] + self.overlap[s, s] - 2.0 * self.overlap[t, s]
+        return float(self.weights @ (apart + self.data.deltas * spread))
+
+    # Averages.
+
+    def mean(self, function: Callable[..., Array], rows: Sequence[Array], *, degree: int | None = None) -> Integral:
+        """Average of ``function(label, x_1, ..)``: labels (n,), and logits ``x = rows @ logits`` (n, K) each.
+
+        What has an axis of classes is summed over it.
+        """
+        rows = np.atleast_2d(rows)
+        small = self.combined(rows)
+        factor = _factor_of(small.blocks)
+        normals = sobol_rule(len(rows), factor.shape[1] // len(rows), _LOG2_MEAN, self.scramble).normals
+        drawn = normals.reshape(len(normals), -1) @ factor.T
+        total = 0.0
+        for c, weight in enumerate(self.weights):
+            if weight > 0:
+                logits = math.sqrt(self.data.deltas[c]) * drawn
+                x = [logits[:, i * self.classes : (i + 1) * self.classes] + small.means[i, c] for i in range(len(rows))]
+                values = np.asarray(function(np.full(len(drawn), c), *x), dtype=float)
+                total += weight * float(values.sum(axis=1).mean() if values.ndim == 2 else values.mean())
+        return Integral(total, 0.0)
+
+    def top_label_calibration_error(self, t: int, bins: int = 15) -> float:
+        """Mean, over bins of equal width of the largest probability q, of |P(the predicted class is right) - q| in the bin.
+
+        Whether a prediction is right is not drawn: given the logits, the classes have known probabilities.
+        """
+        basis = helmert(self.classes)
+        root = np.linalg.cholesky(basis @ self.blocks[t, t] @ basis.T)
+        normals = sobol_rule(1, self.classes - 1, _LOG2_MEAN, self.scramble).normals[:, 0]
+        centres = np.linalg.solve(root, basis @ self.means[t].T).T
+        seen = np.flatnonzero(self.weights)
+        deltas = self.data.deltas[seen]
+        gap, mass = np.zeros(bins), 0.0
+        for c in seen:
+            x = centres[c] + math.sqrt(self.data.deltas[c]) * normals  # logits in units of the root of Q
+            h = x @ root.T @ basis
+            chosen = np.argmax(h, axis=1)
+            confidence = special.softmax(h, axis=1).max(axis=1)
+            logs = np.full((len(x), self.classes), -np.inf)
+            apart = np.sum((x[:, None] - centres[seen]) ** 2, axis=2)
+            logs[:, seen] = np.log(self.weights[seen]) - 0.5 * (apart / deltas + (self.classes - 1) * np.log(deltas))
+            right = special.softmax(logs, axis=1)[np.arange(len(x)), chosen]
+            place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+            share = self.weights[c] / len(x)
+            gap += share * np.bincount(place, right - confidence, bins)
+            mass += self.weights[c]
+        return float(np.abs(gap).sum() / mass)
+
+    def loss(self, loss: Loss) -> Integral:
+        """Average of a loss of the last stage on fresh samples, whose labels are their classes."""
+        return mean_loss(self, ClassLoss(loss, self.classes), loss.stages(self.stages), self.table)
+
+
+def mean_loss(law, loss: ClassLoss, seen: Sequence[int], table: Array | None) -> Integral:
+    """Average of a loss of the last stage over fresh or training samples."""
+
+    def value(labels: Array, h: Array, *earlier: Array) -> Array:
+        taught = np.stack(earlier, axis=1) if earlier else np.empty((len(h), 0, h.shape[1]))
+        return loss.value(h, loss.targets(labels, taught, table), taught)
+
+    return law.mean(value, np.eye(law.stages)[[law.stages - 1, *(s - 1 for s in seen)]])
+
+
+def _factor_of(blocks: Array) -> Array:
+    """F with F F^T the covariance of all logits, (T K, T d): a column a normal."""
+    t, _, k, _ = blocks.shape
+    basis = np.kron(np.eye(t), helmert(k))
+    covariance = basis @ blocks.transpose(0, 2, 1, 3).reshape(t * k, t * k) @ basis.T
+    values, vectors = np.linalg.eigh(covariance)
+    return basis.T @ (vectors * np.sqrt(np.clip(values, 0.0, None)))[:, ::-1]

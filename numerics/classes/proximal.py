@@ -1,0 +1,258 @@
+"""Proximal points of losses of K logits, in the d = K-1 coordinates of the gauge.
+
+The rows of :func:`numerics.models.helmert` are constant before their last entry: ``B_ik = r_i`` for k <= i and ``-(i+1) r_i`` for
+k = i+1.  Going between logits and coordinates, and the curvature of softmax in coordinates,
+
+    (B diag(p) B^T)_ij = r_i (B p)_j   for i > j,
+
+therefore take sums and no products of matrices.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import types
+
+from numerics.classes.losses import FORM
+from numerics.codegen.cache import njit
+from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, Matrix
+from numerics.scalar.kernels.layout import Cube
+
+FAST = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
+
+_TOLERANCE = 1e-6  # of a step, after which what is left is about its square
+_MOST_STEPS = 100
+_LONG_STEP = 0.5  # above which the decrease of the objective is looked at
+_ARMIJO = 1e-4
+_SHORTEST = 1e-10
+
+
+@njit(types.boolean(Matrix), **FAST)
+def cholesky(matrix):
+    """Lower-triangular factor in place (of the lower triangle); False if the matrix is not positive definite."""
+    n = matrix.shape[0]
+    for i in range(n):
+        for j in range(i):
+            value = matrix[i, j]
+            for k in range(j):
+                value -= matrix[i, k] * matrix[j, k]
+            matrix[i, j] = value * matrix[j, j]
+        value = matrix[i, i]
+        for k in range(i):
+            value -= matrix[i, k] * matrix[i, k]
+        if not value > 0.0:
+            return False
+        matrix[i, i] = 1.0 / math.sqrt(value)  # the diagonal is kept inverted
+    return True
+
+
+@njit(types.void(Matrix, FloatArray), **FAST)
+def cholesky_solve(factor, vector):
+    """Solve with the result of :func:`cholesky`, in place."""
+    n = vector.size
+    for i in range(n):
+        value = vector[i]
+        for j in range(i):
+            value -= factor[i, j] * vector[j]
+        vector[i] = value * factor[i, i]
+    for i in range(n - 1, -1, -1):
+        value = vector[i]
+        for j in range(i + 1, n):
+            value -= factor[j, i] * vector[j]
+        vector[i] = value * factor[i, i]
+
+
+@njit(types.void(FloatArray, FloatArray, FloatArray), **FAST)
+def logits_of(x, rates, h):
+    """h = B^T x."""
+    above = 0.0
+    for k in range(x.size, 0, -1):
+        h[k] = above - k * rates[k - 1] * x[k - 1]
+        above += rates[k - 1] * x[k - 1]
+    h[0] = above
+
+
+@njit(types.float64(FloatArray, types.float64, FloatArray), **FAST)
+def _softmax(h, cold, p):
+    """softmax(h cold) into ``p``; returns log sum exp(h cold)."""
+    largest = h[0]
+    for k in range(1, h.size):
+        largest = max(largest, h[k])
+    total = 0.0
+    for k in range(h.size):
+        p[k] = math.exp((h[k] - largest) * cold)
+        total += p[k]
+    inverse = 1.0 / total
+    for k in range(h.size):
+        p[k] *= inverse
+    return largest * cold + math.log(total)
+
+
+@njit(types.void(types.float64, types.float64, FloatArray, FloatArray, FloatArray, FloatArray, Matrix), **FAST)
+def _add_softmax(weight, cold, p, rates, q, slope, curved):
+    """Add ``weight B p`` to the slope and the derivative of that to the curvature, of which it fills the lower triangle."""
+    before, turned = p[0], weight * cold
+    for i in range(q.size):
+        r, own = rates[i], p[i + 1]
+        q[i] = r * (before - (i + 1) * own)
+        slope[i] += weight * q[i]
+        for j in range(i):
+            curved[i, j] += turned * (r - q[i]) * q[j]
+        curved[i, i] += turned * (r * r * (before + (i + 1) * (i + 1) * own) - q[i] * q[i])
+        before += own
+
+
+@njit(types.float64(FORM, FloatArray, FloatArray, FloatArray, FloatArray), **FAST)
+def _potential(form, x, rates, h, p):
+    """A in coordinates."""
+    value = 0.0
+    for i in range(x.size):
+        value += 0.5 * form.linear * x[i] * x[i]
+    if form.hard != 0.0 or form.soft != 0.0:
+        logits_of(x, rates, h)
+    if form.hard != 0.0:
+        value += form.hard * _softmax(h, 1.0, p)
+    if form.soft != 0.0:
+        value += form.soft * form.temperature * _softmax(h, 1.0 / form.temperature, p)
+    return value
+
+
+@njit(types.void(FORM, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, Matrix), **FAST)
+def _slope_and_curvature(form, x, rates, h, p, q, slope, curved):
+    """S and the lower triangle of S' in coordinates."""
+    d = x.size
+    for i in range(d):
+        slope[i] = form.linear * x[i]
+        for j in range(i):
+            curved[i, j] = 0.0
+        curved[i, i] = form.linear
+    if form.hard != 0.0 or form.soft != 0.0:
+        logits_of(x, rates, h)
+    if form.hard != 0.0:
+        _softmax(h, 1.0, p)
+        _add_softmax(form.hard, 1.0, p, rates, q, slope, curved)
+    if form.soft != 0.0:
+        cold = 1.0 / form.temperature
+        _softmax(h, cold, p)
+        _add_softmax(form.soft, cold, p, rates, q, slope, curved)
+
+
+@njit(types.int64(FORM, Matrix, Matrix, Matrix, Matrix, Matrix, Cube), **FAST)
+def proximal_points(form, precision, u, target, h, force, stiffness):
+    """Minimise A(h) - c.h + (h-u)^T W^-1 (h-u)/2 for every sample, from ``h``, which is overwritten.
+
+    Parameters
+    ----------
+    precision : (d, d)
+        W^-1 of W = Delta V.
+    u, target : (n, d)
+        Centres and targets c.
+    force, stiffness : (n, d), (n, d, d)
+        Outputs, c - S(h) and D = S'(1 + W S')^-1.
+
+    Returns
+    -------
+    int
+        Samples on which it did not converge.
+    """
+    n, d = u.shape
+    rates = np.empty(d)
+    for i in range(d):
+        rates[i] = 1.0 / math.sqrt((i + 1.0) * (i + 2.0))
+    logits, p = np.empty(d + 1), np.empty(d + 1)
+    q, slope, pull, move, trial = np.empty(d), np.empty(d), np.empty(d), np.empty(d), np.empty(d)
+    curved, hessian, turned = np.empty((d, d)), np.empty((d, d)), np.empty((d, d))
+    failed = 0
+    for s in range(n):
+        done = False
+        for _ in range(_MOST_STEPS):
+            _slope_and_curvature(form, h[s], rates, logits, p, q, slope, curved)
+            for i in range(d):
+                value = target[s, i] - slope[i]
+                force[s, i] = value
+                for j in range(d):
+                    value -= precision[i, j] * (h[s, j] - u[s, j])
+                pull[i] = move[i] = value
+                for j in range(i + 1):
+                    hessian[i, j] = curved[i, j] + precision[i, j]
+            if not cholesky(hessian):
+                break
+            cholesky_solve(hessian, move)
+            size = 0.0
+            for i in range(d):
+                size = max(size, abs(move[i]))
+            if not size < np.inf:
+                break
+            fraction = 1.0
+            if size > _LONG_STEP:
+                gain = 0.0
+                for i in range(d):
+                    gain += pull[i] * move[i]
+                start = _potential(form, h[s], rates, logits, p)
+                while fraction > _SHORTEST:
+                    for i in range(d):
+                        trial[i] = h[s, i] + fraction * move[i]
+                    change = _potential(form, trial, rates, logits, p) - start
+                    for i in range(d):
+                        change -= fraction * move[i] * target[s, i]
+                        for j in range(d):
+                            between = h[s, j] - u[s, j] + 0.5 * fraction * move[j]
+                            change += fraction * move[i] * precision[i, j] * between
+                    if change <= -_ARMIJO * fraction * gain:
+                        break
+                    fraction *= 0.5
+            scale = 1.0
+            for i in range(d):
+                h[s, i] += fraction * move[i]
+                scale = max(scale, abs(h[s, i]))
+            if fraction == 1.0 and size < _TOLERANCE * scale:
+                done = True
+                break
+        if not done:
+            failed += 1
+            continue
+        # The last step is so short that the slope at its end is linear in it.
+        for i in range(d):
+            for j in range(i):
+                curved[j, i] = curved[i, j]
+        for i in range(d):
+            for j in range(d):
+                force[s, i] -= curved[i, j] * move[j]
+        # D = S' (W^-1 + S')^-1 W^-1, without a difference.
+        for j in range(d):
+            for i in range(d):
+                trial[i] = precision[i, j]
+            cholesky_solve(hessian, trial)
+            for i in range(d):
+                value = 0.0
+                for m in range(d):
+                    value += curved[i, m] * trial[m]
+                turned[i, j] = value
+        for i in range(d):
+            for j in range(d):
+                stiffness[s, i, j] = 0.5 * (turned[i, j] + turned[j, i])
+    return failed
+
+
+@njit(types.void(Matrix, Matrix, Matrix, Matrix, Cube, Matrix), **FAST)
+def predict(moved, change, response, force, stiffness, h):
+    """Proximal points where centres have ``moved`` (n, d), and W by ``change`` to ``response``, to first order, into ``h``.
+
+    ``h`` comes with the new centres, and ``force`` and ``stiffness`` are those found before.
+    """
+    n, d = h.shape
+    shift, new = np.empty(d), np.empty(d)
+    for s in range(n):
+        for i in range(d):
+            shift[i] = moved[s, i]
+            for j in range(d):
+                shift[i] += change[i, j] * force[s, j]
+        for i in range(d):
+            new[i] = force[s, i]
+            for j in range(d):
+                new[i] -= stiffness[s, i, j] * shift[j]
+        for i in range(d):
+            for j in range(d):
+                h[s, i] += response[i, j] * new[j]

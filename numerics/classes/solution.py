@@ -1,0 +1,390 @@
+"""What ``solve`` returns for a mixture of K classes: stages, their order parameters in blocks, and observables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numerics.classes.losses import ClassLoss
+from numerics.classes.population import ClassPopulation, mean_loss
+from numerics.classes.rules import LEVELS, sobol_rule
+from numerics.classes.solver import CHECKS, StagePoint, Walk, solve_walk
+from numerics.driver.chord import Found
+from numerics.driver.outcome import Status
+from numerics.models import Chain, ClassMixture, Estimator, ParameterError, chosen, helmert, parameter_values
+from numerics.settings import DEFAULT, Settings
+from numerics.solution.observables import OBSERVABLES
+from numerics.solution.observables.registry import (
+    ERROR_SUFFIX,
+    REGISTRY,
+    Observable,
+    carries_observables,
+    observables_of,
+    split,
+)
+from numerics.solution.quadrature import Integral
+from numerics.solution.samples import WeightedSamples, unit
+from numerics.solution.stage import NOTHING, AnyStage
+from theory.losses import Loss
+
+Array = NDArray[np.float64]
+
+COARSE_TOLERANCE = 1e-3
+"""Of the solution on coarse nodes that a cold start begins with."""
+
+DEFAULT_RTOL = {2: 1e-7, 3: 1e-5, 4: 1e-4, 5: 1e-4}
+"""Accuracy of the test errors that is asked for by default, for each K."""
+
+LOOSE = 2e-4
+"""For more classes."""
+
+_LOG2_SAMPLES = 13
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSolution:
+    """Saddle point of a chain on a mixture of K classes.
+
+    Attributes
+    ----------
+    data, chain
+        The problem.
+    converged : bool
+        Every stage converged, and the estimated error of the test errors is below what was asked for.
+    residual : float
+        Largest undamped residual of the saddle-point equations, in natural units.
+    quadrature_error : float
+        Estimated error of the test errors: their spread over scrambles of the nodes.
+    iterations : int
+        Evaluations of channel averages, all stages and levels together.
+    message : str
+        "converged", or what went wrong and where.
+
+    Indexing gives the stages.  Logits and weights have K components that sum to 0; classes are the last axes.
+
+    Examples
+    --------
+    >>> from numerics import Estimator, solve
+    >>> from numerics.models import similar_pairs
+    >>> from theory.losses import CrossEntropy, Distillation
+    >>> data = ClassMixture(alpha=3.0, gram=similar_pairs(3, 0.5), delta=0.5)
+    >>> solution = solve(data, [Estimator(CrossEntropy(), ridge=0.1), Estimator(Distillation(temperature=2.0), ridge=0.1)])
+    >>> [round(stage.test_error, 3) for stage in solution]
+    [0.274, 0.27]
+    >>> solution[1].class_errors.shape, solution[1].confusion.shape
+    ((3,), (3, 3))
+    """
+
+    data: ClassMixture
+    chain: Chain
+    walk: Walk = field(repr=False)
+    checks: tuple[Walk, ...] = field(repr=False)
+    converged: bool
+    residual: float
+    quadrature_error: float
+    iterations: int
+    message: str
+
+    def __len__(self) -> int:
+        return len(self.chain)
+
+    def __getitem__(self, index: int | str | slice) -> ClassStage | tuple[ClassStage, ...]:
+        """Stage by position from 0, or by name; stages of a slice."""
+        return chosen(self.chain.names, index, lambda k: self._stages[k])
+
+    @cached_property
+    def _stages(self) -> tuple[ClassStage, ...]:
+        return tuple(ClassStage(self, number) for number in range(1, len(self) + 1))
+
+    @property
+    def stages(self) -> tuple[ClassStage, ...]:
+        """All stages."""
+        return self._stages
+
+    @property
+    def points(self) -> tuple[StagePoint, ...]:
+        """Saddle points of the stages that are solved."""
+        return tuple(self.walk.points)
+
+    @cached_property
+    def means(self) -> Array:
+        """m_tc: overlaps w_t.mu_c/N of the weights of each logit with the means, shape (T, K, K); ``means[t, c]`` is of class c."""
+        basis = helmert(self.data.classes_count)
+        return self._collect(lambda blocks: blocks.mean.T @ basis)
+
+    @cached_property
+    def bias(self) -> Array:
+        """b_t, shape (T, K)."""
+        basis = helmert(self.data.classes_count)
+        return self._collect(lambda blocks: blocks.bias @ basis)
+
+    def _collect(self, value: Callable) -> Array:
+        found = [value(point.blocks) for point in self.points]
+        k = self.data.classes_count
+        shape = found[0].shape if found else (k, k)
+        return np.array(found + [np.full(shape, np.nan)] * (len(self) - len(found)))
+
+    @cached_property
+    def overlap(self) -> Array:
+        """Q_ts = W_t W_s^T/N, blocks of K x K: shape (T, T, K, K)."""
+        return overlap_blocks(self.walk, len(self))
+
+    @cached_property
+    def response(self) -> Array:
+        """V_ts, 0 for s > t, shape (T, T, K, K)."""
+        basis = helmert(self.data.classes_count)
+        k = self.data.classes_count
+        found = np.full((len(self), len(self), k, k), np.nan)
+        for t, point in enumerate(self.points):
+            found[t] = 0.0
+            for s, block in enumerate(point.blocks.response):
+                found[t, s] = basis.T @ block @ basis
+        return found
+
+    def to_dict(self) -> dict:
+        """Everything as plain numbers and lists, ready for JSON (NaN and infinite numbers become None)."""
+        from numerics.solution.solution import without_nan  # here: it loads the binary solver
+
+        known = observables_of(self.data)
+        result = {
+            "parameters": parameter_values(self.data, self.chain),
+            "classes": self.data.classes_count, "gram": np.array(self.data.gram).tolist(), "weights": list(self.data.weights),
+            "converged": self.converged, "residual": self.residual, "iterations": self.iterations,
+            "quadrature_error": self.quadrature_error, "message": self.message,
+            "stages": [
+                {
+                    "name": stage.name, "class_errors": stage.class_errors.tolist(), "confusion": stage.confusion.tolist(),
+                    **{name: getattr(stage, name) for name in known},
+                    **{name + ERROR_SUFFIX: stage.error_of(name) for name in known},
+                }
+                for stage in self.stages
+            ],
+            "means": self.means.tolist(), "bias": self.bias.tolist(), "overlap": self.overlap.tolist(),
+            "response": self.response.tolist(),
+        }  # fmt: skip
+        return without_nan(result)
+
+
+def overlap_blocks(walk: Walk, size: int) -> Array:
+    """Q_ts of the stages of a walk, (size, size, K, K), NaN for those that are not solved."""
+    basis = helmert(walk.data.classes_count)
+    k = walk.data.classes_count
+    found = np.full((size, size, k, k), np.nan)
+    rows = [blocks.cholesky for blocks in walk.blocks[:size]]
+    for t, row in enumerate(rows):
+        for s in range(t + 1):
+            block = sum(row[r] @ rows[s][r].T for r in range(s + 1))
+            found[t, s] = basis.T @ block @ basis
+            found[s, t] = found[t, s].T
+    return found
+
+
+class ClassSamples(WeightedSamples):
+    """Training samples of a stage: the nodes of a walk, on which all stages up to it have logits."""
+
+    many_classes = True
+
+    def __init__(self, walk: Walk, number: int) -> None:
+        self.stages, self.scale = number, np.ones(number)
+        self.walk, self.number = walk, number
+
+    @cached_property
+    def _channel(self):
+        nodes = sobol_rule(self.number, self.walk.data.classes_count - 1, _LOG2_SAMPLES, self.walk.scramble)
+        channel = self.walk.channel(self.number, nodes)
+        point = self.walk.points[self.number - 1]
+        channel._extend(self.number, point.blocks, point.table)
+        return channel
+
+    @cached_property
+    def _total(self) -> float:
+        return sum(self._channel.cells[i].weight for i in self._channel.used)
+
+    def mean(self, function: Callable[..., Array], rows: Sequence[Array], *, degree: int | None = None) -> Integral:
+        """As :meth:`ClassPopulation.mean`, on training samples with the labels that were trained on."""
+        return self._mean(function, rows, clean=False)
+
+    def _mean(self, function: Callable[..., Array], rows: Sequence[Array], *, clean: bool) -> Integral:
+        channel, rows = self._channel, np.atleast_2d(rows)
+        total = 0.0
+        for i in channel.used:
+            cell, logits = channel.cells[i], channel.nodes[i].logits
+            x = [sum(row[s] * logits[s] for s in np.flatnonzero(row)) @ channel.basis for row in rows]
+            label = cell.class_index if clean else cell.label
+            values = np.asarray(function(np.full(len(x[0]), label), *x), dtype=float)
+            total += cell.weight * float(values.sum(axis=1).mean() if values.ndim == 2 else values.mean())
+        return Integral(total / self._total, 0.0)
+
+    def probability(self, level: float = 0.0, *, clean: bool = False) -> Integral:
+        """P(the largest logit is not that of the label), of the label that was trained on, or of the class (``clean``)."""
+        return self._mean(
+            lambda labels, h: np.argmax(h, axis=1) != labels, [unit(self.stages, self.stages)], clean=clean
+        )
+
+    def loss(self, loss: Loss) -> Integral:
+        """Average of a loss of the last stage."""
+        own = ClassLoss(loss, self.walk.data.classes_count)
+        return mean_loss(self, own, loss.stages(self.number), self.walk.points[self.number - 1].table)
+
+
+def _attribute(observable: Observable) -> property:
+    return property(lambda stage: stage.find(observable).value, doc=observable.__doc__)
+
+
+@carries_observables(_attribute)
+class ClassStage(AnyStage):
+    """One stage of a solution on K classes, with the observables that these data have as attributes.
+
+    ``<observable>_quadrature_error`` is the estimated error of each: its spread over scrambles of the nodes.
+    """
+
+    def __init__(self, solution: ClassSolution, number: int, walk: Walk | None = None) -> None:
+        self.solution, self.number, self.walk = solution, number, solution.walk if walk is None else walk
+        self.data, self.chain = solution.data, solution.chain
+        self._kept: dict[Observable, Integral] = {}
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: norm={self.norm:.6g}, test_error={self.test_error:.6g}>"
+
+    def __getattr__(self, name: str) -> float:
+        observable, is_error = split(name)
+        if is_error and observable in OBSERVABLES:
+            return self.error_of(observable)
+        raise AttributeError(f"a stage has no attribute {name!r}")
+
+    @property
+    def name(self) -> str:
+        """Name of the stage in its chain."""
+        return self.chain.name(self.number)
+
+    @property
+    def estimator(self) -> Estimator:
+        """The stage."""
+        return self.chain[self.number - 1]
+
+    @property
+    def known(self) -> bool:
+        """Whether the stage is solved."""
+        return len(self.walk.points) >= self.number
+
+    @property
+    def means(self) -> Array:
+        """See :attr:`ClassSolution.means`, of this stage, shape (K, K)."""
+        return self.solution.means[self.number - 1]
+
+    @property
+    def biases(self) -> Array:
+        """Of the K logits, sum 0."""
+        return self.solution.bias[self.number - 1]
+
+    @cached_property
+    def fresh(self) -> ClassPopulation:
+        """Law of the logits of the stages up to this one on fresh samples."""
+        k = self.number
+        basis = helmert(self.data.classes_count)
+        means = np.array([(blocks.mean + blocks.bias[:, None]).T @ basis for blocks in self.walk.blocks[:k]])
+        table = self.walk.points[k - 1].table
+        return ClassPopulation(self.data, means, overlap_blocks(self.walk, k), self.walk.scramble, table)
+
+    @cached_property
+    def samples(self) -> ClassSamples:
+        """Law of the same logits on the samples that it was trained on."""
+        return ClassSamples(self.walk, self.number)
+
+    @property
+    def class_errors(self) -> Array:
+        """P(it decides for another class | class), shape (K,)."""
+        return self.fresh.class_errors(-1) if self.known else np.full(self.data.classes_count, np.nan)
+
+    @property
+    def confusion(self) -> Array:
+        """P(it decides for class k | class c), a row a class c, shape (K, K)."""
+        k = self.data.classes_count
+        return self.fresh.confusion(-1) if self.known else np.full((k, k), np.nan)
+
+    @property
+    def response_to_field(self) -> float:
+        """Trace of V_tt."""
+        return float(np.trace(self.walk.points[self.number - 1].blocks.response[-1]))
+
+    @property
+    def objective(self) -> Integral:
+        """Minimised training objective per input, from the averages."""
+        alpha = self.samples._total
+        loss = self.samples.loss(self.estimator.loss)
+        return alpha * loss + 0.5 * self.estimator.ridge * self.fresh.overlap[-1, -1]
+
+    def find(self, observable: Observable) -> Integral:
+        """Value of an observable, found once; NaN if the stage was not solved."""
+        if not self.known:
+            return NOTHING
+        if observable not in self._kept:
+            self._kept[observable] = observable.evaluate(self)
+        return self._kept[observable]
+
+    def error_of(self, name: str) -> float:
+        """Estimated absolute error of an observable: root mean square of its differences on further scrambles.
+
+        Raises
+        ------
+        numerics.models.ParameterError
+            For an unknown name.
+        """
+        if name not in OBSERVABLES:
+            raise ParameterError(f"name must be one of {', '.join(OBSERVABLES)}; got {name!r}")
+        observable = REGISTRY[name]
+        value = self.find(observable).value
+        if not math.isfinite(value):
+            return math.nan
+        return self.spread(lambda stage: stage.find(observable).value)
+
+    def spread(self, value: Callable[[ClassStage], Array | float]) -> float:
+        """Root mean square, over further scrambles, of the largest difference of something of this stage."""
+        here = np.asarray(value(self))
+        others = [value(ClassStage(self.solution, self.number, walk)) for walk in self.solution.checks]
+        if len(others) < CHECKS:
+            return math.inf
+        return float(np.sqrt(np.mean([np.max(np.abs(np.asarray(other) - here)) ** 2 for other in others])))
+
+
+def solve_classes(
+    data: ClassMixture, chain: Chain, *, rtol: float | None = None, max_iterations: int | None = None,
+    start: ClassSolution | None = None, settings: Settings = DEFAULT,
+) -> ClassSolution:  # fmt: skip
+    """Solution of a chain on K classes, converged or not; see :func:`numerics.solve`."""
+    k = data.classes_count
+    rtol = DEFAULT_RTOL.get(k, LOOSE) if rtol is None else rtol
+    limit = settings.max_iterations if max_iterations is None else max_iterations
+    iterations = 0
+    if start is not None:
+        known = [
+            Found(blocks, found.outcome, found.factors)
+            for blocks, found in zip(start.walk.blocks, start.walk.found, strict=False)
+        ]
+    else:
+        rough, outcome = solve_walk(data, chain, -1, limit, tolerance=COARSE_TOLERANCE)
+        iterations, known = outcome.iterations, rough.found[: len(rough.points)]
+    for level in range(LEVELS):
+        walk, outcome = solve_walk(data, chain, level, limit, known)
+        iterations += outcome.iterations
+        solved = outcome.status == Status.CONVERGED
+        checks = [walk.displaced(scramble) for scramble in range(1, CHECKS + 1)] if solved else []
+        solution = ClassSolution(
+            data, chain, walk, tuple(check for check in checks if check is not None), False, outcome.residual, math.inf,
+            iterations, Status(outcome.status).message,
+        )  # fmt: skip
+        error = max(stage.error_of("test_error") for stage in solution.stages) if solved else math.inf
+        if solved and error <= rtol:
+            return replace(solution, converged=True, quadrature_error=error, message="converged")
+        known = walk.found[: len(walk.points)]
+    if solved:
+        message = f"the estimated error {error:.1e} of the test errors exceeds {rtol:.1e}"
+    else:
+        number = len(walk.points) + 1
+        message = f"stage {number} ({chain.name(number)}): {Status(outcome.status).message}"
+    return replace(solution, quadrature_error=error, message=message)

@@ -1,0 +1,185 @@
+"""Solve a chain on a mixture of K classes: stage after stage, on finer and finer nodes, with the error from further scrambles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numerics.classes.channel import Channel
+from numerics.classes.prior import Conjugates, Prior
+from numerics.classes.rules import Rule, rule
+from numerics.classes.stage import StageBlocks, StageEquations
+from numerics.driver.chord import Found, chord, newton_step
+from numerics.driver.homotopy import homotopy_of
+from numerics.driver.outcome import Outcome, Status
+from numerics.models import Chain, ClassMixture, Estimator
+from numerics.scalar.prior import mask_patterns
+
+Array = NDArray[np.float64]
+
+CHECKS = 3
+"""Further scrambles of the nodes that the error is estimated from.  Fewer may agree by chance."""
+
+DAMPED = 4
+"""Steps of half the residual that a cold start begins with."""
+
+TOLERANCE = 1e-8
+"""Of the last Newton step, in natural units."""
+
+_FIRST_LOG_RIDGE = math.log(30.0)
+_RIDGE_STEPS = 60
+
+
+@dataclass(frozen=True)
+class StagePoint:
+    """Saddle point of one stage: order parameters, conjugates, and how they were found."""
+
+    blocks: StageBlocks
+    conjugates: Conjugates
+    table: Array | None
+    outcome: Outcome
+
+
+@dataclass
+class Walk:
+    """The stages solved so far, on one set of nodes.
+
+    Parameters
+    ----------
+    data, stages
+        The problem.
+    level, scramble : int
+        Of the nodes of every stage (:mod:`numerics.classes.rules`).
+    """
+
+    data: ClassMixture
+    stages: tuple[Estimator, ...]
+    level: int
+    scramble: int = 0
+    points: list[StagePoint] = field(default_factory=list)
+    found: list[Found] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        etas, overlaps = zip(*((stage.eta, stage.mask_overlap) for stage in self.stages), strict=True)
+        self.prior = Prior(np.array(self.data.gram), mask_patterns(etas, overlaps))
+
+    @property
+    def blocks(self) -> list[StageBlocks]:
+        """Order parameters of the stages so far."""
+        return [point.blocks for point in self.points]
+
+    def channel(self, number: int, nodes: Rule | None = None) -> Channel:
+        """The channel of a stage, given those before."""
+        nodes = rule(number, self.data.classes_count - 1, self.level, self.scramble) if nodes is None else nodes
+        tables = [point.table for point in self.points[: number - 1]]
+        return Channel(self.data, self.stages[:number], nodes, self.blocks[: number - 1], tables)
+
+    def _equations(self) -> StageEquations:
+        number = len(self.points) + 1
+        return StageEquations(self.channel(number), self.prior, self.stages[number - 1].ridge, self.blocks)
+
+    def _keep(self, equations: StageEquations, blocks: StageBlocks, outcome: Outcome) -> bool:
+        plain = equations.plain(blocks)
+        if plain is None:
+            return False
+        self.points.append(StagePoint(blocks, plain[1], equations.channel.table, outcome))
+        self.prior.append(equations.t, equations.ridge, plain[1])
+        return True
+
+    def solve_next(self, start: Found | None, max_iterations: int, tolerance: float = TOLERANCE) -> Outcome:
+        """Solve the next stage, from a solution on other nodes if there is one; if all fails, follow it from a large ridge."""
+        equations = self._equations()
+        iterations, found = 0, None
+        if start is not None:
+            found = chord(equations, start.x, tolerance, max_iterations, 0, start.factors)
+            iterations += found.outcome.iterations
+        if found is None or found.outcome.status != Status.CONVERGED:
+            found = chord(equations, equations.start(), tolerance, max_iterations, DAMPED)
+            iterations += found.outcome.iterations
+        if found.outcome.status != Status.CONVERGED:
+            found = self._from_large_ridge(equations, found, max_iterations)
+            iterations += found.outcome.iterations
+        outcome = found.outcome._replace(iterations=iterations)
+        if outcome.status == Status.CONVERGED and not self._keep(equations, found.x, outcome):
+            outcome = outcome._replace(status=Status.NOT_FINITE.value)
+        self.found.append(found)
+        return outcome
+
+    def _from_large_ridge(self, equations: StageEquations, failed: Found, max_iterations: int) -> Found:
+        """Follow the stage along falling ridges."""
+        goal = equations.ridge
+        kept: list[Found] = [failed]
+
+        def at_ridge(_problem: object, _accuracy: object, log_ridge: float, x: Array) -> Outcome:
+            equations.ridge = math.exp(log_ridge) if log_ridge > math.log(goal) else goal
+            found = chord(equations, _unpacked(x, equations), TOLERANCE, max_iterations)
+            if found.outcome.status == Status.CONVERGED:
+                kept.append(found)
+                x[:] = _packed(found.x)
+            return found.outcome
+
+        equations.ridge = math.exp(max(_FIRST_LOG_RIDGE, math.log(goal)))
+        x = _packed(equations.start())
+        follow = homotopy_of(at_ridge).py_func
+        outcome = follow(None, None, x, math.log(equations.ridge), math.log(goal), _RIDGE_STEPS)
+        equations.ridge = goal
+        return kept[-1]._replace(outcome=outcome)
+
+    def displaced(self, scramble: int) -> Walk | None:
+        """The same chain after one Newton step on other nodes; None if that cannot be done."""
+        other = Walk(self.data, self.stages, self.level, scramble)
+        for point, found in zip(self.points, self.found, strict=True):
+            equations = other._equations()
+            try:
+                blocks = newton_step(equations, found)
+            except np.linalg.LinAlgError:
+                return None
+            if blocks is None or not other._keep(equations, blocks, point.outcome):
+                return None
+        return other
+
+
+def _packed(blocks: StageBlocks) -> Array:
+    """Order parameters as one vector in which steps may be extrapolated: factors of V, logarithms on diagonals."""
+    cholesky, root = blocks.cholesky.copy(), blocks.response.copy()
+    root[-1] = np.linalg.cholesky(0.5 * (root[-1] + root[-1].T))
+    for last in (cholesky[-1], root[-1]):
+        np.fill_diagonal(last, np.log(np.diag(last)))
+    return np.concatenate([blocks.mean.ravel(), blocks.bias, cholesky.ravel(), root.ravel()])
+
+
+def _unpacked(x: Array, equations: StageEquations) -> StageBlocks:
+    d, k, t = equations.d, equations.k, equations.t
+    mean, bias, cholesky, root = np.split(x, np.cumsum([d * k, d, t * d * d]))
+    cholesky, root = cholesky.reshape(t, d, d).copy(), root.reshape(t, d, d).copy()
+    for last in (cholesky[-1], root[-1]):
+        np.fill_diagonal(last, np.exp(np.diag(last)))
+    root[-1] = root[-1] @ root[-1].T
+    return StageBlocks(mean.reshape(d, k).copy(), bias.copy(), cholesky, root)
+
+
+def solve_walk(
+    data: ClassMixture, chain: Chain, level: int, max_iterations: int, start: Sequence[Found] = (),
+    tolerance: float = TOLERANCE,
+) -> tuple[Walk, Outcome]:  # fmt: skip
+    """All stages on one set of nodes; the walk ends where a stage does not converge.
+
+    Parameters
+    ----------
+    start
+        Stages found on other nodes, or at nearby parameters.
+    """
+    walk = Walk(data, chain.resolved(data), level)
+    outcome = Outcome(Status.NOT_TRIED.value, 0, math.inf, math.inf, 0.0)
+    iterations, residual = 0, 0.0
+    for number in range(len(chain)):
+        outcome = walk.solve_next(start[number] if number < len(start) else None, max_iterations, tolerance)
+        iterations += outcome.iterations
+        residual = max(residual, outcome.residual)
+        if outcome.status != Status.CONVERGED:
+            break
+    return walk, outcome._replace(iterations=iterations, residual=residual)
