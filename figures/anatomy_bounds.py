@@ -17,13 +17,15 @@ from matplotlib.figure import Figure
 from figures.build import Effort, Plan, Tuned, Tuning, Work, curves, published
 from figures.drawing import Data, Look, Panel, panels, said, shared_legend
 from numerics.anatomy.bounds import oracle
-from numerics.anatomy.calibration import curve
+from numerics.anatomy.calibration import curve, reliability
 from numerics.anatomy.inheritance import optimal_teacher
 from numerics.models import Chain, Estimator, GaussianMixture
 from numerics.plots import style
 from numerics.plots.style import BLACK, BLUE, GREY, LINES, RED, YELLOW
+from numerics.simulation.measure import MeasuredStage
+from numerics.simulation.run import simulate
 from numerics.solver import solve
-from numerics.sweeps.grid import Grid
+from numerics.sweeps.grid import ERROR_SUFFIX, Grid
 from numerics.thresholds import bayes_error
 from theory.losses import CrossEntropy, Distillation
 
@@ -160,6 +162,78 @@ class ReliabilityCurves:
         return xarray.Dataset(variables, coordinates, {"data": repr(self.data), "chain": repr(self.chain)})
 
 
+SAMPLES = "test", "training"
+
+
+@dataclass(frozen=True)
+class BinnedReliability:
+    """The same in bins of the logit: how often the label is 1, and the mean output, from theory."""
+
+    data: GaussianMixture
+    chain: Chain
+    edges: np.ndarray
+
+    quick: ClassVar[bool] = True
+
+    def tasks(self) -> list[Callable[[], object]]:
+        return [self._bins]
+
+    def _bins(self) -> dict[str, np.ndarray]:
+        stages = solve(self.data, self.chain, throw=True).stages
+        found = {}
+        for on in SAMPLES:
+            bins = [reliability(stage, self.edges, on) for stage in stages]
+            found[on], found[f"{on}_output"] = (np.array([getattr(one, name) for one in bins]) for name in OF_BINS)
+        return found
+
+    def join(self, pieces: Sequence) -> xarray.Dataset:
+        variables = {name: (("stage", "bin"), values) for name, values in pieces[0].items()}
+        coordinates = {"stage": list(self.chain.names), "bin": np.arange(len(self.edges) - 1)}
+        return xarray.Dataset(variables, coordinates, self.attributes())
+
+    def attributes(self) -> dict[str, object]:
+        return {"data": repr(self.data), "chain": repr(self.chain)}
+
+
+OF_BINS = "observed", "predicted"
+
+
+@dataclass(frozen=True)
+class MeasuredReliability(BinnedReliability):
+    """The same in finite systems, samples of all runs in one bin; on fresh samples given the weights of each run."""
+
+    effort: Effort
+
+    quick: ClassVar[bool] = False
+    simulated: ClassVar[bool] = True
+
+    def _bins(self) -> dict[str, np.ndarray]:
+        def further(stages: Sequence[MeasuredStage]) -> dict[str, np.ndarray]:
+            bins = [[reliability(stage, self.edges, on) for stage in stages] for on in SAMPLES]
+            share = np.array([[one.share for one in row] for row in bins])
+            parts = {name: np.array([[getattr(one, name) for one in row] for row in bins]) for name in OF_BINS}
+            return {"share": share, **{name: np.nan_to_num(share * part) for name, part in parts.items()}}
+
+        effort = self.effort
+        runs = simulate(self.data, self.chain, effort.n_inputs, effort.n_runs, effort.seed, further=further).runs
+        found, share = {}, runs["share"]
+        for name, suffix in zip(OF_BINS, ("", "_output"), strict=True):
+            mean = runs[name].mean(axis=0) / share.mean(axis=0)
+            spread = (runs[name] - mean * share).std(axis=0, ddof=1) / np.sqrt(len(share)) / share.mean(axis=0)
+            for k, on in enumerate(SAMPLES):
+                found[on + suffix], found[on + suffix + ERROR_SUFFIX] = mean[k], spread[k]
+        return found
+
+    def attributes(self) -> dict[str, object]:
+        effort = self.effort
+        return {
+            **super().attributes(),
+            "n_inputs": effort.n_inputs,
+            "n_runs": effort.n_runs,
+            "seed": effort.seed,
+        }
+
+
 @published("anatomy-calibration", "Calibration of teacher and student, on fresh and on training samples")
 def calibration(effort: Effort) -> Plan:
     """Reliability of teacher and student along the logit, and calibration errors along the teacher's ridge."""
@@ -167,21 +241,32 @@ def calibration(effort: Effort) -> Plan:
     names = ("calibration_error", "top_label_calibration_error", "tempered_calibration_error")
     logits = np.linspace(-3.0, 3.0, 121)
     work: dict[str, Work] = {"reliability": ReliabilityCurves(data, chain, {"logit": logits})}
+    if effort.n_runs:
+        outputs = np.linspace(0.1, 0.9, 9)
+        edges = np.log(outputs / (1.0 - outputs))
+        work["simulated_reliability"] = MeasuredReliability(data, chain, edges, effort)
+        work["predicted_simulated_reliability"] = BinnedReliability(data, chain, edges)
     work |= curves(effort, data, chain, {"teacher.ridge": RIDGES}, MEASURED, "errors", names)
 
     def draw(parts: Data) -> Figure:
         figure, found = panels(parts, 1, 3, 2.8)
-        reliability, teacher, student = found
+        left, teacher, student = found
         output = 1.0 / (1.0 + np.exp(-logits))
-        reliability.axes.plot([0, 1], [0, 1], color=GREY, lw=0.7, zorder=1)
-        for stage, colour in (("teacher", BLUE), ("student", RED)):
+        left.axes.plot([0, 1], [0, 1], color=GREY, lw=0.7, zorder=1)
+        for stage, colour, marker in (("teacher", BLUE, "s"), ("student", RED, "o")):
             for name, line in (("test", "-"), ("training", (0, (4, 1.5)))):
                 look = Look(colour, line)
-                reliability.function(
-                    output, parts["reliability"][name].sel(stage=stage).values, look, f"{stage}, {name}"
-                )
-        reliability.axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=r"output $\sigma(h)$", ylabel=r"$P(y=1\,|\,h)$")
-        reliability.legend(loc="lower right", fontsize=6)
+                values = parts["reliability"][name].sel(stage=stage).values
+                left.function(output, values, look, f"{stage}, {name}")
+                if "simulated_reliability" in parts:
+                    dots = parts["simulated_reliability"].sel(stage=stage)
+                    bars = dots[name + ERROR_SUFFIX] * style.bar(dots.attrs["n_runs"])
+                    left.axes.errorbar(
+                        dots[f"{name}_output"], dots[name], bars, ls="none", color=colour, marker=marker, ms=2.8,
+                        elinewidth=0.7, markerfacecolor="white" if name == "training" else colour, markeredgewidth=0.6,
+                    )  # fmt: skip
+        left.axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=r"output $\sigma(h)$", ylabel=r"$P(y=1\,|\,h)$")
+        left.legend(loc="lower right", fontsize=6)
         words = ("of P(y=1)", "of the top label", "of P(y=1) at the calibrating temperature")
         for panel, stage in ((teacher, "teacher"), (student, "student")):
             for name, look, label in zip(names, (STUDENT, THIRD, FOURTH), words, strict=True):
@@ -203,7 +288,8 @@ def calibration(effort: Effort) -> Plan:
         work,
         draw,
         "Settings of our choice (alpha = 2, rho = 0.3, label noise 0.1, student's ridge 0.1, eta = 0.6; left: teacher's "
-        "ridge 1, where outputs are underconfident, more so on training samples, with the labels that were trained on).",
+        "ridge 1, where outputs are underconfident, more so on training samples, with the labels that were trained on; points are "
+        "bins of the output, filled on fresh samples).",
     )
 
 

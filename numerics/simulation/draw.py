@@ -1,5 +1,6 @@
 """What is drawn, in this order: v or the rule, then for each data set its labels and inputs; label flips, random masks, frozen
-weights and the noise of a rule have streams of their own, so that the same seed gives the same inputs with and without them.
+weights, the noise of a rule and what is shuffled have streams of their own, so that the same seed gives the same inputs with and
+without them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Array = NDArray[np.float64]
 Selection = slice | NDArray[np.intp]
 """Some rows or columns of a matrix."""
 
-FLIPS, FURTHER, MASKS, FROZEN, RULE = range(1, 6)
+FLIPS, FURTHER, MASKS, FROZEN, RULE, SHUFFLE = range(1, 7)
 """Numbers of the random streams besides that of v and the training set."""
 
 
@@ -40,6 +41,8 @@ class Sample:
         Rows of each data set; all are the training set's if not given.
     rule : ndarray, shape (M,)
         Field of the rule with its noise, if there is one.
+    seed : SeedSequence
+        Of the draw.
     """
 
     design: Array
@@ -48,6 +51,7 @@ class Sample:
     clean_labels: Array | None = None
     sets: Mapping[str, slice] = field(default_factory=dict)
     rule: Array | None = None
+    seed: np.random.SeedSequence = field(default_factory=lambda: np.random.SeedSequence(0), repr=False)
 
     def __post_init__(self) -> None:
         if self.clean_labels is None:
@@ -61,6 +65,10 @@ class Sample:
         if all(first.stop == second.start for first, second in pairwise(found)):
             return slice(found[0].start, found[-1].stop)
         return np.concatenate([np.arange(rows.start, rows.stop) for rows in found])
+
+    def generator(self, *stream: int) -> np.random.Generator:
+        """What is random about this draw beyond it: a stream by number."""
+        return _generator(self.seed, *stream)
 
     def part(self, rows: Selection, columns: Selection) -> Array:
         """Design of some samples and inputs; a view if both are slices."""
@@ -91,9 +99,9 @@ def draw(data: DataModel, n_inputs: int, seed: np.random.SeedSequence) -> Sample
         labels[rows] = 1.0 if data.ruled else source.random(size) < data.positive_share
         source.standard_normal(out=design[rows])
     design *= math.sqrt(data.variance / n_inputs)
-    field = None
+    fields = None
     if data.ruled:
-        field = design @ mean + math.sqrt(data.field_noise) * _generator(seed, RULE).standard_normal(len(labels))
+        fields = design @ mean + math.sqrt(data.field_noise) * _generator(seed, RULE).standard_normal(len(labels))
     else:
         for row, label in zip(design, labels, strict=True):
             row += (2 * label - 1) * shift
@@ -104,7 +112,7 @@ def draw(data: DataModel, n_inputs: int, seed: np.random.SeedSequence) -> Sample
             rows = sets[data_set.name]
             flipped = _generator(seed, FLIPS, number).random(rows.stop - rows.start) < data_set.label_noise
             noisy[rows] = np.where(flipped, 1 - labels[rows], labels[rows])
-    return Sample(design, noisy, mean, labels, sets, field)
+    return Sample(design, noisy, mean, labels, sets, fields, seed)
 
 
 def sample_sizes(data: DataModel, n_inputs: int) -> tuple[int, ...]:

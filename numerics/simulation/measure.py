@@ -101,6 +101,11 @@ class MeasuredStage(AnyStage):
         return DrawnSamples(sample.labels[rows], seen, clean, logits)
 
     @property
+    def drawn(self) -> Sample:
+        """All samples of the run."""
+        return self._sample
+
+    @property
     def response_to_field(self) -> float:
         """Not measured here: see :func:`numerics.simulation.responses.measure_responses`."""
         return math.nan
@@ -129,6 +134,18 @@ Further = Callable[[Sequence[MeasuredStage]], Mapping[str, Array | float]]
 """What else is read off the stages of one trained chain, by name."""
 
 
+def population_of(data: DataModel, sample: Sample, fits: Sequence[StageFit]) -> Population:
+    """Law of the logits of trained stages on fresh samples, given their weights."""
+    n_inputs = len(sample.mean)
+    weights = np.array([fit.all_weights(n_inputs) for fit in fits])
+    overlap, magnetization = weights @ weights.T / n_inputs, weights @ sample.mean / n_inputs
+    if data.ruled:
+        overlap[0, 0] += data.field_noise
+        magnetization[:] = 0.0
+    biases = np.array([fit.bias for fit in fits])
+    return Population(data, magnetization, biases, overlap, signal=sample.mean @ sample.mean / n_inputs)
+
+
 def measure(
     data: DataModel, sample: Sample, chain: Chain, fits: Sequence[StageFit], further: Further | None = None
 ) -> dict[str, Array]:
@@ -140,15 +157,8 @@ def measure(
     A frozen stage has no loss, and that of a broken fit is not finite: there the losses are nan.
     What ``further`` returns is added.
     """
-    n_inputs, n_stages = len(sample.mean), len(fits)
-    weights, hidden = np.array([fit.all_weights(n_inputs) for fit in fits]), chain.hidden
-    overlap, magnetization = weights @ weights.T / n_inputs, weights @ sample.mean / n_inputs
-    if data.ruled:
-        overlap[0, 0] += data.field_noise
-        magnetization[:] = 0.0
-    population = Population(
-        data, magnetization, np.array([fit.bias for fit in fits]), overlap, signal=sample.mean @ sample.mean / n_inputs
-    )
+    n_stages = len(fits)
+    population, hidden = population_of(data, sample, fits), chain.hidden
     numbers = range(1 + hidden, n_stages + 1)
     stages = [MeasuredStage(data, chain, number, sample, fits, population) for number in numbers]
     found = {"overlap": population.overlap[hidden:, hidden:]}

@@ -98,26 +98,47 @@ def train(
             at_rest = RidgeFit(weights, stage.bias, logits[rows], 0.0, 0.0, 0, 0, 0, True, "frozen", ())
             fits.append(StageFit(**vars(at_rest), active=columns, rows=rows, everywhere=logits))
             continue
+        starts = [(fits[s - 1].all_weights(n_inputs)[columns], fits[s - 1].bias) for s in stage.loss.stages(number)]
         fields = fields_of(stage.loss, number, sample, fits, rows)
-        if stage.fixed_bias is None:
-            _require_minimum(fields, chain.name(number))
-        fit = minimise_ridge(
-            sample.part(rows, columns),
-            fields,
-            stage.ridge,
-            starts=[(fits[s - 1].all_weights(n_inputs)[columns], fits[s - 1].bias) for s in stage.loss.stages(number)],
-            bias=stage.fixed_bias,
-            gradient_tolerance=gradient_tolerance,
-        )
-        if fit.broken:
-            fit = replace(fit, message=_where_broken(fit, fields, stage.loss, number))
-        fits.append(
-            StageFit(**vars(fit), active=columns, rows=rows, everywhere=_everywhere(sample, stage, columns, fit))
-        )
+        fits.append(fit_stage(sample, stage, chain.name(number), fields, columns, starts, gradient_tolerance))
     return tuple(fits)
 
 
-def _where_broken(fit: RidgeFit, fields: Fields, loss: Loss, number: int) -> str:
+def fit_stage(
+    sample: Sample, stage: Estimator, name: str, fields: Fields, columns: Selection, starts: Sequence[tuple[Array, float]],
+    gradient_tolerance: float,
+) -> StageFit:  # fmt: skip
+    """Fit one stage whose targets are known.
+
+    Parameters
+    ----------
+    name : str
+        Of the stage, in messages.
+    fields : Fields
+        Its loss with targets, on its own samples.
+    columns
+        The weights that are trained.
+    starts
+        Weights, shape (active,), and biases to start from if they are better than zero.
+
+    Raises
+    ------
+    ParameterError
+        As of :func:`train`.
+    """
+    rows = sample.rows(stage.sets)
+    if stage.fixed_bias is None:
+        _require_minimum(fields, name)
+    fit = minimise_ridge(
+        sample.part(rows, columns), fields, stage.ridge, starts=starts, bias=stage.fixed_bias,
+        gradient_tolerance=gradient_tolerance,
+    )  # fmt: skip
+    if fit.broken:
+        fit = replace(fit, message=_where_broken(fit, fields, stage.loss))
+    return StageFit(**vars(fit), active=columns, rows=rows, everywhere=_everywhere(sample, stage, columns, fit))
+
+
+def _where_broken(fit: RidgeFit, fields: Fields, loss: Loss) -> str:
     """The message of a fit whose loss is not finite, with the first sample on which it is not."""
     sample = fit.broken[0]
     seen = zip(loss.logits, fields.earlier[sample], strict=True)
