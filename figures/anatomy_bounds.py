@@ -265,6 +265,7 @@ def calibration(effort: Effort) -> Plan:
                         dots[f"{name}_output"], dots[name], bars, ls="none", color=colour, marker=marker, ms=2.8,
                         elinewidth=0.7, markerfacecolor="white" if name == "training" else colour, markeredgewidth=0.6,
                     )  # fmt: skip
+        left.axes.annotate(r"$\tilde\lambda=1$", (0.04, 0.95), xycoords="axes fraction", va="top")
         left.axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=r"output $\sigma(h)$", ylabel=r"$P(y=1\,|\,h)$")
         left.legend(loc="lower right", fontsize=6)
         words = ("of P(y=1)", "of the top label", "of P(y=1) at the calibrating temperature")
@@ -280,7 +281,10 @@ def calibration(effort: Effort) -> Plan:
             figure,
             [teacher, student],
             3,
-            said(parts, r"$\alpha=2$, $\rho=0.3$, $\Delta=1$, label noise $0.1$, student's ridge $0.1$, $\eta=0.6$"),
+            said(
+                parts,
+                r"$\alpha=2$, $\rho=0.3$, $\Delta=1$, $\theta=0.1$, student's ridge $\lambda=0.1$, $\eta=0.6$, $\chi=1$, $T=1$",
+            ),
         )
         return figure
 
