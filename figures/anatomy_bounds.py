@@ -15,7 +15,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from figures.build import Effort, Plan, Tuned, Tuning, Work, curves, published
-from figures.drawing import Data, Look, Panel, panels, said, shared_legend
+from figures.drawing import Data, Look, Panel, heading, panels, said, shared_legend
 from numerics.anatomy.bounds import oracle
 from numerics.anatomy.calibration import curve, reliability
 from numerics.anatomy.inheritance import optimal_teacher
@@ -88,6 +88,8 @@ def bound(effort: Effort) -> Plan:
             panel.axes.set_xlabel(style.parameter_label("alpha"))
             panel.axes.set_title(words, fontsize=8)
         found[0].axes.set_ylabel(style.parameter_label("teacher.ridge"))
+        fixed = r"$\rho=0.3$, $\Delta=1$, $\theta=0.1$, $\lambda=0.1$, $\eta=1$, $\chi=0.5$, $T=1$"
+        heading(figure, fixed + "; each bound over the student's test error")
         return figure
 
     return Plan(
@@ -125,7 +127,12 @@ def ordering(effort: Effort) -> Plan:
             panel.axes.set_ylim(3e-2, 2.0)
             _ridge_axis(panel, rf"$\rho={rho:g}$")
         found[0].axes.set_ylabel("probability")
-        shared_legend(figure, found, 3, said(parts, r"$\alpha=2$, $\Delta=1$, student's ridge $0.1$, $\chi=1$, $T=1$"))
+        shared_legend(
+            figure,
+            found,
+            3,
+            said(parts, r"$\alpha=2$, $\Delta=1$, student's ridge $\lambda=0.1$, $\eta=1$, $\chi=1$, $T=1$"),
+        )
         return figure
 
     return Plan(
@@ -190,6 +197,14 @@ class BinnedReliability:
         variables = {name: (("stage", "bin"), values) for name, values in pieces[0].items()}
         coordinates = {"stage": list(self.chain.names), "bin": np.arange(len(self.edges) - 1)}
         return xarray.Dataset(variables, coordinates, self.attributes())
+
+    def axes(self) -> Grids:
+        """None: bins belong together."""
+        return {}
+
+    def along_axes(self, over: Grids) -> BinnedReliability:
+        """Itself."""
+        return self
 
     def attributes(self) -> dict[str, object]:
         return {"data": repr(self.data), "chain": repr(self.chain)}
@@ -260,11 +275,13 @@ def calibration(effort: Effort) -> Plan:
                 left.function(output, values, look, f"{stage}, {name}")
                 if "simulated_reliability" in parts:
                     dots = parts["simulated_reliability"].sel(stage=stage)
-                    bars = dots[name + ERROR_SUFFIX] * style.bar(dots.attrs["n_runs"])
-                    left.axes.errorbar(
-                        dots[f"{name}_output"], dots[name], bars, ls="none", color=colour, marker=marker, ms=2.8,
-                        elinewidth=0.7, markerfacecolor="white" if name == "training" else colour, markeredgewidth=0.6,
-                    )  # fmt: skip
+                    left.dots(
+                        dots[f"{name}_output"],
+                        dots[name],
+                        dots[name + ERROR_SUFFIX],
+                        Look(colour, line, marker, name == "test", size=2.8),
+                        dots.attrs["n_runs"],
+                    )
         left.axes.annotate(r"$\tilde\lambda=1$", (0.04, 0.95), xycoords="axes fraction", va="top")
         left.axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=r"output $\sigma(h)$", ylabel=r"$P(y=1\,|\,h)$")
         left.legend(loc="lower right", fontsize=6)
@@ -328,7 +345,12 @@ def inherited(effort: Effort) -> Plan:
             )
             _ridge_axis(panel, rf"$\rho={rho:g}$, $\theta={noise:g}$")
         found[0].axes.set_ylabel("test error")
-        shared_legend(figure, found, 3, said(parts, r"$\alpha=2$, $\Delta=1$, student's ridge $0.1$, $\chi=1$, $T=1$"))
+        shared_legend(
+            figure,
+            found,
+            3,
+            said(parts, r"$\alpha=2$, $\Delta=1$, student's ridge $\lambda=0.1$, $\eta=1$, $\chi=1$, $T=1$"),
+        )
         return figure
 
     return Plan(
