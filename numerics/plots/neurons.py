@@ -42,8 +42,8 @@ ERRORS = ("soft", "soft_linear", "hard", "hard_tangent", "hard_large", "hard_lar
 WORDS = (
     ("soft bound\nthe smaller", 0.0115, 0.25, BLACK, ("left", "top")),
     ("hard bound\nthe smaller", 0.17, 0.02, BLACK, ("center", "center")),
-    (r"$\gamma=\varepsilon$", 0.0115, 0.0165, BLACK, ("left", "bottom")),
-    ("equal\nbounds", 0.023, 3.2e-3, BLACK, ("left", "top")),
+    (r"$\gamma=\varepsilon$", 0.03, 0.022, BLACK, ("left", "top")),
+    ("equal bounds", 0.026, 3.2e-3, BLACK, ("left", "top")),
     (r"$\gamma^2/8$", 0.04, 1.6e-4, BLUE, ("left", "top")),
     ("below: the soft bound\nsays something", 0.28, 2e-6, BLUE, ("right", "bottom")),
 )
@@ -92,7 +92,7 @@ def experiment(axes: Axes, scan: xarray.Dataset) -> None:
     axes.set(xlabel=r"margin $\gamma$", ylabel=f"neurons for {100 * LEVEL:g}% training error")
     style.log_ticks(axes, "x", 0.9 * float(scan.lower.min()), 1.1 * float(scan.lower.max()))
     axes.xaxis.set_major_locator(FixedLocator(MARGIN_TICKS))
-    style.log_ticks(axes, "y", 3.0, 20.0 * float(scan.width.max()))
+    style.log_ticks(axes, "y", 3.0, 60.0 * float(scan.width.max()))
     axes.legend(loc="upper right", fontsize=6, handlelength=2.2, labelspacing=0.3, borderaxespad=0.3)
 
 
@@ -177,7 +177,7 @@ def digits(axes: Axes, scan: xarray.Dataset, title: str) -> None:
     axes.legend(loc="upper right", fontsize=7)
 
 
-def panels(count: int, height: float = 2.6) -> tuple[Figure, Sequence[Axes]]:
+def panels(count: int, height: float = 3.0) -> tuple[Figure, Sequence[Axes]]:
     """Lettered panels beside each other, three in a row."""
     rows, columns = -(-count // 3), min(count, 3)
     figure = style.new_figure(style.PAGE_WIDTH, rows * height)

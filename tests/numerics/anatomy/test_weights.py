@@ -70,9 +70,10 @@ SLOW = pytest.param("three", marks=pytest.mark.slow)
 @pytest.mark.parametrize("name", [*CASES, "transfer", SLOW])
 def test_sum_rules(name: str) -> None:
     """What is stationary in the bias and along the weights, as averages of the rescaled label gradient."""
-    push, pull = case(name).sum_rules()
+    found = case(name)
+    push, pull = found.sum_rules()
     assert abs(push) < 1e-10
-    assert pull == pytest.approx(1.0, abs=1e-9)
+    assert pull == pytest.approx(1.0, abs=max(1e-9, found.solution.settings.rtol))
 
 
 @pytest.mark.parametrize("name", ["R2", "R12", "tails", "transfer", SLOW])
@@ -154,7 +155,8 @@ def test_refining_changes_nothing(monkeypatch) -> None:
 def test_density_in_chains_of_three() -> None:
     found = three()
     x, step = np.array([0.2, 0.4, 0.6]), 1e-2
-    slope = (found.cdf(x + step) - found.cdf(x - step)) / (2 * step)
+    values = found.cdf((x[:, None] + step * np.array([-2, -1, 1, 2])).ravel()).reshape(3, 4)
+    slope = values @ np.array([1, -8, 8, -1]) / (12 * step)
     np.testing.assert_allclose(found.pdf(x), slope, rtol=2e-3)
     edges = np.linspace(*found.margin_quantile(np.array([1e-12, 1 - 1e-12])), 41)
     bins = found.in_bins(edges)
