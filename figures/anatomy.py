@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from figures.build import Effort, Plan, Work, published
-from figures.drawing import Data, looks, panels, said, shared_legend
+from figures.drawing import Data, heading, looks, panels, said, shared_legend
 from numerics.anatomy import anatomy, simulate_anatomy
 from numerics.anatomy.levels import GAINS, LADDER, Question, levels
 from numerics.models import Chain, DataModel, Estimator, GaussianMixture, with_parameter
@@ -256,14 +256,7 @@ def gains_of_levels(effort: Effort) -> Plan:
                 handle = Line2D([], [], color=look.colour, ls=look.line, lw=look.width)
                 if f"simulated_{name}" in parts:
                     dots = parts[f"simulated_{name}"].sel(level=level)
-                    panel.axes.errorbar(
-                        dots.alpha,
-                        dots[variable],
-                        dots[variable + ERROR_SUFFIX],
-                        ls="none",
-                        color=look.colour,
-                        marker=look.marker,
-                    )
+                    panel.dots(dots.alpha, dots[variable], dots[variable + ERROR_SUFFIX], look, dots.attrs["n_runs"])
                     handle.set(marker=look.marker)
                 panel.entries.append((handle, WORDS[level]))
             style.log_ticks(panel.axes, "x", alpha[0], alpha[-1])
@@ -274,7 +267,12 @@ def gains_of_levels(effort: Effort) -> Plan:
             panel.axes.set_ylabel("gain in test error")
         for panel in found[1::2]:
             panel.axes.set_ylabel("gain after the best threshold")
-        shared_legend(figure, found, 5, said(parts, r"$\rho=0.3$, $\Delta=1$, ridges $0.3$ and $0.1$, $\chi=1$, $T=2$"))
+        shared_legend(
+            figure,
+            found,
+            5,
+            said(parts, r"$\rho=0.3$, $\Delta=1$, $\tilde\lambda=0.3$, $\lambda=0.1$, $\eta=1$, $\chi=1$, $T=2$"),
+        )
         return figure
 
     return Plan(
@@ -314,14 +312,7 @@ def weights_of_samples(effort: Effort) -> Plan:
                 panel.axes.plot(here.margin, here[name], color=look.colour, ls=look.line)
                 if "simulated" in parts:
                     dots = parts["simulated"].isel({"student.ridge": k})
-                    panel.axes.errorbar(
-                        dots.margin,
-                        dots[name],
-                        dots[name + ERROR_SUFFIX],
-                        ls="none",
-                        color=look.colour,
-                        marker=look.marker,
-                    )
+                    panel.dots(dots.margin, dots[name], dots[name + ERROR_SUFFIX], look, dots.attrs["n_runs"])
         found[0].axes.set(xlabel="weight $w$", ylabel="density", xlim=(x[0], x[-1]), ylim=(0, None))
         for panel, label in zip(found[1:], (r"$E[w\,|\,b]$", "ratio of mean gradients $r(b)$"), strict=True):
             panel.axes.set(xlabel="teacher's margin $b$", ylabel=label, ylim=(-0.6, 1.0))
@@ -329,7 +320,10 @@ def weights_of_samples(effort: Effort) -> Plan:
             figure,
             found[:1],
             3,
-            said(parts, r"$\alpha=2$, $\rho=0.5$, $\theta=0.1$, $\tilde\lambda=0.4$, $\chi=0.5$, $T=1$"),
+            said(
+                parts,
+                r"$\alpha=2$, $\rho=0.5$, $\Delta=1$, $\theta=0.1$, $\tilde\lambda=0.4$, $\eta=1$, $\chi=0.5$, $T=1$",
+            ),
         )
         return figure
 
@@ -366,6 +360,8 @@ def claim(effort: Effort) -> Plan:
                 xscale="log", yscale="log", xlim=(1e-2, 10), ylim=(1e-2, 10), xlabel=r"teacher's ridge $\tilde\lambda$"
             )
             panel.axes.set_title(rf"$T={t:g}$, $\theta={noise:g}$")
+        line = r"dashed: $\lambda=(1-\chi)\tilde\lambda$; hatched: not monotone"
+        heading(figure, r"$\alpha=2$, $\rho=0.5$, $\Delta=1$, $\eta=1$, $\chi=0.5$; " + line)
         found[0].axes.set_ylabel(r"student's ridge $\lambda$")
         figure.colorbar(mesh, ax=[panel.axes for panel in found], pad=0.01, aspect=28).set_label(
             "$r$ at 95% minus $r$ at 5%"
@@ -389,9 +385,8 @@ def blame(effort: Effort) -> Plan:
         "hot": (0.3, 0.1, 0.6, 10.0, 0.05),
     }
     titles = {
-        "imbalanced": r"$\rho=0.3$, $\theta=0.1$",
-        "balanced": r"$\rho=0.5$, $\eta=0.5$",
-        "hot": r"$T=10$, $\rho=0.3$, $\eta=0.6$",
+        name: rf"$\rho={rho:g}$, $\theta={noise:g}$, $\eta={eta:g}$, $T={t:g}$, $\lambda={ridge:g}$"
+        for name, (rho, noise, eta, t, ridge) in cases.items()
     }
     work = {
         name: Gains(*problem(1.0, rho, noise, (0.1, ridge), eta, 1.0, t), {"alpha": alpha, "teacher.ridge": ridges})
@@ -408,10 +403,12 @@ def blame(effort: Effort) -> Plan:
             shown = np.ma.masked_where(~(total.values < -1e-6), worst.values)
             panel.axes.pcolormesh(alpha, ridges, shown, cmap=colours, vmin=-0.5, vmax=3.5, rasterized=True)
             panel.axes.contour(alpha, ridges, total, [-0.05, -0.02, 0.02], colors="black", linewidths=0.6)
-            panel.axes.set(xscale="log", yscale="log", xlabel=style.parameter_label("alpha"), title=titles[name])
+            panel.axes.set(xscale="log", yscale="log", xlabel=style.parameter_label("alpha"))
+            panel.axes.set_title(titles[name], fontsize=7)
         found[0].axes.set_ylabel(r"teacher's ridge $\tilde\lambda$")
         patches = [Patch(color=COLOURS[level], label=WORDS[level]) for level in GAINS]
-        figure.legend(handles=patches, loc="outside upper center", ncols=4)
+        title = r"$\Delta=1$, $\chi=1$; white: distillation helps; lines: total gain $-0.05$, $-0.02$ (dashed), $0.02$"
+        figure.legend(handles=patches, loc="outside upper center", ncols=4, title=title, title_fontsize=8)
         return figure
 
     return Plan(

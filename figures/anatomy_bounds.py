@@ -15,15 +15,17 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from figures.build import Effort, Plan, Tuned, Tuning, Work, curves, published
-from figures.drawing import Data, Look, Panel, panels, said, shared_legend
+from figures.drawing import Data, Look, Panel, heading, panels, said, shared_legend
 from numerics.anatomy.bounds import oracle
-from numerics.anatomy.calibration import curve
+from numerics.anatomy.calibration import curve, reliability
 from numerics.anatomy.inheritance import optimal_teacher
 from numerics.models import Chain, Estimator, GaussianMixture
 from numerics.plots import style
 from numerics.plots.style import BLACK, BLUE, GREY, LINES, RED, YELLOW
+from numerics.simulation.measure import MeasuredStage
+from numerics.simulation.run import simulate
 from numerics.solver import solve
-from numerics.sweeps.grid import Grid
+from numerics.sweeps.grid import ERROR_SUFFIX, Grid
 from numerics.thresholds import bayes_error
 from theory.losses import CrossEntropy, Distillation
 
@@ -86,6 +88,8 @@ def bound(effort: Effort) -> Plan:
             panel.axes.set_xlabel(style.parameter_label("alpha"))
             panel.axes.set_title(words, fontsize=8)
         found[0].axes.set_ylabel(style.parameter_label("teacher.ridge"))
+        fixed = r"$\rho=0.3$, $\Delta=1$, $\theta=0.1$, $\lambda=0.1$, $\eta=1$, $\chi=0.5$, $T=1$"
+        heading(figure, fixed + "; each bound over the student's test error")
         return figure
 
     return Plan(
@@ -123,7 +127,12 @@ def ordering(effort: Effort) -> Plan:
             panel.axes.set_ylim(3e-2, 2.0)
             _ridge_axis(panel, rf"$\rho={rho:g}$")
         found[0].axes.set_ylabel("probability")
-        shared_legend(figure, found, 3, said(parts, r"$\alpha=2$, $\Delta=1$, student's ridge $0.1$, $\chi=1$, $T=1$"))
+        shared_legend(
+            figure,
+            found,
+            3,
+            said(parts, r"$\alpha=2$, $\Delta=1$, student's ridge $\lambda=0.1$, $\eta=1$, $\chi=1$, $T=1$"),
+        )
         return figure
 
     return Plan(
@@ -160,6 +169,86 @@ class ReliabilityCurves:
         return xarray.Dataset(variables, coordinates, {"data": repr(self.data), "chain": repr(self.chain)})
 
 
+SAMPLES = "test", "training"
+
+
+@dataclass(frozen=True)
+class BinnedReliability:
+    """The same in bins of the logit: how often the label is 1, and the mean output, from theory."""
+
+    data: GaussianMixture
+    chain: Chain
+    edges: np.ndarray
+
+    quick: ClassVar[bool] = True
+
+    def tasks(self) -> list[Callable[[], object]]:
+        return [self._bins]
+
+    def _bins(self) -> dict[str, np.ndarray]:
+        stages = solve(self.data, self.chain, throw=True).stages
+        found = {}
+        for on in SAMPLES:
+            bins = [reliability(stage, self.edges, on) for stage in stages]
+            found[on], found[f"{on}_output"] = (np.array([getattr(one, name) for one in bins]) for name in OF_BINS)
+        return found
+
+    def join(self, pieces: Sequence) -> xarray.Dataset:
+        variables = {name: (("stage", "bin"), values) for name, values in pieces[0].items()}
+        coordinates = {"stage": list(self.chain.names), "bin": np.arange(len(self.edges) - 1)}
+        return xarray.Dataset(variables, coordinates, self.attributes())
+
+    def axes(self) -> Grids:
+        """None: bins belong together."""
+        return {}
+
+    def along_axes(self, over: Grids) -> BinnedReliability:
+        """Itself."""
+        return self
+
+    def attributes(self) -> dict[str, object]:
+        return {"data": repr(self.data), "chain": repr(self.chain)}
+
+
+OF_BINS = "observed", "predicted"
+
+
+@dataclass(frozen=True)
+class MeasuredReliability(BinnedReliability):
+    """The same in finite systems, samples of all runs in one bin; on fresh samples given the weights of each run."""
+
+    effort: Effort
+
+    quick: ClassVar[bool] = False
+    simulated: ClassVar[bool] = True
+
+    def _bins(self) -> dict[str, np.ndarray]:
+        def further(stages: Sequence[MeasuredStage]) -> dict[str, np.ndarray]:
+            bins = [[reliability(stage, self.edges, on) for stage in stages] for on in SAMPLES]
+            share = np.array([[one.share for one in row] for row in bins])
+            parts = {name: np.array([[getattr(one, name) for one in row] for row in bins]) for name in OF_BINS}
+            return {"share": share, **{name: np.nan_to_num(share * part) for name, part in parts.items()}}
+
+        effort = self.effort
+        runs = simulate(self.data, self.chain, effort.n_inputs, effort.n_runs, effort.seed, further=further).runs
+        found, share = {}, runs["share"]
+        for name, suffix in zip(OF_BINS, ("", "_output"), strict=True):
+            mean = runs[name].mean(axis=0) / share.mean(axis=0)
+            spread = (runs[name] - mean * share).std(axis=0, ddof=1) / np.sqrt(len(share)) / share.mean(axis=0)
+            for k, on in enumerate(SAMPLES):
+                found[on + suffix], found[on + suffix + ERROR_SUFFIX] = mean[k], spread[k]
+        return found
+
+    def attributes(self) -> dict[str, object]:
+        effort = self.effort
+        return {
+            **super().attributes(),
+            "n_inputs": effort.n_inputs,
+            "n_runs": effort.n_runs,
+            "seed": effort.seed,
+        }
+
+
 @published("anatomy-calibration", "Calibration of teacher and student, on fresh and on training samples")
 def calibration(effort: Effort) -> Plan:
     """Reliability of teacher and student along the logit, and calibration errors along the teacher's ridge."""
@@ -167,21 +256,35 @@ def calibration(effort: Effort) -> Plan:
     names = ("calibration_error", "top_label_calibration_error", "tempered_calibration_error")
     logits = np.linspace(-3.0, 3.0, 121)
     work: dict[str, Work] = {"reliability": ReliabilityCurves(data, chain, {"logit": logits})}
+    if effort.n_runs:
+        outputs = np.linspace(0.1, 0.9, 9)
+        edges = np.log(outputs / (1.0 - outputs))
+        work["simulated_reliability"] = MeasuredReliability(data, chain, edges, effort)
+        work["predicted_simulated_reliability"] = BinnedReliability(data, chain, edges)
     work |= curves(effort, data, chain, {"teacher.ridge": RIDGES}, MEASURED, "errors", names)
 
     def draw(parts: Data) -> Figure:
         figure, found = panels(parts, 1, 3, 2.8)
-        reliability, teacher, student = found
+        left, teacher, student = found
         output = 1.0 / (1.0 + np.exp(-logits))
-        reliability.axes.plot([0, 1], [0, 1], color=GREY, lw=0.7, zorder=1)
-        for stage, colour in (("teacher", BLUE), ("student", RED)):
+        left.axes.plot([0, 1], [0, 1], color=GREY, lw=0.7, zorder=1)
+        for stage, colour, marker in (("teacher", BLUE, "s"), ("student", RED, "o")):
             for name, line in (("test", "-"), ("training", (0, (4, 1.5)))):
                 look = Look(colour, line)
-                reliability.function(
-                    output, parts["reliability"][name].sel(stage=stage).values, look, f"{stage}, {name}"
-                )
-        reliability.axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=r"output $\sigma(h)$", ylabel=r"$P(y=1\,|\,h)$")
-        reliability.legend(loc="lower right", fontsize=6)
+                values = parts["reliability"][name].sel(stage=stage).values
+                left.function(output, values, look, f"{stage}, {name}")
+                if "simulated_reliability" in parts:
+                    dots = parts["simulated_reliability"].sel(stage=stage)
+                    left.dots(
+                        dots[f"{name}_output"],
+                        dots[name],
+                        dots[name + ERROR_SUFFIX],
+                        Look(colour, line, marker, name == "test", size=2.8),
+                        dots.attrs["n_runs"],
+                    )
+        left.axes.annotate(r"$\tilde\lambda=1$", (0.04, 0.95), xycoords="axes fraction", va="top")
+        left.axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=r"output $\sigma(h)$", ylabel=r"$P(y=1\,|\,h)$")
+        left.legend(loc="lower right", fontsize=6)
         words = ("of P(y=1)", "of the top label", "of P(y=1) at the calibrating temperature")
         for panel, stage in ((teacher, "teacher"), (student, "student")):
             for name, look, label in zip(names, (STUDENT, THIRD, FOURTH), words, strict=True):
@@ -195,7 +298,10 @@ def calibration(effort: Effort) -> Plan:
             figure,
             [teacher, student],
             3,
-            said(parts, r"$\alpha=2$, $\rho=0.3$, $\Delta=1$, label noise $0.1$, student's ridge $0.1$, $\eta=0.6$"),
+            said(
+                parts,
+                r"$\alpha=2$, $\rho=0.3$, $\Delta=1$, $\theta=0.1$, student's ridge $\lambda=0.1$, $\eta=0.6$, $\chi=1$, $T=1$",
+            ),
         )
         return figure
 
@@ -203,7 +309,8 @@ def calibration(effort: Effort) -> Plan:
         work,
         draw,
         "Settings of our choice (alpha = 2, rho = 0.3, label noise 0.1, student's ridge 0.1, eta = 0.6; left: teacher's "
-        "ridge 1, where outputs are underconfident, more so on training samples, with the labels that were trained on).",
+        "ridge 1, where outputs are underconfident, more so on training samples, with the labels that were trained on; points are "
+        "bins of the output, filled on fresh samples).",
     )
 
 
@@ -238,7 +345,12 @@ def inherited(effort: Effort) -> Plan:
             )
             _ridge_axis(panel, rf"$\rho={rho:g}$, $\theta={noise:g}$")
         found[0].axes.set_ylabel("test error")
-        shared_legend(figure, found, 3, said(parts, r"$\alpha=2$, $\Delta=1$, student's ridge $0.1$, $\chi=1$, $T=1$"))
+        shared_legend(
+            figure,
+            found,
+            3,
+            said(parts, r"$\alpha=2$, $\Delta=1$, student's ridge $\lambda=0.1$, $\eta=1$, $\chi=1$, $T=1$"),
+        )
         return figure
 
     return Plan(

@@ -73,11 +73,14 @@ class Panel:
         self, part: str, x: str, look: Look, *, stage: str | int = -1, name: str = "test_error", **select: float
     ):
         """Simulated means with bars that hold 68% by Student's t."""
-        mean = self._series(part, stage, name, select)
-        error = self._series(part, stage, name + ERROR_SUFFIX, select) * style.bar(self.data[part].attrs["n_runs"])
+        mean, error = (self._series(part, stage, name + suffix, select) for suffix in ("", ERROR_SUFFIX))
+        self.dots(mean[x], mean, error, look, self.data[part].attrs["n_runs"])
+
+    def dots(self, x: np.ndarray, mean: np.ndarray, error: np.ndarray, look: Look, n_runs: int) -> None:
+        """Means over so many runs; from their standard errors bars that hold 68% by Student's t."""
         self.axes.errorbar(
-            mean[x], mean, yerr=np.nan_to_num(error), ls="none", marker=look.marker, ms=look.size, color=look.colour, zorder=4,
-            elinewidth=0.8, markerfacecolor=look.face, markeredgecolor=look.colour, markeredgewidth=0.6,
+            x, mean, yerr=np.nan_to_num(error * style.bar(n_runs)), ls="none", marker=look.marker, ms=look.size, color=look.colour,
+            zorder=4, elinewidth=0.8, markerfacecolor=look.face, markeredgecolor=look.colour, markeredgewidth=0.6,
         )  # fmt: skip
 
     def _series(self, part: str, stage: str | int, name: str, select: Mapping[str, float]) -> xarray.DataArray:
@@ -148,6 +151,11 @@ def shared_legend(figure: Figure, members: Sequence[Panel], columns: int, title:
     )  # fmt: skip
     if title:
         legend.get_title().set_multialignment("center")
+
+
+def heading(figure: Figure, text: str) -> None:
+    """What is fixed, above panels without a legend."""
+    figure.suptitle(text, fontsize=8)
 
 
 def said(data: Data, fixed: str, *remarks: str) -> str:

@@ -32,6 +32,7 @@ def needed(effort: Effort) -> Plan:
         drawing.bounds_map(found[0], data["xor"])
         drawing.bounds_curves(found[1], data["xor"])
         drawing.experiment(found[2], data["xor"])
+        drawing.heading(figure, data)
         return figure
 
     agreement = (
@@ -53,6 +54,7 @@ def not_fewer(effort: Effort) -> Plan:
         drawing.large_ball(axes[0], data["xor"], GAP)
         drawing.digits(axes[1], data["digits"], "digits, two layers")
         drawing.digits(axes[2], data["deep"], "digits, three hidden layers")
+        drawing.heading(figure, data)
         return figure
 
     agreement = (

@@ -210,6 +210,14 @@ class Loss:
             other.check_convex()
         return other
 
+    def with_teacher(self, stage: int | None) -> Loss:
+        """The same loss with another stage (from 1) behind ``h_teacher``; ValueError if the formula has none."""
+        if TEACHER not in self.logits:
+            raise ValueError(f"{self.name} names no h_teacher that another stage could stand for")
+        other = copy.copy(self)
+        object.__setattr__(other, "teacher", stage)
+        return other
+
     @property
     def logits(self) -> tuple[Symbol, ...]:
         """Earlier logits in the formula: h_1, h_2, ... in order, then h_teacher."""

@@ -3,6 +3,7 @@ calibration, what it inherits; in theory and measured."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,20 +20,24 @@ from numerics.anatomy.calibration import Calibration, calibration_of
 from numerics.anatomy.levels import (
     GAINS,
     LADDER,
+    SHUFFLED,
     Levels,
     Question,
     best_levels,
     constants_of,
     gains,
+    instance_parts,
     solved,
 )
-from numerics.anatomy.weights import GradientWeights, gradient_weight, start_weight
+from numerics.anatomy.shuffled import trained_on_shuffled
+from numerics.anatomy.weights import GradientWeights, gradient_weight, mean_correlation, start_weight
 from numerics.deferred import special
 from numerics.models import Chain, DataModel, ParameterError, in_equations
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation.measure import MeasuredStage
 from numerics.simulation.result import Estimate, SimulationResult, estimate
 from numerics.simulation.run import simulate
+from numerics.solution.samples import unit
 from numerics.solution.solution import Solution, without_nan
 from numerics.solver import settings_for
 
@@ -247,7 +252,7 @@ class MeasuredWeights:
 
     Attributes
     ----------
-    mean, gradient_mean, start_mean, regularisation_fraction
+    mean, gradient_mean, start_mean, regularisation_fraction, gradient_difficulty
         As of :class:`numerics.anatomy.weights.GradientWeights`.
     x : array, shape (n,)
     cdf
@@ -261,6 +266,7 @@ class MeasuredWeights:
     gradient_mean: Estimate
     start_mean: Estimate
     regularisation_fraction: Estimate
+    gradient_difficulty: Estimate
     x: Array
     cdf: Estimate
     edges: Array
@@ -269,13 +275,14 @@ class MeasuredWeights:
     ratio: Estimate
 
     ESTIMATES: ClassVar[tuple[str, ...]] = (
-        "mean", "gradient_mean", "start_mean", "regularisation_fraction", "cdf", "shares", "given_margin", "ratio",
+        "mean", "gradient_mean", "start_mean", "regularisation_fraction", "gradient_difficulty", "cdf", "shares", "given_margin",
+        "ratio",
     )  # fmt: skip
 
     def predicted(self, weights: GradientWeights) -> dict[str, Array]:
         """The same from theory, by name."""
         bins = weights.in_bins(self.edges)
-        numbers = {name: np.asarray(getattr(weights, name)) for name in self.ESTIMATES[:4]}
+        numbers = {name: np.asarray(getattr(weights, name)) for name in self.ESTIMATES[:5]}
         return {
             **numbers, "cdf": np.asarray(weights.cdf(self.x)), "shares": bins.density, "given_margin": bins.mean,
             "ratio": bins.ratio,
@@ -292,7 +299,7 @@ class SimulatedAnatomy:
         Of a chain with all students.
     errors, directions : mapping of student to Estimate
         Test error, and that after the best threshold.
-    gains, direction_gains : mapping of level to Estimate
+    gains, direction_gains, instance_parts : mapping of level to Estimate
         Compared run by run: students of a run share its samples.
     weights : MeasuredWeights or None
         None where there are none.
@@ -305,6 +312,7 @@ class SimulatedAnatomy:
     directions: Mapping[str, Estimate]
     gains: Mapping[str, Estimate]
     direction_gains: Mapping[str, Estimate]
+    instance_parts: Mapping[str, Estimate]
     weights: MeasuredWeights | None
     theory: Anatomy
 
@@ -318,6 +326,8 @@ class SimulatedAnatomy:
         for name in (*GAINS, "total"):
             found.append((f"gain {name}", self.gains[name], known.gains[name]))
             found.append((f"direction gain {name}", self.direction_gains[name], known.direction_gains[name]))
+        for name, value in known.instance_parts.items():
+            found.append((f"gain {name}", self.instance_parts[name], value))
         if self.weights is not None:
             predicted = self.weights.predicted(self.theory.weights)
             found += [(f"weights {name}", getattr(self.weights, name), value) for name, value in predicted.items()]
@@ -399,44 +409,60 @@ def simulate_anatomy(
     if edges.ndim != 1 or edges.size < 2 or np.any(np.diff(edges) <= 0.0):
         raise ParameterError(f"edges must be increasing numbers, got {edges.tolist()}")
     number = len(question.chain)
-    names = tuple(name for name in question.students if name != LADDER[-1])
+    names = tuple(name for name in question.students if name not in (LADDER[-1], SHUFFLED))
     losses = question.losses(constants_of(question, DEFAULT)[1])
     others = [replace(question.student, loss=losses[name], name=f"{question.name}_{name}") for name in names]
     together = Chain((*question.chain.stages, *others))
     why_not = anatomy(question.data, question.chain, levels=False).weights.reason
+    weights_of = None if why_not else _weights_of(question, x, edges)
+
+    def further(stages: Sequence[MeasuredStage]) -> dict[str, Array]:
+        fresh = stages[number - 1].fresh.combined(unit(number, number)[None])
+        if question.loss.parameters["mixing"] > 0.0:
+            fresh = trained_on_shuffled(stages, question)
+        found = {name: np.array(getattr(fresh, name)(0)) for name in ("test_error", "direction_error")}
+        others = {} if weights_of is None else weights_of(stages)
+        return {**{f"{SHUFFLED}_{name}": value for name, value in found.items()}, **others}
+
     result = simulate(
-        question.data, together, n_inputs, n_runs, seed, n_jobs=n_jobs, progress=progress,
-        further=None if why_not else _weights_of(question, x, edges),
+        question.data, together, n_inputs, n_runs, seed, n_jobs=n_jobs, progress=progress, further=further
     )  # fmt: skip
     place = {LADDER[-1]: number - 1} | {name: number + k for k, name in enumerate(names)}
 
-    def measured(observable: str) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    def measured(observable: str) -> tuple[dict[str, Estimate], ...]:
         runs = {name: result.runs[observable][:, place[name]] for name in place}
-        return {name: estimate(values) for name, values in runs.items()}, {
-            name: estimate(values) for name, values in gains(runs).items()
-        }
+        runs[SHUFFLED] = result.runs[f"{SHUFFLED}_{observable}"]
+        return tuple(
+            {name: estimate(values) for name, values in found.items()}
+            for found in (runs, gains(runs), instance_parts(runs))
+        )
 
-    (errors, error_gains), (directions, direction_gains) = measured("test_error"), measured("direction_error")
+    errors, error_gains, parts = measured("test_error")
+    directions, direction_gains, _ = measured("direction_error")
     effective = Chain(result.effective_chain.stages[:number])
     weights = None
     if not why_not:
         found = {name: estimate(result.runs[f"weights_{name}"]) for name in MeasuredWeights.ESTIMATES}
         weights = MeasuredWeights(x=x, edges=edges, **found)
     theory = anatomy(result.effective_data, effective)
-    return SimulatedAnatomy(result, errors, directions, error_gains, direction_gains, weights, theory)
+    return SimulatedAnatomy(result, errors, directions, error_gains, direction_gains, parts, weights, theory)
 
 
 def _weights_of(question: Question, x: Array, edges: Array) -> Callable[[Sequence[MeasuredStage]], dict[str, Array]]:
     """What is read off the logits of student and teacher in one run."""
     number, own = len(question.chain), question.loss.parameters
     how = own["mixing"], question.loss.soft_weight, own["temperature"]
+    prior = math.log(question.data.rho / (1.0 - question.data.rho))
     zhou = 1.0, 1.0 if own["mixing"] == 0.0 else how[1] / own["mixing"], own["temperature"]
 
     def read(stages: Sequence[MeasuredStage]) -> dict[str, Array]:
-        samples = stages[number - 1].samples
+        student = stages[number - 1]
+        samples, sample = student.samples, student.drawn
         sign = 2.0 * samples.labels - 1.0
         a, b = sign * samples.logits[:, number - 1], sign * samples.logits[:, question.taught_by - 1]
         w, off = gradient_weight(a, b, *how), special.expit(-a)
+        odds = prior + 2.0 / student.data.variance * (sample.design[student.fit.rows] @ sample.mean)
+        truth = special.expit(sign * odds)
         bins = [(b > low) & (b <= high) for low, high in pairwise(edges)]
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.array([np.sum(w[some]) / np.sum(some) for some in bins])
@@ -444,6 +470,7 @@ def _weights_of(question: Question, x: Array, edges: Array) -> Callable[[Sequenc
         found = {
             "mean": w.mean(), "gradient_mean": np.sum(w * off) / np.sum(off), "start_mean": start_weight(b, *how).mean(),
             "regularisation_fraction": np.mean(np.abs(gradient_weight(a, b, *zhou) - 1.0) > 1.0),
+            "gradient_difficulty": mean_correlation(w, truth, off / off.sum()),
             "cdf": np.array([np.mean(w <= value) for value in x]), "shares": np.array([some.mean() for some in bins]),
             "given_margin": mean, "ratio": ratio,
         }  # fmt: skip

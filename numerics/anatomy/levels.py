@@ -15,6 +15,8 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from numerics.anatomy.shuffled import shuffled
+from numerics.deferred import optimize as scipy_optimize
 from numerics.deferred import special
 from numerics.models import Chain, DataModel, Estimator, GaussianMixture, ParameterError, check_fit
 from numerics.optimize import optimize
@@ -25,6 +27,7 @@ from numerics.solution.training import TrainingSamples
 from numerics.solver import solve
 from theory.levels import ConfidenceOnLabel, ConfidenceWeighted, LabelTargets
 from theory.losses import CrossEntropy, Distillation, Loss
+from theory.symbols import TEACHER
 
 LADDER = ("hard", "scaled", "universe", "domain", "instance")
 """Students in the order in which they know more."""
@@ -32,8 +35,14 @@ LADDER = ("hard", "scaled", "universe", "domain", "instance")
 GAINS = ("scale", "universe", "domain", "instance")
 """What each of the ladder, after the first, gains over the one before."""
 
-CONTROLS = ("confidence", "choice", "permuted")
+SHUFFLED = "shuffled"
+"""The student whose targets are shuffled (:mod:`numerics.anatomy.shuffled`): no stage of a chain, as its targets are nobody's."""
+
+CONTROLS = (SHUFFLED, "confidence", "choice", "permuted")
 """Students beside the ladder."""
+
+PARTS = ("dispersion", "alignment")
+"""What instance knowledge is the sum of: what shuffled outputs, which vary as much, gain over their means, and what is left."""
 
 TITLES = {
     "hard": "labels alone",
@@ -41,6 +50,7 @@ TITLES = {
     "universe": "+ how sure on average",
     "domain": "+ how sure of each class",
     "instance": "+ how sure of each sample: the student",
+    SHUFFLED: "the same, shuffled within each class",
     "confidence": "labels weighted by p of the label",
     "choice": "labels weighted by max p (CWTM)",
     "permuted": "max p put on the label (DKPP)",
@@ -52,6 +62,45 @@ BEST_RIDGES = (1e-4, 1e3)
 
 _ENDS = np.linspace(-quadrature.REACH, quadrature.REACH, 9)
 _ACCURACY = 1e-12
+_TRIED_RIDGES = 15  # in the search for the best one where targets are shuffled
+_FAR_RIDGE = 1e7  # stands for an infinite one
+
+
+def ancestors(chain: Chain) -> Chain:
+    """The last stage of a chain, and those that it learns from, directly or through others; what they are does not depend on
+    the rest.
+
+    A chain with random masks, which refer to the stage before, or with a formula that numbers its logits, is left as it is.
+
+    Examples
+    --------
+    >>> stages = [Estimator(CrossEntropy(), 0.1, name=name) for name in ("first", "second")]
+    >>> ancestors(Chain.of([*stages, Estimator(Distillation(teacher=1), 0.1)])).names
+    ('first', 'stage3')
+    """
+    kept: set[int] = set()
+    waiting = [len(chain)]
+    while waiting:
+        number = waiting.pop()
+        kept.add(number)
+        stage = chain[number - 1]
+        waiting += [
+            seen for seen in (stage.loss.stages(number) if isinstance(stage, Estimator) else ()) if seen not in kept
+        ]
+    if len(kept) == len(chain):
+        return chain
+    order, stages = sorted(kept), []
+    for number in order:
+        stage = chain[number - 1]
+        if stage.mask_overlap is not None:
+            return chain
+        if isinstance(stage, Estimator) and stage.loss.logits:
+            if stage.loss.logits != (TEACHER,):
+                return chain
+            (taught_by,) = stage.loss.stages(number)
+            stage = replace(stage, loss=stage.loss.with_teacher(order.index(taught_by) + 1))
+        stages.append(replace(stage, name=chain.name(number)))
+    return Chain(tuple(stages))
 
 
 @dataclass(frozen=True)
@@ -61,7 +110,7 @@ class Question:
     Attributes
     ----------
     data, chain
-        The problem up to the student, which is the last stage.
+        The student, which is the last stage, and those that it learns from, directly or not.
     taught_by : int
         The teacher's number, from 1.
     """
@@ -96,17 +145,18 @@ class Question:
             raise ParameterError(f"loss of {name} must be a Distillation to be taken apart, got {student!r}")
         if isinstance(student.loss.teacher, tuple):
             raise ParameterError(f"loss of {name} must have one teacher, got teacher={student.loss.teacher!r}")
-        shorter = Chain(chain.stages[:number])
+        shorter = ancestors(Chain(chain.stages[:number]))
         used = {found for one in shorter.stages for found in one.sets}
         if "training" not in used:
             raise ParameterError(f"sets of {name} and the stages before must include training")
         data = replace(data, further=tuple(found for found in data.further if found.name in used))
-        return cls(data, shorter, student.loss.stages(number)[0])
+        return cls(data, shorter, shorter[-1].loss.stages(len(shorter))[0])
 
     @property
     def students(self) -> tuple[str, ...]:
-        """Names of the students that are solved: the controls in chains of two alone, because in longer ones they take too long."""
-        return LADDER + CONTROLS if len(self.chain) == 2 else LADDER
+        """Names of the students that are solved: the controls with losses of their own in chains of two alone, because in longer
+        ones they take too long."""
+        return LADDER + (CONTROLS if len(self.chain) == 2 else (SHUFFLED,))
 
     @property
     def student(self) -> Estimator:
@@ -250,6 +300,13 @@ def gains(errors: Mapping[str, float]) -> dict[str, float]:
     return {**steps, "total": errors[LADDER[0]] - errors[LADDER[-1]]}
 
 
+def instance_parts(errors: Mapping[str, float]) -> dict[str, float]:
+    """What instance knowledge gains by dispersion and by alignment with the sample: differences of errors by way of shuffled
+    targets."""
+    before, between, after = (errors.get(name, math.nan) for name in ("domain", SHUFFLED, "instance"))
+    return dict(zip(PARTS, (before - between, between - after), strict=True))
+
+
 def blame(found: Mapping[str, float]) -> str | None:
     """The level that hurts most, if distillation hurts; else None."""
     return min(GAINS, key=lambda gain: found[gain]) if found["total"] < 0.0 else None
@@ -280,6 +337,11 @@ class Levels:
         return gains({name: level.direction for name, level in self.students.items()})
 
     @property
+    def instance_parts(self) -> dict[str, float]:
+        """What instance knowledge gains by :data:`PARTS`, which add up to it; NaN where shuffled targets have no solution."""
+        return instance_parts({name: level.error for name, level in self.students.items()})
+
+    @property
     def blame(self) -> str | None:
         """The level that hurts most, if distillation hurts; else None."""
         return blame(self.gains)
@@ -289,6 +351,7 @@ class Levels:
         return {
             "students": {name: level.to_dict() for name, level in self.students.items()},
             "gains": self.gains, "direction_gains": self.direction_gains, "blame": self.blame,
+            "instance_parts": self.instance_parts,
         }  # fmt: skip
 
 
@@ -315,6 +378,9 @@ def levels(question: Question, settings: Settings = DEFAULT, names: tuple[str, .
     for name in names or question.students:
         ridge = question.student.ridge
         try:
+            if name == SHUFFLED:
+                students[name] = _shuffled(question, settings)
+                continue
             stage = solved(question, name, settings)
         except ParameterError as error:  # no limit of a ridge that vanishes
             students[name] = Level(name, ridge, math.nan, math.nan, str(error))
@@ -324,11 +390,43 @@ def levels(question: Question, settings: Settings = DEFAULT, names: tuple[str, .
     return Levels(students)
 
 
+def _shuffled(question: Question, settings: Settings, ridge: float | None = None) -> Level:
+    """The student of shuffled targets; of labels alone without a soft term."""
+    ridge = question.student.ridge if ridge is None else ridge
+    if question.loss.parameters["mixing"] == 0.0:
+        stage = solved(question, LADDER[-1], settings)
+        return Level(SHUFFLED, ridge, stage.test_error, stage.direction_error)
+    found = shuffled(constants_of(question, settings)[0], question, ridge)
+    return Level(SHUFFLED, ridge, found.test_error, found.direction_error, found.message)
+
+
+def _best_shuffled(question: Question, settings: Settings) -> Level:
+    """The same at its best ridge, infinite if none up to the largest does better than that."""
+    low, high = (math.log(end) for end in BEST_RIDGES)
+
+    def error(log_ridge: float) -> float:
+        return _shuffled(question, settings, math.exp(log_ridge)).error
+
+    tried = np.linspace(low, high, _TRIED_RIDGES)
+    errors = [error(value) for value in tried]
+    if np.isnan(errors).all():
+        return _shuffled(question, settings)
+    least = int(np.nanargmin(errors))
+    if least == len(tried) - 1:
+        return replace(_shuffled(question, settings, _FAR_RIDGE), ridge=math.inf)
+    ends = tried[max(least - 1, 0)], tried[least + 1]
+    best = scipy_optimize.minimize_scalar(error, bounds=ends, method="bounded", options={"xatol": 1e-5}).x
+    return _shuffled(question, settings, math.exp(best))
+
+
 def best_levels(question: Question, settings: Settings = DEFAULT, names: tuple[str, ...] | None = None) -> Levels:
     """The students, each at the ridge that is best for its test error; the teacher stays what it is."""
     _, found = constants_of(question, settings)
-    losses, students = question.losses(found), {}
+    losses, students, own = question.losses(found), {}, question.loss.parameters
     for name in names or question.students:
+        if name == SHUFFLED and own["mixing"] > 0.0:
+            students[name] = _best_shuffled(question, settings)
+            continue
         best = optimize(
             question.data, question.with_loss(losses[name]), {f"{question.name}.ridge": BEST_RIDGES},
             f"{question.name}.test_error", settings=settings,

@@ -13,12 +13,18 @@ fields omega_t = h_t - Delta sum_{s<=t} V_ts f_s are jointly Gaussian given clas
 Given the teacher's margin b = s_y h_1, w < x on a few intervals of the student's margin a = s_y h_2, whose probabilities are
 normal tails, because omega_2 grows with h_2: the distribution of w is an integral over the teacher's direction alone.  Given a, w
 grows with b, so that there is one b at which w = x: its density is an integral over a.
+
+Where the teacher has a teacher itself, all this holds given the fields and forces of that one, whose nodes are summed over.
+
+How hard a sample is, is the true probability of its label, sigma(s_y h_0), with h_0 the log-odds given all inputs
+(:func:`numerics.anatomy.bounds.oracle`).  They are a Gaussian field without reaction, so that given both fields h_0 is normal:
+h_0 = 2 s/Delta + log(rho/(1-rho)) + c.g + sqrt(4/Delta - |c|^2) z with c the solution of root c = 2 m.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -34,7 +40,7 @@ from numerics.deferred import optimize, special
 from numerics.models import ParameterError
 from numerics.solution import quadrature
 from numerics.solution.quadrature import density
-from numerics.solution.samples import output_difference
+from numerics.solution.samples import output_difference, unit
 from numerics.solution.solution import Solution
 from numerics.solution.training import TrainingSamples
 
@@ -43,11 +49,23 @@ Array = NDArray[np.float64]
 ACCURACY = 1e-9
 """Change at the last refinement at which integrals are accepted."""
 
+ACCURACY_OF_THREE = 1e-5
+"""The same where the teacher has a teacher, whose nodes are summed over."""
+
+COARSER = -2
+"""Level of those nodes for averages, which are smooth in them, relative to the solution's, which distributions take."""
+
 TIED = 1e-5
 """Part of the student's norm that is not along the teacher's weights, below which the two are one model."""
 
 SAME_WEIGHT = 1e-5
 """Difference from 1 - chi of the weights of a student that is its teacher: what the errors of two equal saddle points leave."""
+
+MOST_STAGES = 3
+"""Stages of a chain in which weights are known: more take too many nodes."""
+
+LEAST_SHARE = 1e-11
+"""Of the samples that a node stands for, below which it is left out."""
 
 FLAT = 1e-7
 """Change of a weight with the margin that counts as none."""
@@ -58,6 +76,7 @@ _FAR = 200.0  # a margin that nobody has
 _BISECTIONS, _SECANTS, _QUANTILE_STEPS = 26, 4, 100
 _NODES, _WEIGHTS = legendre.leggauss(10)
 _STEP, _HALVINGS = 0.4, 4
+_TRUTH_STEP = 0.5
 _MARGINS = 41
 
 
@@ -90,20 +109,68 @@ class GivenMargin(NamedTuple):
     ratio: Array
 
 
+class Drawn(NamedTuple):
+    """Samples of a group.
+
+    Attributes
+    ----------
+    group : Group
+    g1, g2 : arrays
+        Directions of teacher and student.
+    a, b : arrays
+        Margins of student and teacher.
+    """
+
+    group: Group
+    g1: Array
+    g2: Array
+    a: Array
+    b: Array
+
+    def truth(self) -> tuple[Array, Array]:
+        """Mean and mean square of the true probability of the label, given both directions."""
+        group = self.group
+        centre = group.odds + group.along[0] * self.g1 + group.along[1] * self.g2
+        first, second = np.zeros_like(centre), np.zeros_like(centre)
+        step = min(_TRUTH_STEP, 1.0 / max(group.rest, 1e-9))  # poles of the sigmoid come closer as it gets steeper
+        for z in step * np.arange(-math.ceil(_TAIL / step), math.ceil(_TAIL / step) + 1):
+            u = special.expit(group.sign * (centre + group.rest * z))
+            first += step * density(z) * u
+            second += step * density(z) * u * u
+        return first, second
+
+
+def mean_correlation(w: Array, u: Array, weight: Array) -> float:
+    """Correlation of w and u over samples with weights that add up to 1; NaN where one of them is constant."""
+    w, u = w - weight @ w, u - weight @ u
+    spread = (weight @ (w * w)) * (weight @ (u * u))
+    return float(weight @ (w * u) / math.sqrt(spread)) if spread > 0.0 else math.nan
+
+
+def _correlation(w: float, w2: float, u: float, u2: float, both: float) -> float:
+    """Of w and u, from their moments."""
+    spread = (w2 - w * w) * (u2 - u * u)
+    return float((both - w * u) / math.sqrt(spread)) if spread > 0.0 else math.nan
+
+
 @dataclass(frozen=True)
 class Group:
-    """Training samples of one class, label and data set: what fields are made of.
+    """Training samples of one class, label and data set, and of one node of the stages before the teacher: what fields are made of.
 
     Attributes
     ----------
     number, share, label : int, float, float
-        Among the groups; of all samples; 0 or 1.
+        Among the classes, labels and data sets; of all samples; 0 or 1.
     mean : array, shape (2,)
-        s m + b.
+        s m + b, with what the stages before the teacher add.
     root : array, shape (2, 2)
         Lower-triangular factor of Delta Q.
     reaction : array, shape (2, 2)
         Delta V, with nothing in the column of a teacher that was not trained on these samples.
+    before, seen : arrays, shapes (stages - 2,), (k,)
+        Directions of the stages before the teacher, and the logits that its loss looks at.
+    odds, along, rest : float, array of shape (2,), float
+        The true log-odds of the class are ``odds + along @ (g_1, g_2) + rest z`` with z normal.
     """
 
     number: int
@@ -112,6 +179,11 @@ class Group:
     mean: Array
     root: Array
     reaction: Array
+    before: Array
+    seen: Array
+    odds: float
+    along: Array
+    rest: float
 
     @property
     def sign(self) -> float:
@@ -120,7 +192,7 @@ class Group:
 
 
 class GradientWeights:
-    """The law of the gradient weights of a student and its teacher, the two stages of a chain.
+    """The law of the gradient weights of a student and its teacher, the last two stages of a chain of two or three.
 
     Where weights mean nothing (``reason`` says why) all numbers are NaN.
 
@@ -139,8 +211,10 @@ class GradientWeights:
 
     def _why_not(self) -> str:
         solution, question = self.solution, self.question
-        if len(question.chain) != 2:
-            return "weights are those of a student and its teacher alone, and this chain has more stages"
+        if len(question.chain) > MOST_STAGES:
+            return f"weights are known of chains of up to {MOST_STAGES} stages, and this one has {len(question.chain)}"
+        if question.taught_by != len(question.chain) - 1:
+            return "weights are those of a student and the stage before it, and another one is its teacher"
         if not solution.converged:
             return f"no solution: {solution.message}"
         if question.loss.parameters["smoothing"] and self.mixing < 1.0:
@@ -153,34 +227,50 @@ class GradientWeights:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """All of them that have samples."""
-        solution, data = self.solution, self.question.data
-        groups, delta = self.samples.groups, data.variance
-        taught = groups.trained(data, solution.resolved[0].sets)
-        found = []
-        for number, (share, sign, label) in enumerate(
-            zip(self.samples.weight, groups.statistics[:, 0], groups.labels, strict=True)
-        ):
-            reaction = delta * solution.response
-            if not taught[number]:
-                reaction = reaction * np.array([0.0, 1.0])
-            mean = sign * solution.magnetization + solution.bias
-            if share > 0.0:
-                root = math.sqrt(delta) * solution.cholesky
-                found.append(Group(number, float(share), float(label), mean, root, reaction))
+        return self._groups(0)
+
+    def _groups(self, finer: int) -> tuple[Group, ...]:
+        """The same with other nodes of the stages before the teacher, if there are any."""
+        solution, data, delta = self.solution, self.question.data, self.question.data.variance
+        number, last = len(self.question.chain), slice(-2, None)
+        teacher, kinds = solution.resolved[number - 2], self.samples.groups
+        nodes = solution.nodes(number - 2, training=True, finer=finer).of(data, self.question.student.sets)
+        taught = nodes.trained(data, teacher.sets)
+        sees = [] if teacher.given else [stage - 1 for stage in teacher.loss.stages(number - 1)]
+        root = math.sqrt(delta) * solution.cholesky
+        prior = math.log(data.rho / (1.0 - data.rho))
+        along = np.linalg.lstsq(root, 2.0 * solution.magnetization, rcond=None)[0]
+        rest = math.sqrt(max(4.0 / delta - float(along @ along), 0.0))
+        found, total = [], nodes.weight.sum()
+        for k in np.flatnonzero(nodes.weight > LEAST_SHARE * total):
+            sign, before = nodes.statistics[k, 0], nodes.statistics[k, 2 : 2 + nodes.stages]
+            same = (
+                (kinds.statistics[:, 0] == sign) & (kinds.labels == nodes.labels[k]) & (kinds.member == nodes.member[k])
+            )
+            mean = sign * solution.magnetization + solution.bias + root[:, : nodes.stages] @ before
+            mean = mean + delta * solution.response[:, : nodes.stages] @ nodes.forces[k]
+            reaction = delta * solution.response[last, last] * np.array([float(taught[k]), 1.0])
+            found.append(
+                Group(
+                    int(np.flatnonzero(same)[0]), float(nodes.weight[k] / total), float(nodes.labels[k]), mean[last],
+                    root[last, last], reaction, before, nodes.logits[k, sees],
+                    float(2.0 * sign / delta + prior + along[: nodes.stages] @ before), along[last], rest,
+                )
+            )  # fmt: skip
         return tuple(found)
 
     @cached_property
     def samples(self) -> TrainingSamples:
         """The student's, for the logits at given directions."""
-        return TrainingSamples(self.solution, 2)
+        return TrainingSamples(self.solution, len(self.question.chain))
 
     @cached_property
     def constant(self) -> float | None:
         """The weight that all samples have: 1 without a soft term, 1 - chi of a student that is its teacher; else None."""
         if self.mixing == 0.0:
             return 1.0
-        root = self.solution.cholesky
-        if root[1, 1] > TIED * math.hypot(root[1, 0], root[1, 1]):
+        row = self.solution.cholesky[-1]
+        if row[-1] > TIED * float(np.linalg.norm(row)):
             return None
         margins = np.linspace(*self.margin_quantile(np.array([0.01, 0.99])), _MARGINS)
         found = np.concatenate([
@@ -198,7 +288,7 @@ class GradientWeights:
 
     @cached_property
     def _functions(self) -> tuple[LossFunctions | None, LossFunctions]:
-        first = self.solution.resolved[0]
+        first = self.solution.resolved[-2]
         return None if first.given else LossFunctions(first.loss), LossFunctions(self.question.loss)
 
     def _first(self, group: Group, h: Array) -> tuple[Array, Array, Array]:
@@ -206,7 +296,8 @@ class GradientWeights:
         slope, curvature = np.zeros_like(h), np.zeros_like(h)
         if self._functions[0] is not None:
             flat = np.ascontiguousarray(h, dtype=float).ravel()
-            found = self._functions[0].derivatives(flat, np.full(flat.size, group.label), np.empty((flat.size, 0)))
+            seen = np.ascontiguousarray(np.broadcast_to(group.seen, (flat.size, group.seen.size)))
+            found = self._functions[0].derivatives(flat, np.full(flat.size, group.label), seen)
             slope, curvature = (values.reshape(h.shape) for values in found)
         gamma = group.reaction[0, 0]
         g = (h + gamma * slope - group.mean[0]) / group.root[0, 0]
@@ -235,37 +326,51 @@ class GradientWeights:
     def _follow(self, group: Group, g1: Array, g2: Array | float | None = None) -> tuple[Array, ...]:
         """Logits at directions, of the teacher, and with ``g2`` of both; arrays of one shape."""
         g = (g1,) if g2 is None else np.broadcast_arrays(g1, g2)
-        nodes = self.samples.follow(np.full(g[0].size, group.number), np.column_stack([one.ravel() for one in g]))
-        return tuple(h.reshape(g[0].shape) for h in nodes.logits.T)
+        before = [np.full(g[0].size, value) for value in group.before]
+        nodes = self.samples.follow(
+            np.full(g[0].size, group.number), np.column_stack([*before, *(one.ravel() for one in g)])
+        )
+        return tuple(h.reshape(g[0].shape) for h in nodes.logits.T[len(before) :])
 
     @cached_property
     def reach(self) -> float:
         """Directions to integrate over: w grows like exp(a), which moves where its square comes from by two standard deviations."""
-        row = np.array([0.0, 1.0])
+        row = unit(len(self.question.chain), len(self.question.chain))
         first, second = (self.samples.mean(lambda _, h, k=k: h**k, [row]).value for k in (1, 2))
         return _TAIL + 2.0 * math.sqrt(max(second - first**2, 0.0))
 
     # Averages.
 
-    def _average(self, *functions: Callable[[float, Array, Array], Array]) -> Array:
-        """E of functions of the sign of the label and the margins of student and teacher, by panels of the teacher's direction and
-        a trapezoid rule in the student's, refined until they agree; shape (functions,)."""
-        before, edges = None, np.linspace(-self.reach, self.reach, _PANELS + 1)
+    def _average(self, functions: Callable[[Drawn], Sequence[Array]], count: int) -> Array:
+        """E of ``count`` functions of samples, by panels of the teacher's direction and a trapezoid rule in the student's, refined
+        until they agree; shape (count,)."""
+        found, size = np.zeros(count), np.zeros(count)
+        groups = self._groups(COARSER)
+        waiting: list[tuple[Group, Array | None]] = [(group, None) for group in groups]
+        edges = np.linspace(-self.reach, self.reach, _PANELS + 1)
         for halving in range(_HALVINGS + 1):
             g1, weight = _panels(edges[:-1, None], edges[1:, None], 2**halving)
-            g1, weight = g1.ravel(), weight.ravel()
+            g1, weight = g1.reshape(-1, 1), weight.reshape(-1, 1)
             g2 = self._trapezoid(halving)
-            both = weight[:, None] * density(g1)[:, None] * (g2[1] - g2[0]) * density(g2)
-            found, size = np.zeros(len(functions)), np.zeros(len(functions))
-            for group in self.groups:
-                h1, h2 = self._follow(group, g1[:, None], g2)
-                for k, function in enumerate(functions):
-                    values = both * function(group.sign, group.sign * h2, group.sign * h1)
-                    found[k] += group.share * np.sum(values)
-                    size[k] += group.share * np.sum(np.abs(values))
-            if before is not None and np.all(np.abs(found - before) <= 0.01 * ACCURACY * size):
+            both = weight * density(g1) * (g2[1] - g2[0]) * density(g2)
+            again, parts = [], []
+            for group, before in waiting:
+                h1, h2 = self._follow(group, g1, g2)
+                values = functions(Drawn(group, g1, g2, group.sign * h2, group.sign * h1))
+                now = group.share * np.array([np.sum(both * value) for value in values])
+                if before is None:
+                    size += group.share * np.array([np.sum(both * np.abs(value)) for value in values])
+                parts.append((group, before, now))
+            # What a group may be off by goes with the whole, so that nodes of small shares are not resolved.
+            allowed = 0.01 * self.accuracy * size / math.sqrt(len(groups))
+            for group, before, now in parts:
+                if before is None or (halving < _HALVINGS and np.any(np.abs(now - before) > allowed)):
+                    again.append((group, now))
+                else:
+                    found += now
+            waiting = again
+            if not waiting:
                 break
-            before = found
         return found
 
     def _trapezoid(self, halving: int) -> Array:
@@ -344,7 +449,7 @@ class GradientWeights:
                 share = self._share_below(group, g1.ravel(), pulls[flat], turns[flat])
                 return density(g1) * share.reshape(g1.shape), np.zeros_like(g1)
 
-            value, _ = quadrature.integrate(integrand, edges, np.full(x.shape, 0.1 * ACCURACY), quadrature.Budget())
+            value, _ = quadrature.integrate(integrand, edges, self._tolerance(group, x, 0.1), quadrature.Budget())
             total += group.share * value
         return np.clip(total, 0.0, 1.0)
 
@@ -394,7 +499,7 @@ class GradientWeights:
 
             ends = np.linspace(extremes.min(), extremes.max(), 4 * _PANELS + 1)
             value, _ = quadrature.integrate(
-                integrand, np.tile(ends, (x.size, 1)), np.full(x.shape, ACCURACY), quadrature.Budget()
+                integrand, np.tile(ends, (x.size, 1)), self._tolerance(group, x, 1.0), quadrature.Budget()
             )
             total += group.share * value
         return total
@@ -431,7 +536,7 @@ class GradientWeights:
             low, at_low = np.where(above, low, middle), np.where(above, at_low, value)
             high, at_high = np.where(above, middle, high), np.where(above, value, at_high)
             kept = np.where(above, 1.0, -1.0)
-            if np.all(np.abs(value) < ACCURACY):
+            if np.all(np.abs(value) < self.accuracy):
                 break
         return middle
 
@@ -445,18 +550,52 @@ class GradientWeights:
         """E of w, w^2, w (1 - q), 1 - q, the start weight, and of what both sum rules are made of."""
         own = self.mixing, self.soft, self.temperature
 
-        def rescaled(_: float, a: Array, b: Array) -> Array:
-            return self.weight_of(a, b) * special.expit(-a)
+        def functions(sample: Drawn) -> tuple[Array, ...]:
+            w, off = self.weight_of(sample.a, sample.b), special.expit(-sample.a)
+            start, rescaled = start_weight(sample.b, *own), w * off
+            return w, w * w, rescaled, off, start, -sample.group.sign * rescaled, sample.a * rescaled
 
-        return self._average(
-            lambda _, a, b: self.weight_of(a, b),
-            lambda _, a, b: self.weight_of(a, b) ** 2,
-            rescaled,
-            lambda _, a, b: special.expit(-a),
-            lambda _, a, b: start_weight(b, *own),
-            lambda sign, a, b: -sign * rescaled(sign, a, b),
-            lambda sign, a, b: a * rescaled(sign, a, b),
-        )
+        return self._average(functions, 7)
+
+    @cached_property
+    def _hardness(self) -> Array:
+        """E of u, u^2, u w with u the true probability of the label, then of 1, u, u^2, w, w^2, u w times 1 - q."""
+
+        def functions(sample: Drawn) -> tuple[Array, ...]:
+            w, off, u = self.weight_of(sample.a, sample.b), special.expit(-sample.a), sample.truth()
+            u1, u2 = u
+            return u1, u2, u1 * w, off, u1 * off, u2 * off, w * off, w * w * off, u1 * w * off
+
+        return self._average(functions, 9)
+
+    @property
+    def difficulty(self) -> float:
+        """Correlation of w with the true probability of the label, low where a sample is hard: tails as of :attr:`variance`."""
+
+        def correlation() -> float:
+            w, square = self._moments[:2]
+            return _correlation(w, square, *self._hardness[:3])
+
+        return self._number(correlation, lambda _: math.nan)
+
+    @property
+    def gradient_difficulty(self) -> float:
+        """The same over gradients, every sample weighted by 1 - q, where large margins do not count."""
+
+        def correlation() -> float:
+            off, u, u2, w, w2, both = self._hardness[3:]
+            return _correlation(w / off, w2 / off, u / off, u2 / off, both / off)
+
+        return self._number(correlation, lambda _: math.nan)
+
+    @property
+    def accuracy(self) -> float:
+        """Change at the last refinement at which integrals are accepted."""
+        return ACCURACY if len(self.question.chain) == 2 else ACCURACY_OF_THREE
+
+    def _tolerance(self, group: Group, x: Array, part: float) -> Array:
+        """Absolute accuracy of one group's average, larger where its share is small; shape of ``x``."""
+        return np.full(x.shape, part * self.accuracy / (group.share * len(self.groups)))
 
     @property
     def mean(self) -> float:
@@ -495,7 +634,7 @@ class GradientWeights:
         student = self.question.student
         alpha = sum(self.question.data.data_set(name).alpha for name in student.sets)
         push, pull = self._moments[5:]
-        return float(push), float(alpha * pull / (student.ridge * self.solution.overlap[1, 1]))
+        return float(push), float(alpha * pull / (student.ridge * self.solution.overlap[-1, -1]))
 
     # Given the teacher's margin.
 
@@ -549,7 +688,7 @@ class GradientWeights:
                 w, off = self.weight_of(a, b[..., None]), special.expit(-a)
                 for k, values in enumerate((w, w * off, off)):
                     total[k] += group.share * found * np.sum((g2[1] - g2[0]) * density(g2) * values, axis=-1)
-            if before is not None and np.all(np.abs(total - before) <= 0.1 * ACCURACY * (np.abs(total) + 1e-300)):
+            if before is not None and np.all(np.abs(total - before) <= 0.1 * self.accuracy * (np.abs(total) + 1e-300)):
                 break
             before = total
         return tuple(total)
@@ -593,6 +732,7 @@ class GradientWeights:
             "mean": self.mean, "variance": self.variance, "gradient_mean": self.gradient_mean, "start_mean": self.start_mean,
             "quantiles": {f"{value:g}": float(x) for value, x in zip(p, self.quantile(np.array(p)), strict=True)},
             "monotone": self.monotone, "regularisation_fraction": self.regularisation_fraction,
+            "difficulty": self.difficulty, "gradient_difficulty": self.gradient_difficulty,
             **({"reason": self.reason} if self.reason else {}),
         }  # fmt: skip
 

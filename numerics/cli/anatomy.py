@@ -13,7 +13,7 @@ import numpy as np
 
 from numerics.anatomy import Anatomy, SimulatedAnatomy, anatomy, simulate_anatomy
 from numerics.anatomy.anatomy import z_scores
-from numerics.anatomy.levels import GAINS, TITLES, Levels
+from numerics.anatomy.levels import GAINS, PARTS, TITLES, Levels
 from numerics.anatomy.weights import GradientWeights
 from numerics.cli.command import Command, blaming, deliver, given, patience, require_writable
 from numerics.cli.flags import MODEL, SIMULATION_FLAGS, build_model, jobs_option, model_options, report_options
@@ -40,6 +40,10 @@ def bar(value: float, largest: float) -> str:
     return f"{left:>{BAR // 2}}|{right:<{BAR // 2}}"
 
 
+def _correlation(value: float) -> str:
+    return f"{value:+.3f}" if np.isfinite(value) else "-"
+
+
 def _error(value: float) -> str:
     return f"{value:.4f}" if np.isfinite(value) else "-"
 
@@ -62,11 +66,16 @@ def gains_text(found: Levels, best: Levels | None) -> str:
     largest = max((abs(found.gains[gain]) for gain in GAINS), default=0.0)
     head = ["gain by", f"{'loss':>{BAR // 2}}|{'gain':<{BAR // 2}}", "test error", "best threshold"]
     rows = [[*head, *(["at best ridges"] if best else [])]]
-    for name in (*GAINS, "total"):
-        values = [found.gains[name], found.direction_gains[name], *([best.gains[name]] if best else [])]
-        rows.append(
-            [name, bar(values[0], largest), *(f"{value:+.4f}" if np.isfinite(value) else "-" for value in values)]
-        )
+
+    def row(name: str, values: Sequence[float | None]) -> None:
+        words = ["" if value is None else f"{value:+.4f}" if np.isfinite(value) else "-" for value in values]
+        rows.append([name, bar(values[0], largest), *words])
+
+    for name in GAINS:
+        row(name, [found.gains[name], found.direction_gains[name], *([best.gains[name]] if best else [])])
+    for name in PARTS:  # of the last one
+        row(f"  {name}", [found.instance_parts[name], None, *([best.instance_parts[name]] if best else [])])
+    row("total", [found.gains["total"], found.direction_gains["total"], *([best.gains["total"]] if best else [])])
     return table(rows)
 
 
@@ -80,11 +89,12 @@ def weights_text(found: GradientWeights) -> str:
         f"  quartiles {low:.3f}, {middle:.3f}, {high:.3f}; mean {found.mean:.3f}, over gradients {found.gradient_mean:.3f}, "
         f"before the first step {found.start_mean:.3f}",
         f"  {_TREND[found.monotone]}",
+        f"  correlation with how easy a sample is {_correlation(found.difficulty)} (over gradients "
+        f"{_correlation(found.gradient_difficulty)})",
     ]
     if np.isfinite(found.regularisation_fraction):
-        lines.append(
-            f"  the soft term overrules the label on {100 * found.regularisation_fraction:.1f}% of the samples"
-        )
+        share = 100 * found.regularisation_fraction
+        lines[-1] += f"; the soft term overrules the label on {share:.1f}% of the samples"
     return "\n".join(lines)
 
 

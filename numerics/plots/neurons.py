@@ -42,8 +42,8 @@ ERRORS = ("soft", "soft_linear", "hard", "hard_tangent", "hard_large", "hard_lar
 WORDS = (
     ("soft bound\nthe smaller", 0.0115, 0.25, BLACK, ("left", "top")),
     ("hard bound\nthe smaller", 0.17, 0.02, BLACK, ("center", "center")),
-    (r"$\gamma=\varepsilon$", 0.0115, 0.0165, BLACK, ("left", "bottom")),
-    ("equal\nbounds", 0.023, 3.2e-3, BLACK, ("left", "top")),
+    (r"$\gamma=\varepsilon$", 0.03, 0.022, BLACK, ("left", "top")),
+    ("equal bounds", 0.026, 3.2e-3, BLACK, ("left", "top")),
     (r"$\gamma^2/8$", 0.04, 1.6e-4, BLUE, ("left", "top")),
     ("below: the soft bound\nsays something", 0.28, 2e-6, BLUE, ("right", "bottom")),
 )
@@ -92,7 +92,7 @@ def experiment(axes: Axes, scan: xarray.Dataset) -> None:
     axes.set(xlabel=r"margin $\gamma$", ylabel=f"neurons for {100 * LEVEL:g}% training error")
     style.log_ticks(axes, "x", 0.9 * float(scan.lower.min()), 1.1 * float(scan.lower.max()))
     axes.xaxis.set_major_locator(FixedLocator(MARGIN_TICKS))
-    style.log_ticks(axes, "y", 3.0, 20.0 * float(scan.width.max()))
+    style.log_ticks(axes, "y", 3.0, 60.0 * float(scan.width.max()))
     axes.legend(loc="upper right", fontsize=6, handlelength=2.2, labelspacing=0.3, borderaxespad=0.3)
 
 
@@ -121,8 +121,8 @@ def large_ball(axes: Axes, scan: xarray.Dataset, gap: float) -> None:
         colour, line, marker, label = LOOKS[training]
         errors = chosen.error.sel(training=training)
         axes.errorbar(
-            chosen.width, errors.mean("run"), errors.std("run", ddof=1) / np.sqrt(errors.sizes["run"]), color=colour, ls=line,
-            marker=marker, ms=2.6, lw=0.9, elinewidth=0.7, markerfacecolor=colour if line == "-" else "white",
+            chosen.width, errors.mean("run"), _bars(errors), color=colour, ls=line, marker=marker,
+            ms=2.6, lw=0.9, elinewidth=0.7, markerfacecolor=colour if line == "-" else "white",
             markeredgewidth=0.6, label=label,
         )  # fmt: skip
     axes.axhline(LEVEL, color=GREY, lw=0.6, ls=LINES[2], zorder=0)
@@ -132,6 +132,32 @@ def large_ball(axes: Axes, scan: xarray.Dataset, gap: float) -> None:
     axes.legend(loc="upper right", fontsize=5.8, handlelength=2.2, labelspacing=0.25, borderaxespad=0.2)
 
 
+def _bars(values: xarray.DataArray) -> np.ndarray:
+    """Of means over runs, holding 68% by Student's t; none for one run."""
+    n_runs = values.sizes["run"]
+    return np.nan_to_num(values.std("run", ddof=1).values / np.sqrt(n_runs) * style.bar(n_runs)) if n_runs > 1 else None
+
+
+def heading(figure: Figure, data: Mapping[str, xarray.Dataset]) -> None:
+    """What is fixed in the experiments, above all panels."""
+    lines = []
+    if "xor" in data:
+        xor = data["xor"].attrs
+        lines.append(
+            f"XOR: {xor['n_samples']} samples, {xor['n_inputs']} inputs, {xor['steps']} steps at rate {xor['rate']:g}"
+        )
+    known = next((data[name].attrs for name in ("digits", "deep") if name in data), None)
+    if known:
+        lines.append(
+            f"digits: {known['n_train']} images, teacher of width {known['teacher_width']}, $T={known['temperature']:g}$"
+        )
+    runs = {int(found.sizes["run"]) for found in data.values()}
+    if runs:
+        counts = " and ".join(map(str, sorted(runs)))
+        bars = "bars: 68%, of means by Student's $t$, of needed widths by resampling runs"
+        figure.suptitle("; ".join(lines) + f"\n{counts} runs; {bars}", fontsize=8)
+
+
 def digits(axes: Axes, scan: xarray.Dataset, title: str) -> None:
     """Test error on hard labels less that on soft ones, the same data and starts, against the width, for every noise."""
     difference = scan.test_error.sel(labels="hard") - scan.test_error.sel(labels="soft")
@@ -139,8 +165,8 @@ def digits(axes: Axes, scan: xarray.Dataset, title: str) -> None:
     for k, noise in enumerate(scan.noise.values):
         colour, chosen = NOISE_COLOURS[k % len(NOISE_COLOURS)], difference.sel(noise=noise)
         axes.errorbar(
-            scan.width * (1.0 + 0.03 * (k - 1)), chosen.mean("run"), chosen.std("run", ddof=1) / np.sqrt(chosen.sizes["run"]),
-            color=colour, ls=LINES[k % len(LINES)], marker=style.MARKERS[k % len(style.MARKERS)], lw=0.9, elinewidth=0.7,
+            scan.width * (1.0 + 0.03 * (k - 1)), chosen.mean("run"), _bars(chosen), color=colour,
+            ls=LINES[k % len(LINES)], marker=style.MARKERS[k % len(style.MARKERS)], lw=0.9, elinewidth=0.7,
             label=f"noise {noise:g}",
         )  # fmt: skip
     axes.set(xlabel="neurons a layer" if "hidden" in title else "neurons $m$", ylabel="test error, hard $-$ soft")
@@ -151,7 +177,7 @@ def digits(axes: Axes, scan: xarray.Dataset, title: str) -> None:
     axes.legend(loc="upper right", fontsize=7)
 
 
-def panels(count: int, height: float = 2.6) -> tuple[Figure, Sequence[Axes]]:
+def panels(count: int, height: float = 3.0) -> tuple[Figure, Sequence[Axes]]:
     """Lettered panels beside each other, three in a row."""
     rows, columns = -(-count // 3), min(count, 3)
     figure = style.new_figure(style.PAGE_WIDTH, rows * height)
@@ -176,4 +202,5 @@ def overview(data: Mapping[str, xarray.Dataset]) -> Figure:
     figure, found = panels(len(makers))
     for axes, make in zip(found, makers, strict=True):
         make(axes)
+    heading(figure, data)
     return figure

@@ -1,5 +1,6 @@
 """What is drawn, in this order: v or the rule, then for each data set its labels and inputs; label flips, random masks, frozen
-weights and the noise of a rule have streams of their own, so that the same seed gives the same inputs with and without them.
+weights, the noise of a rule and what is shuffled have streams of their own, so that the same seed gives the same inputs with and
+without them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Array = NDArray[np.float64]
 Selection = slice | NDArray[np.intp]
 """Some rows or columns of a matrix."""
 
-FLIPS, FURTHER, MASKS, FROZEN, RULE, FEATURES = range(1, 7)
+FLIPS, FURTHER, MASKS, FROZEN, RULE, FEATURES, SHUFFLE = range(1, 8)
 """Numbers of the random streams besides that of v and the training set."""
 
 
@@ -84,6 +85,8 @@ class Sample:
         Rows of each data set; all are the training set's if not given.
     rule : ndarray, shape (M,)
         Field of the rule with its noise, if there is one.
+    seed : SeedSequence
+        Of the draw.
     """
 
     design: Array
@@ -94,6 +97,7 @@ class Sample:
     rule: Array | None = None
     variances: Array | None = None
     network: Network | None = None
+    seed: np.random.SeedSequence = field(default_factory=lambda: np.random.SeedSequence(0), repr=False)
 
     def __post_init__(self) -> None:
         if self.variances is None:
@@ -113,6 +117,10 @@ class Sample:
     def seen_by(self, stage: Estimator | Frozen) -> Array:
         """Design of a stage: that of the inputs, or of its features, shape (M, N) or (M, p)."""
         return self.design if stage.features is None else self.network.design
+
+    def generator(self, *stream: int) -> np.random.Generator:
+        """What is random about this draw beyond it: a stream by number."""
+        return _generator(self.seed, *stream)
 
     def part(self, stage: Estimator | Frozen, rows: Selection, columns: Selection) -> Array:
         """Design of a stage on some samples, for some weights; a view if both are slices."""
@@ -170,12 +178,12 @@ def draw(
         labels[rows] = 1.0 if data.ruled else source.random(size) < data.positive_share
         source.standard_normal(out=design[rows])
     design *= math.sqrt(data.variance / n_inputs) * deviations
-    field = None
+    fields = None
     if data.ruled:
         source = _generator(seed, RULE)
-        field = design @ mean + math.sqrt(data.field_noise) * source.standard_normal(len(labels))
+        fields = design @ mean + math.sqrt(data.field_noise) * source.standard_normal(len(labels))
         if math.isfinite(data.link_slope):
-            labels = (source.random(len(labels)) >= disagreement(data.link_slope, field)).astype(float)
+            labels = (source.random(len(labels)) >= disagreement(data.link_slope, fields)).astype(float)
     else:
         for row, label in zip(design, labels, strict=True):
             row += (2 * label - 1) * shift
@@ -187,7 +195,7 @@ def draw(
             flipped = _generator(seed, FLIPS, number).random(rows.stop - rows.start) < data_set.label_noise
             noisy[rows] = np.where(flipped, 1 - labels[rows], labels[rows])
     network = None if features is None else Network.drawn(features, design, data.variance, seed)
-    return Sample(design, noisy, mean, labels, sets, field, deviations**2, network)
+    return Sample(design, noisy, mean, labels, sets, fields, deviations**2, network, seed)
 
 
 def draw_classes(data: ClassMixture, n_inputs: int, seed: np.random.SeedSequence, edges: Sequence[int] = ()) -> Sample:
@@ -227,7 +235,7 @@ def draw_classes(data: ClassMixture, n_inputs: int, seed: np.random.SeedSequence
                 steps / steps[-1], chance[some.start - rows.start : some.stop - rows.start], "right"
             )
             first = some.stop
-    return Sample(design, labels, means, classes, sets)
+    return Sample(design, labels, means, classes, sets, seed=seed)
 
 
 def class_counts(data: ClassMixture, n_inputs: int) -> tuple[NDArray[np.int64], ...]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from numerics.classes.losses import ClassLoss
 from numerics.classes.population import ClassPopulation, mean_loss
-from numerics.models import Chain, ClassMixture, DataModel, Estimator, Frozen, helmert, structured
+from numerics.models import Chain, ClassMixture, DataModel, Estimator, Frozen, helmert
 from numerics.simulation.draw import Array, Sample
 from numerics.simulation.train import StageFit
 from numerics.solution.observables.losses import train_loss
@@ -135,6 +135,11 @@ class MeasuredStage(AnyStage):
         return DrawnSamples(sample.labels[rows], seen, clean, logits)
 
     @property
+    def drawn(self) -> Sample:
+        """All samples of the run."""
+        return self._sample
+
+    @property
     def response_to_field(self) -> float:
         """Not measured here: see :func:`numerics.simulation.responses.measure_responses`."""
         return math.nan
@@ -188,6 +193,27 @@ Further = Callable[[Sequence[MeasuredStage]], Mapping[str, Array | float]]
 """What else is read off the stages of one trained chain, by name."""
 
 
+def population_of(data: DataModel, sample: Sample, fits: Sequence[StageFit]) -> Population:
+    """Law of the logits of trained stages on fresh samples, given their weights."""
+    n_inputs, n_stages = len(sample.mean), len(fits)
+    weights = [fit.all_weights for fit in fits]
+    overlap = np.empty((n_stages, n_stages))
+    for t, mine in enumerate(fits):
+        for s in range(t + 1):
+            overlap[t, s] = overlap[s, t] = weights[t] @ sample.product(mine, fits[s], weights[s]) / n_inputs
+    magnetization = np.array([w @ sample.mean_of(fit) / n_inputs for w, fit in zip(weights, fits, strict=True)])
+    signal = None if data.ruled else sample.mean @ sample.mean / n_inputs
+    with np.errstate(invalid="ignore"):
+        norm_ratio = np.array([w @ w / n_inputs for w in weights]) / np.diag(overlap)
+    if data.ruled:
+        overlap[0, 0] += data.field_noise
+        magnetization[:] = 0.0
+    if data.inputs.white and all(fit.features is None for fit in fits):
+        norm_ratio[:] = 1.0
+    biases = np.array([fit.bias for fit in fits])
+    return Population(data, magnetization, biases, overlap, signal=signal, norm_ratio=norm_ratio)
+
+
 def measure(
     data: DataModel, sample: Sample, chain: Chain, fits: Sequence[StageFit], further: Further | None = None
 ) -> dict[str, Array]:
@@ -201,26 +227,8 @@ def measure(
     """
     if data.many_classes:
         return _measure_classes(data, sample, chain, fits, further)
-    n_inputs, n_stages = len(sample.mean), len(fits)
-    weights, hidden = [fit.all_weights for fit in fits], chain.hidden
-    overlap = np.empty((n_stages, n_stages))
-    for t, mine in enumerate(chain.stages):
-        for s in range(t + 1):
-            overlap[t, s] = overlap[s, t] = weights[t] @ sample.product(mine, chain[s], weights[s]) / n_inputs
-    magnetization = np.array(
-        [w @ sample.mean_of(stage) / n_inputs for w, stage in zip(weights, chain.stages, strict=True)]
-    )
-    signal = None if data.ruled else sample.mean @ sample.mean / n_inputs
-    with np.errstate(invalid="ignore"):
-        norm_ratio = np.array([w @ w / n_inputs for w in weights]) / np.diag(overlap)
-    if data.ruled:
-        overlap[0, 0] += data.field_noise
-        magnetization[:] = 0.0
-    if not structured(data, chain):
-        norm_ratio[:] = 1.0
-    population = Population(
-        data, magnetization, np.array([fit.bias for fit in fits]), overlap, signal=signal, norm_ratio=norm_ratio
-    )
+    n_stages = len(fits)
+    population, hidden = population_of(data, sample, fits), chain.hidden
     numbers = range(1 + hidden, n_stages + 1)
     stages = [MeasuredStage(data, chain, number, sample, fits, population) for number in numbers]
     found = {"overlap": population.overlap[hidden:, hidden:]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,11 +21,12 @@ OF_CLASSES = {"means": "means", "biases": "bias", "class_errors": "class_errors"
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over runs, its standard error (nan for a single run), and the number of runs."""
+    """Mean over runs, its standard error (nan for a single run), the number of runs, and what each of them gave."""
 
     mean: float | Array
     standard_error: float | Array
     n: int
+    values: Array | None = field(default=None, repr=False, compare=False)
 
 
 def estimate(values: Array) -> Estimate:
@@ -34,7 +35,7 @@ def estimate(values: Array) -> Estimate:
     with np.errstate(invalid="ignore"):  # infinite in a run that broke down
         error = values.std(axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.full(values.shape[1:], np.nan)
     mean = values.mean(axis=0)
-    return Estimate(float(mean), float(error), n) if mean.ndim == 0 else Estimate(mean, error, n)
+    return Estimate(float(mean), float(error), n, values) if mean.ndim == 0 else Estimate(mean, error, n, values)
 
 
 @dataclass(frozen=True)

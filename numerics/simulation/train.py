@@ -9,7 +9,7 @@ import numpy as np
 
 from numerics.classes.losses import ClassLoss
 from numerics.codegen.losses import LossFunctions
-from numerics.models import TRAINING, Chain, Estimator, ParameterError, Rule, helmert
+from numerics.models import TRAINING, Chain, Estimator, ParameterError, RandomFeatures, Rule, helmert
 from numerics.simulation.draw import Array, Sample, Selection
 from numerics.simulation.ridge_fit import RidgeFit, minimise_ridge
 from numerics.simulation.softmax_fit import minimise_softmax
@@ -85,6 +85,7 @@ class StageFit(RidgeFit):
     table: Array | None = None
 
     size: int = 0
+    features: RandomFeatures | None = None
 
     @property
     def all_weights(self) -> Array:
@@ -138,34 +139,57 @@ def train(
             for s in stage.loss.stages(number)
             if chain[s - 1].features == stage.features
         ]
-        part, table = sample.part(stage, rows, columns), None
-        if sample.mean.ndim == 2:
-            fields = class_fields_of(stage.loss, number, sample, fits, rows)
-            table = fields.table
-            _require_classes(fields, chain.name(number))
-            fit = minimise_softmax(
-                part, fields, stage.ridge, len(fields.basis), starts=starts, gradient_tolerance=gradient_tolerance
-            )
-        else:
-            fields = fields_of(stage.loss, number, sample, fits, rows)
-            if stage.fixed_bias is None:
-                _require_minimum(fields, chain.name(number))
-            fit = minimise_ridge(
-                part,
-                fields,
-                stage.ridge,
-                starts=starts,
-                bias=stage.fixed_bias,
-                gradient_tolerance=gradient_tolerance,
-            )
-            if fit.broken:
-                fit = replace(fit, message=_where_broken(fit, fields, stage.loss, number))
-        everywhere, size = _everywhere(sample, stage, columns, fit), sample.seen_by(stage).shape[1]
-        fits.append(StageFit(**vars(fit), active=columns, rows=rows, everywhere=everywhere, table=table, size=size))
+        many = sample.mean.ndim == 2
+        fields = (class_fields_of if many else fields_of)(stage.loss, number, sample, fits, rows)
+        fits.append(fit_stage(sample, stage, chain.name(number), fields, columns, starts, gradient_tolerance))
     return tuple(fits)
 
 
-def _where_broken(fit: RidgeFit, fields: Fields, loss: Loss, number: int) -> str:
+def fit_stage(
+    sample: Sample, stage: Estimator, name: str, fields: Fields | ClassFields, columns: Selection, starts: Sequence[tuple[Array, float]],
+    gradient_tolerance: float,
+) -> StageFit:  # fmt: skip
+    """Fit one stage whose targets are known.
+
+    Parameters
+    ----------
+    name : str
+        Of the stage, in messages.
+    fields : Fields
+        Its loss with targets, on its own samples.
+    columns
+        The weights that are trained.
+    starts
+        Weights, shape (active,), and biases to start from if they are better than zero.
+
+    Raises
+    ------
+    ParameterError
+        As of :func:`train`.
+    """
+    rows = sample.rows(stage.sets)
+    part, table = sample.part(stage, rows, columns), None
+    if isinstance(fields, ClassFields):
+        table = fields.table
+        _require_classes(fields, name)
+        fit = minimise_softmax(
+            part, fields, stage.ridge, len(fields.basis), starts=starts, gradient_tolerance=gradient_tolerance
+        )
+    else:
+        if stage.fixed_bias is None:
+            _require_minimum(fields, name)
+        fit = minimise_ridge(
+            part, fields, stage.ridge, starts=starts, bias=stage.fixed_bias, gradient_tolerance=gradient_tolerance
+        )
+        if fit.broken:
+            fit = replace(fit, message=_where_broken(fit, fields, stage.loss))
+    return StageFit(
+        **vars(fit), active=columns, rows=rows, everywhere=_everywhere(sample, stage, columns, fit), table=table,
+        size=sample.seen_by(stage).shape[1], features=stage.features,
+    )  # fmt: skip
+
+
+def _where_broken(fit: RidgeFit, fields: Fields, loss: Loss) -> str:
     """The message of a fit whose loss is not finite, with the first sample on which it is not."""
     sample = fit.broken[0]
     seen = zip(loss.logits, fields.earlier[sample], strict=True)

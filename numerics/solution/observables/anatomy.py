@@ -96,6 +96,42 @@ def gain_instance(stage: StageSolution, other: Row):
     return between(stage, "domain", "instance")
 
 
+def part(stage: StageSolution, before: str, after: str) -> Integral:
+    """What instance knowledge gains on the way to shuffled targets, or from there on."""
+    from numerics.anatomy.levels import SHUFFLED, constants_of, solved
+    from numerics.anatomy.shuffled import shuffled
+
+    question = question_of(stage)
+    if question is None:
+        return NOTHING
+    settings = stage.solution.settings
+    try:
+        other = solved(question, after if before == SHUFFLED else before, settings)
+        if question.loss.parameters["mixing"] == 0.0:
+            return Integral(0.0, 0.0)
+        found = shuffled(constants_of(question, settings)[0], question)
+    except ParameterError:  # no limit of a ridge that vanishes
+        return NOTHING
+    if found.message:
+        return NOTHING
+    difference = found.test_error - other.test_error
+    return Integral(
+        difference if before == SHUFFLED else -difference, found.test_error_error + other.error_of("test_error")
+    )
+
+
+@gain("gain by dispersion of targets")
+def gain_dispersion(stage: StageSolution, other: Row):
+    """What the teacher's outputs, shuffled within each class, gain over their means: the part of instance knowledge that hurts."""
+    return part(stage, "domain", "shuffled")
+
+
+@gain("gain by alignment of targets")
+def gain_alignment(stage: StageSolution, other: Row):
+    """What the teacher's outputs gain over the same outputs shuffled within each class: the rest of instance knowledge."""
+    return part(stage, "shuffled", "instance")
+
+
 def weighted(label: str):
     """Define an observable of gradient weights."""
     return observable(label, kind=TEACHER, linear=True, of=mixture, listed=False)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from numerics import DataSet, Estimator, Frozen, GaussianMixture, ParameterError, solve
+from numerics.anatomy.bounds import oracle
 from numerics.anatomy.levels import Question
 from numerics.anatomy.weights import GradientWeights, gradient_weight, start_weight
 from numerics.settings import Settings
+from numerics.solution.samples import unit
 from theory.losses import CrossEntropy, Distillation, SquareLoss
 
 FINE = Settings(rtol=1e-11, newton_tolerance=1e-12)
@@ -45,39 +50,52 @@ def transfer() -> GradientWeights:
     return of(data, [Estimator(SquareLoss(), 0.5), student])
 
 
+def three() -> GradientWeights:
+    """A student whose teacher is one itself."""
+    data = GaussianMixture(3.0, 0.3, 1.0, 0.1)
+    middle = Estimator(Distillation(0.7, 2.0), 0.1, 0.8)
+    return of(data, [Estimator(CrossEntropy(), 0.3), middle, Estimator(Distillation(0.8), 0.2)], Settings())
+
+
 CASES = {"R2": R2, "R5": R5, "R8": R8, "R12": R12, "tails": TAILS}
 
 
 def case(name: str) -> GradientWeights:
-    return transfer() if name == "transfer" else weights(CASES[name])
+    return {"transfer": transfer, "three": three}.get(name, lambda: weights(CASES[name]))()
 
 
-@pytest.mark.parametrize("name", [*CASES, "transfer"])
+SLOW = pytest.param("three", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [*CASES, "transfer", SLOW])
 def test_sum_rules(name: str) -> None:
     """What is stationary in the bias and along the weights, as averages of the rescaled label gradient."""
-    push, pull = case(name).sum_rules()
+    found = case(name)
+    push, pull = found.sum_rules()
     assert abs(push) < 1e-10
-    assert pull == pytest.approx(1.0, abs=1e-9)
+    assert pull == pytest.approx(1.0, abs=max(1e-9, found.solution.settings.rtol))
 
 
-@pytest.mark.parametrize("name", ["R2", "R12", "tails", "transfer"])
+@pytest.mark.parametrize("name", ["R2", "R12", "tails", "transfer", SLOW])
 def test_law_beside_draws(name: str) -> None:
     """A million draws of the fields, each with its proximal points: distribution, conditional means and mean, |z| < 4."""
     found, count = case(name), 1_000_000
     generator = np.random.default_rng(1)
     samples = found.samples
     nodes = samples.follow(
-        generator.choice(samples.weight.size, count, p=samples.weight), generator.standard_normal((count, 2))
+        generator.choice(samples.weight.size, count, p=samples.weight),
+        generator.standard_normal((count, len(found.question.chain))),
     )
     order = 2.0 * nodes.labels - 1.0
-    b, a = order * nodes.logits[:, 0], order * nodes.logits[:, 1]
+    b, a = order * nodes.logits[:, -2], order * nodes.logits[:, -1]
     w, off = found.weight_of(a, b), 1.0 / (1.0 + np.exp(a))
     x = np.quantile(w, [0.01, 0.1, 0.3, 0.5, 0.8, 0.97])
     fixed = np.round(x, 2)
     expected = found.cdf(fixed)
     shares = np.array([np.mean(w <= value) for value in fixed])
     assert np.all(np.abs(shares - expected) < 4 * np.sqrt(expected * (1 - expected) / count) + 1e-12)
-    np.testing.assert_allclose(found.cdf(found.quantile(np.array([0.1, 0.5, 0.9]))), [0.1, 0.5, 0.9], atol=1e-8)
+    at_quantiles = found.cdf(found.quantile(np.array([0.1, 0.5, 0.9])))
+    np.testing.assert_allclose(at_quantiles, [0.1, 0.5, 0.9], atol=10 * found.accuracy)
     edges = np.array([-1.0, 0.0, 1.0, 2.0])
     bins = found.in_bins(edges)
     for k in range(3):
@@ -131,6 +149,55 @@ def test_refining_changes_nothing(monkeypatch) -> None:
     fine = weights(TAILS)
     for one, other in zip(before, (*fine.given_margin(b), fine.pdf(x), fine.cdf(x)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_density_in_chains_of_three() -> None:
+    found = three()
+    x, step = np.array([0.2, 0.4, 0.6]), 1e-2
+    values = found.cdf((x[:, None] + step * np.array([-2, -1, 1, 2])).ravel()).reshape(3, 4)
+    slope = values @ np.array([1, -8, 8, -1]) / (12 * step)
+    np.testing.assert_allclose(found.pdf(x), slope, rtol=2e-3)
+    edges = np.linspace(*found.margin_quantile(np.array([1e-12, 1 - 1e-12])), 41)
+    bins = found.in_bins(edges)
+    assert bins.density.sum() == pytest.approx(1.0, abs=1e-8)
+    assert bins.density @ bins.mean == pytest.approx(found.mean, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["R2", "R8", "transfer"])
+def test_difficulty_beside_a_chain_with_the_oracle(name: str) -> None:
+    """The true log-odds as the first stage of a chain of three, whose nodes are another rule for the same averages."""
+    found = case(name)
+    question = found.question
+    teacher, student = question.chain.stages
+    shifted = replace(student, loss=student.loss.with_teacher(2))
+    solution = solve(question.data, [oracle(question.data), teacher, shifted], rtol=1e-9)
+    samples, rows = solution[2].samples, [unit(3, 3), unit(3, 2), unit(3, 1)]
+
+    def mean(function) -> float:
+        def of_logits(y, h, taught, odds):
+            sign = 2.0 * y - 1.0
+            w = found.weight_of(sign * h, sign * taught)
+            return function(w, expit(-sign * h), expit(sign * odds))
+
+        return samples.mean(of_logits, rows).value
+
+    plain = mean(lambda w, off, u: off)
+    w, u, w2, u2, both = (mean(lambda w, off, u, f=f: off * f(w, u)) / plain for f in (
+        lambda w, u: w, lambda w, u: u, lambda w, u: w * w, lambda w, u: u * u, lambda w, u: w * u,
+    ))  # fmt: skip
+    expected = (both - w * u) / np.sqrt((w2 - w * w) * (u2 - u * u))
+    assert found.gradient_difficulty == pytest.approx(expected, abs=1e-6)
+    if name == "R8":  # light tails
+        w, u, w2, u2, both = (mean(f) for f in (
+            lambda w, off, u: w, lambda w, off, u: u, lambda w, off, u: w * w, lambda w, off, u: u * u, lambda w, off, u: w * u,
+        ))  # fmt: skip
+        assert found.difficulty == pytest.approx((both - w * u) / np.sqrt((w2 - w * w) * (u2 - u * u)), abs=1e-4)
+
+
+def test_easy_samples_weigh_more_above_the_line() -> None:
+    """Where weights grow with the teacher's margin, they do with the true probability of the label; where they fall, they fall."""
+    assert weights(R5).gradient_difficulty < 0 < weights(R6).gradient_difficulty
 
 
 # What the model says of the claims.
@@ -222,15 +289,24 @@ def test_no_weight_is_above_one_at_temperature_one() -> None:
         (GaussianMixture(0.4, 0.3), [Estimator(SquareLoss(), 0.0), Estimator(Distillation(0.5), 0.1)], "ridge of teacher"),
         (GaussianMixture(2.0, 0.3), [Estimator(CrossEntropy(), 0.3), Estimator(Distillation(0.5, smoothing=0.1), 0.1)],
          "smoothing"),
-        (GaussianMixture(2.0, 0.3), [Estimator(CrossEntropy(), 0.3), Estimator(CrossEntropy(), 0.2, name="other"),
-         Estimator(Distillation(teacher=1), 0.1)], "more stages"),
+        (GaussianMixture(2.0, 0.3), [Estimator(CrossEntropy(), 0.3), Estimator(CrossEntropy(), 0.2, 0.5, "other"),
+         Estimator(Distillation(teacher=1), 0.1, 0.5, mask_overlap=0.5)], "another one is its teacher"),
     ],
 )  # fmt: skip
 def test_reasons(data, chain, word: str) -> None:
     found = of(data, chain, Settings())
     assert word in found.reason
     assert np.isnan(
-        [found.mean, found.variance, found.cdf(0.5), found.pdf(0.5), found.quantile(0.5), found.start_mean]
+        [
+            found.difficulty,
+            found.gradient_difficulty,
+            found.mean,
+            found.variance,
+            found.cdf(0.5),
+            found.pdf(0.5),
+            found.quantile(0.5),
+            found.start_mean,
+        ]
     ).all()
     assert np.isnan(found.given_margin(np.array([0.0, 1.0])).ratio).all()
     assert found.monotone == ""
