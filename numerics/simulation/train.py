@@ -146,8 +146,8 @@ def train(
 
 
 def fit_stage(
-    sample: Sample, stage: Estimator, name: str, fields: Fields | ClassFields, columns: Selection, starts: Sequence[tuple[Array, float]],
-    gradient_tolerance: float,
+    sample: Sample, stage: Estimator, name: str, fields: Fields | ClassFields, columns: Selection,
+    starts: Sequence[tuple[Array, float]], gradient_tolerance: float,
 ) -> StageFit:  # fmt: skip
     """Fit one stage whose targets are known.
 
