@@ -361,6 +361,7 @@ def solve_classes(
     limit = settings.max_iterations if max_iterations is None else max_iterations
     iterations = 0
     if start is not None:
+        width = start.walk.widest
         known = [
             Found(blocks, found.outcome, found.factors)
             for blocks, found in zip(start.walk.blocks, start.walk.found, strict=False)
@@ -368,8 +369,9 @@ def solve_classes(
     else:
         rough, outcome = solve_walk(data, chain, -1, limit, tolerance=COARSE_TOLERANCE)
         iterations, known = outcome.iterations, rough.found[: len(rough.points)]
+        width = rough.widest
     for level in range(LEVELS):
-        walk, outcome = solve_walk(data, chain, level, limit, known)
+        walk, outcome = solve_walk(data, chain, level, limit, known, width=width)
         iterations += outcome.iterations
         solved = outcome.status == Status.CONVERGED
         checks = [walk.displaced(scramble) for scramble in range(1, CHECKS + 1)] if solved else []
@@ -380,7 +382,7 @@ def solve_classes(
         error = max(stage.error_of("test_error") for stage in solution.stages) if solved else math.inf
         if solved and error <= rtol:
             return replace(solution, converged=True, quadrature_error=error, message="converged")
-        known = walk.found[: len(walk.points)]
+        known, width = walk.found[: len(walk.points)], walk.widest
     if solved:
         message = f"the estimated error {error:.1e} of the test errors exceeds {rtol:.1e}"
     else:
