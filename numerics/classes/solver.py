@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.classes.channel import Channel
+from numerics.classes.losses import ClassLoss
 from numerics.classes.prior import Conjugates, Prior
 from numerics.classes.rules import NARROW, Rule, rule
 from numerics.classes.stage import StageBlocks, StageEquations
@@ -77,10 +78,12 @@ class Walk:
 
     @property
     def widest(self) -> float:
-        """Standard deviation of the widest cavity field, as a power of two; a stage that was not solved may have a wide one."""
+        """Standard deviation of the widest cavity field, as a power of two; a stage that was not solved may have a wide one, and
+        to a target that jumps all are wide."""
         widths = [np.linalg.norm(np.hstack(list(blocks.cholesky)), 2) for blocks in self.blocks]
         largest = max(widths, default=0.0) * math.sqrt(self.data.deltas.max())
-        if len(widths) < len(self.stages):
+        jumps = any(ClassLoss(stage.loss, self.data.classes_count).jumps for stage in self.stages)
+        if jumps or len(widths) < len(self.stages):
             largest = max(largest, UNKNOWN_WIDTH)
         return 2.0 ** math.ceil(math.log2(max(largest, 1.0)))
 
