@@ -236,7 +236,7 @@ def _check_classes(data: DataModel, chain: Chain) -> None:
             raise ParameterError(f"loss of {name}: {error}") from None
         if not stage.ridge > 0:
             raise ParameterError(f"ridge of {name} must be > 0 where data are a ClassMixture")
-        for parameter in ("bias", "mask_overlap", "features"):
+        for parameter in ("bias", "features"):
             if getattr(stage, parameter) is not None:
                 raise ParameterError(f"{parameter} of {name} must be None where data are a ClassMixture")
 
