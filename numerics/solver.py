@@ -86,11 +86,12 @@ def solve(
 
     Parameters
     ----------
-    data : GaussianMixture
+    data : GaussianMixture, LinearRule or ClassMixture
     chain : stage or sequence of stages
         Trained one after the other: :class:`numerics.models.Estimator`, ``Frozen``, ``Hebbian`` or ``BayesOptimal``.
     rtol : float
-        Accuracy asked of the order parameters, relative to their natural size; default 1e-8.  For five to seven stages it is
+        Accuracy asked of the order parameters, relative to their natural size; default 1e-8.  Of more than two classes that of
+        the test errors, default 1e-5 for three, 1e-4 for four and five, 2e-4 for more.  For five to seven stages it is
         1e-5, for more 1e-3; if all losses are quadratic, 1e-6 for more than five (on one data set they have 1e-12).
     max_iterations : int
         Channel evaluations allowed in one Newton solve.
@@ -102,7 +103,8 @@ def solve(
     Returns
     -------
     Solution
-        With ``converged``, ``residual`` (undamped, scaled), ``iterations``, ``quadrature_error`` and ``message``.
+        With ``converged``, ``residual`` (undamped, scaled), ``iterations``, ``quadrature_error`` and ``message``; of a
+        ClassMixture a :class:`numerics.classes.solution.ClassSolution`.
 
     Raises
     ------
@@ -131,7 +133,7 @@ def solve(
     ('max margin', 0.984012, 0.21046)
     """
     if not isinstance(data, DataModel):
-        raise ParameterError(f"data must be a GaussianMixture or a LinearRule, got {data!r}")
+        raise ParameterError(f"data must be a GaussianMixture, a ClassMixture or a LinearRule, got {data!r}")
     chain = Chain.of(chain)
     check_fit(data, chain)
     settings = settings_for(in_equations(data, chain), settings, rtol if not data.many_classes else None)
@@ -177,7 +179,15 @@ def _solution_of_classes(
 
     if start is not None and not isinstance(start, ClassSolution):
         raise ParameterError(f"start must be a solution of a ClassMixture or None, got {start!r}")
-    return solve_classes(data, chain, rtol=rtol, max_iterations=settings.max_iterations, start=start, settings=settings)
+    return solve_classes(
+        data,
+        chain,
+        rtol=rtol,
+        max_iterations=settings.max_iterations,
+        start=start,
+        settings=settings,
+        solve_binary=solve,
+    )
 
 
 def settings_for(chain: Chain, settings: Settings, rtol: float | None = None) -> Settings:

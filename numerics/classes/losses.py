@@ -235,6 +235,11 @@ class ClassLoss:
         return self.form.taught != 0.0 and self.form.target in (_SIMILARITY, _BOTH)
 
     @property
+    def jumps(self) -> bool:
+        """Whether targets jump as functions of the teacher's logits."""
+        return self.form.taught != 0.0 and self.form.target in (_TOP, _ABOVE, _DECISION)
+
+    @property
     def quadratic(self) -> bool:
         """Whether A is |h|^2 times a number."""
         return self.form.hard == 0.0 and self.form.soft == 0.0

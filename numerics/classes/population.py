@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 
 _LOG2_ORTHANT, _LOG2_AGREEMENT = 12, 10
 _PLANAR_NODES, _REACH = 160, 9.0
-_LOG2_MEAN = 13
+_LOG2_MEAN = 12
 _CLIP = 1e-15
 
 

@@ -1,4 +1,4 @@
-"""Nodes of averages over standard normals in t d dimensions: lattices in few, scrambled Sobol points in many.
+"""Nodes of averages over standard normals in t d dimensions: lattices in few or if all is smooth, else scrambled Sobol points.
 
 A lattice of step delta with the weights of the Gaussian is the trapezoid rule: what is smooth converges exponentially.  Its shift,
 as the scramble of Sobol points, is random: the spread of a result over shifts is its error.
@@ -17,20 +17,29 @@ from scipy.stats import qmc
 
 Array = NDArray[np.float64]
 
-LATTICE_DIMENSIONS = 4
-"""Up to which nodes are those of a lattice."""
+ALWAYS, SMOOTH = 2, 4
+"""Dimensions up to which nodes are those of a lattice: always, and where fields are not wide (``WIDE``)."""
+
+WIDE = 4.0
+"""Standard deviation of a cavity field from which on averages are not smooth: softmax turns over a distance of order 1."""
 
 LATTICES = {
     1: ((0.25, 7.5), (0.12, 8.0), (0.06, 8.5), (0.03, 8.5)),
-    2: ((0.5, 6.0), (0.28, 6.5), (0.16, 7.0), (0.1, 7.5)),
+    2: ((0.5, 6.5), (0.28, 7.0), (0.16, 7.5), (0.1, 7.5)),
     3: ((1.0, 5.5), (0.75, 6.0), (0.55, 6.5), (0.4, 7.0)),
     4: ((1.3, 5.2), (1.0, 5.6), (0.8, 6.0), (0.65, 6.3)),
 }
-"""Step and radius of the first level and of finer ones, by dimension."""
+"""Step and radius of the first level and of finer ones, by dimension; up to ``ALWAYS`` of fields of width ``NARROW``."""
 
-COARSE_LATTICES = {1: (0.7, 6.0), 2: (1.0, 5.0), 3: (1.3, 5.0), 4: (1.6, 4.6)}
+NARROW, FINEST = 4.0, {1: 0.06, 2: 0.4}
+"""Wider ones have smaller steps, down to these fractions."""
+
+MARGIN = 0.5
+"""By which the lattices of further scrambles reach further, so that what is cut off shows in their spread."""
+
+COARSE_LATTICES = {1: (0.7, 6.0), 2: (1.0, 5.0)}
 COARSE = 8
-"""The same of the rough solution that a cold start begins with; of Sobol points the logarithm of their number."""
+"""Nodes of the rough solution that a cold start begins with: lattices, and the logarithm of the number of Sobol points."""
 
 SOBOL = (11, 13, 14, 15)
 """Logarithm of the number of Sobol points, level by level."""
@@ -53,24 +62,32 @@ class Rule(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def rule(stages: int, d: int, level: int, scramble: int) -> Rule:
+def rule(stages: int, d: int, level: int, scramble: int, width: float = NARROW) -> Rule:
     """Nodes of stage ``stages`` at a level, from 0; -1 is the coarse one.
+
+    Parameters
+    ----------
+    width
+        Of the widest cavity field.
 
     Examples
     --------
     >>> [len(rule(1, 2, level, 0).weights) for level in (-1, 0, 1)]
-    [80, 452, 1694]
+    [80, 530, 1965]
     >>> nodes = rule(1, 2, 1, 0)
     >>> bool(abs(nodes.weights @ nodes.normals[:, 0, 0] ** 4 - 3) < 1e-9)
     True
     """
     dimension = stages * d
-    if dimension <= LATTICE_DIMENSIONS:
-        steps = LATTICES[dimension]
-        chosen = COARSE_LATTICES[dimension] if level < 0 else steps[min(level, len(steps) - 1)]
-        return _lattice(stages, d, *chosen, scramble)
+    if dimension <= ALWAYS and level < 0:
+        return _lattice(stages, d, *COARSE_LATTICES[dimension], scramble)
+    if level >= 0 and (dimension <= ALWAYS or (dimension <= SMOOTH and width < WIDE)):
+        step, radius = LATTICES[dimension][min(level, LEVELS - 1)]
+        if dimension <= ALWAYS:
+            step *= min(1.0, max(NARROW / width, FINEST[dimension]))
+        return _lattice(stages, d, step, radius + (MARGIN if scramble else 0.0), scramble)
     counts = SOBOL if dimension <= MANY else SOBOL_IN_MANY
-    return _sobol(stages, d, COARSE if level < 0 else counts[min(level, len(counts) - 1)], scramble)
+    return _sobol(stages, d, COARSE if level < 0 else counts[min(level, LEVELS - 1)], scramble)
 
 
 def _frozen(normals: Array, weights: Array) -> Rule:

@@ -6,16 +6,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from numerics.classes.binary import as_binary, blocks_of
 from numerics.classes.losses import ClassLoss
 from numerics.classes.population import ClassPopulation, mean_loss
 from numerics.classes.rules import LEVELS, sobol_rule
 from numerics.classes.solver import CHECKS, StagePoint, Walk, solve_walk
 from numerics.driver.chord import Found
-from numerics.driver.outcome import Status
+from numerics.driver.outcome import Outcome, Status
 from numerics.models import Chain, ClassMixture, Estimator, ParameterError, chosen, helmert, parameter_values
 from numerics.settings import DEFAULT, Settings
 from numerics.solution.observables import OBSERVABLES
@@ -32,6 +34,9 @@ from numerics.solution.samples import WeightedSamples, unit
 from numerics.solution.stage import NOTHING, AnyStage
 from theory.losses import Loss
 
+if TYPE_CHECKING:
+    from numerics.solution.solution import Solution
+
 Array = NDArray[np.float64]
 
 COARSE_TOLERANCE = 1e-3
@@ -43,7 +48,7 @@ DEFAULT_RTOL = {2: 1e-7, 3: 1e-5, 4: 1e-4, 5: 1e-4}
 LOOSE = 2e-4
 """For more classes."""
 
-_LOG2_SAMPLES = 13
+_LOG2_SAMPLES = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -354,23 +359,56 @@ class ClassStage(AnyStage):
 
 def solve_classes(
     data: ClassMixture, chain: Chain, *, rtol: float | None = None, max_iterations: int | None = None,
-    start: ClassSolution | None = None, settings: Settings = DEFAULT,
+    start: ClassSolution | None = None, settings: Settings = DEFAULT, solve_binary: Callable[..., Solution],
 ) -> ClassSolution:  # fmt: skip
-    """Solution of a chain on K classes, converged or not; see :func:`numerics.solve`."""
-    k = data.classes_count
-    rtol = DEFAULT_RTOL.get(k, LOOSE) if rtol is None else rtol
+    """Solution of a chain on K classes, converged or not; see :func:`numerics.solve`, which is ``solve_binary``.
+
+    Two classes go to the binary core where it takes them (:func:`numerics.classes.binary.as_binary`).
+    """
     limit = settings.max_iterations if max_iterations is None else max_iterations
-    iterations = 0
+    binary = as_binary(data, chain)
+    if binary is not None:
+        return _of_binary(data, chain, solve_binary(*binary, rtol=rtol, max_iterations=limit, settings=settings))
+    return solve_on_nodes(data, chain, rtol=rtol, max_iterations=limit, start=start)
+
+
+def _of_binary(data: ClassMixture, chain: Chain, found: Solution) -> ClassSolution:
+    """A binary solution as one of two classes; its order parameters, off by their error, stand for those on other nodes."""
+    walks = []
+    for scramble in range(1 + CHECKS):
+        walk = Walk(data, chain.resolved(data), 0, scramble)
+        moved = found if scramble == 0 or not found.converged else found._displaced
+        for blocks, point in zip(blocks_of(moved, data), moved.points, strict=False):
+            if point.status == 0:
+                outcome = Outcome(point.status, point.iterations, point.residual, point.last_step, point.defect)
+                walk.points.append(StagePoint(blocks, None, None, outcome))
+                walk.found.append(Found(blocks, outcome, None))
+        walks.append(walk)
+    return ClassSolution(
+        data, chain, walks[0], tuple(walks[1:]), found.converged, found.residual, found.quadrature_error, found.iterations,
+        found.message,
+    )  # fmt: skip
+
+
+def solve_on_nodes(
+    data: ClassMixture, chain: Chain, *, rtol: float | None = None, max_iterations: int = DEFAULT.max_iterations,
+    start: ClassSolution | None = None,
+) -> ClassSolution:  # fmt: skip
+    """As :func:`solve_classes`, of two classes too by this room's equations."""
+    rtol = DEFAULT_RTOL.get(data.classes_count, LOOSE) if rtol is None else rtol
+    iterations = failures = 0
     if start is not None:
+        width = start.walk.widest
         known = [
             Found(blocks, found.outcome, found.factors)
             for blocks, found in zip(start.walk.blocks, start.walk.found, strict=False)
         ]
     else:
-        rough, outcome = solve_walk(data, chain, -1, limit, tolerance=COARSE_TOLERANCE)
+        rough, outcome = solve_walk(data, chain, -1, max_iterations, tolerance=COARSE_TOLERANCE)
         iterations, known = outcome.iterations, rough.found[: len(rough.points)]
+        width = rough.widest
     for level in range(LEVELS):
-        walk, outcome = solve_walk(data, chain, level, limit, known)
+        walk, outcome = solve_walk(data, chain, level, max_iterations, known, width=width)
         iterations += outcome.iterations
         solved = outcome.status == Status.CONVERGED
         checks = [walk.displaced(scramble) for scramble in range(1, CHECKS + 1)] if solved else []
@@ -381,7 +419,10 @@ def solve_classes(
         error = max(stage.error_of("test_error") for stage in solution.stages) if solved else math.inf
         if solved and error <= rtol:
             return replace(solution, converged=True, quadrature_error=error, message="converged")
-        known = walk.found[: len(walk.points)]
+        failures += not solved
+        if failures > 1:
+            break
+        known, width = walk.found[: len(walk.points)], walk.widest
     if solved:
         message = f"the estimated error {error:.1e} of the test errors exceeds {rtol:.1e}"
     else:

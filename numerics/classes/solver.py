@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.classes.channel import Channel
+from numerics.classes.losses import ClassLoss
 from numerics.classes.prior import Conjugates, Prior
-from numerics.classes.rules import Rule, rule
+from numerics.classes.rules import NARROW, Rule, rule
 from numerics.classes.stage import StageBlocks, StageEquations
 from numerics.driver.chord import Found, chord, newton_step
 from numerics.driver.homotopy import homotopy_of
@@ -26,6 +27,8 @@ CHECKS = 3
 
 DAMPED = 4
 """Steps of half the residual that a cold start begins with."""
+
+UNKNOWN_WIDTH = 16.0
 
 TOLERANCE = 1e-8
 """Of the last Newton step, in natural units."""
@@ -52,14 +55,15 @@ class Walk:
     ----------
     data, stages
         The problem.
-    level, scramble : int
-        Of the nodes of every stage (:mod:`numerics.classes.rules`).
+    level, scramble, width
+        Of the nodes of every stage (:func:`numerics.classes.rules.rule`).
     """
 
     data: ClassMixture
     stages: tuple[Estimator, ...]
     level: int
     scramble: int = 0
+    width: float = NARROW
     points: list[StagePoint] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
 
@@ -72,9 +76,22 @@ class Walk:
         """Order parameters of the stages so far."""
         return [point.blocks for point in self.points]
 
+    @property
+    def widest(self) -> float:
+        """Standard deviation of the widest cavity field, as a power of two; a stage that was not solved may have a wide one, and
+        to a target that jumps all are wide."""
+        widths = [np.linalg.norm(np.hstack(list(blocks.cholesky)), 2) for blocks in self.blocks]
+        largest = max(widths, default=0.0) * math.sqrt(self.data.deltas.max())
+        jumps = any(ClassLoss(stage.loss, self.data.classes_count).jumps for stage in self.stages)
+        if jumps or len(widths) < len(self.stages):
+            largest = max(largest, UNKNOWN_WIDTH)
+        return 2.0 ** math.ceil(math.log2(max(largest, 1.0)))
+
     def channel(self, number: int, nodes: Rule | None = None) -> Channel:
         """The channel of a stage, given those before."""
-        nodes = rule(number, self.data.classes_count - 1, self.level, self.scramble) if nodes is None else nodes
+        nodes = (
+            rule(number, self.data.classes_count - 1, self.level, self.scramble, self.width) if nodes is None else nodes
+        )
         tables = [point.table for point in self.points[: number - 1]]
         return Channel(self.data, self.stages[:number], nodes, self.blocks[: number - 1], tables)
 
@@ -100,7 +117,7 @@ class Walk:
         if found is None or found.outcome.status != Status.CONVERGED:
             found = chord(equations, equations.start(), tolerance, max_iterations, DAMPED)
             iterations += found.outcome.iterations
-        if found.outcome.status != Status.CONVERGED:
+        if found.outcome.status != Status.CONVERGED and self.level >= 0:
             found = self._from_large_ridge(equations, found, max_iterations)
             iterations += found.outcome.iterations
         outcome = found.outcome._replace(iterations=iterations)
@@ -131,7 +148,7 @@ class Walk:
 
     def displaced(self, scramble: int) -> Walk | None:
         """The same chain after one Newton step on other nodes; None if that cannot be done."""
-        other = Walk(self.data, self.stages, self.level, scramble)
+        other = Walk(self.data, self.stages, self.level, scramble, self.width)
         for point, found in zip(self.points, self.found, strict=True):
             equations = other._equations()
             try:
@@ -164,7 +181,7 @@ def _unpacked(x: Array, equations: StageEquations) -> StageBlocks:
 
 def solve_walk(
     data: ClassMixture, chain: Chain, level: int, max_iterations: int, start: Sequence[Found] = (),
-    tolerance: float = TOLERANCE,
+    tolerance: float = TOLERANCE, width: float = NARROW,
 ) -> tuple[Walk, Outcome]:  # fmt: skip
     """All stages on one set of nodes; the walk ends where a stage does not converge.
 
@@ -172,8 +189,10 @@ def solve_walk(
     ----------
     start
         Stages found on other nodes, or at nearby parameters.
+    width
+        Of the widest cavity field, which nodes are chosen by.
     """
-    walk = Walk(data, chain.resolved(data), level)
+    walk = Walk(data, chain.resolved(data), level, width=width)
     outcome = Outcome(Status.NOT_TRIED.value, 0, math.inf, math.inf, 0.0)
     iterations, residual = 0, 0.0
     for number in range(len(chain)):

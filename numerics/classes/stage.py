@@ -120,7 +120,7 @@ class StageEquations:
         units = np.linalg.inv(scale)
         parts = [
             units @ (new.magnetization - blocks.mean),
-            units @ np.linalg.solve(found.bare_stiffness, found.force.sum(axis=0)),
+            np.linalg.solve(bias_unit(scale), np.linalg.solve(found.bare_stiffness, found.force.sum(axis=0))),
             *(units @ (new.cholesky[s] - blocks.cholesky[s]) for s in range(t - 1)),
             log_grown.value[self.lower],
             *(
@@ -182,7 +182,7 @@ class StageEquations:
             column += values.shape[1]
 
         fill(at["m"], np.kron(scale, np.eye(k)))
-        fill(at["b"], scale)
+        fill(at["b"], bias_unit(scale))
         start = at["C"].start
         for s in range(t - 1):
             fill(slice(start + s * square, start + (s + 1) * square), np.kron(scale, np.eye(d)))
@@ -244,16 +244,15 @@ class StageEquations:
         at, n = self._places(), raw.shape[1]
         own = blocks.cholesky[-1]
         root = np.linalg.cholesky(symmetric(blocks.response[-1]))
-        units = np.linalg.inv(np.linalg.cholesky(symmetric(blocks.overlap)))
+        scale = np.linalg.cholesky(symmetric(blocks.overlap))
+        units = np.linalg.inv(scale)
         inverse, inverse_root = np.linalg.inv(own), np.linalg.inv(root)
         raw_c, raw_v = (raw[at[name]].reshape(t, d, d, n) for name in "CV")
         parts = [np.einsum("ij,jkn->ikn", units, (m_slope - raw[at["m"]]).reshape(d, k, n)).reshape(d * k, n)]
-        parts.append(units @ np.linalg.solve(found.bare_stiffness, bias_slope))
+        parts.append(np.linalg.solve(bias_unit(scale), np.linalg.solve(found.bare_stiffness, bias_slope)))
         turn = np.einsum("ij,jkn->ikn", inverse, raw_c[-1])  # Phi(S)
         if t == 1:  # the units move with the scale
             parts[0] -= np.einsum("ijn,jc->icn", turn, units @ (new.magnetization - blocks.mean)).reshape(d * k, n)
-            bias = units @ np.linalg.solve(found.bare_stiffness, found.force.sum(axis=0))
-            parts[1] -= np.einsum("ijn,j->in", turn, bias)
         # C_ts = Q_t,<s.. by forward substitution on the earlier triangle, whose blocks do not move.
         rows = [stage.cholesky for stage in self.earlier]
         cholesky = np.zeros((t, d, d, n))
@@ -299,7 +298,7 @@ class StageEquations:
             mean, bias = turned @ mean, turned @ bias
             scale = last
         mean = mean + scale @ parts[0].reshape(d, k)
-        bias = bias + scale @ parts[1]
+        bias = bias + bias_unit(scale) @ parts[1]
         cholesky = [blocks.cholesky[s] + scale @ parts[2 + s].reshape(d, d) for s in range(t - 1)]
         response = [blocks.response[s] + root @ parts[2 + t + s].reshape(d, d) @ self.gauges[s].T for s in range(t - 1)]
         own = symmetric(root @ exponential(self._symmetric(parts[-1])) @ root.T)
@@ -361,6 +360,11 @@ class MatrixLog:
         moved = change - turned - turned.transpose(1, 0, 2)
         inner = np.einsum("ji,jkn,kl->iln", self.vectors, moved, self.vectors) * self.quotients[:, :, None]
         return np.einsum("ij,jkn,lk->iln", self.vectors, inner, self.vectors)
+
+
+def bias_unit(scale: Array) -> Array:
+    """What biases are measured in: widths of the logits of fresh samples, and 1, which is what a softmax turns over."""
+    return scale + np.eye(len(scale))
 
 
 def symmetric(matrix: Array) -> Array:

@@ -204,9 +204,8 @@ def _check_classes(data: DataModel, chain: Chain) -> None:
             raise ParameterError(f"loss of {name}: {error}") from None
         if not stage.ridge > 0:
             raise ParameterError(f"ridge of {name} must be > 0 where data are a ClassMixture")
-        for parameter in ("bias", "mask_overlap"):
-            if getattr(stage, parameter) is not None:
-                raise ParameterError(f"{parameter} of {name} must be None where data are a ClassMixture")
+        if stage.bias is not None:
+            raise ParameterError(f"bias of {name} must be None where data are a ClassMixture")
 
 
 def _check_missing_classes(data: ClassMixture, chain: Chain) -> None:
