@@ -27,6 +27,7 @@ class ManyData:
     label_noise: np.ndarray
     ruled: bool
     has_real_labels: bool
+    many_classes: bool = False
 
     @classmethod
     def of(cls, points: Sequence[DataModel]) -> ManyData:
