@@ -398,6 +398,7 @@ class _FixedPoint:
         self.normals = normals_of(self.basis)
         self.lower = np.tril_indices(self.d)
         self.classes = len(problem.delta)
+        self.images = self._images()
         self.last, self.value = self._start(), math.nan
 
     def solve(self, coarse: bool) -> tuple[float, float] | _Singular:
@@ -409,19 +410,43 @@ class _FixedPoint:
             at_once, inside = self._step(self.last, Circle(2))[1:]
             error = abs(at_once - value) + abs(at_once - inside) + ROUNDING * max(value, value**2)
             return at_once, error
-        first = self._converge(Sphere(self.d, COARSE_POINTS, 0))
+        spared = int(math.log2(len(self.images) / len({first for first, _ in self.images})))
+        first = self._converge(Sphere(self.d, COARSE_POINTS + spared, 0))
         if coarse or isinstance(first, _Singular):
             return first if isinstance(first, _Singular) else (first, math.nan)
         found = []
         start = self.last
         for seed in range(1, SCRAMBLES + 1):
             self.last = start
-            value = self._converge(Sphere(self.d, FINE_POINTS, seed))
+            value = self._converge(Sphere(self.d, FINE_POINTS + spared, seed))
             if isinstance(value, _Singular):
                 return value
             found.append(value)
         error = CONFIDENCE * float(np.std(found, ddof=1)) / math.sqrt(SCRAMBLES)
         return float(np.mean(found)), error
+
+    def _images(self) -> list[tuple[int, Array]]:
+        """For each pair of a class and a label one like it, whose averages are known, and the rotation that takes them here."""
+        pairs = list(zip(self.problem.component.tolist(), self.problem.label.tolist(), strict=True))
+        images = [(place, np.eye(self.d)) for place in range(len(pairs))]
+        exchanges = _exchanges(self.problem)
+        for first, pair in enumerate(pairs):
+            if images[first][0] < first:
+                continue
+            reached = {pair: np.eye(self.d)}
+            new = [pair]
+            while new:
+                here = new.pop()
+                for moved in exchanges:
+                    there = moved[here[0]], moved[here[1]]
+                    if there not in reached:
+                        turn = self.basis[:, list(moved)] @ self.basis.T
+                        reached[there] = turn @ reached[here]
+                        new.append(there)
+            for place in range(first + 1, len(pairs)):
+                if pairs[place] in reached:
+                    images[place] = first, reached[pairs[place]]
+        return images
 
     def _clusters(self) -> Groups:
         """Groups whose logits are equal on the scale of the others: cut at the largest gap between distances."""
@@ -498,15 +523,20 @@ class _FixedPoint:
         response, inverse = root @ root.T, np.linalg.inv(factor)
         curvature, by_bias, forces = np.zeros((d, d)), np.zeros((d, d)), np.zeros((d, self.classes))
         square = np.zeros((d, d))
-        for share, c, g in zip(p.share, p.component, p.label, strict=True):
-            width = math.sqrt(p.delta[c])
-            found = directions.forces(a @ p.gram[c] + b, width * factor, response, self.normals[g])
-            bend = -found.with_field @ inverse / width
-            bend = 0.5 * (bend + bend.T)
-            curvature += share * bend
-            by_bias += share / p.delta[c] * bend
-            forces[:, c] += share / p.delta[c] * found.mean
-            square += share / p.delta[c] * found.square
+        known: dict[int, tuple[Array, Array, Array]] = {}
+        for place, (share, c, g) in enumerate(zip(p.share, p.component, p.label, strict=True)):
+            first, turn = self.images[place]
+            if first == place:
+                width = math.sqrt(p.delta[c])
+                found = directions.forces(a @ p.gram[c] + b, width * factor, response, self.normals[g])
+                bend = -found.with_field @ inverse / width
+                known[place] = found.mean, 0.5 * (bend + bend.T), found.square
+            mean, bend, force_square = known[first]
+            turned = turn @ bend @ turn.T
+            curvature += share * turned
+            by_bias += share / p.delta[c] * turned
+            forces[:, c] += share / p.delta[c] * (turn @ mean)
+            square += share / p.delta[c] * (turn @ force_square @ turn.T)
         across = np.linalg.solve(root, factor), np.linalg.solve(root, a)
         ratio = (np.sum(across[0] ** 2) - np.trace(across[1] @ p.gram @ across[1].T)) / np.trace(response @ square)
         alpha = d / np.trace(response @ curvature)

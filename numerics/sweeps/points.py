@@ -32,6 +32,7 @@ class ManyData:
     signal: np.ndarray
     ruled: bool
     has_real_labels: bool
+    many_classes: bool = False
 
     @classmethod
     def of(cls, points: Sequence[DataModel]) -> ManyData:
