@@ -136,6 +136,15 @@ class Schedule:
     def __getitem__(self, index: int) -> ScheduleStep:
         return self.steps[index]
 
+    def __str__(self) -> str:
+        """A line for each length: error, gain, ridges, and what is to be known of them."""
+        lines = [f"{'steps':>5} {'test error':>10} {'gain':>9}  best parameters"]
+        for step in self.steps:
+            best = ", ".join(f"{path}={value:.4g}" for path, value in step.parameters.items())
+            lines.append(f"{step.steps:5} {step.test_error:10.5f} {step.reduction:+9.5f}  {best}")
+            lines += [f"      {part}" for part in step.message.split("; ") if part]
+        return "\n".join(lines)
+
     @property
     def test_errors(self) -> np.ndarray:
         """Test error of each, shape (lengths,)."""

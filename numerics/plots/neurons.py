@@ -146,11 +146,12 @@ def heading(figure: Figure, data: Mapping[str, xarray.Dataset]) -> None:
         lines.append(
             f"XOR: {xor['n_samples']} samples, {xor['n_inputs']} inputs, {xor['steps']} steps at rate {xor['rate']:g}"
         )
-    known = next((data[name].attrs for name in ("digits", "deep") if name in data), None)
-    if known:
-        lines.append(
-            f"digits: {known['n_train']} images, teacher of width {known['teacher_width']}, $T={known['temperature']:g}$"
-        )
+    for name, words in (("digits", "digits"), ("deep", "three hidden layers")):
+        if name in data:
+            own = data[name].attrs
+            lines.append(
+                f"{words}: {own['n_train']} images, teacher of width {own['teacher_width']}, $T={own['temperature']:g}$"
+            )
     runs = {int(found.sizes["run"]) for found in data.values()}
     if runs:
         counts = " and ".join(map(str, sorted(runs)))

@@ -91,6 +91,8 @@ async def look(address: str, folder: Path) -> dict:
         await page.resize(*SCREENS[0])
         await page.value(f"{CHOOSE}('regression')")
         await page.until(f"{READOUTS}.some(text => text.startsWith('noise of the rule'))")
+        await page.until("document.querySelector('.jp-OutputArea').innerText.includes('excess risk')")
+        await asyncio.sleep(1.0)
         await page.screenshot(folder / "explorer_regression.png")
         found["regression"] = (await page.value(CUT), await page.value(PICTURE), await page.value(READOUTS))
     return found
