@@ -29,7 +29,7 @@ from numerics.solution.observables.registry import observables_of
 from numerics.thresholds import bayes_error, separability_threshold
 from theory.losses import CrossEntropy, Distillation
 
-START = {slider.key: slider.value for slider in SLIDERS if slider.key != "noise"}
+START = {slider.key: slider.value for slider in SLIDERS if slider.key not in ("noise", "slope")}
 """Where the sliders of two classes start."""
 
 
