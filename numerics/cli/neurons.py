@@ -14,8 +14,8 @@ from numerics.cli.flags import executor_options, jobs_option, opened_executor
 from numerics.cli.report import number, table
 from numerics.models import ParameterError
 from numerics.neurons.bounds import Sampling, crossing, eps_for_error, hard_width, kl_from_half, soft_width
-from numerics.neurons.data import digits
-from numerics.neurons.experiments import LABELS, LEVEL, TRAININGS, DeepScan, DigitScan, scans
+from numerics.neurons.data import LABELS, digits
+from numerics.neurons.experiments import LEVEL, TRAININGS, DeepScan, DigitScan, scans
 from numerics.neurons.widths import Bar, exponent, width_with_bar
 from numerics.phase_diagram import write_data, write_figure
 from numerics.plots.neurons import SAMPLING, overview
