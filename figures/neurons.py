@@ -63,8 +63,8 @@ def not_fewer(effort: Effort) -> Plan:
 
     agreement = (
         f"{NO_PRINT}  In a ball of radius 1 hard labels fail; in the theorem's they need the fewest neurons, and linearised as "
-        "many as soft ones.  Exactly: with few clean labels of a rule (alpha = 1) hard ones need up to 3.7 times fewer features.  On "
-        "digits soft labels win at two neurons, the more the noisier, and not from eight on; with three hidden layers no difference "
-        "is seen (the largest of 18 is 2.8 standard errors, for hard labels)."
+        "many as soft ones.  Exactly: with few clean labels of a rule (alpha = 1) hard ones need up to 3.7 times fewer features.  "
+        "On digits soft labels win at two neurons, the more the noisier, and not from eight on; with three hidden layers no "
+        "difference is seen (the largest of 18 is 2.8 standard errors, for hard labels)."
     )
     return Plan(work, draw, agreement)

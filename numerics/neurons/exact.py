@@ -194,6 +194,7 @@ def neurons_needed(
         require_number("eps", value, above=0, below=0.5, allowed="a number in (0, 1/2)") for value in np.ravel(eps)
     ])  # fmt: skip
     low, high = _bounds("ratios", ratios)
+    RandomFeatures(high, activation)  # refused if it is too many
     if ridge is None:
         span = _bounds("ridges", ridges)
     else:

@@ -55,7 +55,7 @@ EXACT = {
     ("soft", "best"): (BLUE, "-", "o", "soft, best ridge"),
     ("hard", "best"): (RED, "-", "o", "hard, best ridge"),
     ("soft", "small"): (BLUE, LINES[1], "D", "soft, ridge {:g}"),
-    ("hard", "small"): (RED, LINES[1], "^", "hard, ridge {:g}: never"),
+    ("hard", "small"): (RED, LINES[1], "^", "hard, ridge {:g}"),
 }
 """Colour, line, marker and name of each exact student."""
 
@@ -76,7 +76,7 @@ def bounds_map(axes: Axes, xor: xarray.Dataset | None = None) -> None:
         axes.text(x, y, text, fontsize=7, color=colour, ha=sides[0], va=sides[1])
     if xor is not None:
         axes.plot(xor.lower.mean("run"), xor.untrained_kl.mean("run"), "o", color=BLUE, ms=3, zorder=4)
-        axes.text(0.0285, 3e-4, "untrained,\nXOR", fontsize=7, color=BLUE, ha="right", va="center")
+        axes.text(0.0305, 2.1e-4, "untrained, XOR", fontsize=7, color=BLUE, ha="right", va="center")
     axes.set(ylim=EPS, xlabel=r"margin $\gamma$", ylabel=r"$\varepsilon$ (KL) $=\beta$ (0-1 error)", yscale="log")
     style.log_ticks(axes, "x", *MARGINS)
 
@@ -217,7 +217,7 @@ def _exact_line(
         )  # fmt: skip
     axes.plot(
         x[never], np.full(never.sum(), 0.85 * top), ls="none", marker=r"$\uparrow$", ms=6, color=colour,
-        label=label if never.all() else None,
+        label=f"{label}: never" if never.all() else None,
     )  # fmt: skip
 
 
