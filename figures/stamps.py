@@ -97,13 +97,13 @@ def disagreement(work: Any, stored: xarray.Dataset) -> str:
         )
         if name in UNSTABLE or str(name).startswith(("optimal_", "location_")) or now.dtype.kind not in "fi":
             continue
-        scale = float(np.nanmax(np.abs(stored[name].values), initial=0.0))
+        scale = float(np.max(np.abs(stored[name].values), initial=0.0, where=np.isfinite(stored[name].values)))
         if before.shape != now.shape or not np.allclose(
             before.values, now.values, rtol=0.0, atol=AGREEMENT * scale, equal_nan=True
         ):
-            return (
-                f"was stored with other numbers: {name} changes by {np.nanmax(np.abs(before.values - now.values)):.1e}"
-            )
+            with np.errstate(invalid="ignore"):  # of two infinities
+                change = np.nanmax(np.abs(before.values - now.values))
+            return f"was stored with other numbers: {name} changes by {change:.1e}"
     return ""
 
 

@@ -48,6 +48,7 @@ ALSO_SHOWN = (
     "numerics.optimize.optimize",
     "numerics.optimize.derivatives",
     "numerics.schedules.optimal_schedule",
+    "numerics.neurons.exact.neurons_needed",
     "numerics.sweeps.axes.spaced",
     "numerics.problem.read_problem",
     "numerics.problem.write_problem",

@@ -1,8 +1,9 @@
-"""The command ``python -m numerics.neurons``: bounds, margins, widths that are needed, losses, digits; a picture."""
+"""The command ``python -m numerics.neurons``: bounds, margins, needed widths, losses, digits, exact students; a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import click
@@ -14,8 +15,9 @@ from numerics.cli.flags import executor_options, jobs_option, opened_executor
 from numerics.cli.report import number, table
 from numerics.models import ParameterError
 from numerics.neurons.bounds import Sampling, crossing, eps_for_error, hard_width, kl_from_half, soft_width
-from numerics.neurons.data import digits
-from numerics.neurons.experiments import LABELS, LEVEL, TRAININGS, DeepScan, DigitScan, scans
+from numerics.neurons.data import LABELS, digits
+from numerics.neurons.exact import RATIOS, RIDGES
+from numerics.neurons.experiments import LEVEL, TRAININGS, TUNINGS, DeepScan, DigitScan, scans
 from numerics.neurons.widths import Bar, exponent, width_with_bar
 from numerics.phase_diagram import write_data, write_figure
 from numerics.plots.neurons import SAMPLING, overview
@@ -119,6 +121,43 @@ def digits_text(title: str, scan: xarray.Dataset) -> str:
     )
 
 
+def exact_text(title: str, scan: xarray.Dataset) -> str:
+    """Random features that students need at the best ridge and at a small one, and how many times more hard labels need."""
+    axes = scan.teacher_error.dims
+    names = [name for name in axes if scan.sizes[name] > 1] or [axes[0]]
+    header = [
+        *names,
+        "teacher",
+        *(f"{labels}, +{eps:g}" for eps in scan.eps.values for labels in (*LABELS, "hard/soft")),
+    ]
+    parts = [
+        f"{title}: neurons p/N of {scan.attrs['activation']} features for a test error within so much of the teacher's"
+    ]
+    edges = False
+    for tuning in TUNINGS:
+        rows = [header]
+        for place in product(*(scan[name].values for name in axes)):
+            at = scan.sel(dict(zip(axes, place, strict=True))).sel(tuning=tuning)
+            row = [*(f"{float(at[name]):g}" for name in names), f"{float(at.teacher_error):.4f}"]
+            for eps in scan.eps.values:
+                found = at.sel(eps=eps)
+                ratios = [float(found.ratio.sel(labels=labels)) for labels in LABELS]
+                marks = ["*" if float(found.edge.sel(labels=labels)) else "" for labels in LABELS]
+                edges = edges or "*" in marks
+                row += [f"{r:.3g}{mark}" if np.isfinite(r) else "never" for r, mark in zip(ratios, marks, strict=True)]
+                row.append(f"{ratios[1] / ratios[0]:.2f}" if np.isfinite(ratios).all() else "-")
+            rows.append(row)
+        ridge = "best ridge" if tuning == "best" else f"ridge {scan.attrs['small_ridge']:g}"
+        parts.append(f"Student's {ridge}\n{table(rows)}")
+    failed, error = int(scan.failed.sum()), float(scan.ratio_error.max())
+    remark = f"never: not up to p/N = {RATIOS[1]:g}; relative error of the others at most {error:.1e}"
+    if edges:
+        remark += f"; *: the best ridge is an end of the range searched, {RIDGES[0]:g} to {RIDGES[1]:g}"
+    if failed:
+        remark += f"; no solution at {failed} ratios, which were passed over"
+    return "\n\n".join([*parts, remark])
+
+
 def report(data: Mapping[str, xarray.Dataset], sampling: Sampling) -> str:
     """All tables for which there are data, after the bounds."""
     margins = data["xor"].lower.mean("run").values if "xor" in data else np.array([0.03, 0.05, 0.1])
@@ -129,6 +168,9 @@ def report(data: Mapping[str, xarray.Dataset], sampling: Sampling) -> str:
     for key, title in (("digits", "Two layers"), ("deep", "Three hidden layers")):
         if key in data:
             parts.append(digits_text(title, data[key]))
+    for key, title in (("mixture", "Overlapping classes"), ("rule", "Labels of a rule with noise")):
+        if key in data:
+            parts.append(exact_text(title, data[key]))
     return "\n\n\n".join(parts)
 
 
@@ -140,13 +182,16 @@ SCANS = tuple(scans(2, 0))
     cls=Command,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Do soft labels need fewer neurons?  The bounds of Mandal, Lin and Srikant (PMLR 283:1078), the class margin they "
-    "speak of, and two-layer networks trained on soft and on hard labels: tables, and a picture with its data.  Runs are kept "
+    "speak of, two-layer networks trained on soft and on hard labels, and the exact theory of random features: tables, and a "
+    "picture with its data.  Runs are kept "
     "as they come: the same command after an interruption goes on where it was.\n\n\b\n"
     "Scans:\n"
-    "  xor     two layers on XOR with a gap: neurons needed against the margin\n"
-    "  line    the same where a line separates the classes\n"
-    "  digits  parity of digits with noisy pixels (needs the extra 'data')\n"
-    "  deep    the same with three hidden layers (needs the extra 'data')\n\n\b\n"
+    "  xor      two layers on XOR with a gap: neurons needed against the margin\n"
+    "  line     the same where a line separates the classes\n"
+    "  digits   parity of digits with noisy pixels (needs the extra 'data')\n"
+    "  deep     the same with three hidden layers (needs the extra 'data')\n"
+    "  mixture  exact: random features needed against the variance of two classes\n"
+    "  rule     exact: random features needed against the noise of a rule\n\n\b\n"
     "Examples:\n"
     "  python -m numerics.neurons\n"
     "  python -m numerics.neurons --scan line --runs 4",
@@ -154,7 +199,9 @@ SCANS = tuple(scans(2, 0))
 @click.option(
     "--scan", "names", multiple=True, type=click.Choice(SCANS), help="What to run, any number of times.  [default: all]"
 )
-@click.option("--runs", type=click.IntRange(min=2), default=10, show_default=True, help="Runs at every point.")
+@click.option(
+    "--runs", type=click.IntRange(min=2), default=10, show_default=True, help="Runs at every point of an experiment."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random numbers.")
 @click.option("--output", metavar="STEM", type=click.Path(path_type=Path), default=OUTPUT_FOLDER / "neurons", show_default=True,
               help="Files to write, without suffix.")  # fmt: skip

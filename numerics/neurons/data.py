@@ -9,6 +9,9 @@ import numpy as np
 
 from numerics.models import ParameterError
 
+LABELS = ("soft", "hard")
+"""What students learn from: outputs of a teacher, or the labels of the data."""
+
 _LEAST = 1e-3  # of all inputs, to be kept
 
 

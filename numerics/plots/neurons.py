@@ -51,6 +51,17 @@ WORDS = (
 
 NOISE_COLOURS = (BLACK, BLUE, RED, YELLOW)
 
+EXACT = {
+    ("soft", "best"): (BLUE, "-", "o", "soft, best ridge"),
+    ("hard", "best"): (RED, "-", "o", "hard, best ridge"),
+    ("soft", "small"): (BLUE, LINES[1], "D", "soft, ridge {:g}"),
+    ("hard", "small"): (RED, LINES[1], "^", "hard, ridge {:g}"),
+}
+"""Colour, line, marker and name of each exact student."""
+
+EXACT_EPS = 0.01
+"""Test error above the teacher's, of the panels of exact students."""
+
 
 def bounds_map(axes: Axes, xor: xarray.Dataset | None = None) -> None:
     """Which bound is the smaller one, over margin and accuracy, and where the one for soft labels says something."""
@@ -65,7 +76,7 @@ def bounds_map(axes: Axes, xor: xarray.Dataset | None = None) -> None:
         axes.text(x, y, text, fontsize=7, color=colour, ha=sides[0], va=sides[1])
     if xor is not None:
         axes.plot(xor.lower.mean("run"), xor.untrained_kl.mean("run"), "o", color=BLUE, ms=3, zorder=4)
-        axes.text(0.0285, 3e-4, "untrained,\nXOR", fontsize=7, color=BLUE, ha="right", va="center")
+        axes.text(0.0305, 2.1e-4, "untrained, XOR", fontsize=7, color=BLUE, ha="right", va="center")
     axes.set(ylim=EPS, xlabel=r"margin $\gamma$", ylabel=r"$\varepsilon$ (KL) $=\beta$ (0-1 error)", yscale="log")
     style.log_ticks(axes, "x", *MARGINS)
 
@@ -178,9 +189,69 @@ def digits(axes: Axes, scan: xarray.Dataset, title: str) -> None:
     axes.legend(loc="upper right", fontsize=7)
 
 
-def panels(count: int, height: float = 3.0) -> tuple[Figure, Sequence[Axes]]:
-    """Lettered panels beside each other, three in a row."""
-    rows, columns = -(-count // 3), min(count, 3)
+def exact_mixture(axes: Axes, scan: xarray.Dataset) -> None:
+    """Random features that a student needs, against the variance of the classes; an arrow where no number of them is enough."""
+    at = scan.sel(eps=EXACT_EPS)
+    top = 60.0
+    for (labels, tuning), look in EXACT.items():
+        ratio = at.ratio.sel(labels=labels, tuning=tuning)
+        _exact_line(axes, at.delta, ratio, look, top, look[3].format(scan.attrs["small_ridge"]))
+    style.log_ticks(axes, "x", 0.8 * float(at.delta[0]), 1.25 * float(at.delta[-1]))
+    style.log_ticks(axes, "y", 2.0, top)
+    axes.set(xlabel=style.parameter_label("delta"), ylabel=f"neurons $p/N$ for teacher $+\\,{EXACT_EPS:g}$")
+    axes.set_title(rf"exact: overlapping classes, $\alpha={scan.attrs['alpha']:g}$")
+    axes.legend(
+        loc="lower center",
+        ncols=2,
+        fontsize=6,
+        handlelength=2.2,
+        labelspacing=0.3,
+        columnspacing=1.0,
+        borderaxespad=0.3,
+    )
+
+
+def exact_rule(axes: Axes, scan: xarray.Dataset) -> None:
+    """Random features that a student needs at its best ridge, against the labels that the noise of a rule turns round."""
+    at = scan.sel(eps=EXACT_EPS, tuning="best")
+    flipped = np.arctan(np.sqrt(at.noise)) / np.pi
+    top = 130.0
+    for k, alpha in enumerate(at.alpha.values):
+        for labels in ("soft", "hard"):
+            colour = EXACT[labels, "best"][0]
+            look = (colour, LINES[k % len(LINES)], style.MARKERS[k % len(style.MARKERS)])
+            ratio = at.ratio.sel(labels=labels, alpha=alpha)
+            _exact_line(axes, flipped, ratio, look, top, rf"{labels}, $\alpha={alpha:g}$")
+    style.log_ticks(axes, "y", 6.0, top)
+    axes.set(
+        xlabel="labels turned round by noise",
+        ylabel=f"neurons $p/N$ for teacher $+\\,{EXACT_EPS:g}$",
+        xlim=(-0.02, 0.35),
+    )
+    axes.set_title("exact: labels of a rule")
+    axes.legend(loc="upper right", fontsize=6.5, handlelength=2.4, labelspacing=0.3, borderaxespad=0.3)
+
+
+def _exact_line(
+    axes: Axes, x: xarray.DataArray, ratio: xarray.DataArray, look: tuple, top: float, label: str
+) -> None:  # fmt: skip
+    colour, line, marker = look[:3]
+    never = ~np.isfinite(ratio.values)
+    if not never.all():
+        axes.plot(
+            x, np.where(never, np.nan, ratio), color=colour, ls=line, marker=marker, lw=0.9, label=label,
+            markerfacecolor=colour if line == "-" else "white", markeredgewidth=0.6,
+        )  # fmt: skip
+    axes.plot(
+        x[never], np.full(never.sum(), 0.85 * top), ls="none", marker=r"$\uparrow$", ms=6, color=colour,
+        label=f"{label}: never" if never.all() else None,
+    )  # fmt: skip
+
+
+def panels(count: int, height: float = 2.8) -> tuple[Figure, Sequence[Axes]]:
+    """Lettered panels beside each other, three in a row; four are two by two."""
+    columns = 2 if count == 4 else min(count, 3)
+    rows = -(-count // columns)
     figure = style.new_figure(style.PAGE_WIDTH, rows * height)
     found = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
     for axes in found[count:]:
@@ -200,6 +271,10 @@ def overview(data: Mapping[str, xarray.Dataset]) -> Figure:
         makers.append(lambda axes: digits(axes, data["digits"], "digits, two layers"))
     if "deep" in data:
         makers.append(lambda axes: digits(axes, data["deep"], "digits, three hidden layers"))
+    if "mixture" in data:
+        makers.append(lambda axes: exact_mixture(axes, data["mixture"]))
+    if "rule" in data:
+        makers.append(lambda axes: exact_rule(axes, data["rule"]))
     figure, found = panels(len(makers))
     for axes, make in zip(found, makers, strict=True):
         make(axes)

@@ -15,7 +15,7 @@ pytest.importorskip("ipykernel")
 pytest.importorskip("ipywidgets")
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
-NAMES = ("anatomy", "derivation", "double_descent", "explore", "your_own_loss")
+NAMES = ("anatomy", "derivation", "double_descent", "explore", "neurons", "your_own_loss")
 SIZE, TOGETHER = 800_000, 1_500_000  # bytes
 
 PATHS = re.compile(
@@ -93,6 +93,7 @@ def test_what_they_show() -> None:
     assert len(pictures(read("double_descent"))) == 6
     assert len(pictures(read("your_own_loss"))) == 5
     assert len(pictures(read("anatomy"))) == 3
+    assert len(pictures(read("neurons"))) == 5
     explore = read("explore")
     (shown,) = outputs(explore)
     assert "application/vnd.jupyter.widget-view+json" in shown.data

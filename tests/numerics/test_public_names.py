@@ -31,6 +31,7 @@ MODULES = {
     "numerics.thresholds": "bayes_error interpolation_threshold max_margin minimum_norm_interpolator separability_threshold",
     "numerics.settings": "DEFAULT Settings",
     "numerics.square_chain": "limit_of_self_distillation",
+    "numerics.neurons.exact": "NeuronsNeeded neurons_needed",
     "numerics.anatomy": "Anatomy SimulatedAnatomy anatomy simulate_anatomy",
     "theory.losses": "BUILT_IN CrossEntropy Distillation LinearLoss Loss PseudoLabels Range SquareDistillation SquareLoss",
     "theory.symbols": "TEACHER h ridge",
@@ -42,7 +43,7 @@ MODULES = {
 
 COMMANDS = (
     "numerics.solve", "numerics.simulate", "numerics.sweep", "numerics.phase_diagram", "numerics.random_box", "numerics.anatomy",
-    "theory", "figures",
+    "numerics.neurons", "theory", "figures",
 )  # fmt: skip
 """What is run with ``python -m``."""
 
