@@ -177,6 +177,10 @@ class ClassPopulation:
         """Frobenius products W_t . W_s/N, shape (T, T)."""
         return np.einsum("tskk->ts", self.blocks)
 
+    def weight_norm(self, t: int) -> Array:
+        """|w_t|^2/N: inputs are white."""
+        return self.overlap[..., t, t]
+
     def scaled(self, values: Array, t: int, power: int = 1) -> Array:
         """Itself: all weights are finite."""
         return values

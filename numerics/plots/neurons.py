@@ -163,11 +163,16 @@ def heading(figure: Figure, data: Mapping[str, xarray.Dataset]) -> None:
             lines.append(
                 f"{words}: {own['n_train']} images, teacher of width {own['teacher_width']}, $T={own['temperature']:g}$"
             )
-    runs = {int(found.sizes["run"]) for found in data.values()}
+    if "mixture" in data:
+        lines.append(f"exact, classes: teacher's ridge {data['mixture'].attrs['teacher_ridge']:g}")
+    if "rule" in data:
+        lines.append("exact, rule: all ridges optimal")
+    runs = {int(found.sizes["run"]) for found in data.values() if "run" in found.sizes}
     if runs:
         counts = " and ".join(map(str, sorted(runs)))
         bars = "bars: 68%, of means by Student's $t$, of needed widths by resampling runs"
-        figure.suptitle("; ".join(lines) + f"\n{counts} runs; {bars}", fontsize=8)
+        rows = ["; ".join(lines[k : k + 2]) for k in range(0, len(lines), 2)]
+        figure.suptitle("\n".join([*rows, f"{counts} runs; {bars}"]), fontsize=8)
 
 
 def digits(axes: Axes, scan: xarray.Dataset, title: str) -> None:
