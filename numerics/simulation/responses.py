@@ -10,7 +10,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from numerics.models import Chain
 from numerics.simulation.draw import Array, Sample, Selection
-from numerics.simulation.train import StageFit, fields_of
+from numerics.simulation.train import ClassFields, StageFit, class_fields_of, fields_of
 from numerics.solution.population import target_jumps
 
 
@@ -77,6 +77,84 @@ def measure_responses(sample: Sample, chain: Chain, fits: Sequence[StageFit]) ->
             if t + 1 < n_stages:
                 moved[t, s] = -everywhere @ cho_solve(factors, design.T @ forces)
     return result
+
+
+def measure_class_responses(sample: Sample, chain: Chain, fits: Sequence[StageFit]) -> Array:
+    """The same for K classes: ``V_ts = (1/N) sum_i d w_ti/d xi_si`` in blocks of K x K, rows those of stage t.
+
+    Class similarity in targets is an average over samples, whose own response is of order 1/N: it is kept as it is.
+
+    Returns
+    -------
+    ndarray, shape (T, T, K, K)
+        By dense inverses of N(K-1) rows: for hundreds of inputs and a few classes.  nan as for two classes.
+    """
+    n_inputs, n_stages = sample.design.shape[1], len(fits)
+    k = len(sample.mean)
+    d = k - 1
+    basis = class_fields_of(chain[0].loss, 1, sample, (), slice(0, 1)).basis
+    result = np.zeros((n_stages, n_stages, k, k))
+    moved: dict[tuple[int, int], Array | None] = {}  # d u_k / d xi_s on all samples, (M, d, N_s d)
+    for t, (stage, fit) in enumerate(zip(chain.stages, fits, strict=True)):
+        size = len(fit.weights)
+        fields = class_fields_of(stage.loss, t + 1, sample, fits, fit.rows)
+        design = _with_ones(sample.part(fit.rows, fit.active), True)
+        everywhere = _with_ones(sample.part(slice(None), fit.active), True)
+        curvatures = fields.derivatives(fit.logits)[1]
+        rows = (size + 1) * d
+        hessian = np.empty((size + 1, d, size + 1, d))
+        for a in range(d):
+            for b in range(d):
+                hessian[:, a, :, b] = (design * curvatures[:, a, b, None]).T @ design
+        hessian = hessian.reshape(rows, rows)
+        np.einsum("ii->i", hessian)[: size * d] += stage.ridge
+        factors = cho_factor(hessian, lower=True, overwrite_a=True)
+        inverse = cho_solve(factors, np.eye(rows, size * d), overwrite_b=True)
+        blocks = np.einsum("iaib->ab", inverse[: size * d].reshape(size, d, size, d)) / n_inputs
+        result[t, t] = basis.T @ blocks @ basis
+        own = np.tensordot(design, inverse.reshape(size + 1, -1), 1).reshape(len(design), d, size * d)
+        moved[t, t] = np.tensordot(everywhere, inverse.reshape(size + 1, -1), 1).reshape(-1, d, size * d)
+        pulls = _class_pulls(fields, stage.loss.stages(t + 1))
+        for s in range(t):
+            between = [place for place in range(s, t) if place in pulls and (place, s) in moved]
+            if not between:
+                continue
+            if any(pulls[place] is None or moved[place, s] is None for place in between):
+                result[t, s], moved[t, s] = np.nan, None
+                continue
+            forces = sum(pulls[place] @ moved[place, s][fit.rows] for place in between)
+            mine, others = _shared(fit.active, fits[s].active, n_inputs)
+            left = own.reshape(-1, size, d)[:, mine]
+            right = forces.reshape(len(left), -1, d)[:, others]
+            result[t, s] = -basis.T @ (np.einsum("mia,mib->ab", left, right) / n_inputs) @ basis
+            pushed = np.tensordot(design.T, forces, 1).reshape(rows, -1)
+            solved = -cho_solve(factors, pushed)
+            moved[t, s] = np.tensordot(everywhere, solved.reshape(size + 1, -1), 1).reshape(len(everywhere), d, -1)
+    return result
+
+
+STEP = 1e-6
+"""Of differences of targets."""
+
+
+def _class_pulls(fields: ClassFields, seen: Sequence[int]) -> dict[int, Array | None]:
+    """Derivative of the gradient in the logits of the stages that are looked at, (M, d, d) each; None where targets jump."""
+    form, basis = fields.loss.form, fields.basis
+    found: dict[int, Array | None] = {}
+    for place, stage in enumerate(seen):
+        if form.taught and fields.loss.jumps:
+            found[stage - 1] = None
+            continue
+        pull = np.empty((len(fields.labels), len(basis), len(basis)))
+        for b, direction in enumerate(basis):
+            ends = []
+            for step in (STEP, -STEP):
+                taught = fields.taught.copy()
+                taught[:, place] += step * direction
+                ends.append(fields.loss.targets(fields.labels, taught, fields.table))
+            pull[:, :, b] = -((ends[0] - ends[1]) / (2 * STEP)) @ basis.T
+        found[stage - 1] = found.get(stage - 1, 0.0) + pull
+    return found
 
 
 def _with_ones(design: Array, ones: bool) -> Array:

@@ -50,7 +50,8 @@ class StageEstimates:
             raise AttributeError(f"a stage has no observable {name!r}; it has {', '.join(sorted(self.__dir__()))}")
         runs, t = self.result.runs, self.index
         if name == "response":
-            return estimate(runs[name][:, t, t])
+            values = runs[name][:, t, t]
+            return estimate(np.trace(values, axis1=1, axis2=2) if values.ndim == 3 else values)
         raw_name = OF_CLASSES.get(name) if self.result.data.many_classes else None
         return estimate(runs[raw_name or (REGISTRY[name].raw_name if name in REGISTRY else name)][:, t])
 
@@ -180,7 +181,9 @@ class SimulationResult:
 
     @property
     def response(self) -> Estimate:
-        """V_ts, shape (T, T), lower triangular; it has a finite-size bias of order 1/N.  nan through hard pseudo-labels.
+        """V_ts, shape (T, T), or (T, T, K, K), lower triangular; it has a finite-size bias of order 1/N.
+
+        nan through hard pseudo-labels, and other targets that jump.
 
         Raises
         ------

@@ -26,7 +26,7 @@ from numerics.models import (
 )
 from numerics.simulation.draw import Array, draw, draw_classes, draw_frozen, draw_masks, mask_sizes, sample_sizes
 from numerics.simulation.measure import Further, measure
-from numerics.simulation.responses import measure_responses
+from numerics.simulation.responses import measure_class_responses, measure_responses
 from numerics.simulation.result import SimulationResult
 from numerics.simulation.train import train
 from numerics.solver import ConvergenceError, ConvergenceWarning
@@ -180,9 +180,12 @@ def simulate(
             raise ConvergenceError("; ".join(failures))
         found = measure(data, sample, resolved, fits, further)
         if responses:
-            broken = any(fit.broken for fit in fits)
-            response = np.full((len(fits),) * 2, np.nan) if broken else measure_responses(sample, resolved, fits)
-            found["response"] = response[hidden:, hidden:]
+            if any(fit.broken for fit in fits):
+                found["response"] = np.full_like(found["overlap"], np.nan)
+            elif data.many_classes:
+                found["response"] = measure_class_responses(sample, resolved, fits)
+            else:
+                found["response"] = measure_responses(sample, resolved, fits)[hidden:, hidden:]
         return found, failures
 
     # One thread per run: most time goes into passes over memory, and threads that wait for a busy core cost

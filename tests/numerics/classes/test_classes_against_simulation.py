@@ -155,3 +155,25 @@ def test_theory_agrees_with_simulation() -> None:
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_theory_agrees_with_a_larger_simulation(name: str, n_inputs: int) -> None:
     check(name, n_inputs, 24, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["similar", "skipped"])
+def test_responses_agree_with_theory(name: str) -> None:
+    """All blocks V_ts, N = 100 and 200 extrapolated to no correction of order 1/N, 24 runs each, seed 2: |z| < 4."""
+    data, chain = PROBLEMS[name]
+    small, large = (
+        simulate(data, chain, n_inputs=n, n_runs=24, seed=2, responses=True, throw=True) for n in (100, 200)
+    )
+    theory = solve(data, chain, throw=True).response
+    mean = 2 * large.response.mean - small.response.mean
+    error = np.hypot(2 * large.response.standard_error, small.response.standard_error)
+    moves = error > 1e-12
+    assert theory[~moves] == pytest.approx(0, abs=1e-9)
+    z = (mean - theory)[moves] / error[moves]
+    print(f"{name}: {z.size} responses, rms z {np.sqrt(np.mean(z**2)):.2f}, largest {np.abs(z).max():.2f}")
+    assert z.size >= 27
+    assert np.abs(z).max() < 4
+    # A transposed block would be seen.
+    turned = np.swapaxes(theory, -1, -2)[1, 0] - theory[1, 0]
+    assert np.abs(turned / error[1, 0]).max() > 4

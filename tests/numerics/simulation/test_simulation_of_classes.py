@@ -24,9 +24,10 @@ from numerics.models import (
 )
 from numerics.simulation.draw import class_counts, draw_classes
 from numerics.simulation.measure import MeasuredClasses
+from numerics.simulation.responses import measure_class_responses
 from numerics.simulation.ridge_fit import minimise_ridge
 from numerics.simulation.softmax_fit import _HessianFactor, _SoftmaxNewton, minimise_softmax
-from numerics.simulation.train import Fields, class_fields_of, train
+from numerics.simulation.train import Fields, StageFit, class_fields_of, train
 from theory.losses import (
     CrossEntropy,
     Distillation,
@@ -314,6 +315,61 @@ def test_the_result_is_that_of_binary_simulations_with_axes_of_classes():
     assert result.effective_data.test_weights == DATA.weights
     assert result.effective_eta == (1.0, 16 / 31)
     assert result.effective_chain[1].eta == 16 / 31
+
+
+class Shifted:
+    """An objective with fixed numbers added to its logits."""
+
+    def __init__(self, fields, shift):
+        self.fields, self.shift = fields, shift
+
+    def value(self, u):
+        return self.fields.value(u + self.shift)
+
+    def derivatives(self, u):
+        return self.fields.derivatives(u + self.shift)
+
+
+def test_responses_are_derivatives_in_fields():
+    """Against students that are trained again with ``- xi.w`` added to the objective of a stage: by ``w -> w + xi/ridge``."""
+    n, step = 10, 1e-4
+    data = ClassMixture(3.0, DATA.weights, DATA.gram, DATA.delta)
+    chain = Chain.of([Estimator(CrossEntropy(), 0.2), Estimator(Distillation(0.6, 2.0), 0.3, eta=0.7)])
+    sample = draw_classes(data, n, seed(4))
+    sizes = [10, 7]
+    fits = train(sample, chain, sizes, 1e-12, {})
+    found = measure_class_responses(sample, chain, fits)
+
+    def weights(stage, field):
+        """Of both stages, with a field on the weights of one of them, shape (n, d)."""
+        results = []
+        for number, (estimator, size) in enumerate(zip(chain.stages, sizes, strict=True), start=1):
+            own = field[:size] / estimator.ridge if number == stage else np.zeros((size, 2))
+            fields = class_fields_of(estimator.loss, number, sample, results, slice(None))
+            part = sample.design[:, :size]
+            fit = minimise_softmax(part, Shifted(fields, part @ own), estimator.ridge, 2, gradient_tolerance=1e-12)
+            everywhere = fit.logits + part @ own
+            whole = {**vars(fit), "weights": fit.weights + own}
+            results.append(StageFit(**whole, active=slice(0, size), rows=slice(None), everywhere=everywhere))
+        return [fit.all_weights(n) for fit in results]
+
+    expected = np.zeros((2, 2, 2, 2))
+    for s in (1, 2):
+        for i in range(sizes[s - 1]):
+            for b in range(2):
+                field = np.zeros((n, 2))
+                field[i, b] = step
+                up, down = weights(s, field), weights(s, -field)
+                for t in range(2):
+                    expected[t, s - 1, :, b] += (up[t][i] - down[t][i]) / (2 * step) / n
+    basis = helmert(3)
+    np.testing.assert_allclose(found, basis.T @ expected @ basis, atol=2e-6)
+    assert np.abs(found[1, 0]).max() > 1e-2
+    hard = Chain.of([chain[0], Estimator(PseudoLabels(), 0.3)])
+    both = simulate(data, hard, n_inputs=n, n_runs=2, responses=True)
+    assert both.response.mean.shape == (2, 2, 3, 3)
+    assert np.isnan(both.response.mean[1, 0]).all()
+    assert both[0].response.mean == pytest.approx(np.trace(both.response.mean[0, 0]))
 
 
 def test_further_quantities_are_read_off_the_stages():
