@@ -86,8 +86,8 @@ def descent(effort: Effort) -> Plan:
 @published("features-2", "Power laws: learning curves, and students that see the head of the spectrum")
 def power_laws(effort: Effort) -> Plan:
     """Excess risk of ridge regression and of a student against alpha; of a student against the part of the spectrum it sees."""
-    effort, size = _smaller(effort), 200
-    alphas, points = np.geomspace(0.05, 4.0, 40), np.array([0.1, 0.4, 1.5])
+    effort, size = replace(_smaller(effort), n_inputs=min(effort.n_inputs, 2 * INPUTS)), 200
+    alphas, points = np.geomspace(0.05, 4.0, 40), np.array([0.15, 0.4, 1.5])
     sources = (0.3, 0.6, 1.0)
     shares, seen = np.geomspace(0.02, 1.0, 40), np.array([0.05, 0.2, 0.8])
     ridges = (1e-3, 1e-2, 1e-1)
@@ -217,7 +217,7 @@ def self_distillation(effort: Effort) -> Plan:
 @published("regression-2", "Weak to strong: a student that sees more than its teacher")
 def weak_to_strong(effort: Effort) -> Plan:
     """Risk of a student on 90% of a power law, of a teacher on 40%, against the transfer samples that the teacher labelled."""
-    effort, size = _smaller(effort), 200
+    effort, size = replace(_smaller(effort), n_inputs=min(effort.n_inputs, 2 * INPUTS)), 200
     sizes, points = np.geomspace(0.1, 30.0, 60), np.array([0.3, 1.0, 4.0])
     ridges = (0.03, 0.3, 3.0)
     source = LinearRule(1.0, noise=0.1, inputs=PowerLaw(1.0, 0.3, size), further=(DataSet("fresh", 1.0),))

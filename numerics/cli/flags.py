@@ -288,7 +288,10 @@ def build_model(flags: Mapping[str, object]) -> tuple[DataModel, Chain]:
     if flags["smoothing"] and not any("smoothing" in stage.loss.parameters for stage in stages):
         raise click.UsageError("--smoothing has no effect on these losses")
     chain = Chain.of(stages)
-    with blaming({}, "--rule"):
+    with blaming(
+        {"eta": "--eta"},
+        "--rule" if flags["rule"] else "--student-features" if flags["student_features"] else "--teacher-features",
+    ):
         check_fit(data, chain)
     return data, chain
 

@@ -93,10 +93,11 @@ def thresholds_in_alpha(data: DataModel, chain: Chain) -> dict[str, float]:
     separable = {"teacher_separability": first}
     if len(chain) > 1:
         if _learns(last) and _interpolates(last):
-            values["interpolation"] = last.eta
+            values["interpolation"] = last.eta if last.features is None else last.features.ratio
         separable = {"student_separability": last, **separable}
     for name, stage in separable.items():
-        if _learns(stage) and not data.has_real_labels:
+        white = data.inputs.white and stage.features is None
+        if white and _learns(stage) and not data.has_real_labels:
             found = thresholds.separation(data, stage.eta, data.label_noise, stage.bias is None).threshold()
             if math.isfinite(found):
                 values[name] = found
@@ -228,9 +229,10 @@ def parameters_note(data: DataModel, chain: Chain, simulation: tuple[int, int], 
     """The model's parameters and what the lines and points are, in mathtext."""
     number = style.plain_number
     shown = [name for name in data.parameters[1:] if name != "label_noise" or data.label_noise]
-    note = ", ".join(f"${described(name).symbol}={number(getattr(data, name))}$" for name in shown)
+    note = ", ".join(f"${described(name).symbol}={number(data.value_of(name))}$" for name in shown)
     if data.ruled:
         note = f"{data.title}, {note}" if note else data.title
+    note += "".join(f", {words}" for words in _inputs(data))
     for further in data.further:
         note += rf", {style.words(further.name)}: $\alpha={number(further.alpha)}$"
     if chain.names == ("teacher", "student") and all(isinstance(stage, Estimator) for stage in chain.stages):
@@ -243,7 +245,7 @@ def parameters_note(data: DataModel, chain: Chain, simulation: tuple[int, int], 
         note += f", {_stage(chain[0], ridge=False)}"
     if simulation[1]:
         note += "\n" + style.points_are(*simulation)
-    return note + _verticals(limits)
+    return note + _verticals(limits, chain[-1])
 
 
 def fixed_note(
@@ -258,15 +260,32 @@ def fixed_note(
         if path not in varied and owner not in unseen and NEUTRAL.get(name) != value:
             symbol = described(path).symbol or rf"\mathrm{{{name}}}".replace("_", r"\ ")
             lines.setdefault(owner, []).append(f"${symbol}={style.plain_number(value)}$")
+    for name, stage in zip(chain.names, chain.stages, strict=True):
+        if name not in unseen:
+            lines.setdefault(name, []).extend(_seen(stage))
+    lines.setdefault("", []).extend(_inputs(data))
+    lines = {owner: found for owner, found in lines.items() if found}
     about = {"": f"{data.title}: " if data.ruled else ""}
     note = [about.get(owner, f"{style.words(owner)}: ") + ", ".join(found) for owner, found in lines.items()]
-    return "\n".join([*note, *([style.points_are(*simulation)] if simulation[1] else [])]) + _verticals(limits)
+    return "\n".join([*note, *([style.points_are(*simulation)] if simulation[1] else [])]) + _verticals(
+        limits, chain[-1]
+    )
 
 
 def _two_stages(student: Estimator) -> str:
     number = style.plain_number
     note = rf"$\eta={number(student.eta)}$, student's ridge ${number(student.ridge)}$"
-    return note + "".join(f", {text}" for text in _loss(student))
+    return note + "".join(f", {text}" for text in (*_loss(student), *_seen(student)))
+
+
+def _seen(stage: Stage) -> list[str]:
+    """What a stage sees instead of the inputs, in words."""
+    return [] if stage.features is None else [f"{stage.features.activation} features"]
+
+
+def _inputs(data: DataModel) -> list[str]:
+    """What is said of inputs that are not white, beside their parameters."""
+    return [] if data.inputs.white else [f"{len(data.inputs.shares)} variances of inputs"]
 
 
 def _loss(stage: Estimator) -> list[str]:
@@ -291,14 +310,15 @@ def _stage(stage: Stage, ridge: bool = True) -> str:
         found.append({"BayesOptimal": "Bayes-optimal"}.get(type(stage).__name__, type(stage).__name__))
     if stage.eta != 1:
         found.append(rf"$\eta={number(stage.eta)}$")
-    return ", ".join([*found, *(_loss(stage) if isinstance(stage, Estimator) else [])])
+    return ", ".join([*found, *(_loss(stage) if isinstance(stage, Estimator) else []), *_seen(stage)])
 
 
-def _verticals(limits: Mapping[str, float]) -> str:
+def _verticals(limits: Mapping[str, float], last: Stage) -> str:
     """What the dotted lines are; nothing if there are none."""
     said = []
+    what = r"\eta" if last.features is None else "p/N"
     if "interpolation" in limits:
-        said.append(r"interpolation $\alpha_I=\eta$")
+        said.append(rf"interpolation $\alpha_I={what}$")
     both = {"student_separability": r"$\alpha_S$ (student)", "teacher_separability": r"$\tilde{\alpha}_S$ (teacher)"}
     here = [text for name, text in both.items() if name in limits]
     if here:

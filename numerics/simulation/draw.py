@@ -1,6 +1,6 @@
-"""What is drawn, in this order: v or the rule, then for each data set its labels and inputs; label flips, random masks, frozen
-weights, the noise of a rule and what is shuffled have streams of their own, so that the same seed gives the same inputs with and
-without them.
+"""What is drawn, in this order: v or the rule (of inputs with a spectrum its signs), then for each data set its labels and inputs;
+label flips, random masks, frozen weights, the noise of a rule, networks and what is shuffled have streams of their own, so that the
+same seed gives the same inputs with and without them.
 """
 
 from __future__ import annotations
@@ -161,8 +161,9 @@ def draw(
     mean = generator.standard_normal(n_inputs)
     deviations = np.ones(n_inputs)
     if not data.inputs.white:
+        # A few coordinates may carry most of the signal: all of them have exactly what theory takes for their mean square.
         groups = data.inputs.groups_of(n_inputs)
-        mean *= np.sqrt(data.inputs.signals[groups])
+        mean = np.sign(mean) * np.sqrt(data.inputs.signals[groups])
         deviations = np.sqrt(data.inputs.variances[groups])
     if data.ruled:
         mean *= math.sqrt(n_inputs * data.signal_variance) / np.linalg.norm(deviations * mean)
