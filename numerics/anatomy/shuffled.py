@@ -20,7 +20,7 @@ import numpy as np
 
 from numerics.codegen.losses import LossFunctions
 from numerics.driver.outcome import Status
-from numerics.models import Frozen, ParameterError
+from numerics.models import Chain, Frozen, ParameterError, structured
 from numerics.scalar.kernels.layout import Nodes
 from numerics.scalar.limits import given_point, solve_stage
 from numerics.scalar.nodes import label_nodes
@@ -115,6 +115,8 @@ def shuffled(solution: Solution, question: Question, ridge: float | None = None)
     (0.3247, True)
     """
     ridge = question.student.ridge if ridge is None else ridge
+    if structured(question.data, question.chain):
+        raise ParameterError("inputs must be white where targets are shuffled, and no stage may have features")
     if ridge == 0.0:
         raise ParameterError(f"ridge of {question.name} must be > 0 where its targets are shuffled: no limit is known")
     if not math.isfinite(solution.state.scale[question.taught_by - 1]):
@@ -122,7 +124,7 @@ def shuffled(solution: Solution, question: Question, ridge: float | None = None)
     loss = question.loss.with_teacher(1)
     student = replace(question.student, loss=loss, ridge=ridge, mask_overlap=None)
     settings, data = solution.settings, question.data
-    moments = WeightMoments(coordinate_groups((NOBODY, student)))
+    moments = WeightMoments(coordinate_groups(data, Chain.of([NOBODY, student])))
     earlier = [given_point(NOBODY, ())]
     moments.add_stage(1, NOBODY, earlier[0].conjugates)
     near = solution.points[-1]
@@ -132,7 +134,7 @@ def shuffled(solution: Solution, question: Question, ridge: float | None = None)
         nodes = without_directions(solution, question, level - solution.level)
 
         def at(ridge: float, x: np.ndarray, nodes: Nodes = nodes, level: int = level) -> StagePoint:
-            stage, constants = replace(student, ridge=ridge), moments.prior_constants(1, ridge)
+            stage, constants = replace(student, ridge=ridge), moments.prior_rows(1, ridge)
             step = settings.field_step * settings.refinement**level
             return solve_stage(data, stage, nodes, constants, earlier, x, step, settings)
 

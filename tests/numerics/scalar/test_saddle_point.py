@@ -13,7 +13,7 @@ import sympy
 from numerics import Estimator, GaussianMixture, solve
 from numerics.codegen.losses import LossFunctions
 from numerics.codegen.observables import as_function
-from numerics.models import Chain
+from numerics.models import Chain, Isotropic, Spectrum
 from numerics.scalar.compiled import target_bends
 from numerics.scalar.nodes import StagePoint, extend, label_nodes
 from numerics.scalar.prior import WeightMoments, coordinate_groups
@@ -33,7 +33,7 @@ class EarlierStages:
 
     def __init__(self, data: GaussianMixture, chain: Chain) -> None:
         self.data, self.chain, self.number = data, chain, len(chain)
-        self.moments = WeightMoments(coordinate_groups(chain.stages))
+        self.moments = WeightMoments(coordinate_groups(data, chain))
         self.nodes = label_nodes(data)
         self.points = list(solve(data, chain.stages[:-1]).points) if self.number > 1 else []
         for number, point in enumerate(self.points, start=1):
@@ -93,8 +93,8 @@ def derivative(function, step: float) -> float:
 def test_equations_are_the_gradient_of_the_potential(chain: list[Estimator], seed: int) -> None:
     """At random physical points, not only at the saddle; relative 1e-6."""
     rng = np.random.default_rng(seed)
-    for _ in range(3):
-        data = GaussianMixture(rng.uniform(0.5, 4.0), rng.uniform(0.1, 0.5), rng.uniform(0.5, 2.0))
+    for inputs in (Isotropic(), Isotropic(), Spectrum([3.0, 1.0, 0.2], [0.5, 2.0, 1.0])):
+        data = GaussianMixture(rng.uniform(0.5, 4.0), rng.uniform(0.1, 0.5), rng.uniform(0.5, 2.0), inputs=inputs)
         stages = EarlierStages(data, Chain.of(chain))
         k = len(chain) - 1
         m, b = rng.uniform(0.2, 1.0), rng.uniform(-1.0, 0.5)
@@ -119,15 +119,15 @@ def test_equations_are_the_gradient_of_the_potential(chain: list[Estimator], see
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7 * scale)
 
         # And the prior half: d Phi/d(conjugate) = 0 with Psi_w from theory.
-        equations = potential.free_energy(k + 1)
+        equations = potential.free_energy(k + 1, spectrum=True)
         entropic = as_function((*equations.inputs, *equations.constants), equations.outputs["entropic"])
-        constants = stages.moments.prior_constants(k, chain[-1].ridge)
+        groups = stages.moments.prior_rows(k, chain[-1].ridge)
         n = 2 * k + 3
 
         def psi_w(index: int, amount: float) -> float:
             conjugates = found[:-1].copy()  # noqa: B023
             conjugates[index] += amount
-            return float(entropic(*np.zeros(n), *conjugates, 0.0, *constants))  # noqa: B023
+            return float(sum(entropic(*np.zeros(n), *conjugates, 0.0, *row) for row in groups))  # noqa: B023
 
         slopes = np.array([derivative(lambda e, i=i: psi_w(i, e), 1e-4) for i in range(n)])
         expected = np.concatenate(([slopes[0]], -twice * slopes[2 + k :], twice * slopes[1 : 2 + k]))
