@@ -35,7 +35,7 @@ TOLERANCE = 1e-8
 """Of the last Newton step, in natural units."""
 
 _FIRST_LOG_RIDGE = math.log(30.0)
-_RIDGE_STEPS = 60
+_RIDGE_STEPS, _PATH_ITERATIONS = 60, 25
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Walk:
 
         def at_ridge(_problem: object, _accuracy: object, log_ridge: float, x: Array) -> Outcome:
             equations.ridge = math.exp(log_ridge) if log_ridge > math.log(goal) else goal
-            found = chord(equations, _unpacked(x, equations), TOLERANCE, max_iterations)
+            found = chord(equations, _unpacked(x, equations), TOLERANCE, min(max_iterations, _PATH_ITERATIONS))
             if found.outcome.status == Status.CONVERGED:
                 kept.append(found)
                 x[:] = _packed(found.x)
