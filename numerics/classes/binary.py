@@ -36,6 +36,7 @@ def as_binary(data: ClassMixture, chain: Chain) -> tuple[GaussianMixture, Chain]
 
     Examples
     --------
+    >>> from numerics import Estimator
     >>> from theory.losses import CrossEntropy
     >>> data, chain = as_binary(ClassMixture(2.0, [0.3, 0.7], [[1, 0], [0, 1]]), Chain.of(Estimator(CrossEntropy(), 0.2)))
     >>> data, chain[0].ridge

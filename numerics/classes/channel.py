@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from numerics.classes.losses import ClassLoss
 from numerics.classes.proximal import predict, proximal_points
 from numerics.classes.rules import Rule
+from numerics.classes.symmetry import Permutation, orbits
 from numerics.models import ClassMixture, Estimator, helmert
 
 Array = NDArray[np.float64]
@@ -102,8 +103,8 @@ class Averages:
         Delta A E[D].
     bare_stiffness : (d, d)
         A E[D].
-    slopes : (K + 2td, d, K + 2td, d) or None
-        Derivatives of force, force_normal and force_force, in this order, with respect to m_tc of every class, C_t1.., V_t1..
+    slopes : Slopes or None
+        Derivatives of the first three.
     """
 
     force: Array
@@ -111,7 +112,26 @@ class Averages:
     force_force: Array
     stiffness: Array
     bare_stiffness: Array
-    slopes: Array | None
+    slopes: Slopes | None
+
+
+@dataclass
+class Slopes:
+    """Derivatives of force, force_normal and force_force in n directions, their last axis."""
+
+    force: Array
+    force_normal: Array
+    force_force: Array
+
+
+@dataclass
+class Moves:
+    """Order parameters moved in n directions, their last axis: mean (d, K, n), bias (d, n), cholesky and response (t, d, d, n)."""
+
+    mean: Array
+    bias: Array
+    cholesky: Array
+    response: Array
 
 
 class Channel:
@@ -128,11 +148,14 @@ class Channel:
         Order parameters of the stages before.
     tables : sequence of arrays
         Tables of similarity of the stages before, see :class:`numerics.classes.losses.ClassLoss`.
+    permutations : sequence of tuples
+        Under which order parameters do not change (:mod:`numerics.classes.symmetry`): one cell of every orbit is averaged over.
     """
 
     def __init__(
-        self, data: ClassMixture, stages: Sequence[Estimator], rule: Rule, earlier: Sequence, tables: Sequence
-    ) -> None:
+        self, data: ClassMixture, stages: Sequence[Estimator], rule: Rule, earlier: Sequence, tables: Sequence,
+        permutations: Sequence[Permutation] = (),
+    ) -> None:  # fmt: skip
         self.data, self.stages = data, stages
         self.normals, self.shares = rule
         self.t = len(stages)
@@ -140,12 +163,13 @@ class Channel:
         self.cells = cells_of(data, tuple(stage.sets for stage in stages))
         self.losses = [ClassLoss(stage.loss, data.classes_count) for stage in stages]
         columns = np.column_stack([np.ones(len(self.normals)), *(self.normals[:, s] for s in range(self.t))])
-        self.nodes = [Nodes(columns, []) for _ in self.cells]
+        self.orbits = orbits(self.cells, permutations, data.classes_count)
+        self.nodes = {i: Nodes(columns, []) for i in self.orbits}
         for s, blocks in enumerate(earlier, start=1):
             self._extend(s, blocks, tables[s - 1])
         loss = self.losses[-1]
         self.table = self._table(self.t) if loss.needs_similarity else None
-        self.used = [i for i, cell in enumerate(self.cells) if cell.trained[self.t - 1]]
+        self.used = [i for i in self.orbits if self.cells[i].trained[self.t - 1]]
         self.targets = {i: self._targets(self.t, i, self.table) for i in self.used}
         self.points = {i: self._no_points(i) for i in self.used}
         self.pairs = np.triu_indices(1 + 2 * self.t * len(self.basis))
@@ -166,11 +190,15 @@ class Channel:
         """Mean softened probabilities of the teachers on the samples of stage t, by label."""
         k, loss = self.basis.shape[1], self.losses[t - 1]
         sums, totals = np.zeros((k, k)), np.zeros(k)
-        for i, cell in enumerate(self.cells):
+        for i, images in self.orbits.items():
+            cell = self.cells[i]
             if cell.trained[t - 1]:
                 labels = np.full(len(self.normals), cell.label)
-                sums[cell.label] += cell.weight * loss.similarity(labels, self._taught(t, i), self.shares)[cell.label]
-                totals[cell.label] += cell.weight
+                row = loss.similarity(labels, self._taught(t, i), self.shares)[cell.label]
+                for image in images:
+                    label = image.permutation[cell.label]
+                    sums[label, list(image.permutation)] += cell.weight * row
+                    totals[label] += cell.weight
         return np.where(totals[:, None] > 0, sums / np.where(totals, totals, 1.0)[:, None], 1.0 / k)
 
     def _no_points(self, i: int) -> Points:
@@ -183,8 +211,9 @@ class Channel:
     def _extend(self, s: int, blocks, table: Array | None) -> None:
         """Add stage s to the nodes of all cells."""
         d = len(self.basis)
-        for i, cell in enumerate(self.cells):
-            nodes, delta = self.nodes[i], self.data.deltas[cell.class_index]
+        for i, nodes in self.nodes.items():
+            cell = self.cells[i]
+            delta = self.data.deltas[cell.class_index]
             x = self._field(blocks, cell.class_index, s)
             known = nodes.z[:, : 1 + self.t * d + (s - 1) * d]
             u = known @ x[:, : known.shape[1]].T
@@ -209,68 +238,87 @@ class Channel:
 
     # This stage.
 
-    def averages(self, blocks, *, jacobian: bool) -> Averages | None:
-        """Averages at order parameters; None where a proximal point was not found."""
+    def averages(self, blocks, moves: Moves | None = None) -> Averages | None:
+        """Averages at order parameters, and their derivatives in some directions; None where a proximal point was not found."""
         t, d, k = self.t, len(self.basis), self.basis.shape[1]
-        size = 1 + 2 * t * d
-        moments = np.zeros((k, d, size))
-        stiff, bare = np.zeros((d, d)), np.zeros((d, d))
-        slopes = np.zeros((k + 2 * t * d, d, k + 2 * t * d, d)) if jacobian else None
+        n = 0 if moves is None else moves.bias.shape[-1]
+        found = Averages(
+            np.zeros((k, d)), np.zeros((t, d, d)), np.zeros((t, d, d)), np.zeros((d, d)), np.zeros((d, d)), None
+        )
+        slopes = Slopes(np.zeros((k, d, n)), np.zeros((t, d, d, n)), np.zeros((t, d, d, n)))
         for i in self.used:
             cell, known = self.cells[i], self.nodes[i].z
             delta = self.data.deltas[cell.class_index]
-            x = self._field(blocks, cell.class_index, t)
-            u = known @ x[:, :-d].T
-            width = delta * blocks.response[-1]
-            precision = np.linalg.inv(width)
-            precision = 0.5 * (precision + precision.T)
-            if not np.isfinite(precision).all() or not np.isfinite(u).all():
+            points = self._find_points(i, blocks)
+            if points is None:
                 return None
-            points = self.points[i]
-            if points.centre is not None:
-                points.logits[:] = u
-                predict(u - points.centre, width - points.width, width, points.force, points.stiffness, points.logits)
-            points.centre, points.width = u, width
-            force, stiffness = points.force, points.stiffness
-            if proximal_points(self.losses[-1].form, precision, u, self.targets[i], points.logits, force, stiffness):
-                self.points[i] = self._no_points(i)
-                return None
-            scale = np.concatenate([[1.0], np.full(t * d, math.sqrt(delta)), np.full(t * d, delta)])
-            z = np.column_stack([known, force])
-            found = cell.weight * ((self.shares[:, None] * force).T @ z)
-            moments[cell.class_index] += found * scale
-            stiffness = self.shares[:, None, None] * stiffness
+            z = np.column_stack([known, points.force])
+            stiffness = self.shares[:, None, None] * points.stiffness
+            moments = cell.weight * ((self.shares[:, None] * points.force).T @ z)
             mean = cell.weight * stiffness.sum(axis=0)
-            bare += mean
-            stiff += delta * mean
-            if jacobian:
-                self._add_slopes(cell, z, stiffness, scale, slopes)
-        force = moments[:, :, 0]
-        total = moments.sum(axis=0)
-        normal = total[:, 1 : 1 + t * d].reshape(d, t, d).transpose(1, 0, 2)
-        forces = total[:, 1 + t * d :].reshape(d, t, d).transpose(1, 0, 2)
-        return Averages(force, normal, forces, stiff, bare, slopes)
+            turned = None if moves is None else cell.weight * self._moved(cell, z, stiffness, moves)
+            for image in self.orbits[i]:
+                turn, c = image.rotation, self.cells[image.cell].class_index
+                found.force[c] += turn @ moments[:, 0]
+                normal, forces = turn @ self._split(moments) @ turn.T
+                found.force_normal += math.sqrt(delta) * normal
+                found.force_force += delta * forces
+                rotated = turn @ mean @ turn.T
+                found.bare_stiffness += rotated
+                found.stiffness += delta * rotated
+                if turned is not None:
+                    slopes.force[c] += turn @ turned[:, 0]
+                    blocks_moved = np.einsum("ai,hrijn,bj->hrabn", turn, self._split(turned), turn, optimize=True)
+                    slopes.force_normal += math.sqrt(delta) * blocks_moved[0]
+                    slopes.force_force += delta * blocks_moved[1]
+        if moves is not None:
+            found.slopes = slopes
+        return found
 
-    def _add_slopes(self, cell: Cell, z: Array, stiffness: Array, scale: Array, slopes: Array) -> None:
-        """Add E[D z z] of a cell where it belongs; D comes with the shares of the nodes."""
-        d, size = len(self.basis), z.shape[1]
+    def _split(self, moments: Array) -> Array:
+        """E[f g_r^T] and E[f f_s^T] from E[f z], shape (2, t, d, d, ..)."""
+        d = len(self.basis)
+        blocks = moments[:, 1:].reshape(d, 2, self.t, d, *moments.shape[2:])
+        return np.moveaxis(blocks, 0, 2)
+
+    def _find_points(self, i: int, blocks) -> Points | None:
+        """Proximal points of a cell, from those found last."""
+        cell, known = self.cells[i], self.nodes[i].z
+        d, delta = len(self.basis), self.data.deltas[cell.class_index]
+        u = known @ self._field(blocks, cell.class_index, self.t)[:, :-d].T
+        width = delta * blocks.response[-1]
+        precision = np.linalg.inv(width)
+        precision = 0.5 * (precision + precision.T)
+        if not np.isfinite(precision).all() or not np.isfinite(u).all():
+            return None
+        points = self.points[i]
+        if points.centre is not None:
+            points.logits[:] = u
+            predict(u - points.centre, width - points.width, width, points.force, points.stiffness, points.logits)
+        points.centre, points.width = u, width
+        form = self.losses[-1].form
+        if proximal_points(form, precision, u, self.targets[i], points.logits, points.force, points.stiffness):
+            self.points[i] = self._no_points(i)
+            return None
+        return points
+
+    def _moved(self, cell: Cell, z: Array, stiffness: Array, moves: Moves) -> Array:
+        """Derivatives of E[f z] of a cell, (d, Z, n); D comes with the shares of the nodes."""
+        d, size, n = len(self.basis), z.shape[1], moves.bias.shape[-1]
+        delta = self.data.deltas[cell.class_index]
         rows, columns = self.pairs
         upper = np.triu_indices(d)
-        products = z[:, rows] * z[:, columns]
-        packed = cell.weight * (stiffness[:, upper[0], upper[1]].T @ products)
-        tensor = np.empty((d, d, size, size))
+        packed = stiffness[:, upper[0], upper[1]].T @ (z[:, rows] * z[:, columns])
         square = np.empty((len(upper[0]), size, size))
         square[:, rows, columns] = packed
         square[:, columns, rows] = packed
-        tensor[upper[0], upper[1]] = square
-        tensor[upper[1], upper[0]] = square
-        tensor *= -scale[:, None] * scale  # [a, i, l, k]: force a times z_l, moved by X_ik
-        own = slice(size - d, size)
-        turned = tensor[:, :, own].transpose(2, 1, 0, 3).copy()  # [l, i, a, k] as [a, i, l, k]
-        tensor[:, :, own] += turned
-        tensor = tensor.transpose(2, 0, 3, 1)  # [l, a, k, i]
-        c, k = cell.class_index, self.basis.shape[1]
-        slopes[c, :, c] += tensor[0, :, 0]
-        slopes[c, :, k:] += tensor[0, :, 1:]
-        slopes[k:, :, c] += tensor[1:, :, 0]
-        slopes[k:, :, k:] += tensor[1:, :, 1:]
+        tensor = np.empty((d, size, d, size))  # E[D_ai z_l z_k]
+        for pair, (a, i) in enumerate(zip(*upper, strict=True)):
+            tensor[a, :, i] = tensor[i, :, a] = square[pair]
+        normals = math.sqrt(delta) * moves.cholesky.transpose(1, 0, 2, 3).reshape(d, -1, n)
+        responses = delta * moves.response.transpose(1, 0, 2, 3).reshape(d, -1, n)
+        mean = (moves.mean[:, cell.class_index] + moves.bias)[:, None]
+        change = np.concatenate([mean, normals, responses], axis=1).reshape(d * size, n)
+        found = -(tensor.reshape(d * size, d * size) @ change).reshape(d, size, n)
+        found[:, size - d :] += found[:, size - d :].transpose(1, 0, 2).copy()
+        return found

@@ -38,7 +38,7 @@ class Updated:
     ----------
     magnetization : (d, K)
     cholesky : (t, d, d)
-        Row C_t1..C_tt of the factor of Q.
+        Row C_t1..C_tt of the factor of Q, with symmetric blocks on its diagonal.
     response : (t, d, d)
         V_t1..V_tt.
     overlap : (t, d, d)
@@ -127,9 +127,12 @@ class Prior:
                 response += group.pattern.share * row[1]
         whole = np.column_stack(stack)
         triangle = np.linalg.qr(whole.T, mode="r").T
-        triangle = triangle * np.where(np.diag(triangle) < 0.0, -1.0, 1.0)
-        # Earlier weights were factorised before; the signs of columns are fixed, and so their factor is the same.
-        last = triangle[(t - 1) * d :]
+        last = triangle[(t - 1) * d :].copy()
+        for s in range(t):
+            # Blocks on the diagonal are symmetric: L = U S W^T is (U S U^T)(U W^T).
+            at = slice(s * d, (s + 1) * d)
+            left, _, right = np.linalg.svd(triangle[at, at])
+            last[:, at] = last[:, at] @ (left @ right).T
         overlap = (whole[(t - 1) * d :] @ whole.T).reshape(d, t, d).transpose(1, 0, 2)
         return Updated(magnetization, last.reshape(d, t, d).transpose(1, 0, 2), response, overlap)
 

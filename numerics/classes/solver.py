@@ -13,7 +13,8 @@ from numerics.classes.channel import Channel
 from numerics.classes.losses import ClassLoss
 from numerics.classes.prior import Conjugates, Prior
 from numerics.classes.rules import NARROW, Rule, rule
-from numerics.classes.stage import StageBlocks, StageEquations
+from numerics.classes.stage import MatrixLog, StageBlocks, StageEquations, exponential
+from numerics.classes.symmetry import invariants, permutations_of
 from numerics.driver.chord import Found, chord, newton_step
 from numerics.driver.homotopy import homotopy_of
 from numerics.driver.outcome import Outcome, Status
@@ -70,6 +71,7 @@ class Walk:
     def __post_init__(self) -> None:
         etas, overlaps = zip(*((stage.eta, stage.mask_overlap) for stage in self.stages), strict=True)
         self.prior = Prior(np.array(self.data.gram), mask_patterns(etas, overlaps))
+        self.permutations = permutations_of(self.data)
 
     @property
     def blocks(self) -> list[StageBlocks]:
@@ -88,16 +90,18 @@ class Walk:
         return 2.0 ** math.ceil(math.log2(max(largest, 1.0)))
 
     def channel(self, number: int, nodes: Rule | None = None) -> Channel:
-        """The channel of a stage, given those before."""
+        """The channel of a stage, given those before; on given nodes with all cells."""
+        permutations = self.permutations if nodes is None else ()
         nodes = (
             rule(number, self.data.classes_count - 1, self.level, self.scramble, self.width) if nodes is None else nodes
         )
         tables = [point.table for point in self.points[: number - 1]]
-        return Channel(self.data, self.stages[:number], nodes, self.blocks[: number - 1], tables)
+        return Channel(self.data, self.stages[:number], nodes, self.blocks[: number - 1], tables, permutations)
 
     def _equations(self) -> StageEquations:
         number = len(self.points) + 1
-        return StageEquations(self.channel(number), self.prior, self.stages[number - 1].ridge, self.blocks)
+        space = invariants(self.permutations, self.data.classes_count, number - 1)
+        return StageEquations(self.channel(number), self.prior, self.stages[number - 1].ridge, self.blocks, space)
 
     def _keep(self, equations: StageEquations, blocks: StageBlocks, outcome: Outcome) -> bool:
         plain = equations.plain(blocks)
@@ -161,22 +165,20 @@ class Walk:
 
 
 def _packed(blocks: StageBlocks) -> Array:
-    """Order parameters as one vector in which steps may be extrapolated: factors of V, logarithms on diagonals."""
-    cholesky, root = blocks.cholesky.copy(), blocks.response.copy()
-    root[-1] = np.linalg.cholesky(0.5 * (root[-1] + root[-1].T))
-    for last in (cholesky[-1], root[-1]):
-        np.fill_diagonal(last, np.log(np.diag(last)))
-    return np.concatenate([blocks.mean.ravel(), blocks.bias, cholesky.ravel(), root.ravel()])
+    """Order parameters as one vector in which steps may be extrapolated: logarithms of C_tt and V_tt."""
+    cholesky, response = blocks.cholesky.copy(), blocks.response.copy()
+    for rows in (cholesky, response):
+        rows[-1] = MatrixLog(rows[-1]).value
+    return np.concatenate([blocks.mean.ravel(), blocks.bias, cholesky.ravel(), response.ravel()])
 
 
 def _unpacked(x: Array, equations: StageEquations) -> StageBlocks:
     d, k, t = equations.d, equations.k, equations.t
-    mean, bias, cholesky, root = np.split(x, np.cumsum([d * k, d, t * d * d]))
-    cholesky, root = cholesky.reshape(t, d, d).copy(), root.reshape(t, d, d).copy()
-    for last in (cholesky[-1], root[-1]):
-        np.fill_diagonal(last, np.exp(np.diag(last)))
-    root[-1] = root[-1] @ root[-1].T
-    return StageBlocks(mean.reshape(d, k).copy(), bias.copy(), cholesky, root)
+    mean, bias, cholesky, response = np.split(x, np.cumsum([d * k, d, t * d * d]))
+    cholesky, response = cholesky.reshape(t, d, d).copy(), response.reshape(t, d, d).copy()
+    for rows in (cholesky, response):
+        rows[-1] = exponential(rows[-1])
+    return StageBlocks(mean.reshape(d, k).copy(), bias.copy(), cholesky, response)
 
 
 def solve_walk(

@@ -1,8 +1,8 @@
 """Solve the saddle point of one stage with d logits by Newton's method, given the earlier stages.
 
-Unknowns are ``m (d, K), b (d), C_t1.. (d, d), C_tt (lower triangle), V_t1.. (d, d), V_tt (symmetric)``.  Residuals and steps are
-in natural units: m, b and C_ts in those of the Cholesky factor of Q_tt, V_ts in those of V_tt and V_ss, and C_tt and V_tt
-multiply, ``C_tt C_tt^T -> K exp(S) K^T``, with residuals that are logarithms of matrices.  In the first stage the scale carries m
+Unknowns are ``m (d, K), b (d), C_t1.. (d, d), C_tt (symmetric), V_t1.. (d, d), V_tt (symmetric)``.  Residuals and steps are
+in natural units: m, b and C_ts in those of the root of Q_tt, V_ts in those of V_tt and V_ss, and C_tt and V_tt
+multiply, ``C_tt^2 -> K exp(S) K``, with residuals that are logarithms of matrices.  In the first stage the scale carries m
 and b along.  Without this Newton's method loses its way where the weights are nearly infinite.
 """
 
@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 
-from numerics.classes.channel import Averages, Channel
+from numerics.classes.channel import Averages, Channel, Moves
 from numerics.classes.prior import Conjugates, Prior, Updated
 from numerics.driver.chord import Evaluation
 
@@ -35,7 +34,7 @@ class StageBlocks:
         m_tc, a column a class.
     bias : (d,)
     cholesky : (t, d, d)
-        C_t1..C_tt with Q = C C^T; C_tt is lower triangular.
+        C_t1..C_tt with Q = C C^T; C_tt is symmetric, so that what permutes classes turns all blocks alike.
     response : (t, d, d)
         V_t1..V_tt.
     """
@@ -60,14 +59,19 @@ class StageEquations:
         The two halves; ``prior`` holds the earlier stages.
     ridge : float
     earlier : sequence of StageBlocks
+    space : array, shape (unknowns, n), optional
+        Orthonormal columns that span the unknowns that may move (:func:`numerics.classes.symmetry.invariants`).
     """
 
-    def __init__(self, channel: Channel, prior: Prior, ridge: float, earlier: Sequence[StageBlocks]) -> None:
+    def __init__(
+        self, channel: Channel, prior: Prior, ridge: float, earlier: Sequence[StageBlocks], space: Array | None = None
+    ) -> None:
         self.channel, self.prior, self.ridge, self.earlier = channel, prior, ridge, earlier
         self.t = channel.t
         self.d, self.k = channel.basis.shape
         self.lower = np.tril_indices(self.d)
-        self.gauges = [np.linalg.cholesky(symmetric(blocks.response[-1])) for blocks in earlier]
+        self.gauges = [root_of(blocks.response[-1]) for blocks in earlier]
+        self.space = space
 
     # The two halves.
 
@@ -79,12 +83,12 @@ class StageEquations:
         rows = [*(stage.cholesky for stage in self.earlier), blocks.cholesky]
         for r in range(t - 2, -1, -1):
             left = -found.force_normal[r] - sum(responses[s] @ rows[s][r] for s in range(r + 1, t))
-            responses[r] = solve_triangular(rows[r][r].T, left.T, lower=False).T
+            responses[r] = np.linalg.solve(rows[r][r].T, left.T).T
         return Conjugates(found.force.T.copy(), found.force_force, responses)
 
     def plain(self, blocks: StageBlocks) -> tuple[Averages, Conjugates, Updated] | None:
         """One plain iteration: averages, conjugates, and what the prior makes of them."""
-        found = self.channel.averages(blocks, jacobian=False)
+        found = self.channel.averages(blocks)
         if found is None:
             return None
         conjugates = self.conjugates(blocks, found)
@@ -101,7 +105,9 @@ class StageEquations:
             return None
 
     def _evaluate(self, blocks: StageBlocks, jacobian: bool) -> Evaluation | None:
-        found = self.channel.averages(blocks, jacobian=jacobian)
+        scale, own, root = root_of(blocks.overlap), blocks.cholesky[-1], root_of(blocks.response[-1])
+        raw = self._tangent(blocks, scale, root) if jacobian else None
+        found = self.channel.averages(blocks, raw)
         if found is None:
             return None
         conjugates = self.conjugates(blocks, found)
@@ -109,12 +115,9 @@ class StageEquations:
         if new is None:
             return None
         t = self.t
-        scale = np.linalg.cholesky(symmetric(blocks.overlap))
-        own, root = blocks.cholesky[-1], np.linalg.cholesky(symmetric(blocks.response[-1]))
         inverse, inverse_root = (np.linalg.inv(item) for item in (own, root))
-        grown = symmetric(inverse @ new.cholesky[-1] @ new.cholesky[-1].T @ inverse.T)
-        stiffened = symmetric(inverse_root @ new.response[-1] @ inverse_root.T)
-        log_grown, log_stiffened = MatrixLog(grown), MatrixLog(stiffened)
+        log_grown = MatrixLog(symmetric(inverse @ new.cholesky[-1] @ new.cholesky[-1].T @ inverse))
+        log_stiffened = MatrixLog(symmetric(inverse_root @ new.response[-1] @ inverse_root))
         if not (log_grown.defined and log_stiffened.defined):
             return None
         units = np.linalg.inv(scale)
@@ -123,176 +126,130 @@ class StageEquations:
             np.linalg.solve(bias_unit(scale), np.linalg.solve(found.bare_stiffness, found.force.sum(axis=0))),
             *(units @ (new.cholesky[s] - blocks.cholesky[s]) for s in range(t - 1)),
             log_grown.value[self.lower],
-            *(
-                inverse_root @ np.linalg.solve(self.gauges[s], (new.response[s] - blocks.response[s]).T).T
-                for s in range(t - 1)
-            ),
+            *(inverse_root @ np.linalg.solve(self.gauges[s], (new.response[s] - blocks.response[s]).T).T for s in range(t - 1)),
             log_stiffened.value[self.lower],
-        ]
+        ]  # fmt: skip
         residual = np.concatenate([np.ravel(part) for part in parts])
         if not np.isfinite(residual).all():
             return None
+        if self.space is not None:
+            residual = self.space.T @ residual
         if not jacobian:
             return Evaluation(residual, None)
-        raw = self._tangent(blocks, scale, root)
-        moved = self._conjugate_slopes(blocks, found, conjugates) @ raw  # of mh, Qh, Vh, bias
-        n_conjugate = self.d * self.k + 2 * t * self.d**2
-        m_slope, q_slope, v_slope = (
-            item @ moved[:n_conjugate] for item in self.prior.slopes(t, self.ridge, conjugates)
-        )
-        return Evaluation(
-            residual,
-            self._chain(
-                blocks, (found, new), (m_slope, q_slope, v_slope, moved[n_conjugate:]), raw, (log_grown, log_stiffened)
-            ),
-        )
+        moved = self._conjugate_slopes(blocks, found, conjugates, raw)  # of mh, Qh, Vh
+        slopes = tuple(item @ moved for item in self.prior.slopes(t, self.ridge, conjugates))
+        whole = self._chain(blocks, (found, new), slopes, raw, (log_grown, log_stiffened))
+        return Evaluation(residual, whole if self.space is None else self.space.T @ whole)
 
     # The Jacobian, by the chain rule: unknowns in natural units -> blocks -> conjugates -> blocks -> residual.
 
-    def _places(self) -> dict[str, slice]:
-        """Where blocks are among raw ones: m, b, all C, all V, flattened and full."""
-        d, k, t = self.d, self.k, self.t
-        sizes = {"m": d * k, "b": d, "C": t * d * d, "V": t * d * d}
-        found, at = {}, 0
-        for name, size in sizes.items():
-            found[name] = slice(at, at + size)
-            at += size
-        return found
-
-    def _halves(self) -> Array:
-        """Phi(S) of the basis of symmetric matrices: the lower triangle with half the diagonal, (d, d, d(d+1)/2)."""
+    def _symmetric_basis(self) -> Array:
+        """Symmetric matrices with one entry of the lower triangle, (d, d, d(d+1)/2)."""
         d = self.d
         found = np.zeros((d, d, len(self.lower[0])))
         for n, (i, j) in enumerate(zip(*self.lower, strict=True)):
-            found[i, j, n] = 0.5 if i == j else 1.0
+            found[i, j, n] = found[j, i, n] = 1.0
         return found
 
-    def _tangent(self, blocks: StageBlocks, scale: Array, root: Array) -> Array:
-        """Raw blocks moved by unknowns in natural units, (raw, unknowns)."""
+    def _split(self, moves: Array) -> list[Array]:
+        """Unknowns, or columns of them, block by block: m, b, C_t1.., C_tt, V_t1.., V_tt."""
+        square, n_lower = self.d**2, len(self.lower[0])
+        sizes = [self.d * self.k, self.d, *[square] * (self.t - 1), n_lower, *[square] * (self.t - 1), n_lower]
+        return np.split(moves, np.cumsum(sizes)[:-1])
+
+    def _tangent(self, blocks: StageBlocks, scale: Array, root: Array) -> Moves:
+        """Blocks moved by the unknowns, which are in natural units."""
         d, k, t = self.d, self.k, self.t
-        at, halves = self._places(), self._halves()
-        n_lower, square = halves.shape[2], d * d
-        n = d * k + d + 2 * (t - 1) * square + 2 * n_lower
-        raw = np.zeros((d * k + d + 2 * t * square, n))
-        column = 0
-
-        def fill(rows: slice, values: Array) -> None:
-            nonlocal column
-            raw[rows, column : column + values.shape[1]] = values
-            column += values.shape[1]
-
-        fill(at["m"], np.kron(scale, np.eye(k)))
-        fill(at["b"], bias_unit(scale))
-        start = at["C"].start
-        for s in range(t - 1):
-            fill(slice(start + s * square, start + (s + 1) * square), np.kron(scale, np.eye(d)))
-        moved = np.einsum("ij,jkn->ikn", blocks.cholesky[-1], halves)
+        n_lower = len(self.lower[0])
+        size = d * k + d + 2 * (t - 1) * d * d + 2 * n_lower
+        parts = self._split(np.eye(size) if self.space is None else self.space)
+        n = parts[0].shape[1]
+        basis = self._symmetric_basis()
+        grown, stiffened = (np.einsum("ijl,ln->ijn", basis, parts[at]) for at in (1 + t, 1 + 2 * t))
+        own = blocks.cholesky[-1]
+        last = root_slope(own, np.einsum("ij,jkn,kl->iln", own, grown, own, optimize=True))
+        mean = np.einsum("ij,jkn->ikn", scale, parts[0].reshape(d, k, n))
+        bias = bias_unit(scale) @ parts[1]
         if t == 1:
-            carried = np.linalg.solve(blocks.cholesky[-1], np.column_stack([blocks.mean, blocks.bias]))
-            carried = np.einsum("ijn,jc->icn", moved, carried)
-            raw[at["m"], column : column + n_lower] = carried[:, :k].reshape(d * k, -1)
-            raw[at["b"], column : column + n_lower] = carried[:, k]
-        fill(slice(start + (t - 1) * square, start + t * square), moved.reshape(square, -1))
-        start = at["V"].start
-        for s in range(t - 1):
-            fill(slice(start + s * square, start + (s + 1) * square), np.kron(root, self.gauges[s]))
-        full = halves + halves.transpose(1, 0, 2)
-        fill(
-            slice(start + (t - 1) * square, start + t * square),
-            np.einsum("ij,jkn,lk->iln", root, full, root).reshape(square, -1),
-        )
-        return raw
+            carried = np.linalg.solve(own, np.column_stack([blocks.mean, blocks.bias]))
+            carried = np.einsum("ijn,jc->icn", last, carried)
+            mean, bias = mean + carried[:, :k], bias + carried[:, k]
+        cholesky = [np.einsum("ij,jkn->ikn", scale, parts[2 + s].reshape(d, d, n)) for s in range(t - 1)]
+        response = [
+            np.einsum("ij,jkn,kl->iln", root, parts[2 + t + s].reshape(d, d, n), self.gauges[s], optimize=True)
+            for s in range(t - 1)
+        ]
+        response.append(np.einsum("ij,jkn,kl->iln", root, stiffened, root, optimize=True))
+        return Moves(mean, bias, np.stack([*cholesky, last]), np.stack(response))
 
-    def _conjugate_slopes(self, blocks: StageBlocks, found: Averages, conjugates: Conjugates) -> Array:
-        """Conjugates mh, Qh_t1.., Vh_t1.. and the bias's condition moved by raw blocks."""
-        d, k, t = self.d, self.k, self.t
-        at = self._places()
-        n_raw = at["V"].stop
-        # Of averages, with (class or g or f, force) first, by raw blocks.
-        slopes = found.slopes.transpose(0, 1, 3, 2)  # [l, a, i, k]
-        by = np.zeros((k + 2 * t * d, d, n_raw))
-        by[:, :, at["m"]] = slopes[..., :k].reshape(*by.shape[:2], -1)
-        by[:, :, at["b"]] = slopes[..., :k].sum(axis=3)
-        for name, first in (("C", k), ("V", k + t * d)):
-            part = slopes[..., first : first + t * d].reshape(*by.shape[:2], d, t, d)
-            by[:, :, at[name]] = part.transpose(0, 1, 3, 2, 4).reshape(*by.shape[:2], -1)
-        force = by[:k].transpose(1, 0, 2).reshape(d * k, n_raw)
-        normal = by[k : k + t * d].reshape(t, d, d, n_raw).transpose(0, 2, 1, 3)  # [r, a, b]
-        forces = by[k + t * d :].reshape(t, d, d, n_raw).transpose(0, 2, 1, 3)
-        rows = [*(stage.cholesky for stage in self.earlier), blocks.cholesky]
-        responses = np.zeros((t, d, d, n_raw))
-        raw_c = np.zeros((t, d, d, n_raw))
-        raw_c.reshape(-1, n_raw)[:, at["C"]] = np.eye(t * d * d)
+    def _conjugate_slopes(self, blocks: StageBlocks, found: Averages, conjugates: Conjugates, raw: Moves) -> Array:
+        """Conjugates mh, Qh_t1.., Vh_t1.. moved by the unknowns."""
+        t, n = self.t, raw.bias.shape[1]
+        slopes, rows = found.slopes, [*(stage.cholesky for stage in self.earlier), blocks.cholesky]
+        responses = np.zeros((t, self.d, self.d, n))
         for r in range(t - 1, -1, -1):
             # sum_{s>=r} Vh_ts C_sr = -P_r; of the C's only those of this stage move.
-            left = -normal[r] - np.einsum("ij,jkn->ikn", conjugates.responses[-1], raw_c[r])
+            left = -slopes.force_normal[r] - np.einsum("ij,jkn->ikn", conjugates.responses[-1], raw.cholesky[r])
             for s in range(r + 1, t):
                 left -= np.einsum("ijn,jk->ikn", responses[s], rows[s][r])
             responses[r] = np.einsum("ijn,jk->ikn", left, np.linalg.inv(rows[r][r]))
         responses[-1] = 0.5 * (responses[-1] + responses[-1].transpose(1, 0, 2))
-        bias = by[:k].sum(axis=0)
-        return np.concatenate([force, forces.reshape(-1, n_raw), responses.reshape(-1, n_raw), bias])
+        force = slopes.force.transpose(1, 0, 2)
+        return np.concatenate([item.reshape(-1, n) for item in (force, slopes.force_force, responses)])
 
     def _chain(
-        self, blocks: StageBlocks, halves: tuple[Averages, Updated], slopes: tuple[Array, ...], raw: Array,
+        self, blocks: StageBlocks, halves: tuple[Averages, Updated], slopes: tuple[Array, ...], raw: Moves,
         logs: tuple[MatrixLog, MatrixLog],
     ) -> Array:  # fmt: skip
-        """Jacobian of the residual."""
+        """Jacobian of the residual, in all its components."""
         found, new = halves
-        m_slope, q_slope, v_slope, bias_slope = slopes
-        d, k, t = self.d, self.k, self.t
-        at, n = self._places(), raw.shape[1]
-        own = blocks.cholesky[-1]
-        root = np.linalg.cholesky(symmetric(blocks.response[-1]))
-        scale = np.linalg.cholesky(symmetric(blocks.overlap))
-        units = np.linalg.inv(scale)
-        inverse, inverse_root = np.linalg.inv(own), np.linalg.inv(root)
-        raw_c, raw_v = (raw[at[name]].reshape(t, d, d, n) for name in "CV")
-        parts = [np.einsum("ij,jkn->ikn", units, (m_slope - raw[at["m"]]).reshape(d, k, n)).reshape(d * k, n)]
-        parts.append(np.linalg.solve(bias_unit(scale), np.linalg.solve(found.bare_stiffness, bias_slope)))
-        turn = np.einsum("ij,jkn->ikn", inverse, raw_c[-1])  # Phi(S)
+        m_slope, q_slope, v_slope = slopes
+        d, k, t, n = self.d, self.k, self.t, raw.bias.shape[1]
+        own, root, scale = blocks.cholesky[-1], root_of(blocks.response[-1]), root_of(blocks.overlap)
+        units, inverse, inverse_root = (np.linalg.inv(item) for item in (scale, own, root))
+        turn = np.einsum("ij,jkn->ikn", inverse, raw.cholesky[-1])
+        mean = np.einsum("ij,jkn->ikn", units, m_slope.reshape(d, k, n) - raw.mean)
         if t == 1:  # the units move with the scale
-            parts[0] -= np.einsum("ijn,jc->icn", turn, units @ (new.magnetization - blocks.mean)).reshape(d * k, n)
-        # C_ts = Q_t,<s.. by forward substitution on the earlier triangle, whose blocks do not move.
+            mean -= np.einsum("ijn,jc->icn", turn, units @ (new.magnetization - blocks.mean))
+        bias = np.linalg.solve(bias_unit(scale), np.linalg.solve(found.bare_stiffness, found.slopes.force.sum(axis=0)))
+        # C_ts by forward substitution on the earlier factor, whose blocks do not move: Q_ts = sum_{r<=s} C_tr C_sr^T.
         rows = [stage.cholesky for stage in self.earlier]
-        cholesky = np.zeros((t, d, d, n))
-        overlaps = q_slope.reshape(t, d, d, n)
-        for s in range(t - 1):
-            # Q_ts = sum_{r<=s} C_tr C_sr^T
-            left = overlaps[s] - sum(np.einsum("ijn,kj->ikn", cholesky[r], rows[s][r]) for r in range(s))
-            cholesky[s] = np.einsum("ijn,kj->ikn", left, np.linalg.inv(rows[s][s]))
-            parts.append(np.einsum("ij,jkn->ikn", units, cholesky[s] - raw_c[s]).reshape(d * d, n))
+        overlaps, cholesky = q_slope.reshape(t, d, d, n), []
         rest = overlaps[-1].copy()
         for s in range(t - 1):
+            left = overlaps[s] - sum(np.einsum("ijn,kj->ikn", cholesky[r], rows[s][r]) for r in range(s))
+            cholesky.append(np.einsum("ijn,jk->ikn", left, np.linalg.inv(rows[s][s]).T))
             change = np.einsum("ijn,kj->ikn", cholesky[s], new.cholesky[s])
             rest -= change + change.transpose(1, 0, 2)
-        parts.append(logs[0].slope(turn, np.einsum("ij,jkn,lk->iln", inverse, rest, inverse))[self.lower])
-        for s in range(t - 1):
-            change = (v_slope[s].reshape(d, d, n) - raw_v[s]).reshape(d, d, n)
-            left = np.linalg.inv(self.gauges[s])
-            parts.append(np.einsum("ij,jkn,lk->iln", inverse_root, change, left).reshape(d * d, n))
-        turn = self._lower_half(np.einsum("ij,jkn,lk->iln", inverse_root, raw_v[-1], inverse_root))
-        change = np.einsum("ij,jkn,lk->iln", inverse_root, v_slope[-1].reshape(d, d, n), inverse_root)
-        parts.append(logs[1].slope(turn, change)[self.lower])
-        return np.concatenate(parts)
-
-    def _lower_half(self, symmetric_moves: Array) -> Array:
-        """Phi of symmetric matrices, (d, d, n)."""
-        mask = np.tril(np.ones((self.d, self.d)), -1) + 0.5 * np.eye(self.d)
-        return mask[:, :, None] * symmetric_moves
+        coupled = [np.einsum("ij,jkn->ikn", units, cholesky[s] - raw.cholesky[s]) for s in range(t - 1)]
+        grown = logs[0].slope(turn, np.einsum("ij,jkn,kl->iln", inverse, rest, inverse, optimize=True))
+        responses = v_slope.reshape(t, d, d, n)
+        answered = [
+            np.einsum(
+                "ij,jkn,kl->iln",
+                inverse_root,
+                responses[s] - raw.response[s],
+                np.linalg.inv(self.gauges[s]),
+                optimize=True,
+            )
+            for s in range(t - 1)
+        ]
+        turn = np.einsum("ij,jkn->ikn", inverse_root, root_slope(root, raw.response[-1]))
+        stiffened = logs[1].slope(
+            turn, np.einsum("ij,jkn,kl->iln", inverse_root, responses[-1], inverse_root, optimize=True)
+        )
+        parts = [mean, bias, *coupled, grown[self.lower], *answered, stiffened[self.lower]]
+        return np.concatenate([part.reshape(-1, n) for part in parts])
 
     # Steps.
 
     def advanced(self, blocks: StageBlocks, move: Array) -> StageBlocks:
         """See :class:`numerics.driver.chord.CostlyProblem`."""
         d, k, t = self.d, self.k, self.t
-        n_lower, square = len(self.lower[0]), d * d
-        sizes = [d * k, d, *[square] * (t - 1), n_lower, *[square] * (t - 1), n_lower]
-        parts = np.split(move, np.cumsum(sizes)[:-1])
-        scale = np.linalg.cholesky(symmetric(blocks.overlap))
-        root = np.linalg.cholesky(symmetric(blocks.response[-1]))
+        parts = self._split(move if self.space is None else self.space @ move)
+        scale, root = root_of(blocks.overlap), root_of(blocks.response[-1])
         grown, mean, bias = blocks.cholesky[-1], blocks.mean, blocks.bias
-        last = grown @ np.linalg.cholesky(exponential(self._symmetric(parts[1 + t])))
+        last = root_of(grown @ exponential(self._symmetric(parts[1 + t])) @ grown)
         if t == 1:
             turned = last @ np.linalg.inv(grown)
             mean, bias = turned @ mean, turned @ bias
@@ -300,8 +257,8 @@ class StageEquations:
         mean = mean + scale @ parts[0].reshape(d, k)
         bias = bias + bias_unit(scale) @ parts[1]
         cholesky = [blocks.cholesky[s] + scale @ parts[2 + s].reshape(d, d) for s in range(t - 1)]
-        response = [blocks.response[s] + root @ parts[2 + t + s].reshape(d, d) @ self.gauges[s].T for s in range(t - 1)]
-        own = symmetric(root @ exponential(self._symmetric(parts[-1])) @ root.T)
+        response = [blocks.response[s] + root @ parts[2 + t + s].reshape(d, d) @ self.gauges[s] for s in range(t - 1)]
+        own = symmetric(root @ exponential(self._symmetric(parts[-1])) @ root)
         return replace(
             blocks, mean=mean, bias=bias, cholesky=np.stack([*cholesky, last]), response=np.stack([*response, own])
         )
@@ -358,13 +315,31 @@ class MatrixLog:
         """Of log(K^-1 A K^-T), where K moves to K(1 + turn), and A so that K^-1 dA K^-T = ``change``; arrays (d, d, n)."""
         turned = np.einsum("ijn,jk->ikn", turn, self.matrix)
         moved = change - turned - turned.transpose(1, 0, 2)
-        inner = np.einsum("ji,jkn,kl->iln", self.vectors, moved, self.vectors) * self.quotients[:, :, None]
-        return np.einsum("ij,jkn,lk->iln", self.vectors, inner, self.vectors)
+        inner = (
+            np.einsum("ji,jkn,kl->iln", self.vectors, moved, self.vectors, optimize=True) * self.quotients[:, :, None]
+        )
+        return np.einsum("ij,jkn,lk->iln", self.vectors, inner, self.vectors, optimize=True)
 
 
 def bias_unit(scale: Array) -> Array:
     """What biases are measured in: widths of the logits of fresh samples, and 1, which is what a softmax turns over."""
     return scale + np.eye(len(scale))
+
+
+def root_of(matrix: Array) -> Array:
+    """Symmetric root of a positive definite matrix; LinAlgError if it is not one."""
+    values, vectors = np.linalg.eigh(symmetric(matrix))
+    if not values[0] > 0.0:
+        raise np.linalg.LinAlgError("not positive definite")
+    return (vectors * np.sqrt(values)) @ vectors.T
+
+
+def root_slope(root: Array, moves: Array) -> Array:
+    """How the root moves where its square does, (d, d, n): R dR + dR R = d(R^2)."""
+    values, vectors = np.linalg.eigh(root)
+    inner = np.einsum("ji,jkn,kl->iln", vectors, moves, vectors, optimize=True)
+    inner = inner / (values[:, None] + values)[:, :, None]
+    return np.einsum("ij,jkn,lk->iln", vectors, inner, vectors, optimize=True)
 
 
 def symmetric(matrix: Array) -> Array:
