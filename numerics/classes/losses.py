@@ -240,11 +240,6 @@ class ClassLoss:
         return self.form.taught != 0.0 and self.form.target in (_TOP, _ABOVE, _DECISION)
 
     @property
-    def jumps(self) -> bool:
-        """Whether targets jump where the order of the teacher's logits, or a level, does."""
-        return self.form.taught != 0.0 and self.form.target in (_TOP, _ABOVE, _DECISION)
-
-    @property
     def quadratic(self) -> bool:
         """Whether A is |h|^2 times a number."""
         return self.form.hard == 0.0 and self.form.soft == 0.0
