@@ -226,7 +226,10 @@ class ClassPopulation:
 
     def agreement(self, t: int, s: int) -> float:
         """P(stages t and s decide for the same class)."""
-        if np.array_equal(self.means[t], self.means[s]) and np.ptp(self.blocks[[t, t, s], [t, s, s]], axis=0).max() == 0.0:
+        if (
+            np.array_equal(self.means[t], self.means[s])
+            and np.ptp(self.blocks[[t, t, s], [t, s, s]], axis=0).max() == 0.0
+        ):
             return 1.0
         total = 0.0
         for c, weight in enumerate(self.weights):
