@@ -174,6 +174,5 @@ def test_responses_agree_with_theory(name: str) -> None:
     print(f"{name}: {z.size} responses, rms z {np.sqrt(np.mean(z**2)):.2f}, largest {np.abs(z).max():.2f}")
     assert z.size >= 27
     assert np.abs(z).max() < 4
-    # A transposed block would be seen.
-    turned = np.swapaxes(theory, -1, -2)[1, 0] - theory[1, 0]
-    assert np.abs(turned / error[1, 0]).max() > 4
+    # A wrong sign of V_21 would be seen (a transposed block would not: it is symmetric to a tenth of its standard error).
+    assert np.abs(2 * theory[1, 0] / error[1, 0]).max() > 4
