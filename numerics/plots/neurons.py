@@ -156,7 +156,9 @@ def heading(figure: Figure, data: Mapping[str, xarray.Dataset]) -> None:
     if runs:
         counts = " and ".join(map(str, sorted(runs)))
         bars = "bars: 68%, of means by Student's $t$, of needed widths by resampling runs"
-        figure.suptitle("; ".join(lines) + f"\n{counts} runs; {bars}", fontsize=8)
+        figure.suptitle(
+            "\n".join([lines[0], "; ".join(lines[1:])] if lines[1:] else lines) + f"\n{counts} runs; {bars}", fontsize=8
+        )
 
 
 def digits(axes: Axes, scan: xarray.Dataset, title: str) -> None:
