@@ -469,7 +469,7 @@ class GradientWeights:
     def pdf(self, x: Array | float) -> Array | float:
         """Density of w; NaN where all samples have one weight."""
         x = np.asarray(x, dtype=float)
-        defined = not self.reason and self.constant is None
+        defined = self.margins_are_known and self.constant is None
         found = self._pdf(x.ravel()).reshape(x.shape) if defined else np.full(x.shape, math.nan)
         return found if found.ndim else float(found)
 
@@ -589,6 +589,12 @@ class GradientWeights:
         return self._number(correlation, lambda _: math.nan)
 
     @property
+    def margins_are_known(self) -> bool:
+        """Whether densities, and what is asked at one margin of the teacher, are known.  Where the teacher has a teacher they are
+        not: given that one, the margin is so narrow that a sum over nodes is not smooth in it."""
+        return not self.reason and len(self.question.chain) == 2
+
+    @property
     def accuracy(self) -> float:
         """Change at the last refinement at which integrals are accepted."""
         return ACCURACY if len(self.question.chain) == 2 else ACCURACY_OF_THREE
@@ -664,7 +670,7 @@ class GradientWeights:
     def given_margin(self, b: Array | float) -> GivenMargin:
         """Density, mean weight and ratio of gradients given the teacher's margin, arrays of the shape of ``b``."""
         b = np.asarray(b, dtype=float)
-        if self.reason:
+        if not self.margins_are_known:
             return GivenMargin(*(np.full(b.shape, math.nan) for _ in range(3)))
         if self.constant is not None:
             same = np.full(b.shape, self.constant)
@@ -696,7 +702,7 @@ class GradientWeights:
     def given_confidence(self, c: Array | float) -> GivenMargin:
         """The same given the modulus c > 0 of the teacher's logit, that is, how sure it is, rightly or not."""
         c = np.asarray(c, dtype=float)
-        if self.reason or self.constant is not None:
+        if not self.margins_are_known or self.constant is not None:
             return self.given_margin(c)
         sums = [one + other for one, other in zip(self._sums(c), self._sums(-c), strict=True)]
         found = self.given_margin_density(c) + self.given_margin_density(-c)
@@ -705,8 +711,10 @@ class GradientWeights:
     def in_bins(self, edges: Array) -> GivenMargin:
         """Of the samples whose margin is between two edges: their share (as ``density``), mean weight and ratio."""
         edges = np.asarray(edges, dtype=float)
+        if not self.margins_are_known:
+            return self.given_margin(0.5 * (edges[1:] + edges[:-1]))
         shares = np.diff(self.margin_cdf(edges))
-        if self.reason or self.constant is not None:
+        if self.constant is not None:
             return GivenMargin(shares, *self.given_margin(0.5 * (edges[1:] + edges[:-1]))[1:])
         low, high = edges[:-1, None], edges[1:, None]
         b, weight = _panels(low, high)
@@ -716,8 +724,8 @@ class GradientWeights:
     @cached_property
     def monotone(self) -> str:
         """Whether the ratio r(b) "grows" or "falls" with the margin between its 5% and 95% quantiles, is "constant", or
-        "neither"; empty where there are no weights."""
-        if self.reason:
+        "neither"; empty where that is not known."""
+        if not self.margins_are_known:
             return ""
         b = np.linspace(*self.margin_quantile(np.array([0.05, 0.95])), _MARGINS)
         changes = np.diff(self.given_margin(b).ratio)

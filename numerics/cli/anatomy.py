@@ -30,6 +30,7 @@ _TREND = {
     "falls": "the surer the teacher is of the label, the less a sample counts",
     "constant": "all samples count alike: the student is its teacher",
     "neither": "they neither grow nor fall with the teacher's margin",
+    "": "whether they grow with the teacher's margin is not known of a teacher that has one itself",
 }
 
 

@@ -98,7 +98,7 @@ def test_law_beside_draws(name: str) -> None:
     np.testing.assert_allclose(at_quantiles, [0.1, 0.5, 0.9], atol=10 * found.accuracy)
     edges = np.array([-1.0, 0.0, 1.0, 2.0])
     bins = found.in_bins(edges)
-    for k in range(3):
+    for k in range(3 if found.margins_are_known else 0):
         some = (b > edges[k]) & (b <= edges[k + 1])
         assert abs(some.mean() - bins.density[k]) < 4 * np.sqrt(some.mean() / count)
         assert abs(w[some].mean() - bins.mean[k]) < 4 * w[some].std() / np.sqrt(some.sum())
@@ -151,17 +151,14 @@ def test_refining_changes_nothing(monkeypatch) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.slow
-def test_density_in_chains_of_three() -> None:
+def test_what_is_not_known_in_chains_of_three() -> None:
+    """Given its teacher, the teacher's margin is narrower than nodes are apart."""
     found = three()
-    x, step = np.array([0.2, 0.4, 0.6]), 1e-2
-    values = found.cdf((x[:, None] + step * np.array([-2, -1, 1, 2])).ravel()).reshape(3, 4)
-    slope = values @ np.array([1, -8, 8, -1]) / (12 * step)
-    np.testing.assert_allclose(found.pdf(x), slope, rtol=2e-3)
-    edges = np.linspace(*found.margin_quantile(np.array([1e-12, 1 - 1e-12])), 41)
-    bins = found.in_bins(edges)
-    assert bins.density.sum() == pytest.approx(1.0, abs=1e-8)
-    assert bins.density @ bins.mean == pytest.approx(found.mean, rel=1e-5)
+    assert found.reason == ""
+    assert np.isnan(
+        [*found.given_margin(np.array([0.5])).ratio, found.pdf(0.3), *found.in_bins(np.array([0.0, 1.0])).mean]
+    ).all()
+    assert found.monotone == ""
 
 
 @pytest.mark.parametrize("name", ["R2", "R8", "transfer"])
