@@ -39,8 +39,8 @@ def as_binary(data: ClassMixture, chain: Chain) -> tuple[GaussianMixture, Chain]
     >>> from numerics import Estimator
     >>> from theory.losses import CrossEntropy
     >>> data, chain = as_binary(ClassMixture(2.0, [0.3, 0.7], [[1, 0], [0, 1]]), Chain.of(Estimator(CrossEntropy(), 0.2)))
-    >>> data, chain[0].ridge
-    (GaussianMixture(alpha=2.0, rho=0.3, delta=2.0), 0.2)
+    >>> data.rho, round(data.delta, 9), round(chain[0].ridge, 9)
+    (0.3, 2.0, 0.2)
     """
     if data.classes_count != 2 or len(set(data.deltas)) > 1 or any(found.confusion is not None for found in data.sets):
         return None
