@@ -54,7 +54,18 @@ HINTS = {
 """What to write for a name that is not known."""
 
 DATA_NAMES = ("alpha", "rho", "delta", "Delta", "noise", "slope", "output", "label_noise", "further", "inputs")
-STAGE_NAMES = ("loss", "ridge", "eta", "name", "bias", "sets", "mask_overlap", "features", "magnetization", "norm_squared")
+STAGE_NAMES = (
+    "loss",
+    "ridge",
+    "eta",
+    "name",
+    "bias",
+    "sets",
+    "mask_overlap",
+    "features",
+    "magnetization",
+    "norm_squared",
+)
 MODEL_NAMES = frozenset((*DATA_NAMES, *STAGE_NAMES))
 """Names that mean something else in the same places as a loss's parameters: on axes, in files, in the printed equations."""
 

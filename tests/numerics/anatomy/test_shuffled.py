@@ -85,7 +85,7 @@ def test_no_limit() -> None:
         of(GaussianMixture(0.4, 0.3), [Estimator(CrossEntropy(), 0.0), Estimator(Distillation(0.0), 0.1)])
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_best_ridge() -> None:
     """By a search over ridges; where noise is all that targets add, ever larger ones are better."""
     question = Question.of(
@@ -136,7 +136,7 @@ def test_beside_simulation() -> None:
     assert np.abs(scores("page", 200, 24)).max() < 4
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("case", "n_inputs", "n_runs"), [*((case, 300, 40) for case in CASES), ("page", 900, 24), ("three", 900, 24)]
 )

@@ -150,14 +150,14 @@ def test_theory_agrees_with_simulation() -> None:
         assert np.sqrt(np.mean(other**2)) > 1.5
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("n_inputs", [600, 1200])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_theory_agrees_with_a_larger_simulation(name: str, n_inputs: int) -> None:
     check(name, n_inputs, 24, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("name", ["similar", "skipped"])
 def test_responses_agree_with_theory(name: str) -> None:
     """All blocks V_ts, N = 100 and 200 extrapolated to no correction of order 1/N, 24 runs each, seed 2: |z| < 4."""
