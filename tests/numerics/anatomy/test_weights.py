@@ -64,10 +64,10 @@ def case(name: str) -> GradientWeights:
     return {"transfer": transfer, "three": three}.get(name, lambda: weights(CASES[name]))()
 
 
-SLOW = pytest.param("three", marks=pytest.mark.slow)
+LARGE = pytest.param("three", marks=pytest.mark.large)
 
 
-@pytest.mark.parametrize("name", [*CASES, "transfer", SLOW])
+@pytest.mark.parametrize("name", [*CASES, "transfer", LARGE])
 def test_sum_rules(name: str) -> None:
     """What is stationary in the bias and along the weights, as averages of the rescaled label gradient."""
     found = case(name)
@@ -76,7 +76,7 @@ def test_sum_rules(name: str) -> None:
     assert pull == pytest.approx(1.0, abs=max(1e-9, found.solution.settings.rtol))
 
 
-@pytest.mark.parametrize("name", ["R2", "R12", "tails", "transfer", SLOW])
+@pytest.mark.parametrize("name", ["R2", "R12", "tails", "transfer", LARGE])
 def test_law_beside_draws(name: str) -> None:
     """A million draws of the fields, each with its proximal points: distribution, conditional means and mean, |z| < 4."""
     found, count = case(name), 1_000_000

@@ -164,7 +164,7 @@ def test_order_of_classes_and_origin_do_not_matter(problem, binding):
     assert len(first.groups) == len(moved.groups) == binding
 
 
-@pytest.mark.parametrize("classes", [3, 4, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("classes", [3, 4, pytest.param(5, marks=pytest.mark.large)])
 def test_the_general_solver_agrees_with_that_of_alike_classes(classes):
     """Weights that differ by 1e-6, to which the threshold is stationary, are not taken for equal."""
     weights = np.full(classes, 1 / classes) + 1e-6 * np.cos(np.arange(classes) * 2 * math.pi / classes)
@@ -327,7 +327,7 @@ HALVES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @pytest.mark.parametrize("name", HALVES)
 @pytest.mark.parametrize("question", [separable, has_no_minimum])
 def test_half_of_all_samples_are_separable_at_the_threshold(name, question):

@@ -211,7 +211,7 @@ def test_scans_hold_what_the_function_finds() -> None:
     assert never.count("never") == found.ratio.size + 1
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_teachers_of_rules_have_their_best_ridge() -> None:
     scan = RuleScan(eps=(0.1,), noises=(0.0, 1.0), alphas=(1.0,))
     found = made(scan)
@@ -245,7 +245,7 @@ PROTOTYPE = {
 """p/N at eps = 0.01, 0.02, 0.05 of another code, in two digits, interpolated between ratios (a convex curve: too large)."""
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_table_at_the_best_ridge() -> None:
     """To half a per cent by another minimiser; to 4% as a prototype had it; and real networks at one place."""
     eps = (0.01, 0.02, 0.05)
