@@ -95,7 +95,7 @@ def weights_text(found: GradientWeights) -> str:
     ]
     if np.isfinite(found.regularisation_fraction):
         share = 100 * found.regularisation_fraction
-        lines[-1] += f"; the soft term overrules the label on {share:.1f}% of the samples"
+        lines.append(f"  the soft term overrules the label on {share:.1f}% of the samples")
     return "\n".join(lines)
 
 
