@@ -98,8 +98,8 @@ def measure_class_responses(sample: Sample, chain: Chain, fits: Sequence[StageFi
     for t, (stage, fit) in enumerate(zip(chain.stages, fits, strict=True)):
         size = len(fit.weights)
         fields = class_fields_of(stage.loss, t + 1, sample, fits, fit.rows)
-        design = _with_ones(sample.part(fit.rows, fit.active), True)
-        everywhere = _with_ones(sample.part(slice(None), fit.active), True)
+        design = _with_ones(sample.part(stage, fit.rows, fit.active), True)
+        everywhere = _with_ones(sample.part(stage, slice(None), fit.active), True)
         curvatures = fields.derivatives(fit.logits)[1]
         rows = (size + 1) * d
         hessian = np.empty((size + 1, d, size + 1, d))

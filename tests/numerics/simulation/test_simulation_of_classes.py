@@ -351,7 +351,7 @@ def test_responses_are_derivatives_in_fields():
             everywhere = fit.logits + part @ own
             whole = {**vars(fit), "weights": fit.weights + own}
             results.append(StageFit(**whole, active=slice(0, size), rows=slice(None), everywhere=everywhere))
-        return [fit.all_weights(n) for fit in results]
+        return [fit.all_weights for fit in results]
 
     expected = np.zeros((2, 2, 2, 2))
     for s in (1, 2):
