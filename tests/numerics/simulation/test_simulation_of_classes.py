@@ -350,7 +350,7 @@ def test_responses_are_derivatives_in_fields():
             fit = minimise_softmax(part, Shifted(fields, part @ own), estimator.ridge, 2, gradient_tolerance=1e-12)
             everywhere = fit.logits + part @ own
             whole = {**vars(fit), "weights": fit.weights + own}
-            results.append(StageFit(**whole, active=slice(0, size), rows=slice(None), everywhere=everywhere))
+            results.append(StageFit(**whole, active=slice(0, size), rows=slice(None), everywhere=everywhere, size=n))
         return [fit.all_weights for fit in results]
 
     expected = np.zeros((2, 2, 2, 2))
