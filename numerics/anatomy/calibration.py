@@ -27,10 +27,10 @@ Array = np.ndarray
 SAMPLES = TEST, TRAIN = "test", "training"
 """Where calibration is looked at."""
 
-TOLERANCE = 1e-10
+TOLERANCE = 1e-9
 """Absolute accuracy of averages over bins."""
 
-REACH, PANELS = 9.0, 60
+REACH, PANELS = 9.0, 24
 """Standard deviations of training logits that averages extend to, and panels there to begin with."""
 
 
@@ -238,21 +238,24 @@ def training_calibration_error(stage: StageSolution, *, top: bool = False) -> fl
     """
     _require_classes(stage)
     samples = stage.samples
-    try:
-        samples.density(np.zeros(1))
-    except ParameterError:
+    if not math.isfinite(stage.norm) or stage.norm == 0.0:
         return math.nan
     mean, square = (samples.mean(lambda _, h, k=k: h**k, [stage.own], degree=2).value for k in (1, 2))
-    reach = REACH * math.sqrt(square - mean**2)
+    width = math.sqrt(square - mean**2)
+    reach = REACH * width
     end = abs(mean) + reach
+    try:
+        samples.density(mean + width * np.linspace(-3.0, 3.0, PANELS))
+    except ParameterError:
+        return math.nan
 
     def gap(h: Array) -> Array:
         zero, one = samples.density(h)
         return one * special.expit(-h) - zero * special.expit(h)
 
     if top:
-        return _integral(lambda r: np.abs(gap(r) - gap(-r)), np.linspace(0.0, end, PANELS // 2 + 1))
-    return _integral(lambda h: np.abs(gap(h)), np.linspace(mean - reach, mean + reach, PANELS + 1))
+        return _absolute(lambda r: gap(r) - gap(-r), np.linspace(0.0, end, PANELS // 2 + 1))
+    return _absolute(gap, np.linspace(mean - reach, mean + reach, PANELS + 1))
 
 
 def _samples(stage: AnyStage, on: str) -> WeightedSamples:
@@ -261,14 +264,9 @@ def _samples(stage: AnyStage, on: str) -> WeightedSamples:
     return stage.fresh if on == TEST else stage.samples
 
 
-def _integral(function: Callable[[Array], Array], edges: Array) -> float:
-    """Over one variable, on panels that close in on kinks."""
-
-    def integrand(_: Array, h: Array) -> tuple[Array, Array]:
-        return function(h.ravel()).reshape(h.shape), np.zeros_like(h)
-
-    value, _ = quadrature.integrate(integrand, edges, np.array([TOLERANCE]), Budget())
-    return float(value[0])
+def _absolute(function: Callable[[Array], Array], edges: Array) -> float:
+    """Integral of the modulus of a smooth function."""
+    return quadrature.absolute(lambda h: function(h.ravel()).reshape(h.shape), edges, TOLERANCE, Budget())
 
 
 def _over_bins(samples: WeightedSamples, own: Array, edges: Array) -> tuple[Array, Array, Array]:

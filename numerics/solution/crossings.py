@@ -25,6 +25,10 @@ Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Score z of points: takes their groups, integers of shape (p,), and g_1..g_k, shape (p, k)."""
 
 
+Peak = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Scores z of points and factors s, shape (p,) each; arguments as for :data:`Score`."""
+
+
 class Tilt(NamedTuple):
     """A first direction that is no standard normal.
 
@@ -48,7 +52,7 @@ class Tilt(NamedTuple):
         count = 1 + max(0, math.ceil(math.log(reach / self.width, TILT_GROWTH)))
         near = self.width * TILT_GROWTH ** np.arange(min(count, TILT_PANELS))
         near = near[near < reach]
-        return np.unique(np.concatenate((panels, [0.0], near, -near)))
+        return _split(np.concatenate((panels, near, -near)))
 
     def spread(self, group: int, normal: np.ndarray) -> np.ndarray:
         """Where standard normal numbers go if they are to be distributed as g_1 of a group: at the same quantiles."""
@@ -88,6 +92,9 @@ CHECK_WIDTH, OUTER_CHECK_WIDTH = 2.3, 4.1
 CHECK_OFFSET = 0.29
 """Of the trapezoid points of the integral that the first one is checked against, in first steps."""
 
+AT_JUMP = 1e-15
+"""Half-width of the panel that a jump of a rule's label is in: the panels beside it end before it."""
+
 TILT_GROWTH, TILT_PANELS = 6.0, 8
 """Growth of the panels about 0 of a tilted direction, and how many there are on each side."""
 
@@ -101,6 +108,7 @@ SOBOL_ROWS = (2**9, 2**13)
 """Points of the Sobol sequence, first and last; doubled in between until the average no longer changes."""
 
 _PILOTS = 2**7
+_PILOT_GROUPS = 2**5  # looked at together
 _SHIFT = 1e-3  # of the differences that tell the fastest direction
 _TYPICAL = 0.01  # average that is expected where no pilots are sent
 _LEAST_ALONE = 1e-12  # what an average along one direction is compared with at least
@@ -116,6 +124,7 @@ def mean_tail(
     check: bool = False,
     evaluations: int = quadrature.EVALUATIONS,
     tilt: Tilt | None = None,
+    jumps: bool = False,
 ) -> Integral:
     """Average of ``Phi(score)`` over groups and ``count`` standard normal directions.
 
@@ -133,6 +142,8 @@ def mean_tail(
         Of the score, after which the average is returned with the error it has.
     tilt : callable, optional
         Of g_1; by default it is a standard normal, as the others are.
+    jumps : bool
+        Whether the score jumps where g_1 = 0, as it does with the label of a rule.
 
     Returns
     -------
@@ -155,9 +166,10 @@ def mean_tail(
 
     if count > NESTED:
         return _over_sobol(ordered, weight, count, rtol, check, tilt)
+    jumping = order == 0 if jumps else None
     tolerance, slack = rtol * max(guess, _LEAST), np.ones(len(weight)) if tilt is None else _slack(weight)
     for _ in range(PASSES):
-        over = _Directions(ordered, count, tolerance, check, evaluations, tilt)
+        over = _Directions(ordered, count, tolerance, check, evaluations, tilt, jumping)
         values, errors = over.nest.mean(groups, np.empty((len(weight), 0)), tolerance * slack)
         beyond = 2.0 * count * float(special.ndtr(-over.reach))
         found = Integral(float(weight @ values), float(weight @ errors) + beyond)
@@ -169,41 +181,111 @@ def mean_tail(
     return found
 
 
+def peaks(
+    score: Peak,
+    groups: int,
+    count: int,
+    tolerance: float,
+    *,
+    check: bool = False,
+    tilt: Tilt | None = None,
+    jumps: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Averages of ``s phi(z)`` over ``count`` standard normal directions (at least one), group by group, and their errors.
+
+    Where z grows with a level and s is its derivative, this is the derivative of :func:`mean_tail` with respect to that level.
+
+    Parameters
+    ----------
+    score : callable
+        See :data:`Peak`.
+    tolerance : float
+        Absolute error allowed in each group.
+    check, tilt, jumps
+        As for :func:`mean_tail`.
+
+    Raises
+    ------
+    ValueError
+        More than ``NESTED`` directions.
+    """
+    if not 1 <= count <= NESTED:
+        raise ValueError(f"count must be between 1 and {NESTED}, got {count}")
+    order = np.tile(np.arange(count), (groups, 1))
+    if count > 1:
+        inner, _ = _pilot(lambda group, g: score(group, g)[0], np.ones(groups), count, first=0 if tilt is None else 1)
+        order = np.array([[*(j for j in range(count) if j != last), last] for last in inner])
+
+    def ordered(group: np.ndarray, g: np.ndarray) -> np.ndarray:
+        out = np.empty_like(g)
+        np.put_along_axis(out, order[group], g, axis=1)
+        return score(group, out)
+
+    jumping = order == 0 if jumps else None
+    if tilt is not None and count == 1:  # the direction that is tilted is the one that is crossed
+
+        def tilted(group: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            z, s = score(group, g)
+            return z, s * tilt.density(group, g[:, 0])
+
+        over = _Directions(tilted, count, tolerance, check, quadrature.EVALUATIONS, peaks=True)
+        over.inner = tilt.edges(over.inner)
+    else:
+        over = _Directions(ordered, count, tolerance, check, quadrature.EVALUATIONS, tilt, jumping, peaks=True)
+    return over.nest.mean(np.arange(groups), np.empty((groups, 0)), np.full(groups, tolerance))
+
+
 class _Directions:
-    """Where the first panels of the nested integrals end, by how much trapezoid points are off, and how the last one is a tail."""
+    """Where the first panels of the nested integrals end, by how much trapezoid points are off, and how the last one is a tail.
+
+    ``jumping``, shape (groups, count), says in which of the directions, in the order of integration, the score jumps at 0.
+    """
 
     def __init__(
-        self, score: Score, count: int, tolerance: float, check: bool, evaluations: int, tilt: Tilt | None = None
+        self, score: Score, count: int, tolerance: float, check: bool, evaluations: int, tilt: Tilt | None = None,
+        jumping: np.ndarray | None = None, *, peaks: bool = False,
     ) -> None:  # fmt: skip
         self.reach = min(quadrature.REACH, -float(special.ndtri(max(0.01 * tolerance, 1e-300))))
         widths = (CHECK_WIDTH, OUTER_CHECK_WIDTH) if check else (WIDTH, OUTER_WIDTH)
         self.inner, self.outer = (
             np.linspace(-self.reach, self.reach, math.ceil(2.0 * self.reach / width) + 1) for width in widths
         )
-        self.score, self.tilt, self.budget = score, tilt, Budget(evaluations)
+        self.score, self.tilt, self.budget, self.peaks = score, tilt, Budget(evaluations), peaks
+        self.jumping = np.zeros((1, count), dtype=bool) if jumping is None else jumping
+        if self.jumping[:, -1].any():
+            self.inner = _split(self.inner)
         self.nest = quadrature.Nest(
             self.tails, count, self.edges, self.budget, self.reach, CHECK_OFFSET if check else 0.0,
-            1.0 if tilt is None else tilt.largest,
+            math.inf if peaks else 1.0 if tilt is None else tilt.largest,
         )  # fmt: skip
 
     def edges(self, group: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """Ends of the first panels of the next direction; a tilted one is no case for a trapezoid rule."""
-        if self.tilt is None or known.shape[1]:
-            return self.outer
-        return np.tile(self.tilt.edges(self.outer), (len(group), 1))
+        """Ends of the first panels of the next direction; one that is tilted or jumps is no case for a trapezoid rule."""
+        if self.tilt is not None and not known.shape[1]:
+            return np.tile(self.tilt.edges(self.outer), (len(group), 1))
+        if self.jumping[:, known.shape[1]].any():
+            return np.tile(_split(self.outer), (len(group), 1))
+        return self.outer
 
     def tails(self, group: np.ndarray, known: np.ndarray, tolerance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Averages over the direction that is crossed, all others being ``known``."""
 
         def score(row: np.ndarray, g: np.ndarray) -> np.ndarray:
-            return self.score(*quadrature.points(group, known, row, g)).reshape(g.shape)
+            found = self.score(*quadrature.points(group, known, row, g))
+            return tuple(values.reshape(g.shape) for values in found) if self.peaks else found.reshape(g.shape)
 
+        means = quadrature.peak_means if self.peaks else quadrature.tail_means
         if self.tilt is None:
-            return quadrature.tail_means(score, self.inner, tolerance, self.budget)
+            return means(score, self.inner, tolerance, self.budget)
         factor = self.tilt.density(group, known[:, 0])
-        allowed = tolerance / np.maximum(factor, 1.0)
-        values, errors = quadrature.tail_means(score, self.inner, allowed, self.budget)
+        values, errors = means(score, self.inner, tolerance / np.maximum(factor, 1.0), self.budget)
         return factor * values, factor * errors
+
+
+def _split(edges: np.ndarray) -> np.ndarray:
+    """Ends of panels, and others next to 0 on both sides: ends are nodes, and what jumps at 0 has a side there."""
+    edges = edges[np.abs(edges) > AT_JUMP]
+    return np.unique(np.concatenate((edges, [-AT_JUMP, AT_JUMP])))
 
 
 def _slack(weight: np.ndarray) -> np.ndarray:
@@ -243,15 +325,16 @@ def _pilot(score: Score, weight: np.ndarray, count: int, first: int = 0) -> tupl
     inner, guess = np.empty(groups, dtype=np.int64), 0.0
     shifts = _SHIFT * np.vstack((np.zeros(count), np.eye(count), -np.eye(count)))
     shifted = (points + shifts[:, None, :]).reshape(-1, count)
-    for group in range(groups):
-        z = score(np.full(len(shifted), group), shifted).reshape(len(shifts), n)
-        slopes = (z[1 : count + 1] - z[count + 1 :]) / (2.0 * _SHIFT)
-        square = np.sum(slopes**2, axis=0)
+    for start in range(0, groups, _PILOT_GROUPS):
+        some = np.arange(start, min(start + _PILOT_GROUPS, groups))
+        z = score(np.repeat(some, len(shifted)), np.tile(shifted, (some.size, 1))).reshape(some.size, len(shifts), n)
+        slopes = (z[:, 1 : count + 1] - z[:, count + 1 :]) / (2.0 * _SHIFT)
+        square, centre = np.sum(slopes**2, axis=1, keepdims=True), z[:, :1]
         with np.errstate(divide="ignore", invalid="ignore"):
-            near = np.exp(-0.5 * np.minimum(z[0] ** 2 / square, 200.0))  # by the distance to where 0 is crossed
+            near = np.exp(-0.5 * np.minimum(centre**2 / square, 200.0))  # by the distance to where 0 is crossed
             shares = np.where(square > 0.0, near * slopes**2 / square, 0.0)
-        inner[group] = first + int(np.argmax(np.nan_to_num(shares.sum(axis=1)[first:])))
-        guess += weight[group] * float(np.mean(special.ndtr(z[0])))
+        inner[some] = first + np.argmax(np.nan_to_num(shares.sum(axis=2)[:, first:]), axis=1)
+        guess += float(weight[some] @ np.mean(special.ndtr(z[:, 0]), axis=1))
     return inner, guess if math.isfinite(guess) else 0.0
 
 

@@ -29,6 +29,9 @@ SATURATED = 9.0
 SPREAD = 2.5
 """Change of a score over a panel up to which its normal tail is a polynomial of the panel's degree to rounding."""
 
+NARROW = 1.5
+"""The same for a normal density of the score."""
+
 HIDDEN = 12.0
 """Times the last Legendre coefficients by which a score with a kink may be off between the nodes."""
 
@@ -55,6 +58,7 @@ BATCH = 2**11
 """Rows integrated at a time."""
 
 _HALVINGS = 80  # of a panel on which a tail is integrated: more than there are bits in a double
+_REAL = 1e-6  # imaginary part below which a root of a polynomial counts as real: taking too many does no harm
 _INNER = legendre.Legendre.basis(ORDER - 1).deriv().roots()
 _NODES = np.concatenate(([-1.0], np.sort(_INNER.real), [1.0]))
 _WEIGHTS = 2.0 / (ORDER * (ORDER - 1) * legendre.legvander(_NODES, ORDER - 1)[:, -1] ** 2)
@@ -144,6 +148,41 @@ def integrate(
     return _adapt(panel, edges, tolerance, budget)
 
 
+def absolute(
+    function: Callable[[np.ndarray], np.ndarray], edges: np.ndarray, tolerance: float, budget: Budget
+) -> float:
+    """Integral of the modulus of a smooth function between the first and the last edge.
+
+    The panels resolve the function, and not the kinks of its modulus: that of the interpolating polynomial is integrated between
+    its roots.
+
+    Parameters
+    ----------
+    function : callable
+        Takes places, shape (p, ORDER), and returns values of that shape.
+    edges : array, shape (e,)
+        Ends of the first panels, in increasing order.
+    tolerance : float
+        Absolute error allowed.
+    """
+
+    def panel(_: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, ...]:
+        half = 0.5 * (high - low)
+        values = function(_places(low, high))
+        unresolved = 2.0 * half * np.abs(values @ _LAST).sum(axis=1)
+        sums = np.abs(values @ _WEIGHTS)
+        changing = np.flatnonzero((values.min(axis=1) < 0.0) & (values.max(axis=1) > 0.0))
+        for k in changing:
+            polynomial = legendre.Legendre(_COEFFICIENTS @ values[k])
+            roots = polynomial.roots()
+            inside = np.sort(roots.real[(np.abs(roots.imag) < _REAL) & (np.abs(roots.real) < 1.0)])
+            sums[k] = np.abs(np.diff(polynomial.integ()(np.concatenate(([-1.0], inside, [1.0]))))).sum()
+        return half * sums, unresolved, np.zeros_like(sums)
+
+    value, _ = _adapt(panel, edges, np.array([tolerance]), budget)
+    return float(value[0])
+
+
 def tail_means(
     score: Callable[[np.ndarray, np.ndarray], np.ndarray], edges: np.ndarray, tolerance: np.ndarray, budget: Budget
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -161,6 +200,31 @@ def tail_means(
         hidden = (off > 1.0) & (nearest > SATURATED) & (nearest < SATURATED + HIDDEN * off)
         mass = _mass(low, high)
         return value, np.minimum(off * flux, mass) + np.where(hidden, mass, 0.0), np.zeros_like(value)
+
+    return _adapt(panel, edges, tolerance, budget)
+
+
+def peak_means(
+    score: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    edges: np.ndarray,
+    tolerance: np.ndarray,
+    budget: Budget,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Averages of ``s phi(z)`` over a standard normal g, where ``z, s = score(row, g)``, whatever the steepness of z.
+
+    Arguments as for :func:`integrate`.  It is the derivative of :func:`tail_means` if s is that of z: the peaks of ``phi`` may be
+    much narrower than panels on which z and s are polynomials.
+    """
+
+    def panel(row: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, ...]:
+        z, s = score(row, _places(low, high))
+        value, flux, moved = _peak_of_polynomial(z, s, low, high)
+        off = np.abs(z @ _LAST).sum(axis=1)
+        nearest, largest = np.min(np.abs(z), axis=1), np.max(np.abs(s), axis=1)
+        hidden = (off > 1.0) & (nearest > SATURATED) & (nearest < SATURATED + HIDDEN * off)
+        most = _mass(low, high) * largest / _ROOT_TWO_PI
+        unresolved = np.minimum(off * moved + np.abs(s @ _LAST).sum(axis=1) * flux, most)
+        return value, unresolved + np.where(hidden, most, 0.0), np.zeros_like(value)
 
     return _adapt(panel, edges, tolerance, budget)
 
@@ -224,6 +288,34 @@ def _tail_of_polynomial(z: np.ndarray, low: np.ndarray, high: np.ndarray) -> tup
         z = np.concatenate((z @ _LEFT, z @ _RIGHT))
         low, high = np.concatenate((low, middle)), np.concatenate((middle, high))
     return value, flux
+
+
+def _peak_of_polynomial(
+    z: np.ndarray, s: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Integrals of ``s phi(z)``, ``phi(z)`` and ``|s z| phi(z)`` times N(g) over panels; z, s are known at the nodes."""
+    rows = len(z)
+    sums = np.zeros((3, rows))
+    which = np.arange(len(z))
+    for halving in range(_HALVINGS):
+        smallest, largest = z.min(axis=1), z.max(axis=1)
+        simple = ~(largest - smallest > NARROW) | (smallest > SATURATED) | (largest < -SATURATED)
+        if halving == _HALVINGS - 1:
+            simple[:] = True
+        some = np.flatnonzero(simple)
+        weight = 0.5 * (high[some] - low[some])[:, None] * _WEIGHTS * density(_places(low[some], high[some]))
+        with np.errstate(over="ignore"):
+            weight = weight * density(z[some])
+        for total, factor in zip(sums, (s[some], 1.0, np.abs(s[some] * z[some])), strict=True):
+            total += np.bincount(which[some], np.sum(weight * factor, axis=1), rows)
+        rest = np.flatnonzero(~simple)
+        if not rest.size:
+            break
+        which, low, high = np.tile(which[rest], 2), low[rest], high[rest]
+        middle = 0.5 * (low + high)
+        z, s = (np.concatenate((values[rest] @ _LEFT, values[rest] @ _RIGHT)) for values in (z, s))
+        low, high = np.concatenate((low, middle)), np.concatenate((middle, high))
+    return tuple(sums)
 
 
 Inner = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]

@@ -42,6 +42,8 @@ MOST_NODES = 3 * 10**6
 JUMPING_EVALUATIONS = 10**6
 """Of a score that jumps: nested panels take too many to close in on a jump in several directions."""
 
+_MOST_FOR_DENSITIES = 2**13  # nodes, which every place takes, beyond which peaks are found by panels
+_DENSITY_TOLERANCE = 1e-11  # of a density found by panels: averages of it over panels would see more
 _TRIED = 40  # places at which densities are compared on two levels of nodes
 _BATCH = 2 * 10**5  # places times nodes evaluated at a time
 _SURE = 1e200  # score of a sign that is known
@@ -160,8 +162,7 @@ class TrainingSamples(WeightedSamples):
 
             if not self._draws:
                 return None
-            width = 1.0 / (self.data.link_slope * math.sqrt(self.data.signal))
-            return crossings.Tilt(density, width, 0.5 / self.weight.min())
+            return self._tilt(density)
 
         k = self.stages - 1
         if self.gaussian is not None and k:
@@ -176,8 +177,9 @@ class TrainingSamples(WeightedSamples):
         nested = Integral(0.0, 0.0)
         for side in range(2 if clean and self._draws else 1):
             nested += crossings.mean_tail(
-                score_of(side), self.weight, k, self.rtol, check=self.check, evaluations=budget, tilt=tilt_of(side)
-            )
+                score_of(side), self.weight, k, self.rtol, check=self.check, evaluations=budget, tilt=tilt_of(side),
+                jumps=self.data.ruled,
+            )  # fmt: skip
         return OneRule(*min(found, nested, key=lambda integral: integral.error))
 
     @property
@@ -226,17 +228,23 @@ class TrainingSamples(WeightedSamples):
         if self.limit == MINIMUM_NORM:
             goal = constraint(self.solution.equations, self.stages, MINIMUM_NORM, nodes)
             return (level - goal) * _SURE**0.5
+        loss = structural_loss(self.stage)
+        seen = nodes.seen(loss.stages(self.stages))
+        slope, _ = LossFunctions(loss).derivatives(np.ascontiguousarray(level), nodes.labels, seen)
+        return self._score(level, slope, self._own_mean(nodes))
+
+    def _own_mean(self, nodes: Nodes) -> np.ndarray:
+        """Mean of the own field given nodes of the earlier stages, shape (n,)."""
         point, delta, k = self.point, self.data.variance, self.stages - 1
-        row, responses = point.cholesky_row, point.response_row
         statistics = nodes.statistics
         mean = statistics[:, 0] * point.magnetization + point.bias
-        mean = mean + math.sqrt(delta) * statistics[:, 2 : 2 + k] @ row[:-1] + delta * nodes.forces @ responses[:-1]
-        loss = structural_loss(self.stage)
-        slope, _ = LossFunctions(loss).derivatives(
-            np.ascontiguousarray(level), nodes.labels, nodes.seen(loss.stages(self.stages))
-        )
-        field = observables.field_of()(level, slope, delta * responses[-1])
-        return (field - mean) / (math.sqrt(delta) * row[-1])
+        along = statistics[:, 2 : 2 + k] @ point.cholesky_row[:-1]
+        return mean + math.sqrt(delta) * along + delta * nodes.forces @ point.response_row[:-1]
+
+    def _score(self, level: np.ndarray, slope: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """Own direction at which the logit is ``level``, where the loss has this slope."""
+        field = observables.field_of()(level, slope, self.data.variance * self.point.response_row[-1])
+        return (field - mean) / (math.sqrt(self.data.variance) * self.point.cholesky_row[-1])
 
     def density(self, h: np.ndarray) -> np.ndarray:
         """See :meth:`WeightedSamples.density`: ``N(omega) (1 + Delta V l'')``, averaged over the earlier stages.
@@ -253,6 +261,8 @@ class TrainingSamples(WeightedSamples):
         if self.gaussian is not None:
             return self.gaussian.density(h)
         nodes = self._earlier_nodes(h)
+        if nodes is None:
+            return self._density_of_peaks(h)
         found = np.zeros((2, len(h)))
         for first in range(0, len(h), batch := max(1, _BATCH // nodes.labels.size)):
             some = h[first : first + batch]
@@ -260,33 +270,70 @@ class TrainingSamples(WeightedSamples):
         return found
 
     @cached_property
-    def _chosen_nodes(self) -> list[Nodes]:
+    def _chosen_nodes(self) -> list[Nodes | None]:
         return []
 
-    def _earlier_nodes(self, h: np.ndarray) -> Nodes:
-        """Nodes of the earlier stages, as fine as the densities at some of these places need them; found once."""
+    def _earlier_nodes(self, h: np.ndarray) -> Nodes | None:
+        """Nodes of the earlier stages, as fine as the densities at some of these places need them; found once.
+
+        None where panels find the peaks of a narrow own field better: after one stage, and where no nodes are fine enough.
+        """
+        if self.stages == 2:
+            return None
         if not self._chosen_nodes:
-            places, before = h[:: max(1, len(h) // _TRIED)], None
+            places, before, peaked = h[:: max(1, len(h) // _TRIED)], None, 1 < self.stages <= crossings.NESTED + 1
             for finer in range(-1, FINEST + 1):
                 nodes = self.solution.nodes(self.stages - 1, training=True, finer=finer).of(self.data, self.sets)
                 values = self._density_given(nodes, places)
                 if before is not None and np.abs(values - before).max() <= self.rtol * np.abs(values).max():
                     break
+                if peaked and nodes.labels.size > _MOST_FOR_DENSITIES:
+                    nodes = None
+                    break
                 before = values
+            else:
+                nodes = None if peaked else nodes
             self._chosen_nodes.append(nodes)
         return self._chosen_nodes[0]
+
+    def _density_of_peaks(self, h: np.ndarray) -> np.ndarray:
+        """Densities at places (n,), shape (2, n), averaged over the directions of the earlier stages by panels that find peaks."""
+        n = len(self.weight)
+        loss, gamma = structural_loss(self.stage), self.data.variance * self.point.response_row[-1]
+
+        def peak(group: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            places, which = np.divmod(group, n)
+            nodes, level = self.follow(which, g), h[places]
+            slope, curvature = LossFunctions(loss).derivatives(
+                level, nodes.labels, nodes.seen(loss.stages(self.stages))
+            )
+            steepness = (1.0 + gamma * curvature) / (math.sqrt(self.data.variance) * self.point.cholesky_row[-1])
+            return self._score(level, slope, self._own_mean(nodes)), steepness
+
+        tilt = self._tilt(lambda group, first: self.follow(group % n, first[:, None]).weight) if self._draws else None
+        values, _ = crossings.peaks(
+            peak, n * len(h), self.stages - 1, _DENSITY_TOLERANCE / n, check=self.check, tilt=tilt, jumps=self.data.ruled
+        )  # fmt: skip
+        shares = self.weight * np.array([1.0 - self.groups.labels, self.groups.labels])
+        return shares @ values.reshape(len(h), n).T
+
+    def _tilt(self, density: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> crossings.Tilt:
+        """The direction of a rule's logit, given the label that was drawn from it."""
+        width = 1.0 / (self.data.link_slope * math.sqrt(self.data.signal))
+        return crossings.Tilt(density, width, 0.5 / self.weight.min())
 
     def _density_given(self, nodes: Nodes, h: np.ndarray) -> np.ndarray:
         """Densities at places (n,), shape (2, n), averaged over nodes of the earlier stages."""
         size, count = nodes.labels.size, len(h)
-        every, places = nodes.rows(np.tile(np.arange(size), count)), np.repeat(h, size)
-        score = self.threshold(every, places)
         loss, gamma = structural_loss(self.stage), self.data.variance * self.point.response_row[-1]
-        _, curvature = LossFunctions(loss).derivatives(places, every.labels, every.seen(loss.stages(self.stages)))
-        slope = (1.0 + gamma * curvature) / (math.sqrt(self.data.variance) * self.point.cholesky_row[-1])
-        values = (every.weight * quadrature.density(score) * slope).reshape(count, size)
-        shares = nodes.labels, 1.0 - nodes.labels
-        return np.array([values @ shares[1], values @ shares[0]]) / nodes.weight.sum()
+        seen = np.tile(nodes.seen(loss.stages(self.stages)), (count, 1))
+        derivatives = LossFunctions(loss).derivatives(np.repeat(h, size), np.tile(nodes.labels, count), seen)
+        slope, curvature = (values.reshape(count, size) for values in derivatives)
+        score = self._score(h[:, None], slope, self._own_mean(nodes))
+        steepness = (1.0 + gamma * curvature) / (math.sqrt(self.data.variance) * self.point.cholesky_row[-1])
+        values = quadrature.density(score) * steepness
+        shares = nodes.weight * np.array([1.0 - nodes.labels, nodes.labels])
+        return shares @ values.T / nodes.weight.sum()
 
     def _gaussian_tail(self, score: crossings.Score) -> Integral:
         """``E Phi(z_0 + a g) = Phi(z_0/sqrt(1 + a^2))``, group by group."""
