@@ -184,7 +184,9 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize("case", LIMITS)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case.startswith("all kinds") else case for case in LIMITS]
+)
 def test_derivatives_of_limits(case: str) -> None:
     data, chain, names = LIMITS[case]
     chain = Chain.of(chain)

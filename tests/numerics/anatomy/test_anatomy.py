@@ -143,12 +143,12 @@ def extrapolated(small, large) -> tuple[np.ndarray, np.ndarray]:
     return mean / error, covariance / np.outer(error, error)
 
 
-def chance_of(z: np.ndarray, correlation: np.ndarray) -> float:
+def chance_of(z: np.ndarray, correlation: np.ndarray, draws: int = 100_000) -> float:
     """Probability that the mean square of so correlated normal numbers is as large as that of ``z``: a sum of chi-squares, each
     with an eigenvalue as its weight."""
     weights = np.clip(np.linalg.eigvalsh(correlation), 0.0, None) / z.size
-    draws = np.random.default_rng(0).chisquare(1.0, (100_000, z.size)) @ weights
-    return float(np.mean(draws >= np.mean(z**2)))
+    drawn = np.random.default_rng(0).chisquare(1.0, (draws, z.size)) @ weights
+    return float(np.mean(drawn >= np.mean(z**2)))
 
 
 def test_how_chances_are_judged() -> None:
@@ -161,7 +161,7 @@ def test_how_chances_are_judged() -> None:
     chances = []
     for _ in range(200):
         z = generator.multivariate_normal(np.zeros(count), correlation)
-        chances.append(chance_of(z, correlation))
+        chances.append(chance_of(z, correlation, 4000))
     assert 0.4 < np.mean(chances) < 0.6
     assert 0.05 < np.mean(np.array(chances) < 0.1) < 0.16
     assert chance_of(np.full(count, 5.0), correlation) < 1e-3
@@ -169,13 +169,12 @@ def test_how_chances_are_judged() -> None:
     assert np.mean(np.mean(generator.multivariate_normal(np.zeros(count), correlation, 500) ** 2, axis=1) > 2.0) > 0.03
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "n_inputs", "n_runs"),
     [
-        ((4, 0.3, 1, 0.1, 0.3, 0.1, 1, 1, 1), 1000, 24),
-        ((3, 0.2, 1, 0, 0.1, 0.02, 0.5, 1, 1), 500, 40),
-        ((2, 0.3, 1, 0.1, 0.3, 0.05, 0.6, 0.5, 4), 500, 40),
+        pytest.param((4, 0.3, 1, 0.1, 0.3, 0.1, 1, 1, 1), 1000, 24, marks=pytest.mark.large),
+        pytest.param((3, 0.2, 1, 0, 0.1, 0.02, 0.5, 1, 1), 500, 40, marks=pytest.mark.slow),
+        pytest.param((2, 0.3, 1, 0.1, 0.3, 0.05, 0.6, 0.5, 4), 500, 40, marks=pytest.mark.slow),
     ],
     ids=["R8", "R2", "hot"],
 )

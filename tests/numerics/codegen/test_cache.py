@@ -240,7 +240,7 @@ def test_another_user_without_a_home(tmp_path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
-    for path in (tmp_path, *tmp_path.parents[:2]):
+    for path in (tmp_path, *tmp_path.parents[:3]):
         path.chmod(path.stat().st_mode | 0o055)
     variables = {"HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
     for _ in range(2):
@@ -261,7 +261,7 @@ def test_another_user_without_a_home(tmp_path) -> None:
 
 def test_what_the_administrator_compiled_is_read_by_all(copy: Path, tmp_path) -> None:
     become = as_nobody()
-    for path in (tmp_path, *tmp_path.parents[:2]):
+    for path in (tmp_path, *tmp_path.parents[:3]):
         path.chmod(path.stat().st_mode | 0o055)
     found = python(*SOLVE, prefix=become, variables={"HOME": "/nonexistent", CACHE_VARIABLE: str(copy)}, cwd=Path("/"))
     assert (found.returncode, found.stderr) == (0, b"")

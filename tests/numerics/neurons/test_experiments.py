@@ -155,7 +155,7 @@ def half_bar(bar: Bar) -> float:
     return 0.5 * math.log(bar.high / bar.low)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_neurons_for_xor() -> None:
     """Logarithms of widths differ by their bars: z below 3, and below 1.7 in root mean square (3 sigma of five)."""
     found = made(replace(scans(10, 1)["xor"], widths=tuple(POWERS)), executor="threads")

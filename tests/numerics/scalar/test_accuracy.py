@@ -33,7 +33,7 @@ def relative_errors(found: PointArrays, exact: PointArrays) -> float:
 
 def test_estimated_errors_are_not_exceeded() -> None:
     errors, estimates = [], []
-    for point in random_points(250, seed=20):
+    for point in random_points(100, seed=20):
         compiled = compile_chain(point[1])
         found, exact = PointArrays([point]), PointArrays([point])
         found.solve(compiled, DEFAULT)

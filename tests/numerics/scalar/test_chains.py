@@ -276,7 +276,7 @@ def test_responses_agree_with_simulation() -> None:
     check_responses(200)
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_responses_agree_with_a_larger_simulation() -> None:
     check_responses(500)
 
@@ -380,7 +380,7 @@ def test_eight_square_losses_agree_with_exact_traces() -> None:
 
 @pytest.mark.slow
 def test_eight_square_losses_agree_with_exact_traces_of_a_large_system() -> None:
-    check_eight_stages(3000, 8)
+    check_eight_stages(2000, 8)
 
 
 def test_closed_form_agrees_with_tensor_product(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -509,7 +509,8 @@ def test_killed_sweep_goes_on(tmp_path, uninterrupted, monkeypatch) -> None:
 
 def test_interrupted_sweep_goes_on(tmp_path, uninterrupted, monkeypatch) -> None:
     path = tmp_path / "grid.nc"
-    process = start(path)
+    # Shells have what they start in the background ignore this signal, and so would what is started here.
+    process = start(path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     wait_for_journal(process, path)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
