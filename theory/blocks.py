@@ -304,8 +304,10 @@ def _entropic_step(t: int) -> Step:
     )
     if t > 1:
         text += "  `mu`, `B`, `G` are moments of the earlier weights over the active coordinates."
-    psi = Eq(Symbol("Psi_w"), entropic_potential(t), evaluate=False)
-    return Step(f"Stage {t}: entropic part", text, (*_lines({"C": second_moment(t)}), psi), f"{t}.entropic")
+    square = second_moment(t)
+    half_trace = eta * Trace(Inverse(curvature(t)) * MatrixSymbol("C", *square.shape)) / 2
+    psi = Eq(Symbol("Psi_w"), half_trace, evaluate=False)
+    return Step(f"Stage {t}: entropic part", text, (*_lines({"C": square}), psi), f"{t}.entropic")
 
 
 def _proximal_step(t: int, form: SoftmaxForm) -> Step:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from sympy import Add, Expr, Function, MatrixBase, Mul, Symbol, fraction
+from sympy import Add, Expr, Function, MatAdd, MatMul, MatrixBase, MatrixExpr, MatrixSymbol, Mul, Symbol, fraction
 from sympy.core.relational import Equality
 from sympy.printing.latex import LatexPrinter
 
@@ -51,7 +51,7 @@ _PREAMBLE = r"""\documentclass[a4paper,landscape]{article}
 
 # Sentences.
 
-_GREEK = "alpha|beta|gamma|delta|Delta|epsilon|eta|lambda|mu|omega|rho|sigma|xi|chi|Phi|Psi"
+_GREEK = "alpha|beta|gamma|Gamma|delta|Delta|epsilon|eta|lambda|mu|omega|rho|sigma|tau|xi|chi|Phi|Psi"
 _SIGNS: tuple[tuple[str, str], ...] = (
     (r"->", r"\\to "),
     (r"<=", r"\\le "),
@@ -67,6 +67,7 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     (rf"(?<!\\)\b({_GREEK})(?![a-z])~", r"\\tilde{\\\1}"),
     (rf"(?<!\\)\b({_GREEK})(?![a-z])", r"\\\1 "),
     (r"\b([A-Za-z])~", r"\\tilde{\1}"),
+    (r"\b([mQV])h\b", r"\\hat{\1}"),
     (r"\bS([12])\b", r"S_{\1}"),
     (r" ?_([A-Za-z0-9]+)", r"_{\1}"),
 )
@@ -137,6 +138,30 @@ def _breakable(text: str) -> str:
 
 # Equations.
 
+_CONJUGATE = re.compile(r"([mQV])h_(\w+)")
+_CALL = re.compile(r"(\w+)\(h_(\w+)(/T)?\)")
+_AVERAGES = (
+    (r"d(\w+)_(\w+)/domega_(\w+)", r"\\frac{\\partial \1_{\2}}{\\partial \\omega_{\3}}"),
+    (r"\b(sum|rho|Delta)_c ?", r"\\\1_{c} "),
+    (r"\bE_c\[", r"\\mathbb{E}_{c}\\left["), (r"\]", r"\\right]"),
+    (r"\bf_(\w+)", r"f_{\1}"), (r"\.T\b", "^{T}"),
+)  # fmt: skip
+
+
+def _block(name: str) -> str:
+    """A block of order parameters, conjugates or their averages over the classes; "" for other names."""
+    if conjugate := _CONJUGATE.fullmatch(name):
+        return rf"\hat{{{conjugate[1]}}}_{{{conjugate[2]}}}"
+    if call := _CALL.fullmatch(name):
+        function, argument = ("\\tau" if call[1] == "tau" else call[1]), call[2]
+        index = argument if argument.isdigit() else rf"\mathrm{{{argument}}}"
+        return rf"{function}(h_{{{index}}}{call[3] or ''})"
+    if "E_c[" not in name:
+        return ""
+    for pattern, tex in _AVERAGES:
+        name = re.sub(pattern, tex, name)
+    return name
+
 
 class _Printer(LatexPrinter):
     """alpha comes first in a product; subscripts that are words are upright."""
@@ -153,7 +178,12 @@ class _Printer(LatexPrinter):
             body = rf"\left({body}\right)"
         return f"{'- ' if minus else ''}\\alpha {'' if body == '1' else body}"
 
+    def _print_MatrixSymbol(self, expr: MatrixSymbol) -> str:
+        return _block(expr.name) or super()._print_MatrixSymbol(expr)
+
     def _print_Symbol(self, expr: Symbol, style: str = "plain") -> str:
+        if found := _block(expr.name):
+            return found
         base, _, word = expr.name.partition("_")
         if len(word) > 3 and word.isalpha():
             return rf"{super()._print_Symbol(Symbol(base))}_{{\mathrm{{{word}}}}}"
@@ -190,9 +220,9 @@ def broken(expression: Expr, room: float) -> list[str]:
     whole = show(expression)
     if width(whole) <= room:
         return [whole]
-    if isinstance(expression, Add):
+    if isinstance(expression, Add | MatAdd):
         lines: list[str] = []
-        for term in _Printer()._as_ordered_terms(expression):
+        for term in expression.args if isinstance(expression, MatAdd) else _Printer()._as_ordered_terms(expression):
             parts = broken(term, room)
             if lines and not parts[0].lstrip().startswith("-"):
                 parts[0] = "+ " + parts[0]
@@ -201,6 +231,8 @@ def broken(expression: Expr, room: float) -> list[str]:
             else:
                 lines += parts
         return lines
+    if isinstance(expression, MatMul):
+        return _broken_product(expression, room)
     top, bottom = fraction(expression)
     sums = [item for item in Mul.make_args(top) if isinstance(item, Add)]
     if not sums:
@@ -212,8 +244,24 @@ def broken(expression: Expr, room: float) -> list[str]:
     return [rf"{before} \Bigl[ {inner[0]}", *inner[1:-1], rf"{inner[-1]} \Bigr]"] if len(inner) > 1 else [whole]
 
 
+def _broken_product(expression: MatMul, room: float) -> list[str]:
+    """Lines of a product of matrices, whose order counts: its longest sum is broken."""
+    factors = list(expression.args)
+    places = [k for k, factor in enumerate(factors) if isinstance(factor, MatAdd)]
+    if not places:
+        return [show(expression)]
+    k = max(places, key=lambda place: width(show(factors[place])))
+    before, after = (show(MatMul(*some, evaluate=False)) if some else "" for some in (factors[:k], factors[k + 1 :]))
+    inner = broken(factors[k], max(room - width(before) - 2, room / 3))
+    if len(inner) == 1:
+        return [show(expression)]
+    return [rf"{before} \Bigl[ {inner[0]}", *inner[1:-1], rf"{inner[-1]} \Bigr] {after}"]
+
+
 def _tidied(expression: Expr) -> Expr:
     """With a denominator that is a sum in factors, where it is shorter so."""
+    if isinstance(expression, MatrixExpr):
+        return expression
     top, bottom = fraction(expression)
     constant, rest = bottom.as_coeff_Mul()
     shorter = min(rest, rest.factor(), key=lambda found: width(show(found))) if rest.is_Add else rest

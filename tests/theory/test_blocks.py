@@ -160,6 +160,13 @@ def test_the_print(show) -> None:  # noqa: F811
     code, text, _ = show("--classes", "4", "--stages", "3", "--latex")
     assert code == 0
     assert r"\end{document}" in text
+    for line in (
+        r"\hat{V}_{32} &= - \alpha  \sum_{c} \rho_{c} \Delta_{c} \mathbb{E}_{c}\left[\frac{\partial f_{3}}{\partial \omega_{2}}",
+        r"\Psi_{w} &= \frac{\eta \operatorname{tr}\left(\left(\lambda \mathbb{I} + \hat{V}_{33}\right)^{-1} C \right)}{2}",
+        r"\Bigr] \left(\lambda \mathbb{I} + \hat{V}_{33}\right)^{-1} \label{3.prior.4}",  # the order of a broken product
+    ):
+        assert line in text, line
+    assert "Vh" not in text
     code, _, error = show("--classes", "3", "--loss", "linear")
     assert code == 2
     assert "no form for more" in error

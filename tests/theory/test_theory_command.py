@@ -113,11 +113,13 @@ def test_latex_of_a_teacher_and_a_student(show):
         assert line in text, line
 
 
-@pytest.mark.parametrize("stages", ["1", "2", "3", "4"])
-def test_latex_compiles_without_warnings(show, tmp_path, stages):
+@pytest.mark.parametrize(
+    "arguments", [*((f"--stages={n}",) for n in (1, 2, 3, 4)), ("--stages=3", "--classes=3")], ids=str
+)
+def test_latex_compiles_without_warnings(show, tmp_path, arguments):
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed")
-    (tmp_path / "chain.tex").write_text(show("--latex", "--stages", stages)[1])
+    (tmp_path / "chain.tex").write_text(show("--latex", *arguments)[1])
     for _ in range(3):  # references, and widths of the table
         run = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "chain.tex"]
         assert subprocess.run(run, cwd=tmp_path, capture_output=True).returncode == 0
