@@ -153,6 +153,7 @@ def optimize(
     (0.17537, 0.159718, {'teacher.ridge': 'interior'})
     """
     chain = Chain.of(chain)
+    _require_slopes(data)
     settings = settings_for(chain, settings)
     if not over:
         raise ParameterError("over must name at least one parameter")
@@ -195,6 +196,7 @@ def derivatives(
     >>> {path: round(slope["teacher.test_error"], 6) for path, slope in found.items()}
     {'alpha': -0.00939, 'teacher.ridge': -0.074867}
     """
+    _require_slopes(solution.data)
     readers = {name: _reader(solution.data, solution.chain, name) for name in observables}
     result = {}
     for path in parameters:
@@ -215,12 +217,20 @@ def tangent(solution: Solution, parameter: str) -> list[np.ndarray]:
     ParameterError
         For an unknown name, a solution that did not converge, or a derivative with respect to a ridge of 0.
     """
+    _require_slopes(solution.data)
     axis = _Axis.at(solution, parameter)
     moved, slope = _moved_solutions(solution, axis)
     return [
         slope * sum(weight * moved[offset].points[t].unknowns for offset, weight in axis.stencil.items())
         for t in range(len(solution.points))
     ]
+
+
+def _require_slopes(data: DataModel) -> None:
+    if data.many_classes:
+        raise ParameterError(
+            "data must be a GaussianMixture or a LinearRule: solutions on K classes are not differentiated; take sweep"
+        )
 
 
 # One parameter.

@@ -210,10 +210,11 @@ def main(
 
     attributes = {
         "title": f"Theory of knowledge distillation, {data.title}",
-        "parameters": json.dumps({name: value for name, value in flags.items()}),
+        "parameters": json.dumps(flags, default=str),
         "problem": write_problem(data, chain),
     }
-    with blaming(SIMULATION_FLAGS, "--simulate" if axes or flags["problem"] is None else "--problem", ParameterError):
+    blamed = "--problem" if flags["problem"] and not axes else "--classes" if data.many_classes else "--simulate"
+    with blaming(SIMULATION_FLAGS, blamed, ParameterError):
         if axes:
             work, limits = plan_axes(data, chain, axes, quantity, simulation, seed)
             others = {}

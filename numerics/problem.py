@@ -13,6 +13,10 @@ Data may have ``"inputs": {"eigenvalues": [...], "squared_signal": [...]}`` (:cl
 ``{"capacity": 1.5, "source": 0.5, "size": 1000}`` (:class:`~numerics.models.PowerLaw`), and a stage
 ``"features": {"ratio": 2, "activation": "relu"}`` (:class:`~numerics.models.RandomFeatures`).
 
+Data with ``"gram"`` are a :class:`~numerics.models.ClassMixture`: a matrix, or a family of matrices such as
+``{"family": "similar_pairs", "classes": 4, "similarity": 0.6}``; their further data sets are
+:class:`~numerics.models.ClassSet`.
+
 The keys are those of :class:`~numerics.models.GaussianMixture` (with ``"rule": "identity"``, ``"sign"``, ``"probit"`` or
 ``"logit"`` among the data, those of :class:`~numerics.models.LinearRule`, whose ``output`` that is),
 :class:`~numerics.models.DataSet` and :class:`~numerics.models.Estimator`; with ``"stage": "frozen"``, ``"hebbian"`` or
@@ -33,6 +37,8 @@ from numerics.models import (
     OUTPUTS,
     BayesOptimal,
     Chain,
+    ClassMixture,
+    ClassSet,
     DataModel,
     DataSet,
     Estimator,
@@ -47,6 +53,7 @@ from numerics.models import (
     Stage,
     check_fit,
 )
+from numerics.models.class_mixture import GRAM_FAMILIES
 from theory.losses import BUILT_IN, Loss
 
 STAGES: dict[str, type[Stage]] = {
@@ -127,6 +134,8 @@ def write_problem(data: DataModel, chain: Chain) -> str:
     described = _given(data)
     if isinstance(data, LinearRule):
         described = {"rule": data.output, **{key: value for key, value in described.items() if key != "output"}}
+    if isinstance(data, ClassMixture):
+        described = _given_classes(data)
     if "further" in described:
         described["further"] = [_given(found) for found in data.further]
     if "inputs" in described:
@@ -149,6 +158,19 @@ def _given(value: object, *, whole: bool = False) -> dict[str, object]:
     return {f.name: getattr(value, f.name) for f in fields(value) if whole or getattr(value, f.name) != f.default}
 
 
+def _given_classes(data: ClassMixture) -> dict[str, object]:
+    gram, equal = data.gram, (1.0 / data.classes_count,) * data.classes_count
+    written: object = gram.matrix
+    if gram.family_name is not None:
+        written = {"family": gram.family_name, "classes": gram.classes, "similarity": gram.similarity}
+    described = {**_given(data), "gram": written}
+    if data.weights == equal:
+        del described["weights"]
+    if data.test_weights == data.weights:
+        del described["test_weights"]
+    return described
+
+
 def _written_loss(loss: Loss) -> dict[str, object]:
     names = {kind: name for name, kind in BUILT_IN.items()}
     teacher = {} if loss.teacher is None else {"teacher": loss.teacher}
@@ -163,13 +185,18 @@ def _data(described: object) -> DataModel:
     further = given.get("further", [])
     if not isinstance(further, list):
         raise ParameterError("data.further must be a list of data sets")
+    kind_of_set = ClassSet if "gram" in given else DataSet
     given["further"] = tuple(
-        _built(DataSet, _object(s, f"data.further[{k}]"), f"data.further[{k}]") for k, s in enumerate(further)
+        _built(kind_of_set, _object(s, f"data.further[{k}]"), f"data.further[{k}]") for k, s in enumerate(further)
     )
     if "inputs" in given:
         inputs = _object(given["inputs"], "data.inputs")
         kind = Spectrum if "eigenvalues" in inputs else PowerLaw
         given["inputs"] = _built(kind, inputs, "data.inputs")
+    if "gram" in given:
+        if "rule" in given:
+            raise ParameterError("data: gram has no effect on a rule, which has no classes")
+        return _built(ClassMixture, {**given, "gram": _gram(given["gram"])}, "data")
     if "rule" not in given:
         return _built(GaussianMixture, given, "data")
     output = given.pop("rule")
@@ -178,6 +205,17 @@ def _data(described: object) -> DataModel:
     if "output" in given:
         raise ParameterError("data: unknown key 'output'; the output of a rule is its key rule")
     return _built(LinearRule, {**given, "output": output}, "data")
+
+
+def _gram(described: object) -> object:
+    """A family of Gram matrices, or what is written, to be checked as a matrix."""
+    if not isinstance(described, dict):
+        return described
+    given = dict(described)
+    family = given.pop("family", None)
+    if not isinstance(family, str) or family not in GRAM_FAMILIES:
+        raise ParameterError(f"data.gram.family must be one of {', '.join(GRAM_FAMILIES)}, got {family!r}")
+    return _built(GRAM_FAMILIES[family], given, "data.gram")
 
 
 def _stage(described: object, where: str) -> Stage:

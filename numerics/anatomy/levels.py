@@ -130,7 +130,9 @@ class Question:
             teachers.
         """
         if not isinstance(data, GaussianMixture):
-            raise ParameterError(f"data must be a GaussianMixture, whose two classes an anatomy needs, got {data!r}")
+            raise ParameterError(
+                f"data must be a GaussianMixture, whose two classes an anatomy needs, got a {data.title}"
+            )
         chain = Chain.of(chain)
         check_fit(data, chain)
         if isinstance(stage, bool) or not isinstance(stage, int) or not -len(chain) <= stage < len(chain):

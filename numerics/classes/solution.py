@@ -164,7 +164,7 @@ class ClassSolution:
             "stages": [
                 {
                     "name": stage.name, "class_errors": stage.class_errors.tolist(), "confusion": stage.confusion.tolist(),
-                    **{name: getattr(stage, name) for name in known},
+                    **{name: float(getattr(stage, name)) for name in known},
                     **{name + ERROR_SUFFIX: stage.error_of(name) for name in known},
                 }
                 for stage in self.stages

@@ -179,7 +179,8 @@ def anatomy_command(
     data, chain = build_model(flags)
     if output is not None:
         require_writable(output)
-    blamed = {"data": "--rule: data", "loss": "--student-loss: loss", "stage": "--single: stage", "rtol": "--rtol"}
+    kind = "--classes" if data.many_classes else "--rule"
+    blamed = {"data": f"{kind}: data", "loss": "--student-loss: loss", "stage": "--single: stage", "rtol": "--rtol"}
     with (
         warnings.catch_warnings(),
         patience("solving; what is new in a chain is compiled first"),

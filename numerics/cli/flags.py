@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from numerics.cli.command import blaming, given
 from numerics.models import (
     OUTPUTS,
     Chain,
+    ClassMixture,
     DataModel,
     Estimator,
     GaussianMixture,
@@ -24,6 +26,7 @@ from numerics.models import (
     PowerLaw,
     RandomFeatures,
     check_fit,
+    similar_pairs,
 )  # fmt: skip
 from numerics.models.features import ACTIVATIONS
 from numerics.models.inputs import WHITE
@@ -35,6 +38,8 @@ from theory.losses import BUILT_IN, Loss
 MODEL = """\b
 Model: M = alpha N samples x = s v/sqrt(N) + sqrt(Delta) z in N dimensions,
   class s = +1 with probability rho, else -1; v, z standard normal.
+  With --classes, x = mu_c/sqrt(N) + sqrt(Delta) z, mu_c.mu_c'/N = Gamma_cc',
+  and there are K logits: sigma is softmax, and y the class.
   With --rule, x is standard normal, and the label is what a rule makes of
   theta.x/sqrt(N), |theta|^2 = N: that number with noise (identity), its sign
   (sign), the sign of the number with noise (probit), or +1 with probability
@@ -69,6 +74,40 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict], ...] = (
     (
         ("--label-noise",),
         {"type": float, "default": 0.0, "help": "Probability, in [0, 1/2], that a training label is flipped."},
+    ),
+    (
+        ("--classes",),
+        {
+            "type": click.IntRange(min=2),
+            "metavar": "K",
+            "show_default": False,
+            "help": "A mixture of K classes, with softmax and K logits; means are orthogonal, |mu|^2 = N.  Without --rho.",
+        },
+    ),
+    (
+        ("--similarity",),
+        {
+            "type": float,
+            "default": 0.0,
+            "help": "With --classes: overlap, in [-1, 1], of the means of classes 1 and 2, 3 and 4, ...",
+        },
+    ),
+    (
+        ("--gram",),
+        {
+            "type": click.Path(exists=True, dir_okay=False, path_type=Path),
+            "metavar": "FILE",
+            "show_default": False,
+            "help": "Any Gram matrix of the means, K lines of K numbers or a list of lists in JSON; instead of --classes.",
+        },
+    ),
+    (
+        ("--weights",),
+        {
+            "metavar": "LIST",
+            "show_default": False,
+            "help": "With --classes or --gram: probabilities of the classes, such as 0.5,0.3,0.2; by default they are equal.",
+        },
     ),
     (
         ("--capacity",),
@@ -150,6 +189,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict], ...] = (
     ),
 )
 
+_CLASSES = ("classes", "similarity", "gram", "weights")
 _DATA = ("alpha", "rho", "delta", "noise", "slope", "label_noise")
 _MIXTURE, _RULE = ("alpha", "rho", "delta", "label_noise"), ("alpha", "noise", "slope", "label_noise")
 DATA_FLAGS = {name: f"--{name.replace('_', '-')}" for name in _DATA}
@@ -269,7 +309,9 @@ def build_model(flags: Mapping[str, object]) -> tuple[DataModel, Chain]:
     _reject_idle_flags(flags)
     with blaming({**DATA_FLAGS, "output": "--rule", "capacity": "--capacity", "source": "--source"}, "--alpha"):
         inputs = WHITE if flags["capacity"] is None else PowerLaw(flags["capacity"], flags["source"])
-        if flags["rule"] is None:
+        if flags["classes"] or flags["gram"]:
+            data = _classes(flags)
+        elif flags["rule"] is None:
             data = GaussianMixture(**{name: flags[name] for name in _MIXTURE}, inputs=inputs)
         else:
             data = LinearRule(output=flags["rule"], **{name: flags[name] for name in _RULE}, inputs=inputs)
@@ -290,10 +332,50 @@ def build_model(flags: Mapping[str, object]) -> tuple[DataModel, Chain]:
     chain = Chain.of(stages)
     with blaming(
         {"eta": "--eta"},
-        "--rule" if flags["rule"] else "--student-features" if flags["student_features"] else "--teacher-features",
+        "--rule"
+        if flags["rule"]
+        else "--classes"
+        if data.many_classes
+        else "--student-features"
+        if flags["student_features"]
+        else "--teacher-features",
     ):
         check_fit(data, chain)
     return data, chain
+
+
+def _classes(flags: Mapping[str, object]) -> ClassMixture:
+    """Data of K classes."""
+    if flags["gram"] is None:
+        with blaming({"similarity": "--similarity", "classes": "--classes"}, "--classes"):
+            classes = flags["classes"]
+            gram = similar_pairs(classes, flags["similarity"])
+    else:
+        gram = _gram(flags["gram"])
+    weights = None
+    if flags["weights"] is not None:
+        try:
+            weights = [float(item) for item in str(flags["weights"]).split(",")]
+        except ValueError:
+            raise click.UsageError(
+                f"--weights must be numbers with commas between them, got {flags['weights']}"
+            ) from None
+    with blaming({"gram": "--gram", "weights": "--weights", **DATA_FLAGS}, "--classes"):
+        return ClassMixture(
+            alpha=flags["alpha"], gram=gram, weights=weights, delta=flags["delta"], label_noise=flags["label_noise"]
+        )
+
+
+def _gram(path: Path) -> list[list[float]]:
+    """Numbers of a file, a list of lists in JSON or lines of numbers."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if text.lstrip().startswith("["):
+            return json.loads(text)
+        lines = [line.split("#")[0].replace(",", " ").split() for line in text.splitlines()]
+        return [[float(item) for item in line] for line in lines if line]
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"--gram: cannot read {path}: {error}") from None
 
 
 def _network(flags: Mapping[str, object], role: str) -> RandomFeatures | None:
@@ -308,6 +390,7 @@ def _network(flags: Mapping[str, object], role: str) -> RandomFeatures | None:
 def _with_losses_of_rule(flags: Mapping[str, object]) -> dict[str, object]:
     """The flags, with square losses where labels are real numbers; a UsageError for flags of other data."""
     flags = dict(flags)
+    _reject_flags_of_other_classes(flags)
     if flags["capacity"] is None and given("source"):
         raise click.UsageError("--source has no effect without --capacity")
     if flags["teacher_features"] is None and flags["student_features"] is None and given("features"):
@@ -331,6 +414,25 @@ def _with_losses_of_rule(flags: Mapping[str, object]) -> dict[str, object]:
     return flags
 
 
+def _reject_flags_of_other_classes(flags: Mapping[str, object]) -> None:
+    if flags["classes"] is None and flags["gram"] is None:
+        for name in ("similarity", "weights"):
+            if given(name):
+                raise click.UsageError(
+                    f"--{name} has no effect without --classes{' or --gram' if name == 'weights' else ''}"
+                )
+        return
+    if flags["gram"] is not None:
+        for name in ("classes", "similarity"):
+            if given(name):
+                raise click.UsageError(f"--{name} has no effect with --gram, which says how many classes there are")
+    for name in ("rule", "capacity", "teacher_features", "student_features"):
+        if flags[name] is not None:
+            raise click.UsageError(f"--{name.replace('_', '-')} is not available with --classes or --gram")
+    if given("rho"):
+        raise click.UsageError("--rho has no effect with --classes or --gram; see --weights")
+
+
 def _read_model(file: str, flags: Mapping[str, object]) -> tuple[DataModel, Chain]:
     """Data and chain of ``--problem``, after the flags of the data that were given."""
     for name, flag in _STAGE_FLAGS.items():
@@ -343,8 +445,9 @@ def _read_model(file: str, flags: Mapping[str, object]) -> tuple[DataModel, Chai
         raise click.UsageError(f"--problem: cannot read {file}: {error}") from None
     with blaming({}, "--problem"):
         data, chain = read_problem(text)
-    if given("rule"):
-        raise click.UsageError("--rule has no effect with --problem: the file describes the data")
+    for name in ("rule", *_CLASSES):
+        if given(name):
+            raise click.UsageError(f"--{name} has no effect with --problem: the file describes the data")
     for name in _DATA:
         if given(name) and name not in (*data.parameters, "label_noise"):
             raise click.UsageError(f"{DATA_FLAGS[name]} has no effect on the data of --problem, {data!r}")

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from numerics.models import TRAINING, Chain, DataModel, Estimator, Stage
+from numerics.models import TRAINING, Chain, ClassMixture, DataModel, Estimator, Stage
 from numerics.solution.observables import OBSERVABLES
 from numerics.solution.observables.registry import observables_of
 from numerics.solution.solution import Solution
 
 if TYPE_CHECKING:
+    from numerics.classes.solution import ClassSolution
     from numerics.simulation.result import Estimate, SimulationResult
 
 
 SHOWN_FAILURES = 5
 """Points without a result that a command names."""
 
+
+SHOWN_CLASSES = 12
+"""Classes up to which a report has tables of them."""
 
 _SYMBOLS = {"delta": "Delta"}
 
@@ -32,10 +36,20 @@ def describe(data: DataModel, chain: Chain) -> str:
     lines = [f"{data.title}: {values}"]
     if data.label_noise:
         lines[0] += f", label noise {data.label_noise:g}"
+    if isinstance(data, ClassMixture):
+        lines += _classes_in_words(data)
     for further in data.further:
         lines.append(f"data set {further.name}: alpha = {further.alpha:g}, label noise {further.label_noise:g}")
     lines += [f"{name}: {_in_words(stage)}" for name, stage in zip(chain.names, chain.stages, strict=True)]
     return "\n".join(lines)
+
+
+def _classes_in_words(data: ClassMixture) -> list[str]:
+    k = data.classes_count
+    lines = [] if data.weights == (1.0 / k,) * k else ["weights: " + ", ".join(f"{w:g}" for w in data.weights)]
+    if data.gram.family is None and k <= SHOWN_CLASSES:
+        lines += [matrix("Gram matrix", np.array(data.gram), [f"class {c}" for c in range(1, k + 1)])]
+    return lines
 
 
 def _in_words(stage: Stage) -> str:
@@ -92,9 +106,27 @@ def solution_text(solution: Solution) -> str:
         f"quadrature error {solution.quadrature_error:.1e}, {solution.iterations} iterations)",
         table(rows),
     ]
+    if solution.data.many_classes:
+        return "\n\n".join([*parts, *_of_classes(solution)])
     if len(names) > 1:
         parts += [matrix("overlap Q", solution.overlap, names), matrix("response V", solution.response, names)]
     return "\n\n".join(parts)
+
+
+def _of_classes(solution: ClassSolution) -> list[str]:
+    """Errors class by class, and what the last stage takes for what."""
+    k = solution.data.classes_count
+    if k > SHOWN_CLASSES:
+        return []
+    classes = [f"class {c}" for c in range(1, k + 1)]
+    errors = np.array([stage.class_errors for stage in solution.stages])
+    last = solution.stages[-1]
+    confusion = matrix(f"{last.name} says", last.confusion, classes)
+    rows = [
+        ["test error of", *classes],
+        *([n, *map(number, row)] for n, row in zip(solution.chain.names, errors, strict=True)),
+    ]
+    return [table(rows), confusion]
 
 
 def simulated(runs: SimulationResult, index: int, name: str) -> Estimate | None:

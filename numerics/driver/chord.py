@@ -99,6 +99,9 @@ def chord(
                 return ended(Status.NOT_FINITE if not math.isfinite(size) else Status.TOO_MANY_ITERATIONS)
             x = problem.advanced(before[0], factor * before[1])
             continue
+        if not fresh and len(kept[0]) != found.residual.size:  # factors of a problem with other symmetries
+            kept = None
+            continue
         residual = float(np.max(np.abs(found.residual)))
         if fresh:
             kept = _factors(found.jacobian)

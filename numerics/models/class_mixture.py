@@ -122,6 +122,11 @@ class Gram:
             )
         return self.family(similarity)
 
+    @property
+    def family_name(self) -> str | None:
+        """Name of the function that made it, one of ``GRAM_FAMILIES``; None without a family."""
+        return None if self.family is None else self.family.func.__name__
+
     def means(self) -> Array:
         """Vectors with this Gram matrix, shape (K, K): row c is mu_c/sqrt(N) in some basis."""
         values, vectors = np.linalg.eigh(np.array(self.matrix))
@@ -183,6 +188,10 @@ def similar_pairs(classes: int, similarity: float) -> Gram:
     for first in range(0, k - 1, 2):
         values[first, first + 1] = values[first + 1, first] = s
     return Gram(_tuples(values), s, partial(similar_pairs, k))
+
+
+GRAM_FAMILIES = {"equal_overlaps": equal_overlaps, "similar_pairs": similar_pairs}
+"""Gram matrices that depend on one similarity."""
 
 
 def class_tree(branches: Sequence[int], similarities: Sequence[float]) -> Gram:

@@ -15,10 +15,12 @@ import numpy as np
 import xarray
 
 from numerics import thresholds
+from numerics.classes.separability import complete_separability_threshold
 from numerics.models import (
     PARAMETERS,
     TRAINING,
     Chain,
+    ClassMixture,
     DataModel,
     Estimator,
     Frozen,
@@ -33,6 +35,9 @@ from numerics.scalar.compiled import structural_loss
 from numerics.simulation.run import Simulation
 from numerics.sweeps.grid import Experiment, Grid
 from theory.losses import CrossEntropy, Distillation
+
+MOST_SEPARATED = 6
+"""Classes up to which it takes seconds to find where they are separable."""
 
 NEUTRAL = {"label_noise": 0.0, "smoothing": 0.0, "eta": 1.0}
 """Values of parameters that change nothing, and are not mentioned."""
@@ -98,10 +103,22 @@ def thresholds_in_alpha(data: DataModel, chain: Chain) -> dict[str, float]:
     for name, stage in separable.items():
         white = data.inputs.white and stage.features is None
         if white and _learns(stage) and not data.has_real_labels:
-            found = thresholds.separation(data, stage.eta, data.label_noise, stage.bias is None).threshold()
+            found = _separability(data, stage)
             if math.isfinite(found):
                 values[name] = found
     return values
+
+
+def _separability(data: DataModel, stage: Estimator) -> float:
+    """Samples per input up to which they are separable for a stage; NaN where it is not known."""
+    if not isinstance(data, ClassMixture):
+        return thresholds.separation(data, stage.eta, data.label_noise, stage.bias is None).threshold()
+    if data.classes_count > MOST_SEPARATED:
+        return math.nan
+    try:
+        return complete_separability_threshold(data, stage.eta).value
+    except ArithmeticError:
+        return math.nan
 
 
 def _learns(stage: Stage) -> bool:
@@ -167,6 +184,10 @@ def plan_double_descent(
         If nothing of the figure makes sense for this chain.
     """
     require_drawable(chain)
+    if data.many_classes:
+        raise ParameterError(
+            "the main figure of many classes would take hours; --x says what to draw instead, such as --x alpha"
+        )
     limits = thresholds_in_alpha(data, chain)
     fewer = 1 if _is_quadratic(chain) else FEWER[len(chain)]
     axis, labels = ridge_axis(chain), on_labels(chain)
@@ -230,7 +251,7 @@ def parameters_note(data: DataModel, chain: Chain, simulation: tuple[int, int], 
     number = style.plain_number
     shown = [name for name in data.parameters[1:] if name != "label_noise" or data.label_noise]
     note = ", ".join(f"${described(name).symbol}={number(data.value_of(name))}$" for name in shown)
-    if data.ruled:
+    if data.ruled or data.many_classes:
         note = f"{data.title}, {note}" if note else data.title
     note += "".join(f", {words}" for words in _inputs(data))
     for further in data.further:
@@ -265,7 +286,7 @@ def fixed_note(
             lines.setdefault(name, []).extend(_seen(stage))
     lines.setdefault("", []).extend(_inputs(data))
     lines = {owner: found for owner, found in lines.items() if found}
-    about = {"": f"{data.title}: " if data.ruled else ""}
+    about = {"": f"{data.title}: " if data.ruled or data.many_classes else ""}
     note = [about.get(owner, f"{style.words(owner)}: ") + ", ".join(found) for owner, found in lines.items()]
     return "\n".join([*note, *([style.points_are(*simulation)] if simulation[1] else [])]) + _verticals(
         limits, chain[-1]

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 POINTS_PER_TASK = {1: 50, 2: 50, 3: 20, 4: 5}
 """Points that a task solves, each continued from those before it, by the length of the chain; one for longer chains."""
 
+CLASSES_PER_TASK = 5
+"""The same of points on K classes."""
+
 ERROR_SUFFIX = "_standard_error"
 """A simulated dataset holds the mean over runs under the observable's name, and its standard error with this suffix."""
 
@@ -270,11 +273,14 @@ class Grid(_AnyGrid):
 
     @cached_property
     def accuracy(self) -> Settings:
-        """Settings that points are solved with."""
-        return settings_for(in_equations(self.data, self.chain), self.settings, self.rtol)
+        """Settings that points are solved with; K classes take ``rtol`` itself."""
+        rtol = None if self.data.many_classes else self.rtol
+        return settings_for(in_equations(self.data, self.chain), self.settings, rtol)
 
     @property
     def per_task(self) -> int:
+        if self.data.many_classes:
+            return CLASSES_PER_TASK
         ridges_vanish = has_limit(self.chain) or any(
             path.endswith("ridge") and np.any(values == 0) for path, values in self.over.items()
         )
@@ -283,7 +289,7 @@ class Grid(_AnyGrid):
     def task(self, first: int, last: int) -> Solve:
         return Solve(
             self.data, self.chain, tuple(self.over), self._values(self._places(first, last)), tuple(self.observables),
-            self.accuracy,
+            self.accuracy, self.rtol,
         )  # fmt: skip
 
     def rows(self) -> dict[str, tuple[bool, str]]:
@@ -291,12 +297,15 @@ class Grid(_AnyGrid):
         return observables | {name: (False, text) for name, text in QUALITY.items()}
 
     def attributes(self) -> dict[str, object]:
-        return super().attributes() | {"settings": repr(self.accuracy)}
+        return super().attributes() | self._accuracy_in_words
 
     def description(self) -> dict[str, object]:
-        return super().description() | {
-            "settings": repr(self.accuracy), "code": code_version(False),
-        }  # fmt: skip
+        return super().description() | self._accuracy_in_words | {"code": code_version(False)}
+
+    @property
+    def _accuracy_in_words(self) -> dict[str, object]:
+        found = {"settings": repr(self.accuracy)}
+        return found if self.rtol is None or not self.data.many_classes else found | {"rtol": self.rtol}
 
 
 @dataclass(frozen=True)
