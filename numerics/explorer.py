@@ -187,10 +187,15 @@ def _first_observable(data: DataModel) -> str:
     return "excess_risk" if data.has_real_labels else "test_error"
 
 
+_PLAIN = {r"\|": "|", r"\sqrt{N}": "√N", r"-\Phi": "−Φ", r"\theta": "θ", "^2": "²", " - ": " − ", "$": ""}
+
+
 def plain_label(name: str) -> str:
     """Label of an observable without mathtext."""
-    text = OBSERVABLES[name].replace(r"\|w\|/\sqrt{N}", "|w|/√N").replace(r"-\Phi", "−Φ")
-    return text.replace("$", "")
+    text = OBSERVABLES[name]
+    for tex, plain in _PLAIN.items():
+        text = text.replace(tex, plain)
+    return text
 
 
 @dataclass(eq=False)

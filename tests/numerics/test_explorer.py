@@ -559,3 +559,9 @@ def test_it_is_shown_as_a_widget_or_a_picture(shown: Explorer) -> None:
     assert bundle["text/plain"] == repr(shown)
     assert repr(shown).startswith("explore(alpha=0.8, rho=0.2, delta=1, teacher_ridge=0.1")
     assert eval(repr(shown), {"explore": explore}).parameters == shown.parameters
+
+
+def test_labels_of_the_table_are_no_code() -> None:
+    for name in explorer.OBSERVABLES:
+        assert not set("$\\^{}") & set(explorer.plain_label(name)), name
+    assert explorer.plain_label("excess_risk") == "excess risk |w − θ|²/N"
