@@ -254,8 +254,8 @@ def _exact_line(
 
 
 def panels(count: int, height: float = 2.8) -> tuple[Figure, Sequence[Axes]]:
-    """Lettered panels beside each other, three in a row; four are two by two."""
-    columns = 2 if count == 4 else min(count, 3)
+    """Lettered panels, two in a row."""
+    columns = min(count, 2)
     rows = -(-count // columns)
     figure = style.new_figure(style.PAGE_WIDTH, rows * height)
     found = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())

@@ -217,9 +217,9 @@ def test_teachers_of_rules_have_their_best_ridge() -> None:
     found = made(scan)
     assert found.ratio.shape == (2, 1, 2, 2, 1)
     for noise, data in ((0.0, LinearRule(1.0, output="sign")), (1.0, LinearRule(1.0, 1.0, "probit"))):
-        ridge = float(found.teacher_ridge.sel(noise=noise))
+        ridge = found.teacher_ridge.sel(noise=noise).item()
         errors = [solve(data, replace(TEACHER, ridge=factor * ridge))[0].test_error for factor in (0.8, 1.0, 1.25)]
-        assert min(errors) == errors[1] == pytest.approx(float(found.teacher_error.sel(noise=noise)), abs=1e-9)
+        assert min(errors) == errors[1] == pytest.approx(found.teacher_error.sel(noise=noise).item(), abs=1e-9)
 
 
 # Real networks.
