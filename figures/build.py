@@ -277,7 +277,7 @@ def simulations(effort: Effort, **parts: Simulation) -> dict[str, Work]:
 
 def curves(
     effort: Effort, data: GaussianMixture, chain: Chain, over: Mapping[str, np.ndarray], points: np.ndarray, part: str = "",
-    observables: Sequence[str] = ("test_error",),
+    observables: Sequence[str] = ("test_error",), rtol: float | None = None,
 ) -> dict[str, Work]:  # fmt: skip
     """Theory along the last parameter of ``over`` for all values of the others, and simulations at ``points`` of the last.
 
@@ -286,7 +286,10 @@ def curves(
     *_, along = over
     measured = Simulation(data, chain, {**over, along: points}, effort, observables)
     name = f"simulated_{part}" if part else "simulated"
-    return {part or "curves": Grid(data, chain, over, observables), **simulations(effort, **{name: measured})}
+    return {
+        part or "curves": Grid(data, chain, over, observables, rtol=rtol),
+        **simulations(effort, **{name: measured}),
+    }
 
 
 def single(estimator: Estimator, name: str) -> Chain:

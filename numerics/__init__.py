@@ -17,6 +17,7 @@ from typing import Any
 from numerics.deferred import importing, require_own_theory
 
 _HOMES = {
+    "classes.corrections": ("best_bias",),
     "classes.separability": ("complete_separability_threshold", "maximum_likelihood_threshold"),
     "models": (
         "BayesOptimal",

@@ -124,8 +124,12 @@ class Solve(Points):
 
     def _solved(self, points: Sequence[tuple[DataModel, Chain]], along: np.ndarray) -> Piece:
         """Points that differ in the last parameter, whose values are ``along``."""
-        if self.data.many_classes:
-            return self._classes(points)
+        if (
+            self.data.many_classes
+        ):  # from a neighbour's solution other nodes would follow: a point would depend on its grid
+            return self._one_by_one(
+                points, lambda data, chain: solve(data, chain, settings=self.settings, rtol=self.rtol)
+            )
         if any(has_limit(chain) for _, chain in points):
             return self._one_by_one(points, self._limit)
         if len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in points):
@@ -183,20 +187,6 @@ class Solve(Points):
             for old, new in zip((*arrays.states, *arrays.summary), (*again.states, *again.summary), strict=True):
                 old[back[better]] = new[better]
             i = first - 1
-
-    def _classes(self, points: Sequence[tuple[DataModel, Chain]]) -> Piece:
-        """Points on K classes, each from the one before."""
-        before = None
-
-        def solver(data: DataModel, chain: Chain) -> Solution:
-            nonlocal before
-            found = solve(data, chain, settings=self.settings, rtol=self.rtol, start=before)
-            if not found.converged and before is not None:
-                found = solve(data, chain, settings=self.settings, rtol=self.rtol)
-            before = found if found.converged else None
-            return found
-
-        return self._one_by_one(points, solver)
 
     def _limit(self, data: DataModel, chain: Chain) -> Solution:
         """Where some ridges are 0."""

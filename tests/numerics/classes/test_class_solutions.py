@@ -23,6 +23,7 @@ from numerics.models import (
     similar_pairs,
     simplex_means,
 )
+from tests.random_classes import failures
 from theory.losses import CrossEntropy, Distillation, LogitMatching, PseudoLabels, SquareDistillation, SquareLoss
 
 TEACHER = Estimator(CrossEntropy(), 0.2)
@@ -247,3 +248,9 @@ def test_a_start_changes_the_speed_alone(solution: ClassSolution) -> None:
     assert warm.iterations < cold.iterations
     assert [stage.test_error for stage in cold] == pytest.approx([stage.test_error for stage in warm], abs=1e-7)
     assert isinstance(warm.walk, Walk)
+
+
+@pytest.mark.slow
+def test_random_problems_converge() -> None:
+    """300 of them: ``python -m tests.random_classes``."""
+    assert failures(20, seed=100) == []

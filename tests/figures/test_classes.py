@@ -1,0 +1,69 @@
+"""Figures on many classes: drawn from what is committed; what they claim is in their data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+
+import figures.classes  # noqa: F401  (figures register themselves)
+from figures.__main__ import COMMITTED
+from figures.build import FIGURES, Effort, build
+
+NAMES = ("classes-1", "classes-2", "classes-3", "classes-4")
+
+
+def committed(name: str, part: str) -> xarray.Dataset:
+    return xarray.load_dataset(COMMITTED / f"{name}.nc", group=part)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_drawn_from_what_is_committed(name: str, tmp_path: Path) -> None:
+    made = build(name, tmp_path, Effort(), sources=(COMMITTED,))
+    assert made.computed == []
+    assert made.reused == list(FIGURES[name].plan(Effort()).work)
+
+
+@pytest.mark.parametrize("name", NAMES[:3])
+def test_experiments_agree_with_theory(name: str) -> None:
+    """All scores of a figure together; points of one curve share their samples, and N is 300."""
+    scores = json.loads((COMMITTED / f"{name}.json").read_text(encoding="utf-8"))["z_scores"]
+    points = sum(entry["points"] for entry in scores.values())
+    square = sum(entry["points"] * entry["rms"] ** 2 for entry in scores.values())
+    assert np.sqrt(square / points) < 2.0
+
+
+def test_temperature_changes_little() -> None:
+    for alpha in (1, 4):
+        for similarity in ("0", "0.6", "0.9"):
+            error = committed("classes-1", f"{alpha}_{similarity}").test_error.sel(stage="student")
+            assert 0.0 < float(error.max() / error.min()) - 1.0 < 0.04
+
+
+def test_soft_targets_help_where_samples_are_few() -> None:
+    for alpha in ("0.3", "1.5"):
+        hard, soft = (
+            committed("classes-2", f"{alpha}_{kind}").test_error.sel(stage="student") for kind in ("hard", "soft")
+        )
+        assert float(soft.min()) < float(hard.min()) - 0.02
+
+
+def test_a_missing_class_comes_back_with_its_bias() -> None:
+    found = committed("classes-3", "missing_corrected").error
+    own, best = found.sel(biases="own"), found.sel(biases="best")
+    assert np.all(own.sel(of="2") > 2.0 * best.sel(of="2"))
+    assert np.all(best.sel(of="all") < own.sel(of="all") - 0.03)
+    teacher = float(committed("classes-3", "all").test_error.sel(stage="teacher")[0])
+    assert float(best.sel(of="all")[-1]) < teacher + 0.005
+    assert np.all(np.diff(own.sel(of="2")) < 0)
+
+
+def test_thresholds_agree_for_equal_weights_alone() -> None:
+    found = committed("classes-4", "thresholds")
+    equal = np.abs(found.weight - 1 / 3).argmin()
+    assert float(found.complete[equal]) == pytest.approx(float(found.likelihood[equal]), rel=1e-6)
+    assert float(found.likelihood[0]) > 4.0 * float(found.complete[0])
+    assert np.all(found.likelihood >= found.complete - 1e-9)

@@ -1,0 +1,98 @@
+"""Random chains on mixtures of 3 to 10 classes: do all of them converge?
+
+    python -m tests.random_classes --problems 300 --seed 0
+
+Teacher and student, cold; alpha 0.2 to 10, ridges 1e-4 to 10, trained fractions 0.1 to 1, temperatures 0.5 to 20; orthogonal means,
+simplices, pairs, and Gram matrices of random vectors; weights that differ by up to a factor of some tens.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import Counter
+
+import click
+import numpy as np
+
+from numerics import (
+    Chain,
+    ClassMixture,
+    Estimator,
+    gram_of_correlations,
+    orthogonal_means,
+    similar_pairs,
+    simplex_means,
+    solve,
+)
+from numerics.models.class_mixture import Gram
+from theory.losses import CrossEntropy, Distillation
+
+CLASSES = (3, 4, 5, 10)
+
+
+def random_gram(generator: np.random.Generator, classes: int) -> Gram:
+    """One of four kinds."""
+    kind = generator.integers(4)
+    if kind == 0:
+        return orthogonal_means(classes)
+    if kind == 1:
+        return simplex_means(classes)
+    if kind == 2:
+        return similar_pairs(classes, float(generator.uniform(0.0, 0.95)))
+    vectors = generator.standard_normal((classes, classes + 2))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    correlations = vectors @ vectors.T
+    np.fill_diagonal(correlations, 1.0)
+    return gram_of_correlations(correlations, generator.uniform(0.5, 1.5, classes))
+
+
+def random_problem(generator: np.random.Generator, classes: tuple[int, ...] = CLASSES) -> tuple[ClassMixture, Chain]:
+    """Data and chain, everything drawn log-uniformly where it spans decades."""
+
+    def log_uniform(low: float, high: float) -> float:
+        return float(np.exp(generator.uniform(np.log(low), np.log(high))))
+
+    k = int(generator.choice(classes))
+    weights = None if generator.random() < 0.5 else 0.02 / k + 0.98 * generator.dirichlet(np.full(k, 3.0))
+    if weights is not None:
+        weights = (weights / weights.sum()).tolist()
+    data = ClassMixture(log_uniform(0.2, 10.0), weights, random_gram(generator, k), log_uniform(0.2, 4.0))
+    soft = Distillation(float(generator.choice([generator.uniform(), 1.0])), log_uniform(0.5, 20.0))
+    ridges, eta = [log_uniform(1e-4, 10.0) for _ in range(2)], float(generator.uniform(0.1, 1.0))
+    return data, Chain.of([Estimator(CrossEntropy(), ridges[0]), Estimator(soft, ridges[1], eta)])
+
+
+def failures(problems: int, seed: int, classes: tuple[int, ...] = CLASSES, *, show: bool = False) -> list[str]:
+    """What did not converge."""
+    generator = np.random.default_rng(seed)
+    found, seconds, count = [], Counter(), Counter()
+    for number in range(problems):
+        data, chain = random_problem(generator, classes)
+        begin = time.process_time()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            solution = solve(data, chain)
+        seconds[data.classes_count] += time.process_time() - begin
+        count[data.classes_count] += 1
+        if not solution.converged:
+            found.append(f"{number}: {data}, {chain}: {solution.message}")
+            if show:
+                click.echo(found[-1])
+    if show:
+        means = ", ".join(f"K = {k}: {seconds[k] / count[k]:.2f}" for k in sorted(count))
+        click.echo(f"seconds of CPU a problem: {means}")
+    return found
+
+
+@click.command()
+@click.option("--problems", type=click.IntRange(min=1), default=300, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+def main(problems: int, seed: int) -> None:
+    """Solve random chains on several classes, and say which do not converge."""
+    found = failures(problems, seed, show=True)
+    click.echo(f"{len(found)} of {problems} did not converge")
+
+
+if __name__ == "__main__":
+    main()
