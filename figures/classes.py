@@ -81,7 +81,7 @@ def temperature(effort: Effort) -> Plan:
 
     return Plan(
         work, draw,
-        "With the soft term kept at its size by T^2, temperature changes the error by one or two per cent.  The best one is near 2, "
+        "With the soft term kept at its size by T^2, temperature changes the error by one or two per cent.  The best is near 2, "
         "or nearly any where samples are few, and hardly depends on how alike the classes are.",
     )  # fmt: skip
 
@@ -124,7 +124,8 @@ def few_samples(effort: Effort) -> Plan:
             r"$K=3$, orthogonal means, $\Delta=0.5$, $\tilde{\lambda}=0.3$; the student has its own $\alpha_2 N$ samples; "
             r"soft term times $T^2$"
         )
-        shared_legend(figure, found, 5, said(parts, fixed))
+        remark = "at few samples and a large ridge the biases follow the imbalance of a finite sample"
+        shared_legend(figure, found, 5, said(parts, fixed, remark))
         return figure
 
     return Plan(work, draw, "Settings of our choice; nothing of them was printed.")

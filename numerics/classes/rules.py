@@ -24,10 +24,10 @@ WIDE = 4.0
 """Standard deviation of a cavity field from which on averages are not smooth: softmax turns over a distance of order 1."""
 
 LATTICES = {
-    1: ((0.25, 7.5), (0.12, 8.0), (0.06, 8.5), (0.03, 8.5)),
-    2: ((0.5, 6.5), (0.28, 7.0), (0.16, 7.5), (0.1, 7.5)),
-    3: ((1.0, 5.5), (0.75, 6.0), (0.55, 6.5), (0.4, 7.0)),
-    4: ((1.3, 5.2), (1.0, 5.6), (0.8, 6.0), (0.65, 6.3)),
+    1: ((0.25, 7.5), (0.12, 8.0), (0.06, 8.5), (0.03, 8.5), (0.02, 9.0)),
+    2: ((0.5, 6.5), (0.28, 7.0), (0.16, 7.5), (0.1, 7.5), (0.07, 8.0)),
+    3: ((1.0, 5.5), (0.75, 6.0), (0.55, 6.5), (0.4, 7.0), (0.3, 7.5)),
+    4: ((1.3, 5.2), (1.0, 5.6), (0.8, 6.0), (0.65, 6.3), (0.5, 6.6)),
 }
 """Step and radius of the first level and of finer ones, by dimension; up to ``ALWAYS`` of fields of width ``NARROW``."""
 
@@ -41,15 +41,15 @@ COARSE_LATTICES = {1: (0.7, 6.0), 2: (1.0, 5.0)}
 COARSE = 8
 """Nodes of the rough solution that a cold start begins with: lattices, and the logarithm of the number of Sobol points."""
 
-SOBOL = (11, 13, 14, 15)
+SOBOL = (11, 13, 14, 15, 17)
 """Logarithm of the number of Sobol points, level by level."""
 
-SOBOL_IN_MANY = (9, 10, 11, 13)
+SOBOL_IN_MANY = (9, 10, 11, 13, 15)
 """In more dimensions than ``MANY``."""
 
 MANY = 8
 
-LEVELS = 4
+LEVELS = 5
 
 _CLIP = 1e-14
 

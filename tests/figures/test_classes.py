@@ -63,7 +63,7 @@ def test_a_missing_class_comes_back_with_its_bias() -> None:
 
 def test_thresholds_agree_for_equal_weights_alone() -> None:
     found = committed("classes-4", "thresholds")
-    equal = np.abs(found.weight - 1 / 3).argmin()
+    equal = int(np.argmin(np.abs(found.weight.values - 1 / 3)))
     assert float(found.complete[equal]) == pytest.approx(float(found.likelihood[equal]), rel=1e-6)
     assert float(found.likelihood[0]) > 4.0 * float(found.complete[0])
     assert np.all(found.likelihood >= found.complete - 1e-9)
