@@ -15,7 +15,7 @@ pytest.importorskip("ipykernel")
 pytest.importorskip("ipywidgets")
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
-NAMES = ("anatomy", "derivation", "double_descent", "explore", "features", "neurons", "your_own_loss")
+NAMES = ("anatomy", "classes", "derivation", "double_descent", "explore", "features", "neurons", "your_own_loss")
 SIZE, TOGETHER = 800_000, 1_800_000  # bytes
 
 PATHS = re.compile(
