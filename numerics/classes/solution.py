@@ -32,7 +32,7 @@ from numerics.solution.observables.registry import (
 from numerics.solution.quadrature import Integral
 from numerics.solution.samples import WeightedSamples, unit
 from numerics.solution.stage import NOTHING, AnyStage
-from theory.losses import Loss
+from theory.losses import Distillation, Loss
 
 if TYPE_CHECKING:
     from numerics.solution.solution import Solution
@@ -47,6 +47,9 @@ DEFAULT_RTOL = {2: 1e-7, 3: 1e-5, 4: 1e-4, 5: 1e-4}
 
 LOOSE = 2e-4
 """For more classes."""
+
+LEAST_OF_COPIES = 1e-4
+"""Ridge from which on students that copy their teacher are found for all numbers of classes."""
 
 _LOG2_SAMPLES = 12
 
@@ -390,6 +393,14 @@ def _of_binary(data: ClassMixture, chain: Chain, found: Solution) -> ClassSoluti
     )  # fmt: skip
 
 
+def _copies(chain: Chain, number: int) -> bool:
+    """Whether a stage sees all inputs, and has its teacher's outputs as its minimum but for a tiny ridge."""
+    stage = chain[number - 1]
+    if number == 1 or stage.eta < 1.0 or stage.ridge >= LEAST_OF_COPIES or not isinstance(stage.loss, Distillation):
+        return False
+    return stage.loss.parameters["mixing"] == stage.loss.parameters["temperature"] == 1.0
+
+
 def solve_on_nodes(
     data: ClassMixture, chain: Chain, *, rtol: float | None = None, max_iterations: int = DEFAULT.max_iterations,
     start: ClassSolution | None = None,
@@ -428,4 +439,6 @@ def solve_on_nodes(
     else:
         number = len(walk.points) + 1
         message = f"stage {number} ({chain.name(number)}): {Status(outcome.status).message}"
+        if _copies(chain, number):
+            message += f"; with so small a ridge it copies its teacher: take that, or a ridge >= {LEAST_OF_COPIES:g}"
     return replace(solution, quadrature_error=error, message=message)

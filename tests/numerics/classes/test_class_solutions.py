@@ -12,7 +12,7 @@ from scipy.special import ndtr
 from numerics import Chain, Estimator, GaussianMixture, ParameterError, Solution, solve
 from numerics.classes.binary import as_binary
 from numerics.classes.population import orthant
-from numerics.classes.solution import ClassSolution, solve_on_nodes
+from numerics.classes.solution import ClassSolution, _copies, solve_on_nodes
 from numerics.classes.solver import Walk, solve_walk
 from numerics.models import (
     ClassMixture,
@@ -254,3 +254,29 @@ def test_a_start_changes_the_speed_alone(solution: ClassSolution) -> None:
 def test_random_problems_converge() -> None:
     """300 of them: ``python -m tests.random_classes``."""
     assert failures(20, seed=100) == []
+
+
+@pytest.mark.parametrize("classes", [3, 4, 10])
+def test_students_that_copy_their_teacher(classes: int) -> None:
+    """All inputs, soft targets alone: as the ridge goes to 0 the student is its teacher, up to terms of the order of the ridge."""
+    data = ClassMixture(2.0, gram=similar_pairs(classes, 0.6))
+    for ridge in (1e-3, 1e-4):
+        solution = solve(data, [Estimator(CrossEntropy(), 0.1), Estimator(Distillation(), ridge)], throw=True)
+        assert solution[1].test_error == pytest.approx(
+            solution[0].test_error, abs=0.5 * ridge + 2 * solution.quadrature_error
+        )
+
+
+def test_which_students_are_copies() -> None:
+    """Those that are not found are told so: below a ridge of 1e-4, K = 5 and 10 with pairs."""
+    teacher = Estimator(CrossEntropy(), 0.1)
+    for student, expected in (
+        (Estimator(Distillation(), 1e-5), True),
+        (Estimator(Distillation(), 1e-3), False),
+        (Estimator(Distillation(), 1e-5, eta=0.9), False),
+        (Estimator(Distillation(0.9), 1e-5), False),
+        (Estimator(Distillation(temperature=2.0), 1e-5), False),
+        (Estimator(CrossEntropy(), 1e-5), False),
+    ):
+        assert _copies(Chain.of([teacher, student]), 2) == expected
+    assert not _copies(Chain.of(Estimator(CrossEntropy(), 1e-5)), 1)
