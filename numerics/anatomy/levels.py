@@ -130,9 +130,8 @@ class Question:
             teachers.
         """
         if not isinstance(data, GaussianMixture):
-            raise ParameterError(
-                f"data must be a GaussianMixture, whose two classes an anatomy needs, got a {data.title}"
-            )
+            found = f"a {data.title}" if isinstance(data, DataModel) else repr(data)
+            raise ParameterError(f"data must be a GaussianMixture, whose two classes an anatomy needs, got {found}")
         chain = Chain.of(chain)
         check_fit(data, chain)
         if isinstance(stage, bool) or not isinstance(stage, int) or not -len(chain) <= stage < len(chain):
