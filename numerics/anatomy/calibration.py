@@ -240,12 +240,11 @@ def training_calibration_error(stage: StageSolution, *, top: bool = False) -> fl
     samples = stage.samples
     if not math.isfinite(stage.norm) or stage.norm == 0.0:
         return math.nan
-    mean, square = (samples.mean(lambda _, h, k=k: h**k, [stage.own], degree=2).value for k in (1, 2))
-    width = math.sqrt(square - mean**2)
+    mean, width = samples.centre_and_width
     reach = REACH * width
     end = abs(mean) + reach
     try:
-        samples.density(mean + width * np.linspace(-3.0, 3.0, PANELS))
+        samples.density(np.array([mean]))
     except ParameterError:
         return math.nan
 

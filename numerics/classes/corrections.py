@@ -80,9 +80,8 @@ def best_bias(stage: ClassStage) -> BiasCorrection:
         steps = STEP * np.eye(len(u))
         return np.array([(error(u + step) - error(u - step)) / (2.0 * STEP) for step in steps])
 
-    # Without it, and where every class's logit is as far above the others as those of the others are.
-    own = np.diag(fresh.means[last]) - (fresh.means[last].sum(axis=1) - np.diag(fresh.means[last])) / (len(basis))
-    even = -basis @ own * len(basis) / (len(basis) + 1.0)
+    # Without it, and where every class's logit is as far above the others as those of the others are; logits sum to 0.
+    even = -basis @ np.diag(fresh.means[last])
     found = [minimize(error, share * even, jac=slope, method="BFGS", options={"gtol": 1e-8}) for share in STARTS]
     best = min(found, key=lambda result: result.fun).x
     law = shifted(best)

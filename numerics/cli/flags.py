@@ -348,8 +348,7 @@ def _classes(flags: Mapping[str, object]) -> ClassMixture:
     """Data of K classes."""
     if flags["gram"] is None:
         with blaming({"similarity": "--similarity", "classes": "--classes"}, "--classes"):
-            classes = flags["classes"]
-            gram = similar_pairs(classes, flags["similarity"])
+            gram = similar_pairs(flags["classes"], flags["similarity"])
     else:
         gram = _gram(flags["gram"])
     weights = None

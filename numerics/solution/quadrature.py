@@ -9,7 +9,7 @@ of its interpolating polynomial is integrated without evaluating ``z`` again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -264,29 +264,46 @@ def _adapt(
     return value, error
 
 
+Piece = tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]
+"""Panels that pieces lie in, their ends, and values at their nodes."""
+
+
+def _pieces(low: np.ndarray, high: np.ndarray, spread: float, *values: np.ndarray) -> Iterator[Piece]:
+    """Panels, shape (p,), cut until the first of some polynomials changes by at most ``spread``, or is saturated, on a piece.
+
+    The polynomials are known at the nodes, shape (p, ORDER) each.
+    """
+    which = np.arange(len(low))
+    for halving in range(_HALVINGS):
+        smallest, largest = values[0].min(axis=1), values[0].max(axis=1)
+        simple = ~(largest - smallest > spread) | (smallest > SATURATED) | (largest < -SATURATED)
+        if halving == _HALVINGS - 1:
+            simple[:] = True
+        yield which[simple], low[simple], high[simple], tuple(found[simple] for found in values)
+        rest = ~simple
+        if not rest.any():
+            return
+        which, low, high = np.tile(which[rest], 2), low[rest], high[rest]
+        middle = 0.5 * (low + high)
+        values = tuple(np.concatenate((found[rest] @ _LEFT, found[rest] @ _RIGHT)) for found in values)
+        low, high = np.concatenate((low, middle)), np.concatenate((middle, high))
+
+
+def _gaussian_weights(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Of the nodes of panels, in integrals with the density of a standard normal, shape (p, ORDER)."""
+    return 0.5 * (high - low)[:, None] * _WEIGHTS * density(_places(low, high))
+
+
 def _tail_of_polynomial(z: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Integrals of ``Phi(z) N(g)`` and ``phi(z) N(g)`` over panels on which z has these values at the nodes, shape (p, ORDER)."""
     value, flux = np.zeros(len(z)), np.zeros(len(z))
-    which = np.arange(len(z))
-    for halving in range(_HALVINGS):
-        smallest, largest = z.min(axis=1), z.max(axis=1)
-        simple = ~(largest - smallest > SPREAD) | (smallest > SATURATED) | (largest < -SATURATED)
-        if halving == _HALVINGS - 1:
-            simple[:] = True
-        some = np.flatnonzero(simple)
-        weight = 0.5 * (high[some] - low[some])[:, None] * _WEIGHTS * density(_places(low[some], high[some]))
-        part = np.sum(weight * special.ndtr(z[some]), axis=1)
-        part = np.where(smallest[some] > SATURATED, _mass(low[some], high[some]), part)
-        value += np.bincount(which[some], part, len(value))
+    for which, start, end, (piece,) in _pieces(low, high, SPREAD, z):
+        weight = _gaussian_weights(start, end)
+        part = np.sum(weight * special.ndtr(piece), axis=1)
+        part = np.where(piece.min(axis=1) > SATURATED, _mass(start, end), part)
+        value += np.bincount(which, part, len(value))
         with np.errstate(over="ignore"):
-            flux += np.bincount(which[some], np.sum(weight * density(z[some]), axis=1), len(value))
-        rest = np.flatnonzero(~simple)
-        if not rest.size:
-            break
-        which, z, low, high = np.tile(which[rest], 2), z[rest], low[rest], high[rest]
-        middle = 0.5 * (low + high)
-        z = np.concatenate((z @ _LEFT, z @ _RIGHT))
-        low, high = np.concatenate((low, middle)), np.concatenate((middle, high))
+            flux += np.bincount(which, np.sum(weight * density(piece), axis=1), len(value))
     return value, flux
 
 
@@ -294,28 +311,13 @@ def _peak_of_polynomial(
     z: np.ndarray, s: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Integrals of ``s phi(z)``, ``phi(z)`` and ``|s z| phi(z)`` times N(g) over panels; z, s are known at the nodes."""
-    rows = len(z)
-    sums = np.zeros((3, rows))
-    which = np.arange(len(z))
-    for halving in range(_HALVINGS):
-        smallest, largest = z.min(axis=1), z.max(axis=1)
-        simple = ~(largest - smallest > NARROW) | (smallest > SATURATED) | (largest < -SATURATED)
-        if halving == _HALVINGS - 1:
-            simple[:] = True
-        some = np.flatnonzero(simple)
-        weight = 0.5 * (high[some] - low[some])[:, None] * _WEIGHTS * density(_places(low[some], high[some]))
+    value, flux, moved = np.zeros((3, len(z)))
+    for which, start, end, (piece, factor) in _pieces(low, high, NARROW, z, s):
         with np.errstate(over="ignore"):
-            weight = weight * density(z[some])
-        for total, factor in zip(sums, (s[some], 1.0, np.abs(s[some] * z[some])), strict=True):
-            total += np.bincount(which[some], np.sum(weight * factor, axis=1), rows)
-        rest = np.flatnonzero(~simple)
-        if not rest.size:
-            break
-        which, low, high = np.tile(which[rest], 2), low[rest], high[rest]
-        middle = 0.5 * (low + high)
-        z, s = (np.concatenate((values[rest] @ _LEFT, values[rest] @ _RIGHT)) for values in (z, s))
-        low, high = np.concatenate((low, middle)), np.concatenate((middle, high))
-    return tuple(sums)
+            weight = _gaussian_weights(start, end) * density(piece)
+        for total, part in ((value, factor), (flux, 1.0), (moved, np.abs(factor * piece))):
+            total += np.bincount(which, np.sum(weight * part, axis=1), len(z))
+    return value, flux, moved
 
 
 Inner = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]

@@ -25,7 +25,7 @@ from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, constraint, fo
 from numerics.scalar.nodes import Nodes, extend, label_nodes
 from numerics.solution import crossings, quadrature
 from numerics.solution.quadrature import EVALUATIONS, Integral, OneRule
-from numerics.solution.samples import GaussianLogits, Integrand, WeightedSamples, combined
+from numerics.solution.samples import GaussianLogits, Integrand, WeightedSamples, combined, unit
 from numerics.solution.state import limit_of
 from theory.functions import step
 from theory.losses import Loss
@@ -44,7 +44,10 @@ JUMPING_EVALUATIONS = 10**6
 
 _MOST_FOR_DENSITIES = 2**13  # nodes, which every place takes, beyond which peaks are found by panels
 _DENSITY_TOLERANCE = 1e-11  # of a density found by panels: averages of it over panels would see more
-_TRIED = 40  # places at which densities are compared on two levels of nodes
+_TRIED, _TYPICAL = (
+    40,
+    3.0,
+)  # places at which densities are compared on two levels of nodes, up to so many standard deviations
 _BATCH = 2 * 10**5  # places times nodes evaluated at a time
 _SURE = 1e200  # score of a sign that is known
 _ROUNDING = 4e-16
@@ -246,6 +249,11 @@ class TrainingSamples(WeightedSamples):
         field = observables.field_of()(level, slope, self.data.variance * self.point.response_row[-1])
         return (field - mean) / (math.sqrt(self.data.variance) * self.point.cholesky_row[-1])
 
+    def _steepness(self, curvature: np.ndarray) -> np.ndarray:
+        """Derivative of :meth:`_score` by the level, where the loss has this curvature."""
+        gamma = self.data.variance * self.point.response_row[-1]
+        return (1.0 + gamma * curvature) / (math.sqrt(self.data.variance) * self.point.cholesky_row[-1])
+
     def density(self, h: np.ndarray) -> np.ndarray:
         """See :meth:`WeightedSamples.density`: ``N(omega) (1 + Delta V l'')``, averaged over the earlier stages.
 
@@ -260,7 +268,7 @@ class TrainingSamples(WeightedSamples):
             )
         if self.gaussian is not None:
             return self.gaussian.density(h)
-        nodes = self._earlier_nodes(h)
+        nodes = self._earlier_nodes
         if nodes is None:
             return self._density_of_peaks(h)
         found = np.zeros((2, len(h)))
@@ -270,36 +278,37 @@ class TrainingSamples(WeightedSamples):
         return found
 
     @cached_property
-    def _chosen_nodes(self) -> list[Nodes | None]:
-        return []
+    def centre_and_width(self) -> tuple[float, float]:
+        """Mean and standard deviation of the own logit."""
+        own = unit(self.stages, self.stages)
+        mean, square = (self.mean(lambda _, h, k=k: h**k, [own], degree=2).value for k in (1, 2))
+        return mean, math.sqrt(square - mean**2)
 
-    def _earlier_nodes(self, h: np.ndarray) -> Nodes | None:
-        """Nodes of the earlier stages, as fine as the densities at some of these places need them; found once.
+    @cached_property
+    def _earlier_nodes(self) -> Nodes | None:
+        """Nodes of the earlier stages, as fine as densities need them at places where logits are.
 
         None where panels find the peaks of a narrow own field better: after one stage, and where no nodes are fine enough.
         """
         if self.stages == 2:
             return None
-        if not self._chosen_nodes:
-            places, before, peaked = h[:: max(1, len(h) // _TRIED)], None, 1 < self.stages <= crossings.NESTED + 1
-            for finer in range(-1, FINEST + 1):
-                nodes = self.solution.nodes(self.stages - 1, training=True, finer=finer).of(self.data, self.sets)
-                values = self._density_given(nodes, places)
-                if before is not None and np.abs(values - before).max() <= self.rtol * np.abs(values).max():
-                    break
-                if peaked and nodes.labels.size > _MOST_FOR_DENSITIES:
-                    nodes = None
-                    break
-                before = values
-            else:
-                nodes = None if peaked else nodes
-            self._chosen_nodes.append(nodes)
-        return self._chosen_nodes[0]
+        centre, width = self.centre_and_width
+        places, before = centre + width * np.linspace(-_TYPICAL, _TYPICAL, _TRIED), None
+        peaked = 1 < self.stages <= crossings.NESTED + 1
+        for finer in range(-1, FINEST + 1):
+            nodes = self.solution.nodes(self.stages - 1, training=True, finer=finer).of(self.data, self.sets)
+            values = self._density_given(nodes, places)
+            if before is not None and np.abs(values - before).max() <= self.rtol * np.abs(values).max():
+                return nodes
+            if peaked and nodes.labels.size > _MOST_FOR_DENSITIES:
+                return None
+            before = values
+        return None if peaked else nodes
 
     def _density_of_peaks(self, h: np.ndarray) -> np.ndarray:
         """Densities at places (n,), shape (2, n), averaged over the directions of the earlier stages by panels that find peaks."""
         n = len(self.weight)
-        loss, gamma = structural_loss(self.stage), self.data.variance * self.point.response_row[-1]
+        loss = structural_loss(self.stage)
 
         def peak(group: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             places, which = np.divmod(group, n)
@@ -307,8 +316,7 @@ class TrainingSamples(WeightedSamples):
             slope, curvature = LossFunctions(loss).derivatives(
                 level, nodes.labels, nodes.seen(loss.stages(self.stages))
             )
-            steepness = (1.0 + gamma * curvature) / (math.sqrt(self.data.variance) * self.point.cholesky_row[-1])
-            return self._score(level, slope, self._own_mean(nodes)), steepness
+            return self._score(level, slope, self._own_mean(nodes)), self._steepness(curvature)
 
         tilt = self._tilt(lambda group, first: self.follow(group % n, first[:, None]).weight) if self._draws else None
         values, _ = crossings.peaks(
@@ -325,13 +333,12 @@ class TrainingSamples(WeightedSamples):
     def _density_given(self, nodes: Nodes, h: np.ndarray) -> np.ndarray:
         """Densities at places (n,), shape (2, n), averaged over nodes of the earlier stages."""
         size, count = nodes.labels.size, len(h)
-        loss, gamma = structural_loss(self.stage), self.data.variance * self.point.response_row[-1]
+        loss = structural_loss(self.stage)
         seen = np.tile(nodes.seen(loss.stages(self.stages)), (count, 1))
         derivatives = LossFunctions(loss).derivatives(np.repeat(h, size), np.tile(nodes.labels, count), seen)
         slope, curvature = (values.reshape(count, size) for values in derivatives)
         score = self._score(h[:, None], slope, self._own_mean(nodes))
-        steepness = (1.0 + gamma * curvature) / (math.sqrt(self.data.variance) * self.point.cholesky_row[-1])
-        values = quadrature.density(score) * steepness
+        values = quadrature.density(score) * self._steepness(curvature)
         shares = nodes.weight * np.array([1.0 - nodes.labels, nodes.labels])
         return shares @ values.T / nodes.weight.sum()
 

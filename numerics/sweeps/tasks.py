@@ -124,9 +124,8 @@ class Solve(Points):
 
     def _solved(self, points: Sequence[tuple[DataModel, Chain]], along: np.ndarray) -> Piece:
         """Points that differ in the last parameter, whose values are ``along``."""
-        if (
-            self.data.many_classes
-        ):  # from a neighbour's solution other nodes would follow: a point would depend on its grid
+        if self.data.many_classes:
+            # Each cold: from a neighbour's solution other nodes would follow, and a point would depend on its grid.
             return self._one_by_one(
                 points, lambda data, chain: solve(data, chain, settings=self.settings, rtol=self.rtol)
             )
