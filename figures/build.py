@@ -57,6 +57,10 @@ class Effort:
     n_runs: int = 16
     seed: int = 0
 
+    def limited(self, n_inputs: int, n_runs: int) -> Effort:
+        """At most so many inputs, and so many runs; still none if there are none."""
+        return replace(self, n_inputs=min(self.n_inputs, n_inputs), n_runs=n_runs if self.n_runs else 0)
+
 
 @dataclass(frozen=True)
 class PrintedValue:

@@ -34,14 +34,10 @@ ACCURACY = 1e-4
 TEMPERATURES = np.geomspace(0.5, 20.0, 14)
 
 
-def _smaller(effort: Effort) -> Effort:
-    return replace(effort, n_inputs=min(effort.n_inputs, INPUTS), n_runs=RUNS if effort.n_runs else 0)
-
-
 @published("classes-1", "Temperature and the similarity of classes")
 def temperature(effort: Effort) -> Plan:
     """Test error of a student against the temperature of its targets, for two pairs of classes that are more or less alike."""
-    effort, similarities, alphas = _smaller(effort), (0.0, 0.6, 0.9), (1.0, 4.0)
+    effort, similarities, alphas = effort.limited(INPUTS, RUNS), (0.0, 0.6, 0.9), (1.0, 4.0)
     chain = Chain.of(
         [Estimator(CrossEntropy(), 0.01), Estimator(Distillation(temperature_squared=True), 0.01, eta=0.5)]
     )
@@ -89,7 +85,7 @@ def temperature(effort: Effort) -> Plan:
 @published("classes-2", "Soft targets as a regulariser where samples are few")
 def few_samples(effort: Effort) -> Plan:
     """Test error of a student of few samples against its ridge: on their labels, and on what a teacher of many says of them."""
-    effort = _smaller(effort)
+    effort = effort.limited(INPUTS, RUNS)
     kinds = {
         "hard": (CrossEntropy(), "labels"),
         "soft": (Distillation(), "soft targets, $T=1$"),
@@ -164,7 +160,7 @@ class Corrected:
 @published("classes-3", "A class that is missing from the transfer set")
 def missing(effort: Effort) -> Plan:
     """Errors of a student whose samples lack a class, before and after its biases are corrected, and of one that saw it."""
-    effort = _smaller(effort)
+    effort = effort.limited(INPUTS, RUNS)
     teacher, student = (
         Estimator(CrossEntropy(), 0.1),
         Estimator(Distillation(temperature_squared=True), 0.1, sets="transfer"),
@@ -174,10 +170,10 @@ def missing(effort: Effort) -> Plan:
     for name, weights in (("missing", (0.5, 0.5, 0.0)), ("all", None)):
         further = (ClassSet("transfer", 2.0, weights=weights),)
         data = ClassMixture(4.0, gram=orthogonal_means(3), delta=0.25, further=further)
-        work |= curves(
-            effort, data, Chain.of([teacher, student]), over, np.array([0.7, 1.0, 3.0, 10.0]), name, rtol=ACCURACY
-        )
-        work[f"{name}_corrected"] = Corrected(data, Chain.of([teacher, student]), over)
+        chain = Chain.of([teacher, student])
+        work |= curves(effort, data, chain, over, np.array([0.7, 1.0, 3.0, 10.0]), name, rtol=ACCURACY)
+        if weights is not None:
+            work["missing_corrected"] = Corrected(data, chain, over)
 
     def draw(parts: Data) -> Figure:
         figure, found = panels(parts, 1, 2, 2.9)

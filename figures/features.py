@@ -27,11 +27,6 @@ TEACHER = Estimator(CrossEntropy(), 0.1)
 ALPHA = 2.0
 
 
-def _smaller(effort: Effort) -> Effort:
-    """The same with N and runs of this file, none if there are none."""
-    return replace(effort, n_inputs=min(effort.n_inputs, INPUTS), n_runs=RUNS if effort.n_runs else 0)
-
-
 def _ratio_axis(panel: Panel) -> None:
     style.log_ticks(panel.axes, "x", 0.1, 10.0)
     panel.axes.set_xlabel("features per input, $p/N$")
@@ -40,7 +35,7 @@ def _ratio_axis(panel: Panel) -> None:
 @published("features-1", "Random features: double descent in their number")
 def descent(effort: Effort) -> Plan:
     """Test error of a student with relu features against p/N, on classes and on the labels of a rule."""
-    effort, network = _smaller(effort), RandomFeatures(1.0, "relu")
+    effort, network = effort.limited(INPUTS, RUNS), RandomFeatures(1.0, "relu")
     students = {
         "square": (SquareLoss(), "labels, square loss"),
         "hard": (CrossEntropy(), "labels, cross-entropy"),
@@ -86,7 +81,7 @@ def descent(effort: Effort) -> Plan:
 @published("features-2", "Power laws: learning curves, and students that see the head of the spectrum")
 def power_laws(effort: Effort) -> Plan:
     """Excess risk of ridge regression and of a student against alpha; of a student against the part of the spectrum it sees."""
-    effort, size = replace(_smaller(effort), n_inputs=min(effort.n_inputs, 2 * INPUTS)), 200
+    effort, size = replace(effort.limited(INPUTS, RUNS), n_inputs=min(effort.n_inputs, 2 * INPUTS)), 200
     alphas, points = np.geomspace(0.05, 4.0, 40), np.array([0.15, 0.4, 1.5])
     sources = (0.3, 0.6, 1.0)
     shares, seen = np.geomspace(0.02, 1.0, 40), np.array([0.05, 0.2, 0.8])
@@ -142,11 +137,11 @@ def activations(effort: Effort) -> Plan:
     kinds = ("relu", "erf", "tanh", "sign")
     data = GaussianMixture(ALPHA, 0.3, 1.0)
     work: dict[str, Work] = {}
-    small = replace(_smaller(effort), n_inputs=50, n_runs=4 * RUNS if effort.n_runs else 0)
+    small = replace(effort.limited(INPUTS, RUNS), n_inputs=50, n_runs=4 * RUNS if effort.n_runs else 0)
     for kind in kinds:
         chain = Chain.of(Estimator(CrossEntropy(), 0.01, name="network", features=RandomFeatures(1.0, kind)))
         over = {"network.features": RATIOS}
-        work |= curves(_smaller(effort), data, chain, over, POINTS, kind)
+        work |= curves(effort.limited(INPUTS, RUNS), data, chain, over, POINTS, kind)
         work |= {
             f"small_{name}": part
             for name, part in curves(small, data, chain, over, POINTS, kind).items()
@@ -217,7 +212,7 @@ def self_distillation(effort: Effort) -> Plan:
 @published("regression-2", "Weak to strong: a student that sees more than its teacher")
 def weak_to_strong(effort: Effort) -> Plan:
     """Risk of a student on 90% of a power law, of a teacher on 40%, against the transfer samples that the teacher labelled."""
-    effort, size = replace(_smaller(effort), n_inputs=min(effort.n_inputs, 2 * INPUTS)), 200
+    effort, size = replace(effort.limited(INPUTS, RUNS), n_inputs=min(effort.n_inputs, 2 * INPUTS)), 200
     sizes, points = np.geomspace(0.1, 30.0, 60), np.array([0.3, 1.0, 4.0])
     ridges = (0.03, 0.3, 3.0)
     source = LinearRule(1.0, noise=0.1, inputs=PowerLaw(1.0, 0.3, size), further=(DataSet("fresh", 1.0),))

@@ -47,13 +47,13 @@ def random_gram(generator: np.random.Generator, classes: int) -> Gram:
     return gram_of_correlations(correlations, generator.uniform(0.5, 1.5, classes))
 
 
-def random_problem(generator: np.random.Generator, classes: tuple[int, ...] = CLASSES) -> tuple[ClassMixture, Chain]:
+def random_problem(generator: np.random.Generator) -> tuple[ClassMixture, Chain]:
     """Data and chain, everything drawn log-uniformly where it spans decades."""
 
     def log_uniform(low: float, high: float) -> float:
         return float(np.exp(generator.uniform(np.log(low), np.log(high))))
 
-    k = int(generator.choice(classes))
+    k = int(generator.choice(CLASSES))
     weights = None if generator.random() < 0.5 else 0.02 / k + 0.98 * generator.dirichlet(np.full(k, 3.0))
     if weights is not None:
         weights = (weights / weights.sum()).tolist()
@@ -63,12 +63,12 @@ def random_problem(generator: np.random.Generator, classes: tuple[int, ...] = CL
     return data, Chain.of([Estimator(CrossEntropy(), ridges[0]), Estimator(soft, ridges[1], eta)])
 
 
-def failures(problems: int, seed: int, classes: tuple[int, ...] = CLASSES, *, show: bool = False) -> list[str]:
+def failures(problems: int, seed: int, *, show: bool = False) -> list[str]:
     """What did not converge."""
     generator = np.random.default_rng(seed)
     found, seconds, count = [], Counter(), Counter()
     for number in range(problems):
-        data, chain = random_problem(generator, classes)
+        data, chain = random_problem(generator)
         begin = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

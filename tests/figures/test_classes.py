@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray
+from committed_figures import committed, drawn_from_what_is_committed, rms_of_scores
 
 import figures.classes  # noqa: F401  (figures register themselves)
-from figures.__main__ import COMMITTED
-from figures.build import FIGURES, Effort, build
 
 NAMES = ("classes-1", "classes-2", "classes-3", "classes-4")
 
 
-def committed(name: str, part: str) -> xarray.Dataset:
-    return xarray.load_dataset(COMMITTED / f"{name}.nc", group=part)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_drawn_from_what_is_committed(name: str, tmp_path: Path) -> None:
-    made = build(name, tmp_path, Effort(), sources=(COMMITTED,))
-    assert made.computed == []
-    assert made.reused == list(FIGURES[name].plan(Effort()).work)
+    drawn_from_what_is_committed(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES[:3])
 def test_experiments_agree_with_theory(name: str) -> None:
     """All scores of a figure together; points of one curve share their samples, and N is 300."""
-    scores = json.loads((COMMITTED / f"{name}.json").read_text(encoding="utf-8"))["z_scores"]
-    points = sum(entry["points"] for entry in scores.values())
-    square = sum(entry["points"] * entry["rms"] ** 2 for entry in scores.values())
-    assert np.sqrt(square / points) < 2.0
+    assert rms_of_scores(name) < 2.0
 
 
 def test_temperature_changes_little() -> None:

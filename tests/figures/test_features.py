@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray
+from committed_figures import committed, drawn_from_what_is_committed, rms_of_scores
 
 import figures.features  # noqa: F401  (figures register themselves)
-from figures.__main__ import COMMITTED
-from figures.build import FIGURES, Effort, build
 
 NAMES = ("features-1", "features-2", "features-3", "regression-1", "regression-2")
 
 
-def committed(name: str, part: str) -> xarray.Dataset:
-    return xarray.load_dataset(COMMITTED / f"{name}.nc", group=part)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_drawn_from_what_is_committed(name: str, tmp_path: Path) -> None:
-    made = build(name, tmp_path, Effort(), sources=(COMMITTED,))
-    assert made.computed == []
-    assert made.reused == list(FIGURES[name].plan(Effort()).work)
+    drawn_from_what_is_committed(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "regression-1"])
 def test_experiments_agree_with_theory(name: str) -> None:
     """All scores of a figure together; curves of one panel share their samples, and N is 200 or 400."""
-    note = json.loads((COMMITTED / f"{name}.json").read_text(encoding="utf-8"))
-    scores = note["z_scores"]
-    points = sum(entry["points"] for entry in scores.values())
-    square = sum(entry["points"] * entry["rms"] ** 2 for entry in scores.values())
-    assert np.sqrt(square / points) < 2.0
+    assert rms_of_scores(name) < 2.0
 
 
 def test_where_students_on_features_peak() -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray
+from committed_figures import committed, drawn_from_what_is_committed
 
 import figures.neurons  # noqa: F401  (figures register themselves)
-from figures.__main__ import COMMITTED
-from figures.build import FIGURES, Effort, build
+from figures.build import FIGURES, Effort
 from figures.stamps import disagreement, fingerprint
 from numerics.neurons.bounds import Sampling, crossing
 from numerics.neurons.experiments import LEVEL, DigitScan, GapScan, MixtureScan
@@ -21,15 +20,9 @@ from numerics.sweeps.run import evaluate
 NAMES = ("neurons-1", "neurons-2")
 
 
-def committed(name: str, part: str) -> xarray.Dataset:
-    return xarray.load_dataset(COMMITTED / f"{name}.nc", group=part)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_drawn_from_what_is_committed(name: str, tmp_path: Path) -> None:
-    made = build(name, tmp_path, Effort(), sources=(COMMITTED,))
-    assert made.computed == []
-    assert made.reused == list(FIGURES[name].plan(Effort()).work)
+    made = drawn_from_what_is_committed(name, tmp_path)
     assert [path.stat().st_size > 10_000 for path in made.files[:2]] == [True, True]
 
 
