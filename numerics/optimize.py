@@ -31,7 +31,6 @@ from numerics.scalar.walk import Walk
 from numerics.settings import DEFAULT, Settings
 from numerics.solution.observables.registry import is_defined, observables_of
 from numerics.solution.solution import Solution
-from numerics.solution.state import limit_of
 from numerics.solver import ConvergenceWarning, require_solvable, settings_for, solve, spectral_solution
 
 SHIFT = 1e-3
@@ -328,7 +327,7 @@ def _moved_solutions(solution: Solution, axis: _Axis) -> tuple[dict[int, Solutio
     for offset in axis.stencil:
         if offset:
             problems[offset] = axis.put(solution.data, solution.chain, u + offset * SHIFT)
-        limits = [limit_of(point) for point in solution.points]
+        limits = [point.limit for point in solution.points]
         walks[offset] = Walk(*problems[offset], solution.settings, solution.level, limits)
     for number, point in enumerate(solution.points, 1):
         x = point.unknowns

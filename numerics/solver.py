@@ -24,10 +24,8 @@ from numerics.models import (
     require_number,
 )
 from numerics.scalar.compiled import PointArrays, compile_chain, newton, one_step, structural_loss
-from numerics.scalar.constrained import HardPoint
 from numerics.scalar.directions import TENSOR_STAGES
 from numerics.scalar.kernels.layout import Nodes
-from numerics.scalar.limits import read_points, solve_limit
 from numerics.scalar.points import StagePoint
 from numerics.scalar.prior import WeightMoments
 from numerics.settings import DEFAULT, Settings
@@ -48,6 +46,7 @@ LONGEST_CHAIN = 10
 """Stages of a chain that is solved stage by stage: equations of further ones take minutes to derive and compile, and rounding
 errors, which every stage amplifies, have taken over by then."""
 
+_LIMIT_TOLERANCE = 1e-12  # of Newton's last step where a ridge is 0
 _VANISHING = 1e-6  # squared norm
 _NO_WEIGHTS = -690.0  # ln C_tt^2 that a stage without weights starts another with
 _LOOSE = 1e-6  # accuracy that allows larger steps
@@ -145,16 +144,15 @@ def solve(
         raise ParameterError(f"start must be a Solution or None, got {start!r}")
     if data.many_classes:
         solution = _solution_of_classes(data, chain, settings, rtol, start)
-    elif has_limit(chain):
-        solution = limit_solution(data, chain, settings)
-    elif is_spectral(data, chain):
+    elif is_spectral(data, chain) and not has_limit(chain):
         solution = spectral_solution(data, chain, settings)
     else:
         require_solvable(chain)
+        settings = settings_of_limits(settings) if has_limit(chain) else settings
         arrays = PointArrays([(data, chain)])
-        if start is not None:
+        if start is not None and not has_limit(chain):
             for t, point in enumerate(start.points[: len(chain)]):
-                if point.status == 0 and not isinstance(point, HardPoint):
+                if point.status == 0 and not point.limit:
                     arrays.x[0, t, : point.unknowns.size] = np.nan_to_num(point.unknowns, neginf=_NO_WEIGHTS)
                     arrays.started[0, t] = 1
         arrays.solve(compile_chain(in_equations(data, chain)), settings)
@@ -220,17 +218,9 @@ def has_limit(chain: Chain) -> bool:
     return any(getattr(stage, "ridge", None) == 0 for stage in chain.stages)
 
 
-def limit_solution(data: DataModel, chain: Chain, settings: Settings = DEFAULT) -> Solution:
-    """Solution of a chain in which some ridges are 0, converged or not.
-
-    Raises
-    ------
-    numerics.models.ParameterError
-        Where there is no limit ridge -> 0, or the chain is too long.
-    """
-    require_solvable(chain)
-    found = solve_limit(data, chain, settings)
-    return _assemble(found.points, found.level, found.error, data, chain, settings)
+def settings_of_limits(settings: Settings) -> Settings:
+    """Settings for chains in which some ridges are 0: large responses of maximum-likelihood stages amplify errors."""
+    return replace(settings, newton_tolerance=min(settings.newton_tolerance, _LIMIT_TOLERANCE))
 
 
 def spectral_solution(data: DataModel, chain: Chain, settings: Settings = DEFAULT) -> Solution | None:
@@ -254,8 +244,7 @@ def require_solvable(chain: Chain) -> None:
 
 def read_solution(arrays: PointArrays, i: int, data: DataModel, chain: Chain, settings: Settings) -> Solution:
     """Solution of point ``i`` of an array of points."""
-    points = read_points(arrays, i, len(in_equations(data, chain)))
-    return _assemble(points, int(arrays.level[i]), float(arrays.error[i]), data, chain, settings)
+    return _assemble(arrays.read(i), int(arrays.level[i]), float(arrays.error[i]), data, chain, settings)
 
 
 def _assemble(
@@ -280,7 +269,7 @@ def _assemble(
         message = f"the residual {residual:.1e} exceeds {settings.residual_tolerance:.1e}"
     if (
         message
-        and not isinstance(points[-1], HardPoint)
+        and not points[-1].limit
         and points[-1].status != Status.TOO_LARGE
         and points[-1].norm_squared < _VANISHING
     ):

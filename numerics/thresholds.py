@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 from mpmath import mp
@@ -549,8 +549,14 @@ def separation(
     if not data.inputs.white:
         raise ParameterError(f"separability is known for white inputs, got {data.inputs!r}")
     if isinstance(data, GaussianMixture):
-        return MixtureSeparation(data.rho, data.delta, eta, label_noise, bias_is_free)
-    return RuleSeparation(eta, data.field_noise, label_noise, data.link_slope)
+        return _separation(MixtureSeparation, data.rho, data.delta, eta, label_noise, bias_is_free)
+    return _separation(RuleSeparation, eta, data.field_noise, label_noise, data.link_slope)
+
+
+@lru_cache(maxsize=1024)
+def _separation(kind: type, *parameters: float) -> MixtureSeparation | RuleSeparation:
+    """Kept: points of a grid that differ in alpha, or in ridges, have one threshold."""
+    return kind(*parameters)
 
 
 def least_log_average(

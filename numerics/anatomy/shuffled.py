@@ -21,10 +21,10 @@ import numpy as np
 from numerics.codegen.losses import LossFunctions
 from numerics.driver.outcome import Status
 from numerics.models import Chain, Frozen, ParameterError, structured
+from numerics.scalar.compiled import solve_stage
 from numerics.scalar.kernels.layout import Nodes
-from numerics.scalar.limits import given_point, solve_stage
 from numerics.scalar.nodes import label_nodes
-from numerics.scalar.points import StagePoint
+from numerics.scalar.points import StagePoint, given_point
 from numerics.scalar.prior import WeightMoments, coordinate_groups
 from numerics.simulation.draw import SHUFFLE
 from numerics.simulation.measure import MeasuredStage, population_of

@@ -17,7 +17,8 @@ from numerics.scalar.constant_targets import resting_biases
 from numerics.scalar.directions import fixed_directions
 from numerics.scalar.kernels import layout
 from numerics.scalar.kernels.layout import Nodes
-from numerics.scalar.points import StagePoint
+from numerics.scalar.limits import classify
+from numerics.scalar.points import HARD, MAX_MARGIN, MINIMUM_NORM, StagePoint, effective_ridge
 from numerics.scalar.prior import coordinate_groups
 from numerics.settings import Settings
 from theory.bends import JUMP_WIDTH
@@ -25,6 +26,7 @@ from theory.losses import LinearLoss, Loss
 
 _entries = Deferred("numerics.scalar.kernels.entries")
 _chain = Deferred("numerics.scalar.kernels.chain")
+_KINDS = {MINIMUM_NORM: layout.MINIMUM_NORM, MAX_MARGIN: layout.MAX_MARGIN}
 
 
 def compile_chain(chain: Chain) -> object:
@@ -69,17 +71,28 @@ def _compile(structure: tuple, box: _Box) -> object:
     return stages
 
 
-def compiled_stage(loss: Loss, number: int) -> layout.Stage:
-    """Loss, with its parameters, and equations of a stage as the core takes them."""
+def compiled_stage(loss: Loss, number: int, limit: str | None = None) -> layout.Stage:
+    """Loss, with its parameters, or the constraint in its place, and equations of a stage as the core takes them."""
     seen = np.array([stage - 1 for stage in loss.stages(number)], dtype=np.int64)
-    return layout.Stage(compiled_loss(loss), _stage_equations(number), seen)
+    return layout.Stage(compiled_loss(loss, limit), _stage_equations(number), seen)
 
 
-def compiled_loss(loss: Loss) -> layout.Loss:
-    """A loss with its parameters as the core takes it."""
+def compiled_loss(loss: Loss, limit: str | None = None) -> layout.Loss:
+    """A loss with its parameters, or the constraint in its place, as the core takes it."""
     # One entry at least: compiled code takes its address.
     parameters = np.array([*loss.values, 0.0], dtype=float)
-    return layout.Loss(*loss_module(loss), len(loss.bends), grid_kind(loss), parameters)
+    return layout.Loss(
+        *loss_module(loss), len(loss.bends), grid_kind(loss), _KINDS.get(limit, layout.TRAINED), parameters
+    )
+
+
+def goals(loss: Loss, number: int, nodes: Nodes, limit: str) -> np.ndarray:
+    """What a constraint holds the logit of stage ``number`` to at each of the earlier stages' ``nodes``, shape (n,): ``h*``, where
+    the sample's loss is smallest, or the sign of its label for a margin.
+    """
+    out = np.empty(nodes.labels.size)
+    _entries.find_goals(compiled_loss(loss, limit), nodes.labels, nodes.seen(loss.stages(number)), out)
+    return out
 
 
 @lru_cache(maxsize=64)
@@ -122,7 +135,7 @@ def cholesky_triangle(points: Sequence[StagePoint]) -> np.ndarray:
 
 def newton(
     data: DataModel, stage: Estimator, nodes: Nodes, prior: np.ndarray, earlier: Sequence[StagePoint], x: np.ndarray,
-    accuracy: layout.Accuracy,
+    accuracy: layout.Accuracy, limit: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Outcome]:  # fmt: skip
     """Compiled Newton iteration of one stage on any nodes of the earlier ones.
 
@@ -135,6 +148,8 @@ def newton(
         Starting point; unknowns as in :mod:`numerics.scalar.kernels.layout`.
     accuracy
         See :func:`one_step`, :func:`accuracy_of`.
+    limit
+        The constraint that takes the place of the loss, if one does.
 
     Returns
     -------
@@ -145,15 +160,31 @@ def newton(
     outcome
     """
     number = len(earlier) + 1
-    compiled = compiled_stage(stage.loss, number)
+    compiled = compiled_stage(stage.loss, number, limit)
     problem = layout.Problem(
         compiled.loss, compiled.equations, nodes, nodes.seen(stage.loss.stages(number)), prior, cholesky_triangle(earlier),
         np.array([point.response_row[-1] for point in earlier], dtype=float), data.variance,
-        math.nan if stage.fixed_bias is None else stage.fixed_bias,
+        _fixed_bias(stage, limit),
     )  # fmt: skip
     unknowns, conjugates, updated = x.copy(), np.empty(2 * number + 2), np.empty(2 * number + 1)
     outcome = _entries.solve_stage(problem, accuracy, unknowns, conjugates, updated)
     return unknowns, conjugates, updated, outcome
+
+
+def _fixed_bias(stage: Estimator, limit: str | None) -> float:
+    """NaN if it is learned.  Beside weights that grow a given one is nothing, whatever it is."""
+    if stage.fixed_bias is None:
+        return math.nan
+    return 0.0 if limit == MAX_MARGIN else stage.fixed_bias
+
+
+def solve_stage(
+    data: DataModel, stage: Estimator, nodes: Nodes, prior: np.ndarray, earlier: Sequence[StagePoint], x: np.ndarray,
+    step: float, settings: Settings,
+) -> StagePoint:  # fmt: skip
+    """:func:`newton` until its tolerance, at a quadrature step."""
+    unknowns, conjugates, _, outcome = newton(data, stage, nodes, prior, earlier, x, accuracy_of(settings, step))
+    return StagePoint(unknowns, conjugates[:-1], *outcome)
 
 
 def one_step(step: float, tail: float, *, sharing: bool = True) -> layout.Accuracy:
@@ -191,6 +222,8 @@ class PointArrays:
         Of each stage, as in :class:`numerics.driver.outcome.Outcome`.
     solved, level, error : arrays, shape (n,)
         Stages converged, quadrature level, quadrature error.
+    limits : list of n tuples of T
+        Which constraint a stage without ridge is; None where it is none.
     vanishing : boolean array, shape (n, T)
         Stages without weights (:mod:`numerics.scalar.constant_targets`); their ``ln C_tt^2`` in ``x`` is 0 and stands for -oo.
     """
@@ -198,7 +231,8 @@ class PointArrays:
     def __init__(self, points: Sequence[tuple[DataModel, Chain]]) -> None:
         points = [(data, in_equations(data, chain)) for data, chain in points]
         n, size = len(points), len(points[0][1])
-        self.points = point_parameters(points)
+        self.limits = [classify(data, chain) for data, chain in points]
+        self.points = point_parameters(points, self.limits)
         data, chain = points[0]
         self.losses = tuple(structural_loss(stage) for stage in chain.stages)
         names = [found.name for found in data.sets]
@@ -233,6 +267,22 @@ class PointArrays:
             response[:, t, t] = np.exp(self.x[:, t, at.response])
         return cholesky, response
 
+    def read(self, i: int) -> tuple[StagePoint, ...]:
+        """Saddle points of the stages of point ``i``, up to the first that failed."""
+        points: list[StagePoint] = []
+        for t in range(self.status.shape[1]):
+            status, residual = int(self.status[i, t]), float(self.residual[i, t])
+            last_step, defect = float(self.last_step[i, t]), float(self.defect[i, t])
+            x, conjugates = self.x[i, t, : 2 * t + 4].copy(), self.conjugates[i, t, : 2 * t + 3].copy()
+            limit = self.limits[i][t] if self.limits[i][t] in HARD else None
+            if self.vanishing[i, t] and status == 0:
+                x[2 + t], limit = -math.inf, None
+            iterations = int(self.iterations[i, t])
+            points.append(StagePoint(x, conjugates, status, iterations, residual, last_step, defect, limit))
+            if points[-1].status != 0:
+                break
+        return tuple(points)
+
     def structure(self, stages: object) -> layout.Structure:
         """What the points have in common, of the ``stages`` that :func:`compile_chain` gives."""
         directions, first_rows, _ = fixed_directions(self.losses)
@@ -247,7 +297,7 @@ class PointArrays:
         )  # fmt: skip
 
 
-def point_parameters(points: Sequence[tuple[DataModel, Chain]]) -> layout.Point:
+def point_parameters(points: Sequence[tuple[DataModel, Chain]], limits: Sequence[Sequence[str | None]]) -> layout.Point:
     """Parameters of many points with chains of one structure as the core takes them."""
     n, size = len(points), len(points[0][1])
     resolved = [chain.resolved(data) for data, chain in points]
@@ -272,12 +322,13 @@ def point_parameters(points: Sequence[tuple[DataModel, Chain]]) -> layout.Point:
                 training.mean_square[i, t] = stage.mean_square
                 continue
             values = stage.loss.values
-            training.ridge[i, t] = stage.ridge
+            limit = limits[i][t]
+            training.kind[i, t] = _KINDS.get(limit, layout.TRAINED)
+            training.ridge[i, t] = effective_ridge(stage, limit)
             training.parameters[i, t, : len(values)] = values
             if "mixing" in stage.loss.keys:
                 training.mixing[i, t] = values[stage.loss.keys.index("mixing")]
-            if stage.fixed_bias is not None:
-                training.fixed_bias[i, t] = stage.fixed_bias
+            training.fixed_bias[i, t] = _fixed_bias(stage, limit)
             if at_rest[t] is not None:
                 training.kind[i, t], training.fixed_bias[i, t] = layout.VANISHING, at_rest[t]
     return layout.Point(data, training, _stacked_groups(points))

@@ -19,8 +19,9 @@ from numba import types
 from numerics.codegen.cache import njit
 from numerics.codegen.losses import loss_module
 from numerics.models import Estimator, Frozen
-from numerics.scalar.constrained import solve_gradient, with_values
+from numerics.scalar.kernels.constrained import solve_gradient
 from numerics.scalar.kernels.elementary import OPTIONS, POINT_FUNCTION, FloatArray, Matrix, address
+from numerics.scalar.limits import with_values
 from theory.losses import Loss
 from theory.symbols import h
 

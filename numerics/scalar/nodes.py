@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from numerics.deferred import Deferred
-from numerics.models import DataModel, Estimator, Frozen
-from numerics.scalar.compiled import compiled_stage, data_parameters, packed, structural_loss
+from numerics.models import Chain, DataModel, Estimator, Frozen
+from numerics.scalar.compiled import compiled_stage, data_parameters, packed, structural_loss, target_bends
 from numerics.scalar.kernels import layout
 from numerics.scalar.kernels.layout import Nodes
 from numerics.scalar.points import StagePoint
+from numerics.settings import Settings
 
 _entries = Deferred("numerics.scalar.kernels.entries")
 _grid = Deferred("numerics.scalar.kernels.grid")
@@ -38,8 +39,9 @@ def extend(
     field = _entries.field_of if training else _entries.field_of_fresh
     trained = [int(found.name in stage.sets) for found in data.sets] if training else [1]
     rule = layout.Rule(step, _grid.MAP_TOLERANCE, True, True, sharpness, np.ascontiguousarray(extra, dtype=float))
+    compiled = compiled_stage(structural_loss(stage), point.earlier + 1, point.limit if training else None)
     found, defect = _entries.nodes_after(
-        compiled_stage(structural_loss(stage), point.earlier + 1), nodes, field(layout.unpack(point.unknowns), data.variance),
+        compiled, nodes, field(layout.unpack(point.unknowns), data.variance),
         np.array(trained), np.ones(len(trained), dtype=np.int64), _NO_DIRECTIONS if directions is None else directions, rule, tail,
     )  # fmt: skip
     if point.earlier == 0 and math.isfinite(data.link_slope):
@@ -48,39 +50,27 @@ def extend(
     return found, defect
 
 
+def extend_any(
+    nodes: Nodes, data: DataModel, chain: Chain, number: int, point: StagePoint, settings: Settings, level: int, *,
+    training: bool, refinement: float = 1.0, bends: Sequence[tuple[float, float]] = (), sharpness: float = 0.0,
+) -> Nodes:  # fmt: skip
+    """``nodes`` of the stages before ``number``, extended by that stage, whether it has weights or not.
+
+    ``refinement`` divides the step of this integration; ``bends`` are (position, scale) of what is going to be averaged as a
+    function of this stage's logit, beyond what later targets do; ``sharpness`` as in :func:`extend`.
+    """
+    if point.vanishes:
+        return _entries.with_constant_logit(nodes, point.bias)
+    step = settings.outer_step * settings.refinement**level / refinement
+    wanted = sorted({*map(tuple, target_bends(chain, number)), *bends})
+    extra = np.array(wanted, dtype=float).reshape(-1, 2)
+    stage = chain.resolved(data)[number - 1]
+    found, _ = extend(
+        nodes, data, stage, point, step, settings.tail, training=training, extra=extra, sharpness=sharpness
+    )
+    return found
+
+
 def sharpness_along(points: Sequence[StagePoint], number: int) -> float:
     """How much of stage ``number``'s g moves the fields of the stages after it by the width that g's after it give them."""
     return _entries.sharpness_along(packed(points), np.ones(len(points), dtype=np.int64), number - 1)
-
-
-def unresolved(scores: np.ndarray, nodes: Nodes) -> tuple[np.ndarray, np.ndarray]:
-    """Jumps of a normal score between neighbouring nodes, and which of them matter: on one line of nodes, and near 0."""
-    same = nodes.labels[1:] == nodes.labels[:-1]
-    if nodes.stages > 1:
-        same &= np.all(nodes.logits[1:, :-1] == nodes.logits[:-1, :-1], axis=1)
-    near = (np.minimum(np.abs(scores[1:]), np.abs(scores[:-1])) < 6.0) | (scores[1:] * scores[:-1] < 0.0)
-    jumps = np.abs(np.diff(scores))
-    return jumps, same & near
-
-
-def largest_jump(scores: np.ndarray, nodes: Nodes) -> float:
-    """Largest change of a normal score that is about to be averaged, between neighbouring nodes."""
-    jumps, matter = unresolved(scores, nodes)
-    return float(jumps[matter].max(initial=0.0))
-
-
-def sharp_crossings(scores: np.ndarray, nodes: Nodes, limit: float = 1.0) -> dict[float, tuple[float, float]]:
-    """(position, width) in the last logit, by label, of the zero of a normal score that its nodes do not resolve: its
-    neighbouring values differ by more than ``limit``.
-    """
-    jumps, matter = unresolved(scores, nodes)
-    found = {}
-    for label in (0.0, 1.0):
-        here = np.flatnonzero(matter & (jumps > limit) & (nodes.labels[1:] == label))
-        if here.size:
-            k = here[np.argmin(scores[here] * scores[here + 1])] if here.size > 1 else here[0]
-            h = nodes.logits[k : k + 2, -1]
-            slope = (scores[k + 1] - scores[k]) / (h[1] - h[0])
-            position = min(max(h[0] - scores[k] / slope, h.min()), h.max())
-            found[label] = float(position), float(1.0 / abs(slope))
-    return found

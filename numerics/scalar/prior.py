@@ -15,6 +15,7 @@ from numerics.codegen.losses import pointer
 from numerics.deferred import Deferred
 from numerics.models import Chain, DataModel, Estimator, Frozen, Inputs, RandomFeatures, Rule, in_equations, structured
 from numerics.scalar.kernels.layout import Groups
+from numerics.scalar.points import StagePoint, effective_ridge
 
 _entries = Deferred("numerics.scalar.kernels.entries")
 _ROUNDING = 1e-12
@@ -161,14 +162,14 @@ def _rows(active: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> np.
     return rows
 
 
-def norm_ratios(data: DataModel, chain: Chain, conjugates: Sequence[np.ndarray]) -> np.ndarray:
-    """|w_t|^2/N over Q_tt of the stages whose conjugates are given, NaN for the others, shape (T,); 1 for white inputs."""
+def norm_ratios(data: DataModel, chain: Chain, points: Sequence[StagePoint]) -> np.ndarray:
+    """|w_t|^2/N over Q_tt of the stages whose saddle points are given, NaN for the others, shape (T,); 1 for white inputs."""
     chain = in_equations(data, chain)
     if not structured(data, chain):
         return np.ones(len(chain))
     moments, found = WeightMoments(coordinate_groups(data, chain)), np.full(len(chain), np.nan)
-    for t, (stage, values) in enumerate(zip(chain.resolved(data), conjugates, strict=False)):
-        moments.add_stage(t + 1, stage, values[: 2 * t + 3])
+    for t, (stage, point) in enumerate(zip(chain.resolved(data), points, strict=False)):
+        moments.add_stage(t + 1, stage, point.conjugates, point.limit)
         found[t] = moments.norm_ratio(t)
     return found
 
@@ -193,12 +194,14 @@ class WeightMoments:
         share, square = self._moments.groups.share, self._moments.covariance[:, t, t]
         return float(share @ square / (share @ (self._moments.groups.covariances[:, t, t] * square)))
 
-    def add_stage(self, number: int, stage: Estimator | Frozen, conjugates: np.ndarray) -> None:
-        """Store the moments of stage ``number`` (1-based), solved with these conjugates."""
+    def add_stage(
+        self, number: int, stage: Estimator | Frozen, conjugates: np.ndarray, limit: str | None = None
+    ) -> None:  # fmt: skip
+        """Store the moments of stage ``number`` (1-based), solved with these conjugates; ``limit`` as in ``StagePoint``."""
         if isinstance(stage, Frozen):
             _entries.append_given(self._moments, number - 1, stage.magnetization, stage.mean_square)
         else:
             moments_of = pointer(equations_module(number).moments)
             _entries.append_trained(
-                self._moments, moments_of, number - 1, stage.ridge, np.ascontiguousarray(conjugates)
+                self._moments, moments_of, number - 1, effective_ridge(stage, limit), np.ascontiguousarray(conjugates)
             )

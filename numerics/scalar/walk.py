@@ -7,12 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from numerics.models import Chain, DataModel, Frozen, in_equations
-from numerics.scalar.compiled import cholesky_triangle, newton, one_step, structural_loss, target_bends
-from numerics.scalar.constrained import HARD, HardPoint, HardStage, constraint, effective
+from numerics.scalar.compiled import newton, one_step, structural_loss, target_bends
 from numerics.scalar.directions import fixed_directions
-from numerics.scalar.limits import extend_any, given_point, without_ridge
 from numerics.scalar.nodes import extend, label_nodes
-from numerics.scalar.points import StagePoint
+from numerics.scalar.points import StagePoint, effective_ridge, given_point
 from numerics.scalar.prior import WeightMoments, coordinate_groups
 from numerics.settings import Settings
 
@@ -25,7 +23,7 @@ class Walk:
     ) -> None:  # fmt: skip
         chain = in_equations(data, chain)
         self.data, self.chain, self.settings, self.level = data, chain, settings, level + 1
-        self.stages = tuple(without_ridge(stage) for stage in chain.resolved(data))
+        self.stages = chain.resolved(data)
         self.limits = tuple(limits) or (None,) * len(chain)
         directions, rows, self.exact = fixed_directions([structural_loss(stage) for stage in chain.stages])
         rows = rows if self.exact or rows == 0 else min(rows * 2 ** (level + 1), len(directions))
@@ -42,16 +40,10 @@ class Walk:
         stage, limit = self.stages[number - 1], self.limits[number - 1]
         if isinstance(stage, Frozen):
             return given_point(stage, self.points).unknowns - x, np.zeros_like(x)
-        if limit in HARD:
-            nodes, prior = self.nodes.of(self.data, stage.sets), self.moments.prior_constants(number - 1, 1.0)
-            goal = constraint(self.chain, number, limit, nodes)
-            triangle = cholesky_triangle(self.points)
-            hard = HardStage(number, limit, nodes, goal, self.data, prior, triangle, stage.bias)
-            moved, conjugates = hard.newton(x)
-            return moved - x, np.append(conjugates, 0.0)
+        prior = self.moments.prior_rows(len(self.points), effective_ridge(stage, limit))
         moved, conjugates, _, _ = newton(
-            self.data, stage, self.nodes.of(self.data, stage.sets), self.moments.prior_rows(len(self.points), stage.ridge),
-            self.points, x, one_step(self.settings.field_step * self.factor, self.settings.tail, sharing=not self.exact),
+            self.data, stage, self.nodes.of(self.data, stage.sets), prior, self.points, x,
+            one_step(self.settings.field_step * self.factor, self.settings.tail, sharing=not self.exact), limit,
         )  # fmt: skip
         return moved - x, conjugates
 
@@ -60,17 +52,10 @@ class Walk:
         number = len(self.points) + 1
         stage = self.stages[number - 1]
         conjugates = self.newton(x)[1][:-1].copy()
-        limit = self.limits[number - 1]
-        found = (x, conjugates, 0, 1, 0.0, 0.0, 0.0)
-        point = HardPoint(*found, limit) if limit in HARD else StagePoint(*found)
+        point = StagePoint(x, conjugates, 0, 1, 0.0, 0.0, 0.0, self.limits[number - 1])
         self.points.append(point)
         if number < len(self.chain):
-            self.moments.add_stage(number, effective(stage, point), conjugates)
-            if limit in HARD:
-                self.nodes = extend_any(
-                    self.nodes, self.data, self.chain, number, point, self.settings, self.level, training=True
-                )
-                return
+            self.moments.add_stage(number, stage, conjugates, point.limit)
             self.nodes, _ = extend(
                 self.nodes, self.data, stage, point, self.settings.outer_step * self.factor, self.settings.tail,
                 training=True, extra=target_bends(self.chain, number),

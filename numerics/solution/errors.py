@@ -16,7 +16,6 @@ import numpy as np
 
 from numerics.scalar.nodes import StagePoint, sharpness_along
 from numerics.scalar.walk import Walk
-from numerics.solution.state import limit_of
 
 if TYPE_CHECKING:
     from numerics.solution.solution import Solution
@@ -31,7 +30,7 @@ def displaced(solution: Solution) -> Solution:
     every order parameter is off by the quadrature error stated, times a factor between -1 and 1.
     """
     points = solution.points
-    if solution.spectral is not None or any(limit_of(point) or point.vanishes for point in points):
+    if solution.spectral is not None or any(point.limit or point.vanishes for point in points):
         return replace(solution, points=_spread(points, solution.quadrature_error))
     walk = Walk(solution.data, solution.equations, solution.settings, solution.level)
     for number, point in enumerate(points, 1):

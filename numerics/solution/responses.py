@@ -11,8 +11,7 @@ import numpy as np
 
 from numerics.codegen.equations import equations_module
 from numerics.scalar.compiled import newton, one_step
-from numerics.scalar.limits import extend_any
-from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes
+from numerics.scalar.nodes import Nodes, StagePoint, extend, extend_any, label_nodes
 from numerics.scalar.prior import WeightMoments, coordinate_groups
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from numerics.models import (
     parameter_values,
     total_alpha,
 )
-from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, effective
 from numerics.scalar.directions import sobol_directions
-from numerics.scalar.limits import MAXIMUM_LIKELIHOOD, extend_any
-from numerics.scalar.nodes import Nodes, StagePoint, extend, label_nodes, sharpness_along
+from numerics.scalar.limits import MAXIMUM_LIKELIHOOD
+from numerics.scalar.nodes import Nodes, StagePoint, extend, extend_any, label_nodes, sharpness_along
+from numerics.scalar.points import MAX_MARGIN, MINIMUM_NORM
 from numerics.scalar.prior import WeightMoments, coordinate_groups, norm_ratios
 from numerics.settings import Settings
 from numerics.solution.gaussian import semidefinite_cholesky
@@ -41,7 +41,7 @@ from numerics.solution.population import Population
 from numerics.solution.quadrature import Integral, OneRule
 from numerics.solution.samples import WeightedSamples
 from numerics.solution.stage import NOTHING, AnyStage
-from numerics.solution.state import State, limit_of, times
+from numerics.solution.state import State, times
 from numerics.solution.training import TrainingSamples
 from numerics.square_chain.spectral import SpectralStages
 from numerics.square_chain.training import SquareSamples, SquareTraining
@@ -228,7 +228,7 @@ class Solution:
     @cached_property
     def norm_ratios(self) -> np.ndarray:
         """|w|^2/N over Q of all stages that are solved, shape (stages,)."""
-        return norm_ratios(self.data, self.equations, [point.conjugates for point in self.points])
+        return norm_ratios(self.data, self.equations, self.points)
 
     @cached_property
     def _displaced(self) -> Solution:
@@ -255,7 +255,7 @@ class Solution:
         stages = self.resolved
         found = WeightMoments(coordinate_groups(self.data, self.equations))
         for earlier, stage, point in zip(range(1, number + 1), stages, self.points, strict=False):
-            found.add_stage(earlier, effective(stage, point), point.conjugates)
+            found.add_stage(earlier, stage, point.conjugates, point.limit)
         return found
 
     def _long_nodes(self, number: int, *, training: bool, finer: int) -> Nodes:
@@ -368,7 +368,7 @@ class StageSolution(AnyStage):
         """Which limit a ridge of 0 stands for: "maximum likelihood", "minimum norm" or "max margin"; None at positive ridge."""
         if not self.trained or self.estimator.ridge > 0 or not self.known:
             return None
-        return limit_of(self.solution.points[self.number - 1]) or MAXIMUM_LIKELIHOOD
+        return self.solution.points[self.number - 1].limit or MAXIMUM_LIKELIHOOD
 
     @property
     def margin(self) -> float:
@@ -378,7 +378,7 @@ class StageSolution(AnyStage):
     @property
     def constraint(self) -> str | None:
         """The limit, if it is one under a hard constraint: "minimum norm" or "max margin"."""
-        return limit_of(self.solution.points[self.number - 1])
+        return self.solution.points[self.number - 1].limit
 
     @property
     def relative_bias(self) -> float:

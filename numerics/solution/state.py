@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.models import DataModel
-from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM
-from numerics.scalar.nodes import StagePoint
+from numerics.scalar.points import MAX_MARGIN, MINIMUM_NORM, StagePoint
 from numerics.solution.population import SYMMETRIC, Population
 
 Array = NDArray[np.float64]
@@ -55,7 +54,7 @@ class State:
 
     def _infinite_for(self, *limits: str) -> Array:
         missing = self.size - len(self.points)
-        return np.array([math.inf if limit_of(point) in limits else 1.0 for point in self.points] + [1.0] * missing)
+        return np.array([math.inf if point.limit in limits else 1.0 for point in self.points] + [1.0] * missing)
 
     @cached_property
     def magnetization(self) -> Array:
@@ -92,11 +91,6 @@ class State:
             data, self.magnetization[:k], self.bias[:k], self.overlap[:k, :k], self.cholesky[:k, :k], rtol,
             scale=self.scale[:k], norm_ratio=norm_ratio, check=check,
         )  # fmt: skip
-
-
-def limit_of(point: StagePoint) -> str | None:
-    """The constraint that stands for a ridge of 0 (:mod:`numerics.scalar.constrained`); None for an ordinary stage."""
-    return getattr(point, "limit", None)
 
 
 def times(finite: Array, growth: Array) -> Array:

@@ -20,13 +20,12 @@ from numerics.codegen.losses import LossFunctions
 from numerics.deferred import special
 from numerics.models import TRAINING, ParameterError
 from numerics.models.link import disagreement
-from numerics.scalar.compiled import structural_loss
-from numerics.scalar.constrained import MAX_MARGIN, MINIMUM_NORM, constraint, follow_hard
+from numerics.scalar.compiled import goals, structural_loss
 from numerics.scalar.nodes import Nodes, extend, label_nodes
+from numerics.scalar.points import MAX_MARGIN, MINIMUM_NORM
 from numerics.solution import crossings, quadrature
 from numerics.solution.quadrature import EVALUATIONS, Integral, OneRule
 from numerics.solution.samples import GaussianLogits, Integrand, WeightedSamples, combined, unit
-from numerics.solution.state import limit_of
 from theory.functions import step
 from theory.losses import Loss
 
@@ -80,7 +79,7 @@ class TrainingSamples(WeightedSamples):
     @property
     def limit(self) -> str | None:
         """Which constraint stands for the ridge of 0, if one does."""
-        return limit_of(self.point)
+        return self.point.limit
 
     @cached_property
     def groups(self) -> Nodes:
@@ -125,12 +124,7 @@ class TrainingSamples(WeightedSamples):
         nodes = Nodes(np.ones(n), start.statistics, start.labels, np.empty((n, 0)), start.member, np.arange(n))
         for j in range(g.shape[1]):
             along, point = np.ascontiguousarray(g[:, j]), solution.points[j]
-            if limit_of(point):
-                nodes = follow_hard(nodes, self.data, solution.equations, j + 1, point, along[nodes.row])
-            else:
-                nodes, _ = extend(
-                    nodes, self.data, solution.resolved[j], point, 1.0, 1.0, training=True, directions=along
-                )
+            nodes, _ = extend(nodes, self.data, solution.resolved[j], point, 1.0, 1.0, training=True, directions=along)
         return nodes if len(self.data.sets) == 1 else nodes.rows(np.argsort(nodes.row))
 
     # Signs
@@ -229,7 +223,7 @@ class TrainingSamples(WeightedSamples):
         """Value of the own direction below which the logit is below a level, given nodes of the earlier stages."""
         level = np.broadcast_to(np.asarray(level, dtype=float), nodes.labels.shape)
         if self.limit == MINIMUM_NORM:
-            goal = constraint(self.solution.equations, self.stages, MINIMUM_NORM, nodes)
+            goal = goals(self.stage.loss, self.stages, nodes, MINIMUM_NORM)
             return (level - goal) * _SURE**0.5
         loss = structural_loss(self.stage)
         seen = nodes.seen(loss.stages(self.stages))
@@ -433,7 +427,7 @@ class TrainingSamples(WeightedSamples):
         """Nodes with the logit of this stage, if that is a function of the earlier ones: nothing is left to integrate."""
         if nodes.stages == self.stages:
             return nodes
-        goal = constraint(self.solution.equations, self.stages, MINIMUM_NORM, nodes)
+        goal = goals(self.stage.loss, self.stages, nodes, MINIMUM_NORM)
         # Without columns of its own direction and force, which are not needed.
         return Nodes(nodes.weight, nodes.statistics, nodes.labels, np.column_stack((nodes.logits, goal)))
 

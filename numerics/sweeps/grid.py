@@ -20,7 +20,7 @@ from numerics.settings import DEFAULT, Settings
 from numerics.simulation.run import Simulation
 from numerics.solution.observables import OBSERVABLES
 from numerics.solution.observables.registry import long_name
-from numerics.solver import has_limit, settings_for
+from numerics.solver import settings_for
 from numerics.sweeps.axes import Over
 from numerics.sweeps.journal import Piece
 from numerics.sweeps.provenance import code_version, package_versions
@@ -281,10 +281,7 @@ class Grid(_AnyGrid):
     def per_task(self) -> int:
         if self.data.many_classes:
             return CLASSES_PER_TASK
-        ridges_vanish = has_limit(self.chain) or any(
-            path.endswith("ridge") and np.any(values == 0) for path, values in self.over.items()
-        )
-        return 1 if ridges_vanish else POINTS_PER_TASK.get(len(self.chain), 1)
+        return POINTS_PER_TASK.get(len(self.chain), 1)
 
     def task(self, first: int, last: int) -> Solve:
         return Solve(

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from numerics.models import Chain, DataModel, in_equations
+from numerics.models import Chain, DataModel, in_equations, structured
 from numerics.scalar.compiled import PointArrays
 from numerics.scalar.prior import norm_ratios
 from numerics.solution.errors import natural_sizes
@@ -73,7 +73,10 @@ class ManyPoints:
     def of(cls, arrays: PointArrays, points: Sequence[tuple[DataModel, Chain]]) -> ManyPoints:
         """Of points that are solved."""
         data, chain = ManyData.of([data for data, _ in points]), in_equations(*points[0])
-        ratio = np.array([norm_ratios(data, chain, arrays.conjugates[i]) for i, (data, chain) in enumerate(points)])
+        ratio = np.ones(arrays.status.shape)
+        for i, point in enumerate(points):
+            if structured(*point):
+                ratio[i] = norm_ratios(*point, arrays.read(i))
         return cls(data, chain, arrays.x[:, :, 0], arrays.x[:, :, 1], *arrays.overlaps(), arrays.error, ratio)
 
     def values(self, name: str) -> np.ndarray:

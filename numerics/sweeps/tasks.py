@@ -14,11 +14,13 @@ import numpy as np
 
 from numerics.models import Chain, DataModel, ParameterError, check_fit, in_equations, with_parameter
 from numerics.scalar.compiled import PointArrays, compile_chain
+from numerics.scalar.limits import classify
+from numerics.scalar.points import HARD
 from numerics.settings import Settings
 from numerics.simulation.run import Simulation, simulate
 from numerics.solution.observables.registry import REGISTRY, split
 from numerics.solution.solution import Solution
-from numerics.solver import LONGEST_CHAIN, has_limit, limit_solution, read_solution, solve, spectral_solution
+from numerics.solver import LONGEST_CHAIN, has_limit, read_solution, settings_of_limits, solve, spectral_solution
 from numerics.square_chain.spectral import is_spectral
 from numerics.sweeps.journal import Piece
 from numerics.sweeps.points import ManyPoints
@@ -96,6 +98,13 @@ class Solve(Points):
     settings: Settings
     rtol: float | None = None
 
+    def at(self, i: int) -> tuple[DataModel, Chain]:
+        """Data and chain of point ``i``; ParameterError if there is no such problem, or no limit where a ridge is 0."""
+        data, chain = super().at(i)
+        if has_limit(chain) and not data.many_classes:
+            classify(data, in_equations(data, chain))
+        return data, chain
+
     def __call__(self) -> Piece:
         starts = np.flatnonzero(np.any(np.diff(self.values[:, :-1], axis=0) != 0.0, axis=1)) + 1
         ends = [0, *starts.tolist(), self.size]
@@ -129,17 +138,17 @@ class Solve(Points):
             return self._one_by_one(
                 points, lambda data, chain: solve(data, chain, settings=self.settings, rtol=self.rtol)
             )
-        if any(has_limit(chain) for _, chain in points):
-            return self._one_by_one(points, self._limit)
+        limits = any(has_limit(chain) for _, chain in points)
         if len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in points):
             return self._one_by_one(points, lambda data, chain: solve(data, chain, settings=self.settings))
-        settings = self.settings
+        settings = settings_of_limits(self.settings) if limits else self.settings
         compiled = compile_chain(in_equations(*points[0]))
         position = np.log(along) if along.min() > 0 else along
         arrays = PointArrays(points)
         arrays.solve(compiled, settings, position)
-        self._from_behind(arrays, points, position)
+        self._from_behind(arrays, points, position, settings)
         converged = arrays.converged(settings)
+        ordinary = np.array([not set(found) & set(HARD) for found in arrays.limits])
         algebraic = [k for k, name in enumerate(self.observables) if REGISTRY[split(name)[0]].algebraic]
         rest = [k for k in range(len(self.observables)) if k not in algebraic]
         values = np.full((len(self.observables), len(self.chain), len(points)), np.nan)
@@ -147,9 +156,9 @@ class Solve(Points):
         if algebraic:
             state = ManyPoints.of(arrays, points)
             found = np.array([state.values(self.observables[k]) for k in algebraic])
-            values[algebraic] = np.where(converged, found, np.nan)
+            values[algebraic] = np.where(converged & ordinary, found, np.nan)
         for i in range(len(points)):
-            if converged[i] and not rest:
+            if converged[i] and ordinary[i] and not rest:
                 continue
             solution = read_solution(arrays, i, *points[i], settings)
             if not converged[i]:
@@ -158,7 +167,7 @@ class Solve(Points):
                     notes[i] = solution.message
                     continue
                 rescued[i] = solution = exact
-            for k in rest if converged[i] else range(len(self.observables)):
+            for k in rest if converged[i] and ordinary[i] else range(len(self.observables)):
                 values[k, :, i] = [getattr(stage, self.observables[k]) for stage in solution.stages]
         residual = np.where(np.isfinite(arrays.residual), arrays.residual, np.inf).max(axis=1)
         quality = np.array([converged, residual, arrays.error], dtype=float)
@@ -166,30 +175,26 @@ class Solve(Points):
             quality[:, i] = True, solution.residual, solution.quadrature_error
         return Piece(np.concatenate([values.reshape(-1, len(points)), quality]), notes)
 
-    def _from_behind(self, arrays: PointArrays, points: Sequence, position: np.ndarray) -> None:
+    def _from_behind(self, arrays: PointArrays, points: Sequence, position: np.ndarray, settings: Settings) -> None:
         """Try points that were not reached from before once more, from the next one behind them that was."""
-        converged = arrays.converged(self.settings)
+        converged = arrays.converged(settings)
         i = len(points) - 2
         while i >= 0:
-            if converged[i] or not converged[i + 1]:
+            if converged[i] or not converged[i + 1] or arrays.limits[i] != arrays.limits[i + 1]:
                 i -= 1
                 continue
             first = i
-            while first > 0 and not converged[first - 1]:
+            while first > 0 and not converged[first - 1] and arrays.limits[first - 1] == arrays.limits[i]:
                 first -= 1
             back = np.arange(i + 1, first - 1, -1)
             again = PointArrays([points[k] for k in back])
             again.x[0], again.started[0] = arrays.x[i + 1], 1
-            again.solve(compile_chain(in_equations(*points[0])), self.settings, position[back])
-            better = again.converged(self.settings)
+            again.solve(compile_chain(in_equations(*points[0])), settings, position[back])
+            better = again.converged(settings)
             better[0] = False
             for old, new in zip((*arrays.states, *arrays.summary), (*again.states, *again.summary), strict=True):
                 old[back[better]] = new[better]
             i = first - 1
-
-    def _limit(self, data: DataModel, chain: Chain) -> Solution:
-        """Where some ridges are 0."""
-        return limit_solution(data, chain, self.settings)
 
     def _one_by_one(
         self, points: Sequence[tuple[DataModel, Chain]], solver: Callable[[DataModel, Chain], Solution]

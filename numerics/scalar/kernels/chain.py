@@ -19,13 +19,18 @@ from numerics.driver.continuation import MOST_POINTS, extrapolate
 from numerics.driver.homotopy import homotopy_of
 from numerics.driver.outcome import OUTCOME, Outcome, Status
 from numerics.driver.refine import FAILED, KEPT, SOLVED, refine_of
-from numerics.scalar.kernels.elementary import INNER, FloatArray, IntArray, Matrix
+from numerics.scalar.kernels.constrained import find_goals, held_samples
+from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, IntArray, Matrix
+from numerics.scalar.kernels.fields import field_of
 from numerics.scalar.kernels.guess import first_guess, loss_units, place_given, place_vanishing, response_at_rest
 from numerics.scalar.kernels.layout import (
     ACCURACY,
     ALL_STATES,
     GIVEN,
     LEVEL,
+    MAX_MARGIN,
+    MINIMUM_NORM,
+    NO_RIDGE,
     POINT,
     POINTS,
     PROBLEM,
@@ -35,6 +40,7 @@ from numerics.scalar.kernels.layout import (
     STATES,
     STRUCTURE,
     SUMMARY,
+    TRAINED,
     VANISHING,
     Accuracy,
     Data,
@@ -50,14 +56,19 @@ from numerics.scalar.kernels.layout import (
     places,
     record,
     unpack,
+    updated_places,
 )
 from numerics.scalar.kernels.prior import share_of
-from numerics.scalar.kernels.stage import solve_at_ridge, solve_stage
+from numerics.scalar.kernels.stage import solve_stage, with_ridge, without_constraint
 from numerics.scalar.kernels.walk import after_stage, begin, next_problem, sharing
 
 _SMALL_RESPONSE = 1e-3  # of a stage to another, relative to itself: errors below are not looked at
 _RESOLVED_NORM = 1e-9  # over the norm of a stage: share of V_tt to which rounding leaves responses V_ts to it
 _EASY_RIDGE = 1e-3  # times the loss's curvature
+_FIRST_RIDGES = (1e-5, 1e-3, 1e-7, 1e-1)  # whose solutions start the search for the limit ridge -> 0
+_LARGE_RIDGE, _SMALLEST_RIDGE = 1.0, 1e-16  # between which ridges fall where no solution at one of these leads there
+_LARGEST_SCALE = 30.0  # logarithm of the factor on weights of unknown margin
+_SCALES = 50  # tried
 _COARSE_TAIL = 1e-8
 _COARSE_ROWS = 256  # fixed directions of a rough solution
 _CHECK_TAIL = 100.0  # times the tail of the level that is checked
@@ -92,20 +103,21 @@ def append_stage(stages, stage):
 
 
 class Task(NamedTuple):
-    """A problem, and where its conjugates and updated order parameters go."""
+    """A problem, where its conjugates and updated order parameters go, and room for unknowns."""
 
     problem: Problem
     conjugate: np.ndarray
     updated: np.ndarray
+    found: np.ndarray
 
 
-TASK = record(Task, PROBLEM, FloatArray, FloatArray)
+TASK = record(Task, PROBLEM, FloatArray, FloatArray, FloatArray)
 
 
 @njit(OUTCOME(TASK, ACCURACY, types.float64, FloatArray), **INNER)
 def solve_at_log_ridge(task, accuracy, log_ridge, x):
     """As :func:`homotopy_of` wants it."""
-    return solve_at_ridge(task.problem, accuracy, math.exp(log_ridge), x, task.conjugate, task.updated)
+    return solve_stage(with_ridge(task.problem, math.exp(log_ridge)), accuracy, x, task.conjugate, task.updated)
 
 
 _follow_ridges = homotopy_of(solve_at_log_ridge)
@@ -126,19 +138,10 @@ def sharpness_along(unknowns, started, t):
 
 
 @njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, TASK, types.int64, STATES, FloatArray), **INNER)
-def solve_trained(structure, point, settings, accuracy, task, t, states, x):
-    """Stage t from its starting point or a guess; failing that, along a path of falling ridges."""
+def solve_from_guess(structure, point, settings, accuracy, task, t, states, x):
+    """Stage t from a guess; failing that, along a path of falling ridges."""
     problem, training, rho = task.problem, point.training, point.data.rho
     eta, ridge, fixed_bias = share_of(problem.prior), problem.prior[0, RIDGE], problem.fixed_bias
-    iterations = 0
-    outcome = Outcome(Status.NOT_TRIED.value, 0, np.inf, np.inf, np.inf)
-    if states.started[t] == 1:
-        for r in range(x.size):
-            x[r] = states.unknowns[t, r]
-        outcome = solve_stage(problem, accuracy, x, task.conjugate, task.updated)
-        iterations += outcome.iterations
-        if outcome.status == Status.CONVERGED:
-            return outcome
     seen = structure.stages[t].seen
     teacher = seen[seen.size - 1] + 1 if seen.size > 0 else 0
     units = loss_units(problem)
@@ -147,12 +150,10 @@ def solve_trained(structure, point, settings, accuracy, task, t, states, x):
     if not math.isnan(fixed_bias):
         x[places(t).b] = fixed_bias
     outcome = solve_stage(problem, accuracy, x, task.conjugate, task.updated)
-    iterations += outcome.iterations
+    iterations = outcome.iterations
     # Failing that, from a ridge so large that the weights hardly react, or, for a student of earlier stages, from the guess at a
     # ridge where it is good.
-    alpha = 0.0
-    for d in range(point.data.alpha.size):
-        alpha += structure.trained[t, d] * point.data.alpha[d]
+    alpha = problem.nodes.weight.sum()
     for route in range(2 if teacher > 0 else 1):
         if outcome.status == Status.CONVERGED:
             break
@@ -180,6 +181,130 @@ def solve_trained(structure, point, settings, accuracy, task, t, states, x):
     return Outcome(outcome.status, iterations, outcome.residual, outcome.last_step, outcome.defect)
 
 
+@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, TASK, types.int64, STATES, FloatArray), **INNER)
+def solve_without_ridge(structure, point, settings, accuracy, task, t, states, x):
+    """Stage t at ``NO_RIDGE``, from its solution at a small ridge; failing that, along a long path of falling ones."""
+    iterations = 0
+    outcome = Outcome(Status.NOT_TRIED.value, 0, np.inf, np.inf, np.inf)
+    for first in _FIRST_RIDGES:
+        near = Task(with_ridge(task.problem, first), task.conjugate, task.updated, task.found)
+        outcome = solve_from_guess(structure, point, settings, accuracy, near, t, states, x)
+        iterations += outcome.iterations
+        if outcome.status == Status.CONVERGED:
+            outcome = solve_stage(task.problem, accuracy, x, task.conjugate, task.updated)
+            iterations += outcome.iterations
+        if outcome.status == Status.CONVERGED:
+            return Outcome(outcome.status, iterations, outcome.residual, outcome.last_step, outcome.defect)
+    start = math.log(_LARGE_RIDGE)
+    far = Task(with_ridge(task.problem, _LARGE_RIDGE), task.conjugate, task.updated, task.found)
+    outcome = solve_from_guess(structure, point, settings, accuracy, far, t, states, x)
+    iterations += outcome.iterations
+    if outcome.status == Status.CONVERGED:
+        outcome = _follow_ridges(task, accuracy, x, start, math.log(_SMALLEST_RIDGE), settings.ridge_steps)
+        iterations += outcome.iterations
+    if outcome.status == Status.CONVERGED:
+        outcome = solve_stage(task.problem, accuracy, x, task.conjugate, task.updated)
+        iterations += outcome.iterations
+    return Outcome(outcome.status, iterations, outcome.residual, outcome.last_step, outcome.defect)
+
+
+@njit(types.void(TASK, ACCURACY, FloatArray, FloatArray), **INNER)
+def scale_to_margin(task, accuracy, goals, x):
+    """Rescale a separator with some margin, and without responses, so that its norm is what its forces give it.
+
+    Weights that are too short for their margin are pushed by too many samples: more than coordinates, or to a larger norm.
+    """
+    problem = task.problem
+    at = places((x.size - 4) // 2)
+    own = updated_places((x.size - 4) // 2)[1] - 1  # Q_tt
+    eta = share_of(problem.prior)
+    for r in range(at.responses, at.response):
+        x[r] = 0.0
+    once = Accuracy(accuracy.step, accuracy.tail, accuracy.tolerance, 1, accuracy.sharing)
+    low, high = -_LARGEST_SCALE, _LARGEST_SCALE
+    trial = np.empty(x.size)
+    for _ in range(_SCALES):
+        log_scale = 0.5 * (low + high)
+        for r in range(at.norm):
+            trial[r] = x[r] * math.exp(log_scale)
+        for r in range(at.norm, x.size):
+            trial[r] = x[r]
+        trial[at.norm] = x[at.norm] + 2.0 * log_scale
+        order = unpack(trial)
+        free = eta - held_samples(problem.loss, goals, field_of(order, problem.delta), problem.nodes)
+        too_short = free <= 0.0
+        if not too_short:
+            trial[at.response] = math.log(free)
+            norm = norm_squared(order)
+            solve_stage(problem, once, trial.copy(), task.conjugate, task.updated)
+            too_short = task.updated[own] > norm
+        if too_short:
+            low = log_scale
+        else:
+            high = log_scale
+            for r in range(x.size):
+                task.found[r] = trial[r]
+    for r in range(x.size):
+        x[r] = task.found[r]
+
+
+@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, TASK, types.int64, STATES, FloatArray), **INNER)
+def solve_constrained(structure, point, settings, accuracy, task, t, states, x):
+    """Stage t where a constraint takes the place of its loss, from the direction that the loss has at a small ridge."""
+    problem, at = task.problem, places(t)
+    goals = np.empty(problem.nodes.weight.size)
+    find_goals(problem.loss, problem.nodes.labels, problem.logits, goals)
+    alpha, eta = problem.nodes.weight.sum(), share_of(problem.prior)
+    iterations = 0
+    outcome = Outcome(Status.NOT_TRIED.value, 0, np.inf, np.inf, np.inf)
+    if problem.loss.constraint == MINIMUM_NORM:
+        x[:] = 0.0
+        x[at.norm] = math.log(np.dot(problem.nodes.weight, goals**2) / (alpha * problem.delta) + _TINY)
+        x[at.response] = math.log(eta - alpha)
+        if not math.isnan(problem.fixed_bias):
+            x[at.b] = problem.fixed_bias
+        outcome = solve_stage(problem, accuracy, x, task.conjugate, task.updated)
+        iterations += outcome.iterations
+    for first in _FIRST_RIDGES:
+        if outcome.status == Status.CONVERGED:
+            break
+        near = Task(without_constraint(with_ridge(problem, first)), task.conjugate, task.updated, task.found)
+        outcome = solve_from_guess(structure, point, settings, accuracy, near, t, states, x)
+        iterations += outcome.iterations
+        if outcome.status != Status.CONVERGED:
+            continue
+        if problem.loss.constraint == MINIMUM_NORM:
+            x[at.response] = math.log(eta - alpha)
+        else:
+            scale_to_margin(task, accuracy, goals, x)
+        outcome = solve_stage(problem, accuracy, x, task.conjugate, task.updated)
+        iterations += outcome.iterations
+    return Outcome(outcome.status, iterations, outcome.residual, outcome.last_step, outcome.defect)
+
+
+@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, TASK, types.int64, STATES, FloatArray), **INNER)
+def solve_trained(structure, point, settings, accuracy, task, t, states, x):
+    """Stage t from its starting point, or from what its kind offers."""
+    problem = task.problem
+    iterations = 0
+    if states.started[t] == 1:
+        for r in range(x.size):
+            x[r] = states.unknowns[t, r]
+        outcome = solve_stage(problem, accuracy, x, task.conjugate, task.updated)
+        iterations = outcome.iterations
+        if outcome.status == Status.CONVERGED:
+            return outcome
+    if problem.loss.constraint != TRAINED:
+        outcome = solve_constrained(structure, point, settings, accuracy, task, t, states, x)
+    elif problem.prior[0, RIDGE] > NO_RIDGE:
+        outcome = solve_from_guess(structure, point, settings, accuracy, task, t, states, x)
+    else:
+        outcome = solve_without_ridge(structure, point, settings, accuracy, task, t, states, x)
+    return Outcome(
+        outcome.status, iterations + outcome.iterations, outcome.residual, outcome.last_step, outcome.defect
+    )  # fmt: skip
+
+
 # One level.
 
 
@@ -196,7 +321,7 @@ def solve_level(structure, point, settings, level, states):
     for t in range(n_stages):
         size = 2 * t + 4
         kind = training.kind[t]
-        task = Task(next_problem(structure, point, progress), np.zeros(size), np.empty(size - 1))
+        task = Task(next_problem(structure, point, progress), np.zeros(size), np.empty(size - 1), np.empty(size))
         problem = task.problem
         x = np.empty(size)
         outcome = Outcome(Status.CONVERGED.value, 0, 0.0, 0.0, 0.0)
@@ -248,9 +373,21 @@ def solve_level(structure, point, settings, level, states):
 # One point.
 
 
-@njit(types.float64(Matrix, Matrix), **INNER)
-def largest_change(before, after):
+class Chain(NamedTuple):
+    """A chain at one point."""
+
+    structure: Structure
+    point: Point
+    settings: object
+
+
+CHAIN = record(Chain, STRUCTURE, POINT, SETTINGS)
+
+
+@njit(types.float64(CHAIN, Matrix, STATES), **INNER)
+def largest_change(chain, before, states):
     """Largest change of an order parameter, relative to the norm, 1 + norm, norm squared, or responses."""
+    after, kind, conjugates = states.unknowns, chain.point.training.kind, states.conjugates
     worst = 0.0
     for t in range(after.shape[0]):
         old, new = unpack(before[t, : 2 * t + 4]), unpack(after[t, : 2 * t + 4])
@@ -262,6 +399,11 @@ def largest_change(before, after):
             earlier = unpack(after[s, : 2 * s + 4])
             least = max(_SMALL_RESPONSE, min(1.0, _RESOLVED_NORM / (math.sqrt(norm_squared(earlier)) + _TINY)))
             mean = math.sqrt(new.response * earlier.response) + least * new.response
+            force = conjugates[s, 1 + s]  # alpha Delta E[f_s^2]
+            if kind[t] in (MINIMUM_NORM, MAX_MARGIN) and force > 0.0:
+                # V_tt is in other units: what would move a logit by the width of its field.
+                alpha = np.dot(chain.structure.trained[s].astype(np.float64), chain.point.data.alpha)
+                mean = max(mean, root * math.sqrt(alpha / force))
             worst = max(worst, abs(old.responses[s] - new.responses[s]) / mean)
         worst = max(worst, abs(old.norm**2 - new.norm**2) / root**2)
         worst = max(worst, abs(old.response - new.response) / new.response)
@@ -290,17 +432,6 @@ def displaced(unknowns, trial, out):
             sign = 1.0 if (trial >> (r % 3)) & 1 == 1 else -1.0
             least = 1.0 if r == at.response or r == at.norm else 0.0
             out[t, r] = unknowns[t, r] + sign * _DISPLACEMENT * max(abs(unknowns[t, r]), least)
-
-
-class Chain(NamedTuple):
-    """A chain at one point."""
-
-    structure: Structure
-    point: Point
-    settings: object
-
-
-CHAIN = record(Chain, STRUCTURE, POINT, SETTINGS)
 
 
 class Solving(NamedTuple):
@@ -346,14 +477,14 @@ def estimate(chain, solving, level):
     states, settings, structure = solving.states, chain.settings, chain.structure
     n_stages = states.status.size
     if level.number > 0:
-        error = largest_change(solving.before, states.unknowns)
+        error = largest_change(chain, solving.before, states)
     else:
         copy(states.unknowns, solving.check.unknowns)
         coarser = level.factor * settings.check_factor if level.rows == 0 else level.factor
         other = Level(0, level.rows // 2, coarser, level.tail * _CHECK_TAIL, 0.0, True)
         if solve_level(structure, chain.point, settings, other, solving.check) < n_stages:
             return np.inf
-        error = largest_change(solving.check.unknowns, states.unknowns)
+        error = largest_change(chain, solving.check.unknowns, states)
         if level.rows == 0:
             # The trapezoid rule's error is geometric in 1/step, so that of the finer step is a power of this one.
             error = min(error, max(_SAFETY * error**settings.check_factor, _LEAST_GAIN * error))
@@ -390,7 +521,7 @@ def error_of_rounding(chain, solving, level):
         if trial == 0:
             copy(check.unknowns, solving.before)
         elif solved == states.status.size:
-            error = max(error, _ROUNDING_SAFETY * largest_change(check.unknowns, solving.before))
+            error = max(error, _ROUNDING_SAFETY * largest_change(chain, solving.before, check))
     return error
 
 
@@ -419,6 +550,16 @@ def point_at(points, i):
             points.groups.signals[i],
         ),
     )  # fmt: skip
+
+
+@njit(types.boolean(POINTS, types.int64, types.int64), **PLAIN)
+def alike(points, i, j):
+    """Whether the stages of two points are of the same kinds: else neither says anything of the other."""
+    kind = points.training.kind
+    same = True
+    for t in range(kind.shape[1]):
+        same = same and kind[i, t] == kind[j, t]
+    return same
 
 
 @njit(STATES(ALL_STATES, types.int64), **INNER)
@@ -460,10 +601,15 @@ def solve_points(structure, points, settings, position, continued, states, vecto
             its.status[t] = Status.NOT_TRIED.value
             its.iterations[t] = 0
             its.residual[t] = its.last_step[t] = its.defect[t] = 0.0
-        if continued and i > 0 and summary.solved[i - 1] == n_stages:
+        if continued and i > 0 and summary.solved[i - 1] == n_stages and alike(points, i - 1, i):
             warm = True
             known = 1
-            while known < MOST_POINTS and known < i and summary.solved[i - 1 - known] == n_stages:
+            while (
+                known < MOST_POINTS
+                and known < i
+                and summary.solved[i - 1 - known] == n_stages
+                and alike(points, i - 1 - known, i)
+            ):
                 known += 1
             extrapolate(vectors, position, i, known, vectors[i])
             for t in range(n_stages):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numba import types
 
 from numerics.codegen.cache import njit, unchecked
-from numerics.scalar.kernels import chain, fields, nodes, prior, stage
+from numerics.scalar.kernels import chain, constrained, fields, nodes, prior, rows, stage
 from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, Matrix
 from numerics.scalar.kernels.layout import ALL_STATES, POINTS, SETTINGS, STRUCTURE, SUMMARY
 
@@ -48,7 +48,12 @@ def weighted_by_label(data, nodes_here, tail):
 
 @njit(**OPTIONS)
 def with_constant_logit(nodes_here, logit):
-    return nodes.with_constant_logit(nodes_here, logit)
+    return rows.with_constant_logit(nodes_here, logit)
+
+
+@njit(**OPTIONS)
+def find_goals(loss, labels, logits, out):
+    constrained.find_goals(loss, labels, logits, out)
 
 
 @njit(**OPTIONS)

@@ -113,6 +113,8 @@ class Loss(NamedTuple):
         See :mod:`numerics.codegen.losses`.
     n_bends, kind : int
         Bends that ``bends`` gives; the sum of SHARED and SEARCHED, as they apply.
+    constraint : int
+        ``TRAINED``, or which constraint takes the place of the loss; see :mod:`numerics.scalar.kernels.constrained`.
     parameters : array
     """
 
@@ -121,10 +123,11 @@ class Loss(NamedTuple):
     bends: object
     n_bends: int
     kind: int
+    constraint: int
     parameters: np.ndarray
 
 
-LOSS = record(Loss, POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, FloatArray)
+LOSS = record(Loss, POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, types.int64, FloatArray)
 
 
 class Equations(NamedTuple):
@@ -456,8 +459,13 @@ ACCURACY = record(Accuracy, types.float64, types.float64, types.float64, types.i
 
 # Whole chains.
 
-TRAINED, GIVEN, VANISHING = range(3)
-"""Kinds of a stage.  Weights vanish where every sample's force does: see :mod:`numerics.scalar.constant_targets`."""
+TRAINED, GIVEN, VANISHING, MINIMUM_NORM, MAX_MARGIN = range(5)
+"""Kinds of a stage.  Weights vanish where every sample's force does: see :mod:`numerics.scalar.constant_targets`.  The last two
+hold samples to a constraint, with the least weights: see :mod:`numerics.scalar.kernels.constrained`."""
+
+
+NO_RIDGE = 1e-200
+"""What stands for a ridge of 0 in the equations of an ordinary stage: it vanishes beside any response, and has a logarithm."""
 
 
 class Data(NamedTuple):
@@ -495,11 +503,12 @@ class Training(NamedTuple):
     Attributes
     ----------
     kind : integer array
-        ``TRAINED``, ``GIVEN`` or ``VANISHING``.
+        ``TRAINED`` or one of the other kinds.
     fixed_bias, magnetization, norm_squared, mean_square
         Bias (NaN: learned), m and Q of given weights, and the mean square of one of them.
     ridge, mixing, parameters
-        ``mixing`` is the share of the teacher in a target, 1 unless the loss has a parameter of this name; others in a last axis.
+        Ridge, ``NO_RIDGE`` for 0, and 1 with a constraint; ``mixing`` is the share of the teacher in a target, 1 unless the loss has
+        a parameter of this name; others in a last axis.
     bends, n_bends
         (``POSITION``, ``SCALE``) of what later targets do as functions of the stage's logit, of which the first so many count.
     """

@@ -8,11 +8,13 @@ import numpy as np
 from numba import types
 
 from numerics.codegen.cache import njit
+from numerics.scalar.kernels.constrained import constrained_nodes, find_goals, follow_constrained
 from numerics.scalar.kernels.elementary import INNER, FloatArray, IntArray, Matrix
 from numerics.scalar.kernels.fields import centres_in_p
 from numerics.scalar.kernels.grid import MARGIN, build_grid, half_widths, new_samples, sample_at
-from numerics.scalar.kernels.layout import DATA, FIELD, LOSS, NODES, RULE, STAGE, Field, Nodes
+from numerics.scalar.kernels.layout import DATA, FIELD, LOSS, NODES, RULE, STAGE, TRAINED, Field, Nodes
 from numerics.scalar.kernels.proximal import CURVATURE, LOW, POINT_ROWS, WEIGHT, H, proximal_point, slopes_at
+from numerics.scalar.kernels.rows import nodes_of_sets, take_nodes, with_constant_logit, with_room_for_a_stage
 
 _ROOT_TWO_PI = 2.5066282746310002
 _NODE_TAIL = 0.01  # relative to the tail of the integration: what a node may weigh and be left out
@@ -52,15 +54,6 @@ def label_nodes(data, rows):
     return Nodes(weight, statistics, labels, np.empty((count, 0)), member, row)
 
 
-@njit(NODES(NODES, IntArray), **INNER)
-def take_nodes(nodes, indices):
-    """The nodes at ``indices``."""
-    return Nodes(
-        nodes.weight[indices], nodes.statistics[indices], nodes.labels[indices], nodes.logits[indices],
-        nodes.member[indices], nodes.row[indices],
-    )  # fmt: skip
-
-
 @njit(NODES(DATA, NODES, types.float64), **INNER)
 def weighted_by_label(data, nodes, tail):
     """Nodes after a rule that draws labels, now that its logit z is known: each times P(its label at z)/P(its label).
@@ -79,41 +72,6 @@ def weighted_by_label(data, nodes, tail):
         largest = max(largest, weight[i])
     found = Nodes(weight, nodes.statistics, nodes.labels, nodes.logits, nodes.member, nodes.row)
     return take_nodes(found, np.flatnonzero(weight >= _NODE_TAIL * tail * largest))
-
-
-@njit(NODES(NODES, IntArray), **INNER)
-def nodes_of_sets(nodes, wanted):
-    """The nodes of data sets d with 1 in ``wanted``, shape (d,); all of them if that is so."""
-    for one in wanted:
-        if one == 0:
-            return take_nodes(nodes, np.flatnonzero(wanted[nodes.member]))
-    return nodes
-
-
-@njit(types.UniTuple(Matrix, 2)(NODES), **INNER)
-def with_room_for_a_stage(nodes):
-    """Statistics and logits of one stage more, the places of its own still empty."""
-    n, k = nodes.logits.shape
-    statistics = np.empty((n, 4 + 2 * k))
-    logits = np.empty((n, k + 1))
-    for i in range(n):
-        for r in range(2 + k):
-            statistics[i, r] = nodes.statistics[i, r]
-        for r in range(k):
-            statistics[i, 3 + k + r] = nodes.statistics[i, 2 + k + r]
-            logits[i, r] = nodes.logits[i, r]
-    return statistics, logits
-
-
-@njit(NODES(NODES, types.float64), **INNER)
-def with_constant_logit(nodes, logit):
-    """The nodes with one stage more, which has the same logit on all samples, no direction and no force."""
-    k = nodes.logits.shape[1]
-    statistics, logits = with_room_for_a_stage(nodes)
-    statistics[:, 2 + k] = 0.0
-    statistics[:, 3 + 2 * k] = 0.0
-    logits[:, k] = logit
-    return Nodes(nodes.weight, statistics, nodes.labels, logits, nodes.member, nodes.row)
 
 
 @njit(
@@ -254,7 +212,14 @@ def nodes_after(stage, nodes, field, trained, needed, directions, rule, tail):
             continue
         part = nodes_of_sets(nodes, wanted)
         own = field if side == 1 else Field(field.coefficients, field.sigma, 0.0)
-        if directions.size > 0:
+        if side == 1 and stage.loss.constraint != TRAINED:
+            goals = np.empty(part.labels.size)
+            find_goals(stage.loss, part.labels, part.logits[:, stage.seen], goals)
+            if directions.size > 0:
+                part = follow_constrained(stage.loss, part, goals, own, directions[part.row])
+            else:
+                part = constrained_nodes(stage.loss, part, goals, own, rule.step, tail)
+        elif directions.size > 0:
             part = follow_nodes(stage.loss, part, part.logits[:, stage.seen], own, side == 1, directions[part.row])
         elif k + 1 < _LONG and field.sigma < _NARROW_FIELD:
             part, along = along_a_narrow_field(part, rule.step, tail)

@@ -12,10 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
+from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
 from numerics.driver.newton import CAP, RESIDUAL, STEP, newton_of
 from numerics.driver.outcome import OUTCOME
 from numerics.scalar.kernels.averages import channel_averages, point_tables
+from numerics.scalar.kernels.constrained import constrained_averages, find_goals
 from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray, Matrix, multiply
 from numerics.scalar.kernels.fields import centres_in_p, field_of
 from numerics.scalar.kernels.generated import DENSITY_ROW, N_SUMS, TABLE_ROWS
@@ -30,6 +32,8 @@ from numerics.scalar.kernels.layout import (
     RULE,
     SAMPLES,
     TABLE,
+    TRAINED,
+    Loss,
     Problem,
     Rule,
     Samples,
@@ -442,7 +446,10 @@ def evaluate(problem, memory, state, x):
         for c in range(x.size):
             memory.gradients[r, c] = 0.0
     exact = state.exact
-    if problem.nodes.weight.size > _BLOCK:
+    if problem.loss.constraint != TRAINED:
+        constrained_averages(problem.loss, samples.target, field, problem.nodes, memory.averages, memory.gradients)
+        defect = 0.0
+    elif problem.nodes.weight.size > _BLOCK:
         defect = average_in_blocks(problem, memory, field)
     else:
         if state.used == 0 or exact or not grid_still_covers(
@@ -500,6 +507,8 @@ def solve_stage(problem, accuracy, x, conjugate, updated):
     for i in range(n):
         total += nodes.weight[i]
     samples = new_samples(problem.loss, nodes.weight, nodes.labels, problem.logits, accuracy.tail)
+    if problem.loss.constraint != TRAINED:
+        find_goals(problem.loss, nodes.labels, problem.logits, samples.target)
     whole = n if n <= _BLOCK else 0
     by_row, weighted = node_statistics(nodes.weight[:whole], nodes.statistics[:whole])
     rough = accuracy.tolerance > _ROUGH_TOLERANCE
@@ -515,16 +524,24 @@ def solve_stage(problem, accuracy, x, conjugate, updated):
     return _newton(problem, memory, state, x, accuracy)
 
 
-@njit(OUTCOME(PROBLEM, ACCURACY, types.float64, FloatArray, FloatArray, FloatArray), **INNER)
-def solve_at_ridge(problem, accuracy, ridge, x, conjugate, updated):
-    """:func:`solve_stage` with another ridge."""
+@njit(PROBLEM(PROBLEM, types.float64), **INNER)
+def with_ridge(problem, ridge):
+    """The problem with another ridge."""
     prior = problem.prior.copy()
     for r in range(prior.shape[0]):
         prior[r, RIDGE] = ridge
-    return solve_stage(
-        Problem(
-            problem.loss, problem.equations, problem.nodes, problem.logits, prior, problem.triangle, problem.responses,
-            problem.delta, problem.fixed_bias,
-        ),
-        accuracy, x, conjugate, updated,
+    return Problem(
+        owned(problem.loss), problem.equations, owned(problem.nodes), problem.logits, prior, problem.triangle, problem.responses, problem.delta,
+        problem.fixed_bias,
+    )  # fmt: skip
+
+
+@njit(PROBLEM(PROBLEM), **INNER)
+def without_constraint(problem):
+    """The problem with the loss that a constraint took the place of."""
+    loss = problem.loss
+    return Problem(
+        Loss(loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, TRAINED, loss.parameters), problem.equations,
+        owned(problem.nodes), problem.logits, problem.prior, problem.triangle, problem.responses, problem.delta,
+        problem.fixed_bias,
     )  # fmt: skip

@@ -15,12 +15,17 @@ from numerics.scalar.kernels.grid import MAP_TOLERANCE
 from numerics.scalar.kernels.layout import (
     GIVEN,
     LEVEL,
+    LOSS,
+    MAX_MARGIN,
+    MINIMUM_NORM,
     MOMENTS,
     NODES,
     POINT,
     PROBLEM,
     SETTINGS,
+    STAGE,
     STRUCTURE,
+    TRAINED,
     VANISHING,
     Loss,
     Moments,
@@ -31,14 +36,9 @@ from numerics.scalar.kernels.layout import (
     record,
     unpack,
 )
-from numerics.scalar.kernels.nodes import (
-    label_nodes,
-    nodes_after,
-    nodes_of_sets,
-    weighted_by_label,
-    with_constant_logit,
-)
+from numerics.scalar.kernels.nodes import label_nodes, nodes_after, weighted_by_label
 from numerics.scalar.kernels.prior import append_given, append_trained, no_moments, prior_rows
+from numerics.scalar.kernels.rows import nodes_of_sets, with_constant_logit
 
 _BYTES_PER_NODE, _BYTES_PER_NODE_AND_STAGE = 100.0, 25.0  # measured, with what is needed while nodes are made
 
@@ -86,17 +86,26 @@ def begin(structure, point, level):
     )  # fmt: skip
 
 
+@njit(LOSS(POINT, STAGE, types.int64), **INNER)
+def loss_at(point, stage, t):
+    """A stage's loss with its parameters at a point, or the constraint that takes its place."""
+    loss, kind = stage.loss, point.training.kind[t]
+    constraint = kind if kind in (MINIMUM_NORM, MAX_MARGIN) else TRAINED
+    return Loss(
+        loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, constraint, point.training.parameters[t]
+    )  # fmt: skip
+
+
 @njit(PROBLEM(STRUCTURE, POINT, PROGRESS), **INNER)
 def next_problem(structure, point, progress):
     """Of the stage after those solved, on the samples that it is trained on."""
     t = progress.nodes.logits.shape[1]
     stage, training = structure.stages[t], point.training
-    loss = stage.loss
     nodes = progress.nodes
     if training.kind[t] != GIVEN:
         nodes = nodes_of_sets(nodes, structure.trained[t])
     return Problem(
-        Loss(loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, training.parameters[t]), stage.equations, nodes,
+        loss_at(point, stage, t), stage.equations, nodes,
         nodes.logits[:, stage.seen], prior_rows(progress.moments, t, training.ridge[t]),
         progress.triangle[: t * (t + 1) // 2], progress.responses[:t], point.data.delta, training.fixed_bias[t],
     )  # fmt: skip
@@ -147,14 +156,13 @@ def after_stage(structure, point, settings, level, progress, x, conjugate, sharp
             along = np.empty(level.rows)
             for r in range(level.rows):
                 along[r] = structure.directions[r, t]
-            loss = stage.loss
-            loss = Loss(loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, training.parameters[t])
             rule = Rule(
                 settings.outer_step * level.factor, MAP_TOLERANCE, sharing(structure), True, sharpness,
                 training.bends[t, : training.n_bends[t]],
             )  # fmt: skip
             nodes, _ = nodes_after(
-                Stage(loss, stage.equations, stage.seen), nodes, field_of(order, point.data.delta), trained[t], needed, along,
+                Stage(loss_at(point, stage, t), stage.equations, stage.seen), nodes, field_of(order, point.data.delta), trained[t],
+                needed, along,
                 rule, level.tail,
             )  # fmt: skip
             if t == 0:

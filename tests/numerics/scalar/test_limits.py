@@ -27,8 +27,9 @@ from numerics import (
     Solution,
     solve,
 )
-from numerics.scalar.constrained import minimisers
+from numerics.scalar.compiled import goals
 from numerics.scalar.limits import is_logistic, minimum_is_finite
+from numerics.scalar.points import MINIMUM_NORM
 from numerics.scalar.nodes import Nodes
 from numerics.simulation.draw import Sample, draw
 from numerics.simulation.train import train
@@ -259,8 +260,8 @@ def test_minimum_of_a_saturated_target_keeps_its_digits() -> None:
     logits = np.array([[-700.0], [-60.0], [-2.0], [0.5], [45.0], [600.0]])
     labels = (logits[:, 0] > 0).astype(float)
     nodes = Nodes(np.ones(6), np.zeros((6, 4)), labels, logits)
-    np.testing.assert_allclose(minimisers(Distillation(), 2, nodes), logits[:, 0], rtol=1e-14)
-    mixed = minimisers(Distillation(0.7, 1.0), 2, nodes)
+    np.testing.assert_allclose(goals(Distillation(), 2, nodes, MINIMUM_NORM), logits[:, 0], rtol=1e-14)
+    mixed = goals(Distillation(0.7, 1.0), 2, nodes, MINIMUM_NORM)
     tail = np.exp(-np.abs(logits[:, 0]))
     expected = -np.log(0.7 * tail / (1.0 + 0.3 * tail)) * np.sign(logits[:, 0])  # sigmoid(-|h|) = 0.7 sigmoid(-|h_T|)
     np.testing.assert_allclose(mixed, expected, rtol=1e-13)
