@@ -479,6 +479,10 @@ class RuleSeparation:
 
     def threshold(self) -> float:
         """``alpha*``; infinite if labels are the rule's signs and all its weights can be learned."""
+        return self._threshold
+
+    @cached_property
+    def _threshold(self) -> float:
         if self.label_noise == 0 and math.isinf(self.slope) and self._largest == 1.0:
             return math.inf
         return 1.0 / self._least(0.0)[0]
@@ -527,13 +531,8 @@ class MixtureSeparation:
         return self.eta * self._dense.threshold()
 
     def threshold(self) -> float:
-        """``alpha*``; its minimiser starts all searches for margins."""
+        """``alpha*``."""
         return self._threshold
-
-    def at(self, alpha: float) -> tuple[float, float, float]:
-        """Margin, magnetization and bias of the max-margin separator at ``alpha`` below the threshold."""
-        self.threshold()
-        return tuple(math.sqrt(self.eta) * value for value in self._dense.solve(alpha / self.eta))
 
 
 def separation(

@@ -14,6 +14,8 @@ ROWS: tuple[tuple[str, str, str | None], ...] = (
     ("what the call adds to the core", "overhead", None),
     ("anatomy of a student without best ridges", "anatomy", None),
     ("100 x 100 points of two stages through `sweep`", "grid", None),
+    ("20 x 100 points of two stages through `sweep`, student's ridge 1e-3", "ridge", None),
+    ("the same where it is 0", "no ridge", "ridge"),
     ("generated kernel, one node and point", "generated", None),
     ("the same sums written by hand", "handwritten", "generated"),
     ("simulation, N=2000, alpha=3, hard labels", "fit", None),

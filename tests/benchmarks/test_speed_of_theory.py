@@ -111,6 +111,16 @@ def test_grid_through_sweep(benchmark, measured) -> None:
     measured["grid"] = benchmark.stats.stats.min
 
 
+@pytest.mark.parametrize("ridge", [1e-3, 0.0])
+def test_grid_without_ridge(benchmark, measured, ridge: float) -> None:
+    chain = Chain.of([TWO[0], Estimator(Distillation(), ridge, eta=0.5)])
+    axes = {"delta": np.geomspace(0.5, 2.0, 20), "alpha": np.geomspace(0.11, 6.0, 100)}
+    sweep(DATA, chain, {"alpha": [1.0]})
+    grid = benchmark.pedantic(sweep, (DATA, chain, axes), rounds=3)
+    assert bool(grid["converged"].all())
+    measured["ridge" if ridge else "no ridge"] = benchmark.stats.stats.min
+
+
 def test_loss_that_does_not_split(benchmark, measured) -> None:
     """The same problems in both forms: answers equal to 1e-8."""
     formula, values = UNSPLIT_DISTILLATION

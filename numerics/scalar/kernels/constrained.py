@@ -123,7 +123,7 @@ def solve_gradient(slopes, targets, labels, logits, parameters, out):
 
 @njit(types.void(LOSS, FloatArray, Matrix, FloatArray), **INNER)
 def find_goals(loss, labels, logits, out):
-    """What a constraint holds the logit of each node to: ``h*`` of :func:`solve_gradient`, or the sign of the label for a margin."""
+    """What a constraint holds the logit of a node to: ``h*`` of :func:`solve_gradient`, or the sign of the label for a margin."""
     if loss.constraint == MINIMUM_NORM:
         solve_gradient(loss.slopes, loss.targets, labels, logits, loss.parameters, out)
         return

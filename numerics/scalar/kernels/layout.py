@@ -507,8 +507,8 @@ class Training(NamedTuple):
     fixed_bias, magnetization, norm_squared, mean_square
         Bias (NaN: learned), m and Q of given weights, and the mean square of one of them.
     ridge, mixing, parameters
-        Ridge, ``NO_RIDGE`` for 0, and 1 with a constraint; ``mixing`` is the share of the teacher in a target, 1 unless the loss has
-        a parameter of this name; others in a last axis.
+        Ridge, ``NO_RIDGE`` for 0, and 1 with a constraint; ``mixing`` is the share of the teacher in a target, 1 unless the loss
+        has a parameter of this name; others in a last axis.
     bends, n_bends
         (``POSITION``, ``SCALE``) of what later targets do as functions of the stage's logit, of which the first so many count.
     """

@@ -531,8 +531,8 @@ def with_ridge(problem, ridge):
     for r in range(prior.shape[0]):
         prior[r, RIDGE] = ridge
     return Problem(
-        owned(problem.loss), problem.equations, owned(problem.nodes), problem.logits, prior, problem.triangle, problem.responses, problem.delta,
-        problem.fixed_bias,
+        owned(problem.loss), problem.equations, owned(problem.nodes), problem.logits, prior, problem.triangle,
+        problem.responses, problem.delta, problem.fixed_bias,
     )  # fmt: skip
 
 

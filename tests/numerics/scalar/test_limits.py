@@ -29,8 +29,8 @@ from numerics import (
 )
 from numerics.scalar.compiled import goals
 from numerics.scalar.limits import is_logistic, minimum_is_finite
-from numerics.scalar.points import MINIMUM_NORM
 from numerics.scalar.nodes import Nodes
+from numerics.scalar.points import MINIMUM_NORM
 from numerics.simulation.draw import Sample, draw
 from numerics.simulation.train import train
 from numerics.thresholds import max_margin, minimum_norm_interpolator, separability_threshold

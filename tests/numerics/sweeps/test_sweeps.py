@@ -31,6 +31,7 @@ from numerics import (
     Hebbian,
     ParameterError,
     Simulation,
+    separability_threshold,
     simulate,
     solve,
     sweep,
@@ -135,10 +136,40 @@ def test_any_number_of_axes_and_spacings() -> None:
 def test_points_per_task_are_fewer_for_long_chains(monkeypatch) -> None:
     grid = Grid(DATA, CHAIN, {"alpha": np.linspace(1, 2, 101)}, OBSERVED)
     assert [task.size for task in grid.tasks()] == [50, 50, 1]
-    limit = Chain.of([CHAIN[0], replace(CHAIN[1], ridge=0.0)])
-    assert len(Grid(DATA, limit, {"alpha": np.linspace(1, 2, 101)}, OBSERVED).tasks()) == 101
     longer = Chain.of([*CHAIN.stages, *(Estimator(Distillation(), 0.1) for _ in range(4))])
     assert len(Grid(DATA, longer, {"alpha": np.linspace(1, 2, 101)}, OBSERVED).tasks()) == 101
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [Estimator(CrossEntropy(), 0.0)],
+        [Estimator(CrossEntropy(), 0.0, eta=0.6, bias=0.2)],
+        [CHAIN[0], Estimator(SquareLoss(), 0.0, eta=0.7)],
+        [Estimator(SquareLoss(), 0.0), Estimator(Distillation(0.5, 2.0), 0.1, eta=0.6)],
+    ],
+    ids=lambda stages: " ".join(type(stage.loss).__name__ for stage in stages),
+)
+def test_grids_without_ridge_continue_on_both_sides_of_a_threshold(stages) -> None:
+    """Points are continued from neighbours that are the same limit; at the threshold itself there is none."""
+    data, chain = GaussianMixture(1.0, 0.3, 1.0, label_noise=0.05), Chain.of(stages)
+    (last,) = (stage for stage in stages if stage.ridge == 0)
+    threshold = (
+        last.eta
+        if last.loss == SquareLoss()
+        else separability_threshold(0.3, 1.0, last.eta, label_noise=0.05, bias_is_free=last.bias is None)
+    )
+    alpha = threshold * np.array([0.3, 0.4, 0.55, 0.7, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0])
+    observed = ("test_error", "train_error", "magnetization", "bias")
+    found = sweep(data, chain, {"alpha": alpha}, observed)
+    reached = np.arange(alpha.size) != 5
+    assert found.converged.values.tolist() == reached.tolist()
+    assert "diverges" in found.attrs["failures"]
+    for i in np.flatnonzero(reached):
+        alone = solve(replace(data, alpha=float(alpha[i])), chain, throw=True)
+        for name in observed:
+            expected = [getattr(stage, name) for stage in alone.stages]
+            np.testing.assert_allclose(found[name].values[:, i], expected, rtol=1e-7, atol=1e-9)
 
 
 def test_simulations_are_swept_the_same_way(tmp_path) -> None:
