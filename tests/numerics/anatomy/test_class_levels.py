@@ -195,7 +195,7 @@ def test_theory_agrees_with_a_larger_simulation(name: str) -> None:
         compare(name, n_inputs, 24)
 
 
-def test_tables_of_theory_and_of_runs() -> None:
+def compare_tables(n_inputs: int, n_runs: int) -> None:
     """Students on theory's tables, and on means over each run's own samples: the same limit."""
     question = Question.of(*PROBLEMS["unequal"])
     table, own = solved(question, "domain").walk.points[-1].table, question.loss.parameters
@@ -206,7 +206,7 @@ def test_tables_of_theory_and_of_runs() -> None:
             ("measured", Distillation(**own, teacher=1, target="similarity")),
         )
     ]
-    runs = simulate(question.data, [question.chain[0], *students], n_inputs=100, n_runs=12, seed=4)
+    runs = simulate(question.data, [question.chain[0], *students], n_inputs=n_inputs, n_runs=n_runs, seed=4)
     for student, measured in zip(
         students, list(runs)[1:], strict=True
     ):  # in one chain they would be copies of each other
@@ -214,6 +214,16 @@ def test_tables_of_theory_and_of_runs() -> None:
         for observable in ("test_error", "norm_squared", "train_loss"):
             estimate = getattr(measured, observable)
             assert abs(estimate.mean - getattr(computed, observable)) < 4 * estimate.standard_error
+
+
+def test_tables_of_theory_and_of_runs() -> None:
+    compare_tables(100, 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_inputs", [300, 600])
+def test_tables_of_theory_and_of_larger_runs(n_inputs: int) -> None:
+    compare_tables(n_inputs, 24)
 
 
 # What is refused, in one line.
