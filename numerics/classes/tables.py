@@ -84,10 +84,12 @@ def cosine_table(means: Array, weights: Array, cosine: Array, power: float) -> A
     >>> means = np.array([[0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.1, 0.1, 0.8]])
     >>> cosine = np.array([[1.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 1.0]])
     >>> table = cosine_table(means, np.ones(3), cosine, 1.0)
-    >>> table.round(2), table.diagonal().mean().round(6)
-    (array([[0.64, 0.25, 0.11],
-           [0.25, 0.64, 0.11],
-           [0.13, 0.13, 0.73]]), np.float64(0.666667))
+    >>> table.round(2)
+    array([[0.63, 0.26, 0.11],
+           [0.26, 0.63, 0.11],
+           [0.13, 0.13, 0.74]])
+    >>> bool(abs(table.diagonal().mean() - 2 / 3) < 1e-12)
+    True
     """
     exponents, sure = np.sign(cosine) * np.abs(cosine) ** power, _on_label(means, weights)
 
