@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import softmax
+
+from numerics.deferred import optimize, special
 
 Array = NDArray[np.float64]
 
@@ -94,7 +94,7 @@ def cosine_table(means: Array, weights: Array, cosine: Array, power: float) -> A
     exponents, sure = np.sign(cosine) * np.abs(cosine) ** power, _on_label(means, weights)
 
     def table(beta: float) -> Array:
-        return softmax(beta * exponents, axis=1)
+        return special.softmax(beta * exponents, axis=1)
 
     def missing(beta: float) -> float:  # grows: nothing is more like a class than itself
         return _on_label(table(beta), weights) - sure
@@ -104,7 +104,7 @@ def cosine_table(means: Array, weights: Array, cosine: Array, power: float) -> A
         end *= 4.0
     if not missing(-end) < 0.0 < missing(end):  # two logits have equal weights, or all weights are 0
         return table(math.copysign(end, -missing(0.0)))
-    return table(brentq(missing, -end, end, xtol=1e-13))
+    return table(optimize.brentq(missing, -end, end, xtol=1e-13))
 
 
 def _on_label(table: Array, weights: Array) -> float:
