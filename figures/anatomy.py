@@ -41,7 +41,7 @@ def problem(
 
 
 @dataclass(frozen=True)
-class _Scan:
+class Scan:
     """Something of the student along one or two parameters."""
 
     data: GaussianMixture
@@ -89,7 +89,7 @@ class _Scan:
 
 
 @dataclass(frozen=True)
-class Gains(_Scan):
+class Gains(Scan):
     """What each level gains, in test error and after the best threshold."""
 
     quick: ClassVar[bool] = True
@@ -107,7 +107,7 @@ class Gains(_Scan):
 
 
 @dataclass(frozen=True)
-class _Measured(_Scan):
+class Measured(Scan):
     """The same of finite systems; every place has a seed of its own."""
 
     effort: Effort
@@ -123,7 +123,7 @@ class _Measured(_Scan):
 
 
 @dataclass(frozen=True)
-class MeasuredGains(_Measured):
+class MeasuredGains(Measured):
     """Gains, compared run by run."""
 
     dims, coordinates = Gains.dims, Gains.coordinates
@@ -141,7 +141,7 @@ class MeasuredGains(_Measured):
 
 
 @dataclass(frozen=True)
-class Weights(_Scan):
+class Weights(Scan):
     """Density of the weights, and their means given the teacher's margin."""
 
     x: np.ndarray
@@ -162,7 +162,7 @@ class Weights(_Scan):
 
 
 @dataclass(frozen=True)
-class BinnedWeights(_Scan):
+class BinnedWeights(Scan):
     """Means in bins of the teacher's margin, and shares of the samples between levels of the weight, per unit of it."""
 
     x: np.ndarray
@@ -183,7 +183,7 @@ class BinnedWeights(_Scan):
 
 
 @dataclass(frozen=True)
-class MeasuredWeights(_Measured):
+class MeasuredWeights(Measured):
     """The same in finite systems."""
 
     x: np.ndarray
@@ -204,7 +204,7 @@ class MeasuredWeights(_Measured):
 
 
 @dataclass(frozen=True)
-class Trend(_Scan):
+class Trend(Scan):
     """How r(b) changes from the 5% to the 95% quantile of the teacher's margin, and whether it does so steadily."""
 
     quick: ClassVar[bool] = True
@@ -221,7 +221,7 @@ class Trend(_Scan):
         return {}
 
 
-def simulations_of(effort: Effort, **parts: MeasuredGains | MeasuredWeights) -> dict[str, Work]:
+def simulations_of(effort: Effort, **parts: Measured) -> dict[str, Work]:
     """Simulations, and what theory says at the same places; none if the effort is none."""
     if not effort.n_runs:
         return {}

@@ -474,6 +474,8 @@ def z_scores(data: Mapping[str, xarray.Dataset]) -> dict[str, dict[str, object]]
             continue
         predicted = data[f"predicted_{part}"]
         for name in predicted.data_vars:
+            if name + ERROR_SUFFIX not in measured:
+                continue
             error = measured[name + ERROR_SUFFIX]
             with np.errstate(divide="ignore", invalid="ignore"):
                 z = ((measured[name] - predicted[name]) / error).values

@@ -1,6 +1,7 @@
-"""Many classes: temperature and similarity, few samples, a class that is missing, two thresholds.
+"""Many classes: temperature and similarity, few samples, a class that is missing, two thresholds, levels of knowledge.
 
-Settings of our choice, after the experiments of Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*.
+Settings of our choice, after the experiments of Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*, and of
+Tang et al., *Understanding and Improving Knowledge Distillation*.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ from typing import ClassVar
 import numpy as np
 import xarray
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from figures.anatomy import Measured, Scan, simulations_of
 from figures.build import Effort, Plan, Work, curves, published
-from figures.drawing import Data, Look, panels, said, shared_legend
+from figures.drawing import Data, Look, Panel, panels, said, shared_legend
+from numerics.anatomy.levels import GAINS, GAINS_INSTANCE_FIRST, INSTANCE_FIRST, LADDER, Question, levels, solved
 from numerics.classes.corrections import best_bias
 from numerics.classes.separability import complete_separability_threshold, maximum_likelihood_threshold
-from numerics.models import Chain, ClassMixture, ClassSet, Estimator, orthogonal_means, similar_pairs
+from numerics.models import Chain, ClassMixture, ClassSet, DataModel, Estimator, orthogonal_means, similar_pairs
 from numerics.models.parameters import with_parameter
 from numerics.plots import style
 from numerics.plots.style import BLACK, BLUE, LINES, RED, YELLOW
 from numerics.solver import solve
+from numerics.sweeps.grid import ERROR_SUFFIX
 from theory.losses import CrossEntropy, Distillation
 
 LOOKS = (Look(BLACK, LINES[0], "o"), Look(BLUE, LINES[1], "s"), Look(RED, LINES[2], "^"), Look(YELLOW, LINES[3], "D"))
@@ -260,4 +265,169 @@ def thresholds(effort: Effort) -> Plan:
         work, draw,
         "They agree for classes of equal weight; a rare class stays separable from the others long after the frequent ones "
         "are mixed.",
+    )  # fmt: skip
+
+
+# Levels of knowledge.
+
+ORDERS = {
+    "gain": (LADDER, (*GAINS, "total")),
+    "instance_first_gain": (INSTANCE_FIRST, (*GAINS_INSTANCE_FIRST, "total")),
+}
+STUDENTS = tuple(dict.fromkeys((*LADDER[1:], *INSTANCE_FIRST[1:], "true+similarity", "cosine")))
+"""Those that are compared with labels alone."""
+
+
+@dataclass(frozen=True)
+class Knowledge(Scan):
+    """Gains of the levels in both orders with their errors, what students gain over labels alone, and what the teacher says: how
+    much it doubts labels, and how much of this doubt is due to the first class's twin."""
+
+    quick: ClassVar[bool] = True
+
+    def point(self, data: DataModel, chain: Chain, k: int) -> dict[str, np.ndarray]:
+        question = Question.of(data, chain)
+        found = levels(question)
+        out = {"over_labels": np.array([found.over_labels[name] for name in STUDENTS])}
+        for (name, (ladder, steps)), gains in zip(
+            ORDERS.items(), (found.gains, found.instance_first_gains), strict=True
+        ):
+            errors = found.quadrature_errors(ladder, steps[:-1])
+            out[name] = np.array([gains[step] for step in steps])
+            out[f"{name}_quadrature_error"] = np.array([errors[step] for step in steps])
+        row = solved(question, "domain").walk.points[-1].table[0]
+        return out | {"doubt": 1.0 - row[0], "twin": row[1] / (1.0 - row[0])}
+
+    def dims(self) -> Mapping[str, tuple[str, ...]]:
+        found = {"over_labels": ("student",), "doubt": (), "twin": ()}
+        for name in ORDERS:
+            found[name] = found[f"{name}_quadrature_error"] = (f"{name}_by",)
+        return found
+
+    def coordinates(self) -> Mapping[str, object]:
+        return {"student": list(STUDENTS), **{f"{name}_by": list(steps) for name, (_, steps) in ORDERS.items()}}
+
+
+@dataclass(frozen=True)
+class MeasuredKnowledge(Measured):
+    """Gains in finite systems, compared run by run."""
+
+    dims, coordinates = Knowledge.dims, Knowledge.coordinates
+
+    def point(self, data: DataModel, chain: Chain, k: int) -> dict[str, np.ndarray]:
+        found, out = self.measured(data, chain, k), {}
+        listed = {"over_labels": (STUDENTS, found.over_labels)}
+        for (name, (_, steps)), gains in zip(ORDERS.items(), (found.gains, found.instance_first_gains), strict=True):
+            listed[name] = steps, gains
+        for name, (members, values) in listed.items():
+            out[name] = np.array([values[member].mean for member in members])
+            out[name + ERROR_SUFFIX] = np.array([values[member].standard_error for member in members])
+        return out
+
+    def predicted(self) -> Knowledge:
+        """What theory says there."""
+        return Knowledge(self.data, self.chain, self.over)
+
+
+def crossing(x: np.ndarray, difference: np.ndarray) -> float:
+    """Where a difference changes sign first, on straight lines between points; NaN if nowhere."""
+    (places,) = np.nonzero(np.diff(np.sign(difference)))
+    if not len(places):
+        return float("nan")
+    k = places[0]
+    return float(x[k] - difference[k] * (x[k + 1] - x[k]) / (difference[k + 1] - difference[k]))
+
+
+def _shown(panel: Panel, part: str, path: str, variable: str, member: str, look: Look, label: str) -> None:
+    """One gain along a parameter, in theory and measured."""
+    along = {"over_labels": "student"}.get(variable, f"{variable}_by")
+    curve = panel.data[part][variable].sel({along: member})
+    panel.axes.plot(curve[path], curve, color=look.colour, ls=look.line, lw=look.width, zorder=2)
+    handle = Line2D([], [], color=look.colour, ls=look.line, lw=look.width)
+    if f"simulated_{part}" in panel.data:
+        dots = panel.data[f"simulated_{part}"].sel({along: member})
+        panel.dots(dots[path], dots[variable], dots[variable + ERROR_SUFFIX], look, dots.attrs["n_runs"])
+        handle.set(marker=look.marker, markerfacecolor=look.face, markeredgewidth=0.6)
+    panel.entries.append((handle, label))
+
+
+LEVELS = {
+    "universe": Look(BLUE, LINES[1], "s", size=3.5),
+    "domain": Look(YELLOW, LINES[3], "D", size=3.5),
+    "instance": Look(RED, LINES[2], "^", size=3.5),
+    "total": Look(style.GREY, LINES[0], "o", width=1.8, size=3.5),
+}
+
+
+@published("classes-5", "Levels of a teacher's knowledge of many classes")
+def knowledge(effort: Effort) -> Plan:
+    """Gains by universe, domain and instance knowledge against similarity, teacher's smoothing and teacher's ridge."""
+    effort = effort.limited(INPUTS, RUNS)
+    student = Estimator(Distillation(), 0.1)
+    scans = {
+        "similarity": (0.1, "similarity", np.linspace(0.0, 0.95, 20), np.array([0.0, 0.3, 0.6, 0.9])),
+        "smoothing": (0.01, "teacher.smoothing", np.linspace(0.0, 0.5, 21), np.array([0.0, 0.1, 0.4])),
+        "ridge": (0.1, "teacher.ridge", np.geomspace(1e-3, 3.0, 15), np.array([0.003, 0.03, 1.0])),
+    }
+    work: dict[str, Work] = {}
+    for name, (ridge, path, values, points) in scans.items():
+        data = ClassMixture(3.0, gram=similar_pairs(4, 0.8), delta=0.25)
+        chain = Chain.of([Estimator(CrossEntropy(), ridge), student])
+        work[name] = Knowledge(data, chain, {path: values})
+        own = replace(effort, seed=effort.seed + len(work))  # samples of its own
+        measured = MeasuredKnowledge(data, chain, {path: points}, own)
+        work |= simulations_of(effort, **{f"simulated_{name}": measured})
+
+    def draw(parts: Data) -> Figure:
+        figure, found = panels(parts, 2, 3, 5.0)
+        domain_first, instance_first, partial, smoothed, able, says = found
+        for level, look in LEVELS.items():
+            _shown(domain_first, "similarity", "similarity", "gain", level, look, level)
+            _shown(instance_first, "similarity", "similarity", "instance_first_gain", level, look, level)
+            _shown(smoothed, "smoothing", "teacher.smoothing", "gain", level, look, level)
+            _shown(able, "ridge", "teacher.ridge", "gain", level, look, level)
+        students = {"true": ("(c) KD-pt", RED, "^", "-"), "cosine": ("(c) KD-sim", BLUE, "s", "--"),
+                    "instance": ("(c) the full target", style.GREY, "o", "-")}  # fmt: skip
+        for name, (label, colour, marker, line) in students.items():
+            look = Look(colour, line, marker, filled=False, size=3.5)
+            _shown(partial, "similarity", "similarity", "over_labels", name, look, label)
+        over = parts["similarity"].over_labels
+        difference = over.sel(student="true") - over.sel(student="cosine")
+        place = crossing(over.similarity.values, difference.values)
+        partial.mark({rf"s_\times={place:.2f}": place})
+        for part, look, words in (("ridge", Look(BLACK), "ridge"), ("smoothing", Look(BLACK, "--"), "smoothing")):
+            says.function(parts[part].doubt, parts[part].twin, look, f"(f) along the teacher's {words}")
+        says.axes.axhline(1.0 / 3.0, color=style.GREY, lw=0.7, ls=LINES[2])
+        says.axes.annotate("no similarity", (0.02, 1.0 / 3.0), xytext=(0, 2), textcoords="offset points", fontsize=7)
+        for panel in found[:5]:
+            panel.axes.axhline(0.0, color=BLACK, lw=0.5, zorder=0.5)
+        for panel in found[:3]:
+            panel.axes.set(xlabel="similarity $s$", xlim=(-0.03, 1.0))
+        for panel, title in ((domain_first, "domain, then instance"), (instance_first, "instance, then domain")):
+            panel.axes.set_title(title, fontsize=8)
+            panel.axes.set(ylabel="gain in test error", ylim=(-0.011, 0.028))
+        partial.axes.set(ylabel="gain over labels alone")
+        smoothed.axes.set(xlabel="teacher's label smoothing", ylabel="gain in test error", xlim=(-0.015, 0.515))
+        smoothed.axes.set_title(r"$s=0.8$, $\tilde{\lambda}=0.01$", fontsize=8)
+        style.log_ticks(able.axes, "x", 1e-3, 3.0)
+        able.axes.set(xlabel=r"teacher's ridge $\tilde{\lambda}$", ylabel="gain in test error")
+        able.axes.set_title("$s=0.8$", fontsize=8)
+        says.axes.set(
+            xlabel="teacher's doubt of the label", ylabel="share of the twin in it", xlim=(0, 0.75), ylim=(0.3, 0.75)
+        )
+        says.axes.set_title("$s=0.8$", fontsize=8)
+        fixed = (
+            r"$K=4$, two pairs of similar classes, $\alpha=3$, $\Delta=0.25$, $\tilde{\lambda}=0.1$ but in (d) and (e); "
+            r"student: $\lambda=0.1$, $\eta=\chi=T=1$"
+        )
+        remark = r"in finite systems domain gains are lower by $O(1/N)$; the smoothed teacher of (f) is that of (d)"
+        shared_legend(figure, found, 5, said(parts, fixed, remark))
+        return figure
+
+    return Plan(
+        work, draw,
+        "Only the abstract of the print was at hand.  How sure the teacher is of a sample (KD-pt) is worth more where classes "
+        "differ, which classes are alike (KD-sim) where they are close; the order of the two matters, and each is worth more "
+        "after the other.  At the same doubt a smoothed teacher says less of which classes are alike; what its student loses in "
+        "test error is instance knowledge.  A teacher that is sure of everything leaves nothing to gain.",
     )  # fmt: skip

@@ -34,7 +34,7 @@ from theory.convexity import ConvexityWarning
 from theory.derivation import Step, derivation
 from theory.envelope import envelope_derivatives, proximal_derivatives
 from theory.functions import step as unit_step
-from theory.losses import BUILT_IN, CrossEntropy, Loss
+from theory.losses import BUILT_IN, CrossEntropy, Loss, built_in
 from theory.notation import Notation, force, proximal_field, stage_fraction
 from theory.observables import test_error
 from theory.potential import channel_conditions, conditional_moments, conjugates, prior_equations
@@ -64,8 +64,8 @@ MANY = 3
 
 def chain_losses(choice: str, stages: int, parameters: dict[str, float]) -> list[Loss]:
     """The loss of each stage: the chosen one where the stages it looks at exist, cross-entropy before."""
-    built_in = BUILT_IN.get(choice)
-    loss = built_in().with_parameters(**parameters) if built_in else Loss.from_expression(choice, parameters)
+    known = choice in BUILT_IN
+    loss = built_in(choice).with_parameters(**parameters) if known else Loss.from_expression(choice, parameters)
     loss.stages(stages)
     return [loss if _usable(loss, t) else CrossEntropy() for t in range(1, stages + 1)]
 

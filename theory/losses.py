@@ -15,6 +15,7 @@ A target may jump where an earlier logit changes sign: that is ``step`` (hard ps
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -95,6 +96,8 @@ class Loss:
         The same loss for K classes (:mod:`theory.softmax`), in the symbols of the parameters; None if there is none.
     needs_many_classes
         Whether it means something for K classes alone.
+    table
+        Soft targets that come with it, a row of K numbers for each of K labels; None if there are none.
 
     Examples
     --------
@@ -117,6 +120,7 @@ class Loss:
     needs_classes = False
     softmax = None
     needs_many_classes = False
+    table = None
 
     def __post_init__(self) -> None:
         checked = (
@@ -402,8 +406,9 @@ class Distillation(Loss):
     target
         Of K classes, what of the teacher's probabilities the student is shown: "full", "true" (that of the label's class, the
         others equal), "similarity" (their mean over the training samples of this label), "true+similarity", "top-k" (the k
-        largest, as in "top-2") or "above-0.01" (those of at least this level), the rest in equal parts.  Two classes have
-        "full" alone.
+        largest, as in "top-2") or "above-0.01" (those of at least this level), the rest in equal parts; "average" (of the label
+        its mean over all training samples) or "cosine-1" (what the angles between the teacher's weights say, to this power).
+        See :class:`theory.softmax.Target`.  Two classes have "full" alone.
 
     Examples
     --------
@@ -464,6 +469,70 @@ class Distillation(Loss):
         soft = _CHI * _T if self.temperature_squared else _CHI / _T
         kept = read_target(dict(self.options).get("target", "full"))
         return SoftmaxForm(0, 1 - _CHI, soft, _T, 1 - _CHI, _EPSILON, soft, 0, *kept)
+
+
+class TableTargets(Loss):
+    """(1-chi) H(y_eps, softmax(h)) + chi H(t_y, softmax(h/T)): soft targets that the label decides, of K classes.
+
+    Label smoothing is the table with 1 - eps on its diagonal and eps/(K-1) off it.
+
+    Parameters
+    ----------
+    table
+        t, shape (K, K): row y is the target of samples with label y, numbers >= 0 of sum 1.
+    mixing, temperature, smoothing, temperature_squared
+        As of :class:`Distillation`.
+
+    Raises
+    ------
+    ValueError
+        If the table is not square, or a row is no law of probability.
+
+    Examples
+    --------
+    >>> TableTargets([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]], temperature=2.0).softmax[:5]
+    (0, 1 - chi, chi/T, T, 1 - chi)
+    >>> TableTargets([[0.8, 0.1], [0.1, 0.9]])
+    Traceback (most recent call last):
+    ValueError: row 0 of table must hold numbers >= 0 of sum 1, got [0.8, 0.1]
+    """
+
+    needs_classes = True
+    needs_many_classes = True
+
+    def __init__(
+        self, table: object, mixing: float = 1.0, temperature: float = 1.0, smoothing: float = 0.0,
+        temperature_squared: bool = False,
+    ) -> None:  # fmt: skip
+        label = softplus(h) - _smoothed(_EPSILON) * h
+        soft = softplus(h / _T) - y * h / _T  # a formula for two classes; theory.levels.LabelTargets has a table of two
+        factor_t = _T**2 if temperature_squared else Integer(1)
+        super().__init__(
+            "TableTargets",
+            (1 - _CHI) * label + _CHI * factor_t * soft,
+            ("mixing", "temperature", "smoothing"),
+            (_CHI, _T, _EPSILON),
+            (mixing, temperature, smoothing),
+            (_MIXING, _TEMPERATURE, _SMOOTHING),
+            options=(
+                ("table", _checked_table(table)),
+                *((("temperature_squared", True),) if temperature_squared else ()),
+            ),
+        )
+
+    @property
+    def table(self) -> tuple[tuple[float, ...], ...]:
+        return dict(self.options)["table"]
+
+    @property
+    def temperature_squared(self) -> bool:
+        """Whether the soft term is multiplied by T^2."""
+        return bool(dict(self.options).get("temperature_squared", False))
+
+    @property
+    def softmax(self) -> SoftmaxForm:
+        soft = _CHI * _T if self.temperature_squared else _CHI / _T
+        return SoftmaxForm(0, 1 - _CHI, soft, _T, 1 - _CHI, _EPSILON, soft, 0, Target.TABLE)
 
 
 class SquareDistillation(Loss):
@@ -605,11 +674,31 @@ BUILT_IN: dict[str, type[Loss]] = {
     "square": SquareLoss,
     "linear": LinearLoss,
     "distillation": Distillation,
+    "table-targets": TableTargets,
     "square-distillation": SquareDistillation,
     "logit-matching": LogitMatching,
     "pseudo-labels": PseudoLabels,
 }
 """Losses by the names that command lines and files use."""
+
+
+def built_in(name: str, **arguments: object) -> Loss:
+    """A loss of :data:`BUILT_IN`; ValueError if it needs more than is given.
+
+    Examples
+    --------
+    >>> built_in("cross-entropy", smoothing=0.1)
+    CrossEntropy(smoothing=0.1)
+    >>> built_in("table-targets")
+    Traceback (most recent call last):
+    ValueError: table-targets needs table: give it in Python or in a problem file
+    """
+    known = inspect.signature(BUILT_IN[name]).parameters.values()
+    missing = [found.name for found in known if found.default is found.empty and found.name not in arguments]
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(missing)}: give it in Python or in a problem file")
+    return BUILT_IN[name](**arguments)
+
 
 _CHI = Symbol("chi", nonnegative=True)
 _WEIGHT = Symbol("chi", real=True)
@@ -620,10 +709,25 @@ _GAIN = Symbol("gain", positive=True)
 _MIXING = Range(0.0, 1.0)
 _TEMPERATURE = _POSITIVE = Range(lower=0.0, open_below=True)
 _SMOOTHING = Range(0.0, 0.5)
+_SUM = 1e-9  # by how much a row of a table may miss 1
 
 
 def _smoothed(epsilon: Symbol) -> Expr:
     return y * (1 - epsilon) + (1 - y) * epsilon
+
+
+def _checked_table(table: object) -> tuple[tuple[float, ...], ...]:
+    """Rows of K numbers >= 0 of sum 1, made to sum to 1 but for rounding; ValueError otherwise."""
+    try:
+        rows = tuple(tuple(float(value) for value in row) for row in table)
+    except (TypeError, ValueError):
+        raise ValueError(f"table must be K rows of K numbers, got {table!r}") from None
+    if len(rows) < 2 or any(len(row) != len(rows) for row in rows):
+        raise ValueError(f"table must be K rows of K numbers, got {len(rows)} of {sorted({len(row) for row in rows})}")
+    for label, row in enumerate(rows):
+        if not all(0.0 <= value <= 1.0 + _SUM for value in row) or abs(sum(row) - 1.0) > _SUM:
+            raise ValueError(f"row {label} of table must hold numbers >= 0 of sum 1, got {list(row)}")
+    return tuple(tuple(value / sum(row) for value in row) for row in rows)
 
 
 def _check_teacher(teacher: Teacher) -> None:

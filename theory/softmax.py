@@ -22,8 +22,9 @@ A constant added to all logits changes nothing: c and S are meant up to multiple
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,6 +40,10 @@ class Target(IntEnum):
     ``SIMILARITY`` is the mean of p over the training samples of one label (the teacher knows which classes are alike, but not how
     sure it is of this sample); with ``TRUE_AND_SIMILARITY`` p_y is the sample's own, and the others share the rest as that mean
     has it.  ``TOP`` keeps the k largest, ``ABOVE`` those of at least a level; a ``DECISION`` is 1 for the largest.
+
+    Three more are rows of a table, one for each label.  ``AVERAGE`` has the mean of p_y over all training samples on the label.
+    ``COSINE`` is softmax(beta r_y) with r_yk the cosine of the angle between the teacher's weights of logits y and k, to a power;
+    beta makes the mean on the label that of the teacher.  A ``TABLE`` is given with the loss, and needs no teacher.
     """
 
     FULL = 0
@@ -48,22 +53,32 @@ class Target(IntEnum):
     TOP = 4
     ABOVE = 5
     DECISION = 6
+    AVERAGE = 7
+    COSINE = 8
+    TABLE = 9
 
 
 _NAMES = {
     "full": Target.FULL,
+    "average": Target.AVERAGE,
     "true": Target.TRUE,
     "similarity": Target.SIMILARITY,
     "true+similarity": Target.TRUE_AND_SIMILARITY,
 }
-_NUMBERED = {"top": Target.TOP, "above": Target.ABOVE}
+_NUMBERED = {"top": Target.TOP, "above": Target.ABOVE, "cosine": Target.COSINE}
+
+_ALLOWED = {
+    Target.TOP: lambda number: number.is_integer() and number >= 1,
+    Target.ABOVE: lambda number: 0 < number < 1,
+    Target.COSINE: lambda number: 0 < number < math.inf,
+}
 
 TARGETS = (*_NAMES, *(f"{name}-NUMBER" for name in _NUMBERED))
 """Texts that :func:`read_target` takes."""
 
 
 def read_target(text: str) -> tuple[Target, float]:
-    """A target and its number: k of "top-k", the level of "above-level", else 0.
+    """A target and its number: k of "top-k", the level of "above-level", the power of "cosine-power", else 0.
 
     Raises
     ------
@@ -77,13 +92,13 @@ def read_target(text: str) -> tuple[Target, float]:
     """
     if text in _NAMES:
         return _NAMES[text], 0.0
-    found = re.fullmatch(r"(top|above)-(\d+\.?\d*(?:e-?\d+)?)", text) if isinstance(text, str) else None
-    if found:
+    found = re.fullmatch(r"(\w+)-(\d+\.?\d*(?:e-?\d+)?)", text) if isinstance(text, str) else None
+    if found and found[1] in _NUMBERED:
         target, number = _NUMBERED[found[1]], float(found[2])
-        if (number.is_integer() and number >= 1) if target == Target.TOP else 0 < number < 1:
+        if _ALLOWED[target](number):
             return target, number
     raise ValueError(
-        f"target must be one of {', '.join(_NAMES)}, top-NUMBER of classes or above-LEVEL in (0, 1), got {text!r}"
+        f"target must be one of {', '.join(_NAMES)}, top-NUMBER of classes, above-LEVEL in (0, 1) or cosine-POWER > 0, got {text!r}"
     )
 
 
@@ -117,10 +132,25 @@ class SoftmaxForm(NamedTuple):
             *(float(sympify(item).subs(values)) for item in self[:-2]), int(self.target), float(self.number)
         )
 
-    @property
-    def shown_labels_alone(self) -> bool:
-        """Whether a class that is no label of any sample is never a target, so that its logit runs to -infinity."""
-        return self.linear == 0.0 and self.smoothing == 0.0 and self.taught == 0.0
+    def never_shown(self, seen: Sequence[float], table: Sequence[Sequence[float]] | None = None) -> list[int]:
+        """Classes that are never a target where labels are seen so often: their logits run to -infinity.
+
+        Examples
+        --------
+        >>> form = SoftmaxForm(0, 1, 0, 1, 1, 0, 0, 0)
+        >>> form.never_shown([0.5, 0.5, 0.0])
+        [2]
+        >>> form._replace(smoothing=0.1).never_shown([0.5, 0.5, 0.0])
+        []
+        """
+        taught_otherwise = self.taught != 0.0 and self.target != Target.TABLE
+        if self.linear != 0.0 or (self.labels != 0.0 and self.smoothing != 0.0) or taught_otherwise:
+            return []
+        shown = [self.labels * weight for weight in seen]
+        if table is not None:
+            for k in range(len(shown)):
+                shown[k] += self.taught * sum(weight * row[k] for weight, row in zip(seen, table, strict=True))
+        return [k for k, weight in enumerate(shown) if not weight > 0.0]
 
     def potential(self, h: list[Expr]) -> Expr:
         """A(h) for K logits.

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from numerics.anatomy.bounds import Bounds, bounds_of
 from numerics.anatomy.calibration import Calibration, calibration_of
 from numerics.anatomy.levels import (
     GAINS,
+    GAINS_INSTANCE_FIRST,
+    INSTANCE_FIRST,
     LADDER,
     SHUFFLED,
     Levels,
@@ -27,6 +29,7 @@ from numerics.anatomy.levels import (
     constants_of,
     gains,
     instance_parts,
+    over_labels,
     solved,
 )
 from numerics.anatomy.shuffled import trained_on_shuffled
@@ -40,6 +43,9 @@ from numerics.simulation.run import simulate
 from numerics.solution.samples import unit
 from numerics.solution.solution import Solution, without_nan
 from numerics.solver import settings_for
+
+if TYPE_CHECKING:
+    from numerics.classes.solution import ClassSolution
 
 Array = NDArray[np.float64]
 
@@ -66,6 +72,10 @@ MERITS = {
     "instance": "the teacher knows which samples to trust",
 }
 """How it helps."""
+
+CAUSES_OF_CLASSES = {"domain": "what the teacher says of which classes are alike misleads"}
+MERITS_OF_CLASSES = {"domain": "the teacher knows which classes are alike"}
+"""The same of K classes, where it differs."""
 
 NOTHING = 1e-7
 """A gain that is none."""
@@ -107,15 +117,15 @@ class Anatomy:
         Students with more and more of the teacher's knowledge, at the student's ridge.
     best : Levels or None
         The same, each at its best ridge.
-    weights : GradientWeights
-        Weights that distillation gives to the samples.
+    weights : GradientWeights or None
+        Weights that distillation gives to the samples; of K classes None, as bounds, and there is no calibration.
     """
 
     question: Question
-    solution: Solution
+    solution: Solution | ClassSolution
     levels: Levels | None
     best: Levels | None
-    weights: GradientWeights
+    weights: GradientWeights | None
 
     SECTIONS: ClassVar[tuple[str, ...]] = ("levels", "best", "weights", "bounds")
     """Attributes that are in reports: each has ``to_dict``, or is None."""
@@ -124,19 +134,25 @@ class Anatomy:
     def bounds(self) -> Bounds | None:
         """Bounds of the student's error, and their terms; None if it is not solved."""
         student = self.solution[self.place]
-        return bounds_of(student) if student.known else None
+        return bounds_of(student) if student.known and not self.many_classes else None
 
     @cached_property
     def calibration(self) -> dict[str, Calibration]:
         """Of "teacher" and "student"; empty if they are not solved."""
         places = {"teacher": self.question.taught_by - 1, "student": self.place}
-        known = all(self.solution[place].known for place in places.values())
+        known = not self.many_classes and all(self.solution[place].known for place in places.values())
         return {name: calibration_of(self.solution[place]) for name, place in places.items()} if known else {}
 
     @cached_property
     def inheritance(self) -> inherited.Inheritance:
         """What the student owes to its teacher's training (about a second); ParameterError unless the chain has two stages."""
-        return inherited.inheritance(self.question.data, self.question.chain, settings=self.solution.settings)
+        settings = DEFAULT if self.many_classes else self.solution.settings
+        return inherited.inheritance(self.question.data, self.question.chain, settings=settings)
+
+    @property
+    def many_classes(self) -> bool:
+        """Whether data are a ClassMixture."""
+        return self.question.data.many_classes
 
     @property
     def place(self) -> int:
@@ -171,8 +187,10 @@ class Anatomy:
             return f"distillation changes nothing: {from_to}"
         if total > 0.0:
             most = max(GAINS, key=lambda gain: found.gains[gain])
-            return f"distillation helps: {from_to}; most by {NAMES[most]}, because {MERITS[most]}"
-        text = f"distillation hurts: {from_to}; to blame is {NAMES[found.blame]}, because {CAUSES[found.blame]}"
+            merits = MERITS | (MERITS_OF_CLASSES if self.many_classes else {})
+            return f"distillation helps: {from_to}; most by {NAMES[most]}, because {merits[most]}"
+        causes = CAUSES | (CAUSES_OF_CLASSES if self.many_classes else {})
+        text = f"distillation hurts: {from_to}; to blame is {NAMES[found.blame]}, because {causes[found.blame]}"
         if found.direction_gains["total"] > NOTHING:
             text += f" (after the best threshold distillation helps, by {found.direction_gains['total']:.4f})"
         return text
@@ -205,7 +223,8 @@ def anatomy(
 
     Parameters
     ----------
-    data : GaussianMixture
+    data : GaussianMixture or ClassMixture
+        Of K classes there are levels alone.
     chain : Chain or sequence of stages
     stage : int
         Position of the student in the chain: a stage with the loss :class:`theory.losses.Distillation` and one teacher.
@@ -219,7 +238,7 @@ def anatomy(
     Raises
     ------
     numerics.models.ParameterError
-        For labels of a rule, and a stage that is not such a student.
+        For labels of a rule, a stage that is not such a student, and the best ridges of K classes.
 
     Examples
     --------
@@ -233,8 +252,24 @@ def anatomy(
     ('domain', 0.0372)
     >>> round(found.weights.mean, 4), found.weights.monotone
     (0.0142, 'neither')
+
+    Two pairs of similar classes: the student on how sure the teacher is of each sample, before and after which classes are alike.
+
+    >>> from numerics import ClassMixture, similar_pairs
+    >>> chain = [Estimator(CrossEntropy(), ridge=0.1), Estimator(Distillation(), ridge=0.1)]
+    >>> found = anatomy(ClassMixture(alpha=3.0, gram=similar_pairs(4, 0.6), delta=0.25), chain).levels
+    >>> [round(order["instance"], 3) for order in (found.instance_first_gains, found.gains)]
+    [0.004, 0.016]
     """
     question = Question.of(data, chain, stage)
+    if question.data.many_classes:
+        if best_ridge:
+            raise ParameterError(
+                "best_ridge must be False where data are a ClassMixture: ridges are tuned for two classes alone"
+            )
+        solution = solved(question, LADDER[-1], settings, rtol).solution
+        found = knowledge.levels(question, settings, rtol=rtol) if levels else None
+        return Anatomy(question, solution, found, None, None)
     settings = settings_for(in_equations(question.data, question.chain), settings, rtol)
     solution = solved(question, LADDER[-1], settings).solution
     return Anatomy(
@@ -305,6 +340,8 @@ class SimulatedAnatomy:
         None where there are none.
     theory : Anatomy
         For the sizes that were simulated.
+    instance_first_gains, over_labels : mappings of level, and of student, to Estimate
+        Of K classes, which have no directions, parts or weights.
     """
 
     result: SimulationResult
@@ -315,6 +352,8 @@ class SimulatedAnatomy:
     instance_parts: Mapping[str, Estimate]
     weights: MeasuredWeights | None
     theory: Anatomy
+    instance_first_gains: Mapping[str, Estimate] = field(default_factory=dict)
+    over_labels: Mapping[str, Estimate] = field(default_factory=dict)
 
     def comparisons(self) -> list[tuple[str, Estimate, Array | float]]:
         """(name, estimate, theory) of everything."""
@@ -322,12 +361,20 @@ class SimulatedAnatomy:
         found: list[tuple[str, Estimate, Array | float]] = []
         for name, measured in self.errors.items():
             found.append((f"error {name}", measured, known.students[name].error))
-            found.append((f"direction {name}", self.directions[name], known.students[name].direction))
-        for name in (*GAINS, "total"):
-            found.append((f"gain {name}", self.gains[name], known.gains[name]))
-            found.append((f"direction gain {name}", self.direction_gains[name], known.direction_gains[name]))
-        for name, value in known.instance_parts.items():
-            found.append((f"gain {name}", self.instance_parts[name], value))
+            if name in self.directions:
+                found.append((f"direction {name}", self.directions[name], known.students[name].direction))
+        for name, measured in self.gains.items():
+            found.append((f"gain {name}", measured, known.gains[name]))
+            if name in self.direction_gains:
+                found.append((f"direction gain {name}", self.direction_gains[name], known.direction_gains[name]))
+        for name, measured in self.instance_first_gains.items():
+            found.append((f"instance first, gain {name}", measured, known.instance_first_gains[name]))
+        for name, measured in self.instance_parts.items():
+            found.append((f"gain {name}", measured, known.instance_parts[name]))
+        for name, measured in self.over_labels.items():
+            found.append((f"over labels, {name}", measured, known.over_labels[name]))
+        if self.theory.many_classes:
+            return found
         if self.weights is not None:
             predicted = self.weights.predicted(self.theory.weights)
             found += [(f"weights {name}", getattr(self.weights, name), value) for name, value in predicted.items()]
@@ -373,7 +420,8 @@ def simulate_anatomy(
 ) -> SimulatedAnatomy:
     """Train the student and all those that know less on finite samples, and weigh its gradients.
 
-    Constants of the students' losses are theory's: those of the sample would change targets by O(1/sqrt(N)).
+    Constants of the students' losses are theory's: those of the sample would change targets by O(1/sqrt(N)).  Of K classes they
+    are those of each run's own teacher.
 
     Parameters
     ----------
@@ -411,9 +459,12 @@ def simulate_anatomy(
     number = len(question.chain)
     names = tuple(name for name in question.students if name not in (LADDER[-1], SHUFFLED))
     losses = question.losses(constants_of(question, DEFAULT)[1])
-    others = [replace(question.student, loss=losses[name], name=f"{question.name}_{name}") for name in names]
+    others = [
+        replace(question.student, loss=losses[name], name=f"{question.name}_{name.replace('+', '_')}") for name in names
+    ]
     together = Chain((*question.chain.stages, *others))
-    why_not = anatomy(question.data, question.chain, levels=False).weights.reason
+    many = question.data.many_classes
+    why_not = many or anatomy(question.data, question.chain, levels=False).weights.reason
     weights_of = None if why_not else _weights_of(question, x, edges)
 
     def further(stages: Sequence[MeasuredStage]) -> dict[str, Array]:
@@ -425,21 +476,27 @@ def simulate_anatomy(
         return {**{f"{SHUFFLED}_{name}": value for name, value in found.items()}, **others}
 
     result = simulate(
-        question.data, together, n_inputs, n_runs, seed, n_jobs=n_jobs, progress=progress, further=further
+        question.data, together, n_inputs, n_runs, seed, n_jobs=n_jobs, progress=progress, further=None if many else further
     )  # fmt: skip
     place = {LADDER[-1]: number - 1} | {name: number + k for k, name in enumerate(names)}
 
-    def measured(observable: str) -> tuple[dict[str, Estimate], ...]:
-        runs = {name: result.runs[observable][:, place[name]] for name in place}
-        runs[SHUFFLED] = result.runs[f"{SHUFFLED}_{observable}"]
-        return tuple(
-            {name: estimate(values) for name, values in found.items()}
-            for found in (runs, gains(runs), instance_parts(runs))
-        )
+    def estimates(runs: Mapping[str, Array]) -> dict[str, Estimate]:
+        return {name: estimate(values) for name, values in runs.items()}
 
-    errors, error_gains, parts = measured("test_error")
-    directions, direction_gains, _ = measured("direction_error")
+    def measured(observable: str) -> tuple[dict[str, Array], dict[str, Estimate], dict[str, Estimate]]:
+        runs = {name: result.runs[observable][:, place[name]] for name in place}
+        if not many:
+            runs[SHUFFLED] = result.runs[f"{SHUFFLED}_{observable}"]
+        return runs, estimates(runs), estimates(gains(runs))
+
+    runs, errors, error_gains = measured("test_error")
     effective = Chain(result.effective_chain.stages[:number])
+    if many:
+        others = estimates(gains(runs, INSTANCE_FIRST, GAINS_INSTANCE_FIRST)), estimates(over_labels(runs))
+        theory = anatomy(result.effective_data, effective)
+        return SimulatedAnatomy(result, errors, {}, error_gains, {}, {}, None, theory, *others)
+    parts = estimates(instance_parts(runs))
+    _, directions, direction_gains = measured("direction_error")
     weights = None
     if not why_not:
         found = {name: estimate(result.runs[f"weights_{name}"]) for name in MeasuredWeights.ESTIMATES}

@@ -4,21 +4,28 @@ Tang et al. (2020) tell three levels apart.  Of all that a teacher says, its *un
 *domain* how sure it is of each class, its *instance* how sure it is of a sample.  The students here differ in the soft targets
 of their loss alone (:mod:`theory.levels`); those of the first five are conditional means of the teacher's outputs given more
 and more, so that what they gain, one after the other, adds up to all that distillation brings.
+
+Of K > 2 classes domain knowledge is which classes are alike: the mean of the teacher's outputs given the label.  It may come
+before or after how sure the teacher is of a sample (the target that Tang et al. call KD-pt), and gains differ between the two
+orders.  Targets that only know angles between the teacher's weights (KD-sim) stand beside them; see
+:class:`theory.softmax.Target`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from numerics.anatomy.shuffled import shuffled
 from numerics.deferred import optimize as scipy_optimize
 from numerics.deferred import special
-from numerics.models import Chain, DataModel, Estimator, GaussianMixture, ParameterError, check_fit
+from numerics.models import Chain, ClassMixture, DataModel, Estimator, GaussianMixture, ParameterError, check_fit
 from numerics.optimize import optimize
 from numerics.settings import DEFAULT, Settings
 from numerics.solution import quadrature
@@ -26,14 +33,26 @@ from numerics.solution.solution import Solution, StageSolution
 from numerics.solution.training import TrainingSamples
 from numerics.solver import solve
 from theory.levels import ConfidenceOnLabel, ConfidenceWeighted, LabelTargets
-from theory.losses import CrossEntropy, Distillation, Loss
+from theory.losses import CrossEntropy, Distillation, Loss, TableTargets
 from theory.symbols import TEACHER
+
+if TYPE_CHECKING:
+    from numerics.classes.solution import ClassSolution, ClassStage
 
 LADDER = ("hard", "scaled", "universe", "domain", "instance")
 """Students in the order in which they know more."""
 
 GAINS = ("scale", "universe", "domain", "instance")
 """What each of the ladder, after the first, gains over the one before."""
+
+INSTANCE_FIRST = ("hard", "scaled", "universe", "true", "instance")
+"""The other order, for K classes: how sure the teacher is of a sample comes before which classes are alike."""
+
+GAINS_INSTANCE_FIRST = ("scale", "universe", "instance", "domain")
+"""What each of these gains over the one before."""
+
+CLASS_CONTROLS = ("true", "true+similarity", "cosine")
+"""Students of K classes beside the ladder: those of KD-pt, of KD-pt with the rest as classes are alike, of KD-sim."""
 
 SHUFFLED = "shuffled"
 """The student whose targets are shuffled (:mod:`numerics.anatomy.shuffled`): no stage of a chain, as its targets are nobody's."""
@@ -54,8 +73,14 @@ TITLES = {
     "confidence": "labels weighted by p of the label",
     "choice": "labels weighted by max p (CWTM)",
     "permuted": "max p put on the label (DKPP)",
+    "true": "p of the label alone (KD-pt)",
+    "true+similarity": "p of the label, the rest as classes are alike",
+    "cosine": "angles between the teacher's weights (KD-sim)",
 }
 """What students are given, in words."""
+
+TITLES_OF_CLASSES = {"domain": "+ which classes are alike"}
+"""The same of K classes, where it differs."""
 
 BEST_RIDGES = (1e-4, 1e3)
 """Bounds of the search for a student's best ridge; one that is best at the upper end is looked for further out."""
@@ -115,7 +140,7 @@ class Question:
         The teacher's number, from 1.
     """
 
-    data: GaussianMixture
+    data: GaussianMixture | ClassMixture
     chain: Chain
     taught_by: int
 
@@ -126,12 +151,14 @@ class Question:
         Raises
         ------
         ParameterError
-            For labels of a rule, a stage without a teacher, a loss that is not :class:`theory.losses.Distillation`, or several
-            teachers.
+            For labels of a rule, a stage without a teacher, a loss that is not :class:`theory.losses.Distillation` with the
+            full target, or several teachers.
         """
-        if not isinstance(data, GaussianMixture):
+        if not isinstance(data, GaussianMixture | ClassMixture):
             found = f"a {data.title}" if isinstance(data, DataModel) else repr(data)
-            raise ParameterError(f"data must be a GaussianMixture, whose two classes an anatomy needs, got {found}")
+            raise ParameterError(
+                f"data must be a GaussianMixture or a ClassMixture, whose classes an anatomy needs, got {found}"
+            )
         chain = Chain.of(chain)
         check_fit(data, chain)
         if isinstance(stage, bool) or not isinstance(stage, int) or not -len(chain) <= stage < len(chain):
@@ -144,6 +171,10 @@ class Question:
             raise ParameterError(f"stage must be one with a teacher, but {name} is the first of the chain")
         if not isinstance(student, Estimator) or not isinstance(student.loss, Distillation):
             raise ParameterError(f"loss of {name} must be a Distillation to be taken apart, got {student!r}")
+        if student.loss.needs_many_classes:
+            raise ParameterError(
+                f"target of {name} must be 'full' to be taken apart, got {dict(student.loss.options)['target']!r}"
+            )
         if isinstance(student.loss.teacher, tuple):
             raise ParameterError(f"loss of {name} must have one teacher, got teacher={student.loss.teacher!r}")
         shorter = ancestors(Chain(chain.stages[:number]))
@@ -156,7 +187,9 @@ class Question:
     @property
     def students(self) -> tuple[str, ...]:
         """Names of the students that are solved: the controls with losses of their own in chains of two alone, because in longer
-        ones they take too long."""
+        ones they take too long; of K classes all."""
+        if self.data.many_classes:
+            return LADDER + CLASS_CONTROLS
         return LADDER + (CONTROLS if len(self.chain) == 2 else (SHUFFLED,))
 
     @property
@@ -176,12 +209,35 @@ class Question:
         """The chain with another loss of the student."""
         return Chain((*self.chain.stages[:-1], replace(self.student, loss=loss, name=self.name)))
 
-    def losses(self, constants: Constants) -> dict[str, Loss]:
+    def problem_with(self, loss: Loss) -> tuple[DataModel, Chain]:
+        """Data and chain with another loss of the student.
+
+        Of K classes without the stages that it does not need: a student of the labels of its teacher's samples may be its teacher,
+        and such a pair has no solution.
+        """
+        chain = self.with_loss(loss)
+        if not self.data.many_classes or "training" not in self.student.sets:
+            return self.data, chain
+        chain = ancestors(chain)
+        used = {name for stage in chain.stages for name in stage.sets}
+        return replace(self.data, further=tuple(found for found in self.data.further if found.name in used)), chain
+
+    def losses(self, constants: Constants | None) -> dict[str, Loss]:
         """Losses of all students, by name."""
         own = self.loss.parameters
         if own["mixing"] == 0.0:  # there is nothing of the teacher in any of them
             return dict.fromkeys(TITLES, self.loss)
         same = {**own, "temperature_squared": self.loss.temperature_squared}
+        if constants is None:
+            taught = {**same, "teacher": self.taught_by}
+            targets = {"universe": "average", "domain": "similarity", "cosine": "cosine-1"}
+            return {
+                "hard": CrossEntropy(own["smoothing"]),
+                "scaled": TableTargets(_smoothed_labels(self.data.classes_count, own["smoothing"]), **same),
+                "instance": self.loss,
+                **{name: Distillation(**taught, target=target) for name, target in targets.items()},
+                **{name: Distillation(**taught, target=name) for name in ("true", "true+similarity")},
+            }
         e, (e0, e1), wrong = constants.off_label, constants.off_label_by_class, own["smoothing"]
         taught = {**same, "teacher": self.taught_by}
         return {
@@ -269,9 +325,11 @@ class Level:
     error : float
         Test error.
     direction : float
-        Test error after the best threshold.
+        Test error after the best threshold; of K classes NaN, see :func:`numerics.classes.corrections.best_bias`.
     reason : str
         Why there is none, where it is NaN.
+    displaced : tuple of floats
+        Test errors on other nodes; of K classes alone.
     """
 
     name: str
@@ -279,6 +337,7 @@ class Level:
     error: float
     direction: float
     reason: str = ""
+    displaced: tuple[float, ...] = ()
 
     @property
     def bias_part(self) -> float:
@@ -288,17 +347,41 @@ class Level:
     def to_dict(self) -> dict[str, object]:
         """Plain numbers."""
         return {
-            "ridge": self.ridge, "error": self.error, "direction": self.direction, "bias_part": self.bias_part,
+            "ridge": self.ridge, "error": self.error,
+            **({"quadrature_error": self.quadrature_error} if self.displaced else
+               {"direction": self.direction, "bias_part": self.bias_part}),
             **({"reason": self.reason} if self.reason else {}),
         }  # fmt: skip
 
+    @property
+    def quadrature_error(self) -> float:
+        """Of the test error: its spread over nodes; NaN where there are no others."""
+        return _spread(self.displaced, self.error)
 
-def gains(errors: Mapping[str, float]) -> dict[str, float]:
+
+def _spread(values: Sequence[float], value: float) -> float:
+    return float(np.sqrt(np.mean((np.array(values) - value) ** 2))) if len(values) else math.nan
+
+
+def _smoothed_labels(classes: int, smoothing: float) -> np.ndarray:
+    """Labels as a table of targets."""
+    off = smoothing / (classes - 1)
+    return (1.0 - smoothing - off) * np.eye(classes) + off
+
+
+def gains(
+    errors: Mapping[str, float], ladder: Sequence[str] = LADDER, names: Sequence[str] = GAINS
+) -> dict[str, float]:
     """What each level brings: differences of the errors along the ladder, and ``total``, their sum."""
     steps = {
-        gain: errors[before] - errors[after] for gain, before, after in zip(GAINS, LADDER, LADDER[1:], strict=False)
+        gain: errors[before] - errors[after] for gain, (before, after) in zip(names, pairwise(ladder), strict=True)
     }
-    return {**steps, "total": errors[LADDER[0]] - errors[LADDER[-1]]}
+    return {**steps, "total": errors[ladder[0]] - errors[ladder[-1]]}
+
+
+def over_labels(errors: Mapping[str, float]) -> dict[str, float]:
+    """What each student gains over the one on labels alone."""
+    return {name: errors[LADDER[0]] - error for name, error in errors.items() if name != LADDER[0]}
 
 
 def instance_parts(errors: Mapping[str, float]) -> dict[str, float]:
@@ -337,6 +420,31 @@ class Levels:
         """The same of the error after the best threshold."""
         return gains({name: level.direction for name, level in self.students.items()})
 
+    @cached_property
+    def instance_first_gains(self) -> dict[str, float]:
+        """The same in the order of :data:`INSTANCE_FIRST`; empty without these students."""
+        if not set(INSTANCE_FIRST) <= set(self.students):
+            return {}
+        errors = {name: level.error for name, level in self.students.items()}
+        return gains(errors, INSTANCE_FIRST, GAINS_INSTANCE_FIRST)
+
+    @property
+    def over_labels(self) -> dict[str, float]:
+        """What each student gains over the one on labels alone."""
+        return over_labels({name: level.error for name, level in self.students.items()})
+
+    def quadrature_errors(self, ladder: Sequence[str] = LADDER, names: Sequence[str] = GAINS) -> dict[str, float]:
+        """Of the gains along a ladder: their spread over nodes, which all students share; NaN for two classes."""
+        rungs = [self.students[name] for name in ladder]
+        if not all(level.displaced for level in rungs):
+            return dict.fromkeys((*names, "total"), math.nan)
+        found = gains({level.name: level.error for level in rungs}, ladder, names)
+        others = [
+            gains(dict(zip(ladder, errors, strict=True)), ladder, names)
+            for errors in zip(*(level.displaced for level in rungs), strict=True)
+        ]
+        return {name: _spread([other[name] for other in others], value) for name, value in found.items()}
+
     @property
     def instance_parts(self) -> dict[str, float]:
         """What instance knowledge gains by :data:`PARTS`, which add up to it; NaN where shuffled targets have no solution."""
@@ -349,32 +457,47 @@ class Levels:
 
     def to_dict(self) -> dict[str, object]:
         """Plain numbers."""
-        return {
+        found = {
             "students": {name: level.to_dict() for name, level in self.students.items()},
-            "gains": self.gains, "direction_gains": self.direction_gains, "blame": self.blame,
-            "instance_parts": self.instance_parts,
+            "gains": self.gains, "blame": self.blame,
+        }  # fmt: skip
+        if not self.instance_first_gains:
+            return found | {"direction_gains": self.direction_gains, "instance_parts": self.instance_parts}
+        other = self.quadrature_errors(INSTANCE_FIRST, GAINS_INSTANCE_FIRST)
+        return found | {
+            "gains_quadrature_error": self.quadrature_errors(),
+            "instance_first_gains": self.instance_first_gains, "instance_first_gains_quadrature_error": other,
         }  # fmt: skip
 
 
 @lru_cache(maxsize=256)
-def constants_of(question: Question, settings: Settings) -> tuple[Solution, Constants]:
-    """Solution of the question's problem, and the averages of its teacher's outputs."""
-    solution = solve(question.data, question.chain, settings=settings)
-    return solution, constants(solution, question)
+def constants_of(
+    question: Question, settings: Settings, rtol: float | None = None
+) -> tuple[Solution | ClassSolution, Constants | None]:
+    """Solution of the question's problem, and the averages of its teacher's outputs; None for K classes, whose stages have them
+    in their targets.  ``rtol`` is that of K classes."""
+    solution = solve(question.data, question.chain, settings=settings, rtol=rtol)
+    return solution, None if question.data.many_classes else constants(solution, question)
 
 
 @lru_cache(maxsize=512)
-def solved(question: Question, name: str, settings: Settings = DEFAULT) -> StageSolution:
+def solved(
+    question: Question, name: str, settings: Settings = DEFAULT, rtol: float | None = None
+) -> StageSolution | ClassStage:
     """One of the students."""
-    solution, found = constants_of(question, settings)
+    solution, found = constants_of(question, settings, rtol)
     loss = question.losses(found)[name]
     if loss is question.loss:
         return solution[-1]
-    return solve(question.data, question.with_loss(loss), settings=settings)[-1]
+    return solve(*question.problem_with(loss), settings=settings, rtol=rtol)[-1]
 
 
-def levels(question: Question, settings: Settings = DEFAULT, names: tuple[str, ...] | None = None) -> Levels:
-    """The students at the student's ridge, all or those of these names."""
+def levels(
+    question: Question, settings: Settings = DEFAULT, names: tuple[str, ...] | None = None, rtol: float | None = None
+) -> Levels:
+    """The students at the student's ridge, all or those of these names; ``rtol`` is that of K classes."""
+    if question.data.many_classes:
+        return Levels({name: _class_level(question, name, settings, rtol) for name in names or question.students})
     students = {}
     for name in names or question.students:
         ridge = question.student.ridge
@@ -389,6 +512,16 @@ def levels(question: Question, settings: Settings = DEFAULT, names: tuple[str, .
         reason = "" if stage.solution.converged else stage.solution.message
         students[name] = Level(name, ridge, stage.test_error, stage.direction_error, reason)
     return Levels(students)
+
+
+def _class_level(question: Question, name: str, settings: Settings, rtol: float | None) -> Level:
+    """A student of K classes."""
+    stage = solved(question, name, settings, rtol)
+    solution, ridge = stage.solution, question.student.ridge
+    if not stage.known:
+        return Level(name, ridge, math.nan, math.nan, solution.message)
+    reason = "" if solution.converged else solution.message
+    return Level(name, ridge, stage.test_error, math.nan, reason, stage.displaced("test_error"))
 
 
 def _shuffled(question: Question, settings: Settings, ridge: float | None = None) -> Level:

@@ -163,6 +163,7 @@ class Channel:
         self.cells = cells_of(data, tuple(stage.sets for stage in stages))
         self.losses = [ClassLoss(stage.loss, data.classes_count) for stage in stages]
         columns = np.column_stack([np.ones(len(self.normals)), *(self.normals[:, s] for s in range(self.t))])
+        self.earlier = earlier
         self.orbits = orbits(self.cells, permutations, data.classes_count)
         self.nodes = {i: Nodes(columns, []) for i in self.orbits}
         for s, blocks in enumerate(earlier, start=1):
@@ -187,7 +188,7 @@ class Channel:
         return self.losses[t - 1].targets(labels, self._taught(t, i), table) @ self.basis.T
 
     def _table(self, t: int) -> Array:
-        """Mean softened probabilities of the teachers on the samples of stage t, by label."""
+        """The table that targets of stage t are made of (:meth:`numerics.classes.losses.ClassLoss.table`)."""
         k, loss = self.basis.shape[1], self.losses[t - 1]
         sums, totals = np.zeros((k, k)), np.zeros(k)
         for i, images in self.orbits.items():
@@ -199,7 +200,9 @@ class Channel:
                     label = image.permutation[cell.label]
                     sums[label, list(image.permutation)] += cell.weight * row
                     totals[label] += cell.weight
-        return np.where(totals[:, None] > 0, sums / np.where(totals, totals, 1.0)[:, None], 1.0 / k)
+        means = np.where(totals[:, None] > 0, sums / np.where(totals, totals, 1.0)[:, None], 1.0 / k)
+        seen = self.stages[t - 1].loss.stages(t)
+        return loss.table(means, totals, [self.basis.T @ self.earlier[s - 1].overlap @ self.basis for s in seen])
 
     def _no_points(self, i: int) -> Points:
         """Where proximal points are first looked for: the last logits known."""

@@ -7,12 +7,14 @@ argument ``form`` is a :class:`theory.softmax.SoftmaxForm` of numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from numerics.classes.tables import average_table, cosine_table, cosines
 from numerics.codegen.cache import njit
 from numerics.models import ParameterError
 from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, IntArray, Matrix
@@ -26,6 +28,7 @@ FORM = record(SoftmaxForm, *[types.float64] * 8, types.int64, types.float64)
 
 _TRUE, _SIMILARITY, _BOTH = Target.TRUE.value, Target.SIMILARITY.value, Target.TRUE_AND_SIMILARITY.value
 _TOP, _ABOVE, _DECISION = Target.TOP.value, Target.ABOVE.value, Target.DECISION.value
+_AVERAGE, _COSINE, _TABLE = Target.AVERAGE.value, Target.COSINE.value, Target.TABLE.value
 
 
 @njit(types.float64(FloatArray, types.float64, FloatArray), **OPTIONS)
@@ -114,7 +117,7 @@ def taught_at(form, label, teacher, similarity, p, out):
         for k in range(k_classes):
             if k != label:
                 out[k] = (1.0 - p[label]) / (k_classes - 1)
-    elif target == _SIMILARITY:
+    elif target in (_SIMILARITY, _AVERAGE, _COSINE):
         for k in range(k_classes):
             out[k] = similarity[label, k]
     elif target == _BOTH:
@@ -151,6 +154,10 @@ def target_at(form, label, taught, similarity, p, tau, out):
     for k in range(k_classes):
         others = form.labels * form.smoothing / (k_classes - 1)
         out[k] = form.labels * (1.0 - form.smoothing) if k == label else others
+    if form.target == _TABLE:
+        for k in range(k_classes):
+            out[k] += form.taught * similarity[label, k]
+        return
     if n_teachers == 0:
         return
     for s in range(n_teachers):
@@ -207,7 +214,7 @@ class ClassLoss:
     Raises
     ------
     ParameterError
-        If the loss has no such form.
+        If the loss has no such form, or its table is of another number of classes.
 
     Examples
     --------
@@ -228,11 +235,13 @@ class ClassLoss:
         except ValueError as error:
             raise ParameterError(str(error)) from None
         self.loss, self.classes = loss, classes
+        if loss.table is not None and len(loss.table) != classes:
+            raise ParameterError(f"table must be of {classes} classes, got {len(loss.table)}")
 
     @property
     def needs_similarity(self) -> bool:
-        """Whether targets hold means over the samples of a label."""
-        return self.form.taught != 0.0 and self.form.target in (_SIMILARITY, _BOTH)
+        """Whether targets hold means over the training samples."""
+        return self.form.taught != 0.0 and self.form.target in (_SIMILARITY, _BOTH, _AVERAGE, _COSINE)
 
     @property
     def jumps(self) -> bool:
@@ -257,7 +266,7 @@ class ClassLoss:
         return out
 
     def targets(self, labels: Array, taught: Array | None = None, similarity: Array | None = None) -> Array:
-        """c, shape (n, K), for labels (n,) and the teachers' logits (n, teachers, K)."""
+        """c, shape (n, K), for labels (n,) and the teachers' logits (n, teachers, K); ``similarity`` is that of :meth:`table`."""
         out = np.empty((len(labels), self.classes))
         taught = np.empty((len(labels), 0, self.classes)) if taught is None else taught
         table = self._no_table if similarity is None else np.ascontiguousarray(similarity, dtype=float)
@@ -285,6 +294,24 @@ class ClassLoss:
                 out[label] = weights[some] @ p[some] / total
         return out
 
+    def table(self, means: Array, weights: Array, overlaps: Sequence[Array]) -> Array:
+        """What targets are made of where they need a table, shape (K, K), a row a label.
+
+        Parameters
+        ----------
+        means : array, shape (K, K)
+            Of p by label (:meth:`similarity`).
+        weights : array, shape (K,)
+            How often each label is seen.
+        overlaps : sequence of (K, K) arrays
+            Q of each teacher, W W^T/N.
+        """
+        if self.form.target == _AVERAGE:
+            return average_table(means, weights)
+        if self.form.target == _COSINE:
+            return cosine_table(means, weights, np.mean([cosines(q) for q in overlaps], axis=0), self.form.number)
+        return means
+
     def value(self, h: Array, targets: Array, taught: Array | None = None) -> Array:
         """l, shape (n,): cross-entropies, and squares of distances in the gauge."""
         potential = np.empty(len(h))
@@ -302,4 +329,6 @@ class ClassLoss:
 
     @cached_property
     def _no_table(self) -> Array:
+        if self.loss.table is not None:
+            return np.array(self.loss.table)
         return np.full((self.classes, self.classes), 1.0 / self.classes)

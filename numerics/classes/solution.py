@@ -351,6 +351,12 @@ class ClassStage(AnyStage):
             return math.nan
         return self.spread(lambda stage: stage.find(observable).value)
 
+    def displaced(self, name: str) -> tuple[float, ...]:
+        """An observable on each of the further scrambles of the nodes."""
+        return tuple(
+            float(getattr(ClassStage(self.solution, self.number, walk), name)) for walk in self.solution.checks
+        )
+
     def spread(self, value: Callable[[ClassStage], Array | float]) -> float:
         """Root mean square, over further scrambles, of the largest difference of something of this stage."""
         here = np.asarray(value(self))

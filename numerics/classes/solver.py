@@ -71,7 +71,8 @@ class Walk:
     def __post_init__(self) -> None:
         etas, overlaps = zip(*((stage.eta, stage.mask_overlap) for stage in self.stages), strict=True)
         self.prior = Prior(np.array(self.data.gram), mask_patterns(etas, overlaps))
-        self.permutations = permutations_of(self.data)
+        tables = (stage.loss.table for stage in self.stages)
+        self.permutations = permutations_of(self.data, tuple(table for table in tables if table is not None))
 
     @property
     def blocks(self) -> list[StageBlocks]:

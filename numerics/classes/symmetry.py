@@ -18,6 +18,7 @@ from numerics.models import ClassMixture, helmert
 
 Array = NDArray[np.float64]
 Permutation = tuple[int, ...]
+Matrix = tuple[tuple[float, ...], ...]
 
 MOST_CLASSES = 40
 """Up to which permutations are looked for."""
@@ -28,14 +29,18 @@ _SAME = 1e-12
 
 
 @lru_cache(maxsize=64)
-def permutations_of(data: ClassMixture) -> tuple[Permutation, ...]:
+def permutations_of(data: ClassMixture, targets: tuple[Matrix, ...] = ()) -> tuple[Permutation, ...]:
     """Permutations of the classes that leave the data as they are: one that takes i to j for every i < j, where there is one.
+
+    They leave ``targets``, tables of soft targets of the stages, as they are, too.
 
     Examples
     --------
     >>> from numerics.models import similar_pairs
     >>> permutations_of(ClassMixture(1.0, gram=similar_pairs(4, 0.5)))[:2]
     ((1, 0, 2, 3), (2, 3, 0, 1))
+    >>> permutations_of(ClassMixture(1.0), (((0.9, 0.1, 0.0), (0.1, 0.9, 0.0), (0.0, 0.0, 1.0)),))
+    ((1, 0, 2),)
     >>> permutations_of(ClassMixture(1.0, [0.5, 0.3, 0.2]))
     ()
     """
@@ -44,7 +49,8 @@ def permutations_of(data: ClassMixture) -> tuple[Permutation, ...]:
         return ()
     gram = np.array(data.gram)
     marks = [data.deltas, *(data.class_weights(found.name) for found in data.sets)]
-    tables = [gram / np.abs(gram).max(), *(data.confusion_of(found.name) for found in data.sets)]
+    noise = [data.confusion_of(found.name) for found in data.sets]
+    tables = [gram / np.abs(gram).max(), *noise, *map(np.array, targets)]
     found: list[Permutation] = []
     for i in range(k):
         for j in range(i + 1, k):

@@ -13,7 +13,15 @@ import numpy as np
 
 from numerics.anatomy import Anatomy, SimulatedAnatomy, anatomy, simulate_anatomy
 from numerics.anatomy.anatomy import z_scores
-from numerics.anatomy.levels import GAINS, PARTS, TITLES, Levels
+from numerics.anatomy.levels import (
+    GAINS,
+    GAINS_INSTANCE_FIRST,
+    INSTANCE_FIRST,
+    PARTS,
+    TITLES,
+    TITLES_OF_CLASSES,
+    Levels,
+)
 from numerics.anatomy.weights import GradientWeights
 from numerics.cli.command import Command, blaming, deliver, given, patience, require_writable
 from numerics.cli.flags import MODEL, SIMULATION_FLAGS, build_model, jobs_option, model_options, report_options
@@ -51,10 +59,12 @@ def _error(value: float) -> str:
 
 def students_text(found: Levels, best: Levels | None) -> str:
     """Errors of all students."""
-    head = ["the student is given", "test error", "best threshold"]
+    many = bool(found.instance_first_gains)
+    head = ["the student is given", "test error", "quadrature" if many else "best threshold"]
     rows = [[*head, *(["at its best ridge", "which is"] if best else [])]]
+    titles = TITLES | (TITLES_OF_CLASSES if many else {})
     for name, level in found.students.items():
-        row = [TITLES[name], _error(level.error), _error(level.direction)]
+        row = [titles[name], _error(level.error), f"{level.quadrature_error:.1e}" if many else _error(level.direction)]
         if best:
             other = best.students[name]
             row += [_error(other.error), "infinite" if np.isinf(other.ridge) else number(other.ridge, 3)]
@@ -78,6 +88,25 @@ def gains_text(found: Levels, best: Levels | None) -> str:
         row(f"  {name}", [found.instance_parts[name], None, *([best.instance_parts[name]] if best else [])])
     row("total", [found.gains["total"], found.direction_gains["total"], *([best.gains["total"]] if best else [])])
     return table(rows)
+
+
+def class_gains_text(found: Levels) -> str:
+    """What each level of a student of K classes gains, in both orders."""
+    orders = {
+        "which classes are alike, then each sample": (found.gains, found.quadrature_errors()),
+        "each sample, then which classes are alike": (
+            found.instance_first_gains, found.quadrature_errors(INSTANCE_FIRST, GAINS_INSTANCE_FIRST),
+        ),
+    }  # fmt: skip
+    largest = max(abs(gains[name]) for gains, _ in orders.values() for name in GAINS)
+    parts = []
+    for order, (gains, errors) in orders.items():
+        rows = [["gain by", f"{'loss':>{BAR // 2}}|{'gain':<{BAR // 2}}", "test error", "quadrature"]]
+        for name, value in gains.items():
+            words = [f"{value:+.4f}", f"{errors[name]:.1e}"] if np.isfinite(value) else ["-", "-"]
+            rows.append([name, bar(value, largest), *words])
+        parts.append(f"{order}\n{table(rows)}")
+    return "\n\n".join(parts)
 
 
 def weights_text(found: GradientWeights) -> str:
@@ -115,11 +144,13 @@ def anatomy_text(found: Anatomy) -> str:
         describe(found.question.data, found.question.chain),
         textwrap.fill(found.sentence, WIDTH),
         students_text(found.levels, found.best),
-        gains_text(found.levels, found.best),
-        weights_text(found.weights),
+        class_gains_text(found.levels) if found.many_classes else gains_text(found.levels, found.best),
+        *([] if found.weights is None else [weights_text(found.weights)]),
     ]
     if found.bounds is not None:
         parts += [str(found.bounds), calibration_text(found)]
+    if found.many_classes:
+        parts.append("gradient weights, bounds and calibration are for two classes")
     reasons = [f"{TITLES[name]}: {level.reason}" for name, level in found.levels.students.items() if level.reason]
     return "\n\n".join([*parts, *(["\n".join(reasons)] if reasons else [])])
 
@@ -179,8 +210,13 @@ def anatomy_command(
     data, chain = build_model(flags)
     if output is not None:
         require_writable(output)
-    kind = "--classes" if data.many_classes else "--rule"
-    blamed = {"data": f"{kind}: data", "loss": "--student-loss: loss", "stage": "--single: stage", "rtol": "--rtol"}
+    blamed = {
+        "data": "--rule: data",
+        "best_ridge": "--best-ridge: best_ridge",
+        "loss": "--student-loss: loss",
+        "stage": "--single: stage",
+        "rtol": "--rtol",
+    }
     with (
         warnings.catch_warnings(),
         patience("solving; what is new in a chain is compiled first"),

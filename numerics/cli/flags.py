@@ -33,7 +33,7 @@ from numerics.models.inputs import WHITE
 from numerics.problem import read_problem
 from numerics.sweeps.executors import EXECUTORS, THREADS, cluster
 from theory.convexity import ConvexityWarning
-from theory.losses import BUILT_IN, Loss
+from theory.losses import BUILT_IN, Loss, built_in
 
 MODEL = """\b
 Model: M = alpha N samples x = s v/sqrt(N) + sqrt(Delta) z in N dimensions,
@@ -472,7 +472,7 @@ def _loss(text: str, flags: Mapping[str, object]) -> Loss:
         for warning in caught:
             click.echo(f"warning: {warning.message}", err=True)
         return loss
-    return BUILT_IN[text](**{argument: flags[_LOSS_ARGUMENTS[argument]] for argument in _arguments(text)})
+    return built_in(text, **{argument: flags[_LOSS_ARGUMENTS[argument]] for argument in _arguments(text)})
 
 
 def _reject_idle_flags(flags: Mapping[str, object]) -> None:

@@ -222,9 +222,8 @@ def _check_classes(data: DataModel, chain: Chain) -> None:
         loss = getattr(stage, "loss", None)
         if not data.many_classes:
             if loss is not None and loss.needs_many_classes:
-                raise ParameterError(
-                    f"target={dict(loss.options)['target']!r} of {name} is for the classes of a ClassMixture"
-                )
+                what = next(f"{key}={value!r}" for key, value in loss.options if key in ("target", "table"))
+                raise ParameterError(f"{what} of {name} is for the classes of a ClassMixture")
             continue
         if not isinstance(stage, Estimator):
             raise ParameterError(
@@ -234,6 +233,8 @@ def _check_classes(data: DataModel, chain: Chain) -> None:
             softmax_form(loss)
         except ValueError as error:
             raise ParameterError(f"loss of {name}: {error}") from None
+        if loss.table is not None and len(loss.table) != data.classes_count:
+            raise ParameterError(f"table of {name} must be of {data.classes_count} classes, got {len(loss.table)}")
         if not stage.ridge > 0:
             raise ParameterError(f"ridge of {name} must be > 0 where data are a ClassMixture")
         for parameter in ("bias", "features"):
@@ -244,12 +245,11 @@ def _check_classes(data: DataModel, chain: Chain) -> None:
 def _check_missing_classes(data: ClassMixture, chain: Chain) -> None:
     """Check that no bias runs to -infinity, because its class is never a target."""
     for name, stage in zip(chain.names, chain.stages, strict=True):
-        if not numeric_form(stage.loss).shown_labels_alone:
-            continue
         seen = sum(data.label_weights(found) for found in stage.sets)
-        missing = [str(c) for c in range(data.classes_count) if not seen[c] > 0]
+        missing = numeric_form(stage.loss).never_shown(seen.tolist(), stage.loss.table)
         if missing:
+            trained = "labels" if stage.loss.table is None else "labels and a table"
             raise ParameterError(
-                f"{name} is trained on labels alone and sees none of class {', '.join(missing)}: its bias has no minimum; "
-                "take soft targets, label smoothing, or data with this class"
+                f"{name} is trained on {trained} alone and sees none of class {', '.join(map(str, missing))}: its bias has no "
+                "minimum; take soft targets, label smoothing, or data with this class"
             )

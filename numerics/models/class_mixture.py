@@ -24,7 +24,8 @@ Classes are counted 0, .., K-1, and are the LAST axis wherever there is one.
   - ``value(h, targets, taught)`` is l, (n,), with the constants that make it a cross-entropy or a square.
 
   ``similarity`` (K, K) is needed where ``needs_similarity``: row y is the mean of softmax(h_teacher/T) over the training samples
-  with label y, of the data sets that the stage is trained on; ``similarity(labels, taught)`` computes it from the samples.
+  with label y, of the data sets that the stage is trained on, which ``similarity(labels, taught)`` computes from the samples, or
+  what ``table(means, weights, overlaps)`` makes of these means for targets that know less.
 
     >>> data = ClassMixture(alpha=2.0, gram=similar_pairs(4, 0.6), delta=0.5)
     >>> data.classes_count, data.weights, data.gram.similarity

@@ -208,7 +208,12 @@ def class_fields_of(loss: Loss, number: int, sample: Sample, fits: Sequence[Stag
     taught = np.empty((len(labels), len(loss.stages(number)), len(sample.mean)))
     for place, s in enumerate(loss.stages(number)):
         taught[:, place] = fits[s - 1].everywhere[rows] @ basis
-    table = own.similarity(labels, taught) if own.needs_similarity else None
+    table = None
+    if own.needs_similarity:
+        counts = np.bincount(labels, minlength=own.classes)
+        weights = [fits[s - 1].all_weights @ basis for s in loss.stages(number)]
+        overlaps = [w.T @ w / len(w) for w in weights]
+        table = own.table(own.similarity(labels, taught), counts, overlaps)
     return ClassFields(own, basis, labels, taught, table, own.targets(labels, taught, table))
 
 
@@ -244,10 +249,10 @@ def _require_minimum(fields: Fields, name: str) -> None:
 
 def _require_classes(fields: ClassFields, name: str) -> None:
     """The bias of a class that is nowhere a target has no minimum."""
-    if fields.loss.form.shown_labels_alone:
-        missing = np.setdiff1d(np.arange(fields.loss.classes), fields.labels)
-        if len(missing):
-            raise ParameterError(
-                f"alpha, n_inputs and weights gave {name} no sample of class {', '.join(map(str, missing))}; "
-                "its unregularised bias then diverges: increase alpha or n_inputs, or its weight"
-            )
+    counts = np.bincount(fields.labels, minlength=fields.loss.classes)
+    missing = fields.loss.form.never_shown(counts.tolist(), fields.loss.loss.table)
+    if missing:
+        raise ParameterError(
+            f"alpha, n_inputs and weights gave {name} no sample of class {', '.join(map(str, missing))}; "
+            "its unregularised bias then diverges: increase alpha or n_inputs, or its weight"
+        )

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from committed_figures import committed, drawn_from_what_is_committed, rms_of_scores
 
-import figures.classes  # noqa: F401  (figures register themselves)
+from figures.classes import crossing
 
-NAMES = ("classes-1", "classes-2", "classes-3", "classes-4")
+NAMES = ("classes-1", "classes-2", "classes-3", "classes-4", "classes-5")
+MEASURED = [name for name in NAMES if name != "classes-4"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -18,7 +19,7 @@ def test_drawn_from_what_is_committed(name: str, tmp_path: Path) -> None:
     drawn_from_what_is_committed(name, tmp_path)
 
 
-@pytest.mark.parametrize("name", NAMES[:3])
+@pytest.mark.parametrize("name", MEASURED)
 def test_experiments_agree_with_theory(name: str) -> None:
     """All scores of a figure together; points of one curve share their samples, and N is 300."""
     assert rms_of_scores(name) < 2.0
@@ -55,3 +56,42 @@ def test_thresholds_agree_for_equal_weights_alone() -> None:
     assert float(found.complete[equal]) == pytest.approx(float(found.likelihood[equal]), rel=1e-6)
     assert float(found.likelihood[0]) > 4.0 * float(found.complete[0])
     assert np.all(found.likelihood >= found.complete - 1e-9)
+
+
+def test_confidence_and_similarity_cross() -> None:
+    """KD-pt and KD-sim at an overlap of 0.61, the full target above both; gains of both orders add up to one total."""
+    found = committed("classes-5", "similarity")
+    over = found.over_labels
+    difference = over.sel(student="true") - over.sel(student="cosine")
+    assert crossing(found.similarity.values, difference.values) == pytest.approx(0.611, abs=0.01)
+    assert np.sum(np.diff(np.sign(difference.values)) != 0) == 1
+    assert np.all(over.sel(student="instance") > over.sel(student=["true", "cosine", "true+similarity"]).max("student"))
+    for name in ("gain", "instance_first_gain"):
+        by = f"{name}_by"
+        steps = found[name].sel({by: ["scale", "universe", "domain", "instance"]}).sum(by)
+        assert np.allclose(steps, found[name].sel({by: "total"}), atol=1e-12)
+        assert np.allclose(found[name].sel({by: "total"}), over.sel(student="instance"), atol=1e-12)
+        assert float(found[f"{name}_quadrature_error"].max()) < 1e-4
+    domain = found.gain.sel(gain_by="domain")
+    assert abs(float(domain[0])) < 1e-6
+    assert np.all(np.diff(domain) > 0)
+
+
+def test_a_smoothed_teacher_and_an_able_one() -> None:
+    smoothing, ridge = committed("classes-5", "smoothing"), committed("classes-5", "ridge")
+    same_doubt = np.interp(smoothing.doubt, ridge.doubt, ridge.twin)
+    assert np.all((smoothing.twin < same_doubt)[1:])
+    assert np.all((smoothing.twin < same_doubt - 0.04)[4:])
+    total, instance = (smoothing.gain.sel(gain_by=name).values for name in ("total", "instance"))
+    assert total[0] > 0 > total[-1]
+    assert np.all(np.diff(instance) < 0)
+    assert np.all(np.diff(smoothing.gain.sel(gain_by="domain")) > 0)
+    assert float(ridge.doubt[0]) < 0.1
+    for name in ("domain", "instance", "total"):
+        gain = ridge.gain.sel(gain_by=name).values
+        assert gain[0] < 0.25 * gain.max()
+
+
+def test_where_a_difference_changes_sign() -> None:
+    assert crossing(np.array([0.0, 1.0, 2.0]), np.array([3.0, 1.0, -1.0])) == pytest.approx(1.5)
+    assert np.isnan(crossing(np.array([0.0, 1.0]), np.array([1.0, 2.0])))

@@ -187,5 +187,6 @@ def test_what_is_for_two_classes() -> None:
         optimize(data, CHAIN, {"student.temperature": (1.0, 20.0)})
     with pytest.raises(ParameterError, match="not differentiated"):
         derivatives(solve(data, CHAIN[0]), ["alpha"], ["teacher.test_error"])
-    assert_one_line_error(run(anatomy_command, "--classes", 3, "--alpha", 2), "--classes", "two classes")
+    refused = run(anatomy_command, "--classes", 3, "--alpha", 2, "--best-ridge")
+    assert_one_line_error(refused, "--best-ridge", "two classes")
     assert_one_line_error(run(phase_diagram_command, "--classes", 3), "--classes", "--x")
