@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,8 +14,21 @@ import numpy as np
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import pointer
 from numerics.deferred import Deferred
-from numerics.models import Chain, DataModel, Estimator, Frozen, Inputs, RandomFeatures, Rule, in_equations, structured
-from numerics.scalar.kernels.layout import Groups
+from numerics.models import (
+    Chain,
+    DataModel,
+    Dense,
+    Estimator,
+    Frozen,
+    Inputs,
+    LinearMap,
+    RandomFeatures,
+    Rule,
+    in_equations,
+    structured,
+)
+from numerics.scalar import dense
+from numerics.scalar.kernels.layout import Groups, Tables
 
 _entries = Deferred("numerics.scalar.kernels.entries")
 _ROUNDING = 1e-12
@@ -88,6 +102,8 @@ def coordinate_groups(data: DataModel, chain: Chain) -> Groups:
     stages = chain.resolved(data)
     noise = stages[0].noise if isinstance(stages[0], Rule) else 0.0
     features = tuple(stage.features for stage in stages)
+    if isinstance(data.inputs, Dense):
+        return _groups_of_dense(data.inputs, features, noise, isinstance(stages[0], Rule))
     if any(features):
         return _groups_of_features(features, data.variance, noise)
     etas, overlaps = (tuple(getattr(stage, name) for stage in stages) for name in ("eta", "mask_overlap"))
@@ -104,6 +120,19 @@ def _groups_of_inputs(
     signals, size = inputs.signals[part], len(etas)
     means = np.repeat(np.sqrt(signals)[:, None], size, axis=1)
     covariances = np.broadcast_to(inputs.variances[part][:, None, None], (len(share), size, size))
+    return _assembled(share, active, means, covariances, signals, noise)
+
+
+@lru_cache(maxsize=8)
+def _groups_of_dense(inputs: Dense, maps: tuple[LinearMap | None, ...], noise: float, ruled: bool) -> Groups:
+    """Of stages that see linear maps of inputs of any covariance: groups if they have coordinates in common."""
+    if not dense.alike(maps):
+        return dense.tables_of(inputs, maps, noise, ruled)
+    variances, signals = dense.coordinates(inputs, maps[0])
+    count, size = len(variances), len(maps)
+    share, active = np.full(count, 1.0 / inputs.size), np.ones((count, size), dtype=bool)
+    means = np.repeat(np.sqrt(signals)[:, None], size, axis=1)
+    covariances = np.broadcast_to(variances[:, None, None], (count, size, size))
     return _assembled(share, active, means, covariances, signals, noise)
 
 
@@ -145,6 +174,7 @@ def _assembled(
         np.ascontiguousarray(means),
         np.ascontiguousarray(covariances),
         signals,
+        dense.no_tables(),
     )
 
 
@@ -178,6 +208,7 @@ class WeightMoments:
 
     def __init__(self, groups: Groups) -> None:
         self._moments = _entries.no_moments(groups)
+        self._ratios: dict[int, float] = {}  # where there are no groups
 
     def prior_rows(self, stage: int, ridge: float) -> np.ndarray:
         """Constants of ``prior_equations(stage + 1)``, one row for each kind of inputs: share, ridge, c_t, Omega_t1.., mu, B, G."""
@@ -189,7 +220,9 @@ class WeightMoments:
         return row
 
     def norm_ratio(self, t: int) -> float:
-        """|w_t|^2 over w_t^T Omega_tt w_t."""
+        """|w_t|^2 over w_t^T Omega_tt w_t, t from 0."""
+        if t in self._ratios:
+            return self._ratios[t]
         share, square = self._moments.groups.share, self._moments.covariance[:, t, t]
         return float(share @ square / (share @ (self._moments.groups.covariances[:, t, t] * square)))
 
@@ -197,8 +230,22 @@ class WeightMoments:
         """Store the moments of stage ``number`` (1-based), solved with these conjugates."""
         if isinstance(stage, Frozen):
             _entries.append_given(self._moments, number - 1, stage.magnetization, stage.mean_square)
-        else:
-            moments_of = pointer(equations_module(number).moments)
-            _entries.append_trained(
-                self._moments, moments_of, number - 1, stage.ridge, np.ascontiguousarray(conjugates)
-            )
+            if self._tables.share > 0.0:
+                self._ratios[number - 1] = self._ratio_of_rule()
+            return
+        solved = pointer(equations_module(number).moments), number - 1, stage.ridge, np.ascontiguousarray(conjugates)
+        if self._tables.share > 0.0:
+            square, seen = _entries.squares_of_weights(self._moments, *solved)
+            self._ratios[number - 1] = square / seen if seen > 0.0 else math.nan
+        _entries.append_trained(self._moments, *solved)
+
+    @property
+    def _tables(self) -> Tables:
+        return self._moments.groups.tables
+
+    def _ratio_of_rule(self) -> float:
+        tables = self._tables
+        theta, variances = np.asarray(tables.means[0]), np.asarray(tables.covariances[0])[0]
+        squares = theta[0] ** 2 if len(theta) == 1 else (theta**2).sum(axis=1)
+        square, seen = tables.share * squares.sum(), tables.share * squares @ variances
+        return float((square + tables.noise) / (seen + tables.noise))
