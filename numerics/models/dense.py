@@ -72,7 +72,7 @@ class LinearMap(_Content):
     Examples
     --------
     >>> LinearMap([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
-    LinearMap(2x3, 87a6a93b1d5b)
+    LinearMap(2x3, ca98f4eb9e76)
     """
 
     matrix: Array
@@ -121,7 +121,7 @@ class Dense(_Content, Inputs):
     >>> student = Estimator(Distillation(), ridge=0.05, features=LinearMap([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]))
     >>> solution = solve(GaussianMixture(alpha=2.0, inputs=inputs), [teacher, student])
     >>> [round(stage.test_error, 6) for stage in solution.stages]
-    []
+    [0.209533, 0.303502]
     """
 
     covariance: Array

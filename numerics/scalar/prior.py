@@ -203,6 +203,13 @@ def norm_ratios(data: DataModel, chain: Chain, conjugates: Sequence[np.ndarray])
     return found
 
 
+def _ratio(square: float, seen: float) -> float:
+    """Of |w|^2 and w^T Omega w; NaN for weights that see no variance."""
+    if square == 0.0:
+        return 1.0
+    return float(square / seen) if seen > 0.0 else math.nan
+
+
 class WeightMoments:
     """Moments of the stages solved so far, per group: ``mu_s = E[w_s v]``, ``B_sr = E[w_s w_r]``, ``G_sk = E[dw_s/dxi_k]``."""
 
@@ -220,11 +227,11 @@ class WeightMoments:
         return row
 
     def norm_ratio(self, t: int) -> float:
-        """|w_t|^2 over w_t^T Omega_tt w_t, t from 0."""
+        """|w_t|^2 over w_t^T Omega_tt w_t, t from 0; 1 where a stage has no weights."""
         if t in self._ratios:
             return self._ratios[t]
         share, square = self._moments.groups.share, self._moments.covariance[:, t, t]
-        return float(share @ square / (share @ (self._moments.groups.covariances[:, t, t] * square)))
+        return _ratio(share @ square, share @ (self._moments.groups.covariances[:, t, t] * square))
 
     def add_stage(self, number: int, stage: Estimator | Frozen, conjugates: np.ndarray) -> None:
         """Store the moments of stage ``number`` (1-based), solved with these conjugates."""
@@ -235,8 +242,7 @@ class WeightMoments:
             return
         solved = pointer(equations_module(number).moments), number - 1, stage.ridge, np.ascontiguousarray(conjugates)
         if self._tables.share > 0.0:
-            square, seen = _entries.squares_of_weights(self._moments, *solved)
-            self._ratios[number - 1] = square / seen if seen > 0.0 else math.nan
+            self._ratios[number - 1] = _ratio(*_entries.squares_of_weights(self._moments, *solved))
         _entries.append_trained(self._moments, *solved)
 
     @property
@@ -248,4 +254,4 @@ class WeightMoments:
         theta, variances = np.asarray(tables.means[0]), np.asarray(tables.covariances[0])[0]
         squares = theta[0] ** 2 if len(theta) == 1 else (theta**2).sum(axis=1)
         square, seen = tables.share * squares.sum(), tables.share * squares @ variances
-        return float((square + tables.noise) / (seen + tables.noise))
+        return _ratio(square + tables.noise, seen + tables.noise)
