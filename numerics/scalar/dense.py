@@ -37,13 +37,14 @@ def coordinates(inputs: Dense, seen: LinearMap | None) -> tuple[Array, Array]:
     return values, (rows**2).sum(axis=1) if inputs.direction is None else (rows @ inputs.direction) ** 2
 
 
-def tables_of(inputs: Dense, maps: tuple[LinearMap | None, ...], noise: float, ruled: bool) -> Groups:
-    """Tables, and no groups; the first of the stages is the rule, if there is one (``ruled``).
+@lru_cache(maxsize=4)
+def tables_of(inputs: Dense, maps: tuple[LinearMap | None, ...], ruled: bool) -> Tables:
+    """Tables of the covariances and means of what stages see; the first of the stages is the rule, if there is one (``ruled``).
 
     Each covariance is diagonalised once, of equal maps together; where no direction is given, u is written in the eigenbasis of
     the inputs themselves, in which stages that see them have a diagonal M.
     """
-    size, averaged = len(maps), inputs.direction is None
+    averaged = inputs.direction is None
     bases = {None: inputs.axes}
     for seen in maps:
         if seen not in bases:
@@ -68,12 +69,16 @@ def tables_of(inputs: Dense, maps: tuple[LinearMap | None, ...], noise: float, r
     for matrices, arrays in zip(lists, (covariances, means), strict=True):
         for array in arrays:
             _dense.append_matrix(matrices, np.ascontiguousarray(array))
-    tables = Tables(1.0 / inputs.size, noise, *lists)
+    return Tables(1.0 / inputs.size, 0.0, *lists)
+
+
+def without_groups(tables: Tables, stages: int, noise: float) -> Groups:
+    """No groups of coordinates, but tables; ``noise`` is what a rule adds to its field."""
     return Groups(
         np.zeros(0),
-        np.zeros((0, size), dtype=np.int64),
-        np.zeros((0, size)),
-        np.zeros((0, size, size)),
+        np.zeros((0, stages), dtype=np.int64),
+        np.zeros((0, stages)),
+        np.zeros((0, stages, stages)),
         np.zeros(0),
-        tables,
+        tables._replace(noise=noise),
     )

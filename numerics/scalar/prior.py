@@ -127,7 +127,7 @@ def _groups_of_inputs(
 def _groups_of_dense(inputs: Dense, maps: tuple[LinearMap | None, ...], noise: float, ruled: bool) -> Groups:
     """Of stages that see linear maps of inputs of any covariance: groups if they have coordinates in common."""
     if not dense.alike(maps):
-        return dense.tables_of(inputs, maps, noise, ruled)
+        return dense.without_groups(dense.tables_of(inputs, maps, ruled), len(maps), noise)
     variances, signals = dense.coordinates(inputs, maps[0])
     count, size = len(variances), len(maps)
     share, active = np.full(count, 1.0 / inputs.size), np.ones((count, size), dtype=bool)

@@ -30,13 +30,18 @@ NUMBERS = ("magnetization", "bias", "overlap", "response")
 OBSERVABLES = ("norm", "test_error", "free_energy", "train_loss", "cosine", "excess_risk")
 
 
+def clear() -> None:
+    """Forget the groups of dense inputs."""
+    prior._groups_of_dense.cache_clear()
+
+
 @pytest.fixture
 def tables_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No use is made of coordinates that all stages have in common."""
-    prior._groups_of_dense.cache_clear()
+    clear()
     monkeypatch.setattr(dense, "alike", lambda maps: False)
     yield
-    prior._groups_of_dense.cache_clear()
+    clear()
 
 
 def covariance_of(size: int, generator: np.random.Generator) -> np.ndarray:
@@ -119,11 +124,11 @@ def test_stages_that_see_the_same_have_coordinates_in_common() -> None:
         data = GaussianMixture(1.5, 0.4, inputs=inputs)
         found = solve(data, stages)
         assert len(prior.coordinate_groups(data, found.equations).share) == (8 if maps[0] is None else 11)
-        prior._groups_of_dense.cache_clear()
+        clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(dense, "alike", lambda maps: False)
             assert_equal(found, solve(data, stages))
-        prior._groups_of_dense.cache_clear()
+        clear()
 
 
 def test_masks_are_maps() -> None:
@@ -280,6 +285,17 @@ def test_sweeps_have_the_values_of_single_points() -> None:
     for name in names:
         value = found[name].sel({"alpha": 2.0, "student.ridge": 0.5, "stage": "student"})
         assert float(value) == pytest.approx(getattr(single, name), rel=1e-7)
+
+
+def test_noise_of_a_rule_can_be_swept() -> None:
+    generator = np.random.default_rng(12)
+    inputs, chain = Dense(covariance_of(6, generator)), seeing(REGRESSION[:2], [map_of(4, 6, generator), None])
+    found = sweep(LinearRule(1.0, inputs=inputs), chain, {"noise": [0.1, 0.5]}, ["excess_risk", "norm"])
+    for noise in (0.1, 0.5):
+        single = solve(LinearRule(1.0, noise=noise, inputs=inputs), chain)[1]
+        for name in ("excess_risk", "norm"):
+            value = found[name].sel({"noise": noise, "stage": "student"})
+            assert float(value) == pytest.approx(getattr(single, name), rel=1e-7)
 
 
 def experiments() -> dict[str, tuple[DataModel, list[Estimator]]]:
