@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from scipy.linalg import block_diag
 
-from numerics import Dense, Estimator, GaussianMixture, LinearMap, LinearRule, Spectrum, simulate, solve, sweep
+from numerics import (
+    Dense,
+    Estimator,
+    GaussianMixture,
+    LinearMap,
+    LinearRule,
+    RandomFeatures,
+    Spectrum,
+    simulate,
+    solve,
+    sweep,
+)
 from numerics.models import Chain, DataModel, DataSet, in_equations
 from numerics.scalar import dense, prior
 from numerics.solution.solution import Solution
@@ -285,6 +296,20 @@ def test_sweeps_have_the_values_of_single_points() -> None:
     for name in names:
         value = found[name].sel({"alpha": 2.0, "student.ridge": 0.5, "stage": "student"})
         assert float(value) == pytest.approx(getattr(single, name), rel=1e-7)
+
+
+def test_what_was_simulated_can_be_solved() -> None:
+    """Maps are not rounded, numbers of random features are."""
+    seen = map_of(3, 6, np.random.default_rng(13))
+    data, stages = GaussianMixture(1.0, inputs=Dense(np.eye(6))), seeing(STAGES[:2], [None, seen])
+    runs = simulate(data, stages, n_inputs=60, n_runs=1)
+    assert runs.active == (60, 30)
+    assert runs.effective_chain == Chain.of(stages)
+    assert solve(runs.effective_data, runs.effective_chain).converged
+    network = Estimator(CrossEntropy(), 0.1, features=RandomFeatures(1.51))
+    runs = simulate(GaussianMixture(1.0), network, n_inputs=50, n_runs=1)
+    assert runs.effective_chain[0].features == RandomFeatures(1.52)
+    assert runs.effective_chain[0].eta == 1.0
 
 
 def test_noise_of_a_rule_can_be_swept() -> None:
