@@ -9,9 +9,11 @@
       ]
     }
 
-Data may have ``"inputs": {"eigenvalues": [...], "squared_signal": [...]}`` (:class:`~numerics.models.Spectrum`) or
-``{"capacity": 1.5, "source": 0.5, "size": 1000}`` (:class:`~numerics.models.PowerLaw`), and a stage
-``"features": {"ratio": 2, "activation": "relu"}`` (:class:`~numerics.models.RandomFeatures`).
+Data may have ``"inputs": {"eigenvalues": [...], "squared_signal": [...]}`` (:class:`~numerics.models.Spectrum`),
+``{"capacity": 1.5, "source": 0.5, "size": 1000}`` (:class:`~numerics.models.PowerLaw`) or
+``{"covariance": [[...], ...], "direction": [...]}`` (:class:`~numerics.models.Dense`), and a stage
+``"features": {"ratio": 2, "activation": "relu"}`` (:class:`~numerics.models.RandomFeatures`) or ``{"matrix": [[...], ...]}``
+(:class:`~numerics.models.LinearMap`).  In the place of a matrix or of a direction there may be the name of a file ``.npy``.
 
 Data with ``"gram"`` are a :class:`~numerics.models.ClassMixture`: a matrix, or a family of matrices such as
 ``{"family": "similar_pairs", "classes": 4, "similarity": 0.6}``; their further data sets are
@@ -33,6 +35,8 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 
+import numpy as np
+
 from numerics.models import (
     OUTPUTS,
     BayesOptimal,
@@ -41,10 +45,12 @@ from numerics.models import (
     ClassSet,
     DataModel,
     DataSet,
+    Dense,
     Estimator,
     Frozen,
     GaussianMixture,
     Hebbian,
+    LinearMap,
     LinearRule,
     ParameterError,
     PowerLaw,
@@ -139,14 +145,16 @@ def write_problem(data: DataModel, chain: Chain) -> str:
     if "further" in described:
         described["further"] = [_given(found) for found in data.further]
     if "inputs" in described:
-        described["inputs"] = _given(data.inputs, whole=isinstance(data.inputs, PowerLaw))
+        described["inputs"] = _written_arrays(data.inputs) or _given(
+            data.inputs, whole=isinstance(data.inputs, PowerLaw)
+        )
     stages = []
     for stage in chain.stages:
         given = _given(stage)
         if isinstance(stage, Estimator):
             given["loss"] = _written_loss(stage.loss)
             if stage.features is not None:
-                given["features"] = _given(stage.features)
+                given["features"] = _written_arrays(stage.features) or _given(stage.features)
         else:
             given = {"stage": kinds[type(stage)], **given}
         stages.append(given)
@@ -156,6 +164,14 @@ def write_problem(data: DataModel, chain: Chain) -> str:
 def _given(value: object, *, whole: bool = False) -> dict[str, object]:
     """Fields of a dataclass that differ from their defaults, or all of them."""
     return {f.name: getattr(value, f.name) for f in fields(value) if whole or getattr(value, f.name) != f.default}
+
+
+def _written_arrays(value: object) -> dict[str, object]:
+    """Numbers of dense inputs, or of a linear map; nothing of others."""
+    if not isinstance(value, Dense | LinearMap):
+        return {}
+    arrays = {f.name: getattr(value, f.name) for f in fields(value)}
+    return {name: array.tolist() for name, array in arrays.items() if array is not None}
 
 
 def _given_classes(data: ClassMixture) -> dict[str, object]:
@@ -191,8 +207,10 @@ def _data(described: object) -> DataModel:
     )
     if "inputs" in given:
         inputs = _object(given["inputs"], "data.inputs")
-        kind = Spectrum if "eigenvalues" in inputs else PowerLaw
-        given["inputs"] = _built(kind, inputs, "data.inputs")
+        if "covariance" in inputs:
+            given["inputs"] = _built(Dense, _read_arrays(inputs, "data.inputs"), "data.inputs")
+        else:
+            given["inputs"] = _built(Spectrum if "eigenvalues" in inputs else PowerLaw, inputs, "data.inputs")
     if "gram" in given:
         if "rule" in given:
             raise ParameterError("data: gram has no effect on a rule, which has no classes")
@@ -205,6 +223,21 @@ def _data(described: object) -> DataModel:
     if "output" in given:
         raise ParameterError("data: unknown key 'output'; the output of a rule is its key rule")
     return _built(LinearRule, {**given, "output": output}, "data")
+
+
+def _read_arrays(given: Mapping[str, object], where: str) -> dict[str, object]:
+    """The values, with arrays in the place of the names of files ``.npy``."""
+    found = dict(given)
+    for key, value in given.items():
+        if isinstance(value, str):
+            try:
+                found[key] = np.load(value, allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                reason = " ".join(str(error).split()) or "it is empty"
+                raise ParameterError(
+                    f"{where}: {key} must be numbers or a file .npy, got {value!r}: {reason}"
+                ) from None
+    return found
 
 
 def _gram(described: object) -> object:
@@ -226,7 +259,11 @@ def _stage(described: object, where: str) -> Stage:
     if "loss" in given and kind == "estimator":
         given["loss"] = _loss(given["loss"], f"{where}.loss")
     if kind == "estimator" and given.get("features") is not None:
-        given["features"] = _built(RandomFeatures, _object(given["features"], f"{where}.features"), f"{where}.features")
+        features = _object(given["features"], f"{where}.features")
+        kind_of_features = LinearMap if "matrix" in features else RandomFeatures
+        if kind_of_features is LinearMap:
+            features = _read_arrays(features, f"{where}.features")
+        given["features"] = _built(kind_of_features, features, f"{where}.features")
     return _built(STAGES[kind], given, where)
 
 

@@ -9,6 +9,8 @@ from functools import lru_cache
 from numerics.models.checks import ROUNDING, ParameterError, chosen
 from numerics.models.class_mixture import ClassMixture
 from numerics.models.data import DataModel, LinearRule
+from numerics.models.dense import Dense, LinearMap
+from numerics.models.features import RandomFeatures
 from numerics.models.stages import STAGE_KINDS, BayesOptimal, Estimator, Frozen, Rule, Stage
 from theory.rules import after_rule
 from theory.softmax import numeric_form, softmax_form
@@ -149,10 +151,11 @@ def structured(data: DataModel, chain: Chain) -> bool:
 
 def _check_structured(data: DataModel, chain: Chain) -> None:
     """Refuse what is known for white inputs only."""
-    featured = [stage.features for stage in chain.stages if stage.features is not None]
+    featured = [stage.features for stage in chain.stages if isinstance(stage.features, RandomFeatures)]
     if featured and not data.inputs.white:
         raise ParameterError(f"inputs must be Isotropic where a stage has random features, got {data.inputs!r}")
     where = "inputs with a spectrum" if not featured else "random features"
+    _check_maps(data, chain)
     for name, stage in zip(chain.names, chain.stages, strict=True):
         if isinstance(stage, BayesOptimal):
             raise ParameterError(f"{name} is Bayes-optimal for white inputs; there is no such stage for {where}")
@@ -170,6 +173,22 @@ def _check_structured(data: DataModel, chain: Chain) -> None:
             raise ParameterError(
                 f"features of {name} must be those of the other stages that have some, {featured[0]!r}: a chain has one network"
             )
+
+
+def _check_maps(data: DataModel, chain: Chain) -> None:
+    """Check that linear maps are of the inputs, and that no stage has a mask where a map would say what it sees."""
+    inputs = data.inputs
+    for name, stage in zip(chain.names, chain.stages, strict=True):
+        if isinstance(stage.features, LinearMap):
+            if not isinstance(inputs, Dense):
+                raise ParameterError(f"features of {name}, a LinearMap, need Dense inputs, got {inputs!r}")
+            columns = stage.features.matrix.shape[1]
+            if columns != inputs.size:
+                raise ParameterError(
+                    f"features of {name} must have as many columns as covariance has rows, {inputs.size}, got {columns}"
+                )
+        if isinstance(inputs, Dense) and stage.masked and stage.eta < 1:
+            raise ParameterError(f"eta of {name} must be 1 beside Dense inputs: a LinearMap says what a stage sees")
 
 
 def check_fit(data: DataModel, chain: Chain) -> None:

@@ -167,7 +167,7 @@ class DataModel(ABC):
     def _check(self, **values: object) -> None:
         """Set checked values, and the further data sets."""
         if not isinstance(self.inputs, Inputs):
-            raise ParameterError(f"inputs must be Isotropic, a Spectrum or a PowerLaw, got {self.inputs!r}")
+            raise ParameterError(f"inputs must be Isotropic, a Spectrum, a PowerLaw or Dense, got {self.inputs!r}")
         values["alpha"] = require_alpha("alpha", self.alpha)
         values["label_noise"] = require_noise("label_noise", self.label_noise)
         for name, value in values.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from numerics.models.chain import Chain
 from numerics.models.checks import ParameterError, spelt
 from numerics.models.data import DataModel, GaussianMixture
+from numerics.models.dense import LinearMap
 from numerics.models.features import RandomFeatures
 from numerics.models.stages import Estimator, Stage
 
@@ -163,4 +164,8 @@ def _own_parameters(stage: Stage) -> tuple[str, ...]:
     """Numbers of a stage, beside those of its loss, that can be varied."""
     names = ("ridge", "eta", "bias", "mask_overlap", "features", "magnetization", "norm_squared")
     held = {item.name for item in fields(stage)}
-    return tuple(name for name in names if name in held and getattr(stage, name) is not None)
+    return tuple(
+        name
+        for name in names
+        if name in held and getattr(stage, name) is not None and not isinstance(getattr(stage, name), LinearMap)
+    )

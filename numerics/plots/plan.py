@@ -22,8 +22,10 @@ from numerics.models import (
     Chain,
     ClassMixture,
     DataModel,
+    Dense,
     Estimator,
     Frozen,
+    LinearMap,
     ParameterError,
     Stage,
     described,
@@ -98,7 +100,7 @@ def thresholds_in_alpha(data: DataModel, chain: Chain) -> dict[str, float]:
     separable = {"teacher_separability": first}
     if len(chain) > 1:
         if _learns(last) and _interpolates(last):
-            values["interpolation"] = last.eta if last.features is None else last.features.ratio
+            values["interpolation"] = _weights(data, last)
         separable = {"student_separability": last, **separable}
     for name, stage in separable.items():
         white = data.inputs.white and stage.features is None
@@ -107,6 +109,13 @@ def thresholds_in_alpha(data: DataModel, chain: Chain) -> dict[str, float]:
             if math.isfinite(found):
                 values[name] = found
     return values
+
+
+def _weights(data: DataModel, stage: Estimator) -> float:
+    """Weights of a stage over N, which is where samples are as many as they."""
+    if isinstance(stage.features, LinearMap):
+        return stage.features.matrix.shape[0] / data.inputs.size
+    return stage.eta if stage.features is None else stage.features.ratio
 
 
 def _separability(data: DataModel, stage: Estimator) -> float:
@@ -301,11 +310,15 @@ def _two_stages(student: Estimator) -> str:
 
 def _seen(stage: Stage) -> list[str]:
     """What a stage sees instead of the inputs, in words."""
+    if isinstance(stage.features, LinearMap):
+        return [f"{stage.features.matrix.shape[0]} linear features"]
     return [] if stage.features is None else [f"{stage.features.activation} features"]
 
 
 def _inputs(data: DataModel) -> list[str]:
     """What is said of inputs that are not white, beside their parameters."""
+    if isinstance(data.inputs, Dense):
+        return [f"covariance of {data.inputs.size} inputs"]
     return [] if data.inputs.white else [f"{len(data.inputs.shares)} variances of inputs"]
 
 

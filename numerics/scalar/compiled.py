@@ -338,14 +338,20 @@ def _stacked_groups(points: Sequence[tuple[DataModel, Chain]]) -> layout.Groups:
     """Groups of coordinates of all points; where a point has fewer, the rest are empty."""
     found = [coordinate_groups(data, chain) for data, chain in points]
     n, most, size = len(found), max(len(groups.share) for groups in found), len(points[0][1])
-    out = layout.Groups(
+    seen = {
+        (data.inputs, *(stage.features for stage in chain.stages)) if groups.tables.share > 0.0 else None
+        for groups, (data, chain) in zip(found, points, strict=True)
+    }
+    if len(seen) > 1:
+        raise ValueError("points that are solved together must have the same dense inputs")
+    arrays = (
         np.zeros((n, most)), np.full((n, most, size), -1), np.zeros((n, most, size)), np.zeros((n, most, size, size)),
         np.zeros((n, most)),
     )  # fmt: skip
     for i, groups in enumerate(found):
-        for values, mine in zip(out, groups, strict=True):
+        for values, mine in zip(arrays, groups[:-1], strict=True):
             values[i, : len(mine)] = mine
-    return out
+    return layout.Groups(*arrays, found[0].tables)
 
 
 def data_parameters(data: DataModel, *, training: bool = True) -> layout.Data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,8 +14,21 @@ import numpy as np
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import pointer
 from numerics.deferred import Deferred
-from numerics.models import Chain, DataModel, Estimator, Frozen, Inputs, RandomFeatures, Rule, in_equations, structured
-from numerics.scalar.kernels.layout import Groups
+from numerics.models import (
+    Chain,
+    DataModel,
+    Dense,
+    Estimator,
+    Frozen,
+    Inputs,
+    LinearMap,
+    RandomFeatures,
+    Rule,
+    in_equations,
+    structured,
+)
+from numerics.scalar import dense
+from numerics.scalar.kernels.layout import Groups, Tables
 from numerics.scalar.points import StagePoint, effective_ridge
 
 _entries = Deferred("numerics.scalar.kernels.entries")
@@ -89,6 +103,8 @@ def coordinate_groups(data: DataModel, chain: Chain) -> Groups:
     stages = chain.resolved(data)
     noise = stages[0].noise if isinstance(stages[0], Rule) else 0.0
     features = tuple(stage.features for stage in stages)
+    if isinstance(data.inputs, Dense):
+        return _groups_of_dense(data.inputs, features, noise, isinstance(stages[0], Rule))
     if any(features):
         return _groups_of_features(features, data.variance, noise)
     etas, overlaps = (tuple(getattr(stage, name) for stage in stages) for name in ("eta", "mask_overlap"))
@@ -105,6 +121,19 @@ def _groups_of_inputs(
     signals, size = inputs.signals[part], len(etas)
     means = np.repeat(np.sqrt(signals)[:, None], size, axis=1)
     covariances = np.broadcast_to(inputs.variances[part][:, None, None], (len(share), size, size))
+    return _assembled(share, active, means, covariances, signals, noise)
+
+
+@lru_cache(maxsize=8)
+def _groups_of_dense(inputs: Dense, maps: tuple[LinearMap | None, ...], noise: float, ruled: bool) -> Groups:
+    """Of stages that see linear maps of inputs of any covariance: groups if they have coordinates in common."""
+    if not dense.alike(maps):
+        return dense.without_groups(dense.tables_of(inputs, maps, ruled), len(maps), noise)
+    variances, signals = dense.coordinates(inputs, maps[0])
+    count, size = len(variances), len(maps)
+    share, active = np.full(count, 1.0 / inputs.size), np.ones((count, size), dtype=bool)
+    means = np.repeat(np.sqrt(signals)[:, None], size, axis=1)
+    covariances = np.broadcast_to(variances[:, None, None], (count, size, size))
     return _assembled(share, active, means, covariances, signals, noise)
 
 
@@ -146,6 +175,7 @@ def _assembled(
         np.ascontiguousarray(means),
         np.ascontiguousarray(covariances),
         signals,
+        dense.no_tables(),
     )
 
 
@@ -174,25 +204,30 @@ def norm_ratios(data: DataModel, chain: Chain, points: Sequence[StagePoint]) -> 
     return found
 
 
+def _ratio(square: float, seen: float) -> float:
+    """Of |w|^2 and w^T Omega w; NaN for weights that see no variance."""
+    if square == 0.0:
+        return 1.0
+    return float(square / seen) if seen > 0.0 else math.nan
+
+
 class WeightMoments:
     """Moments of the stages solved so far, per group: ``mu_s = E[w_s v]``, ``B_sr = E[w_s w_r]``, ``G_sk = E[dw_s/dxi_k]``."""
 
     def __init__(self, groups: Groups) -> None:
         self._moments = _entries.no_moments(groups)
+        self._ratios: dict[int, float] = {}  # where there are no groups
 
     def prior_rows(self, stage: int, ridge: float) -> np.ndarray:
         """Constants of ``prior_equations(stage + 1)``, one row for each kind of inputs: share, ridge, c_t, Omega_t1.., mu, B, G."""
         return _entries.prior_rows(self._moments, stage, ridge)
 
-    def prior_constants(self, stage: int, ridge: float) -> np.ndarray:
-        """The only row, of inputs that are alike in all coordinates."""
-        (row,) = self.prior_rows(stage, ridge)
-        return row
-
     def norm_ratio(self, t: int) -> float:
-        """|w_t|^2 over w_t^T Omega_tt w_t."""
+        """|w_t|^2 over w_t^T Omega_tt w_t, t from 0; 1 where a stage has no weights."""
+        if t in self._ratios:
+            return self._ratios[t]
         share, square = self._moments.groups.share, self._moments.covariance[:, t, t]
-        return float(share @ square / (share @ (self._moments.groups.covariances[:, t, t] * square)))
+        return _ratio(share @ square, share @ (self._moments.groups.covariances[:, t, t] * square))
 
     def add_stage(
         self, number: int, stage: Estimator | Frozen, conjugates: np.ndarray, limit: str | None = None
@@ -200,8 +235,26 @@ class WeightMoments:
         """Store the moments of stage ``number`` (1-based), solved with these conjugates; ``limit`` as in ``StagePoint``."""
         if isinstance(stage, Frozen):
             _entries.append_given(self._moments, number - 1, stage.magnetization, stage.mean_square)
-        else:
-            moments_of = pointer(equations_module(number).moments)
-            _entries.append_trained(
-                self._moments, moments_of, number - 1, effective_ridge(stage, limit), np.ascontiguousarray(conjugates)
-            )
+            if self._tables.share > 0.0:
+                self._ratios[number - 1] = self._ratio_of_rule()
+            return
+        solved = (
+            pointer(equations_module(number).moments),
+            number - 1,
+            effective_ridge(stage, limit),
+            np.ascontiguousarray(conjugates),
+        )
+        if self._tables.share > 0.0:
+            self._ratios[number - 1] = _ratio(*_entries.squares_of_weights(self._moments, *solved))
+        _entries.append_trained(self._moments, *solved)
+
+    @property
+    def _tables(self) -> Tables:
+        return self._moments.groups.tables
+
+    def _ratio_of_rule(self) -> float:
+        tables = self._tables
+        theta, variances = np.asarray(tables.means[0]), np.asarray(tables.covariances[0])[0]
+        squares = theta[0] ** 2 if len(theta) == 1 else (theta**2).sum(axis=1)
+        square, seen = tables.share * squares.sum(), tables.share * squares @ variances
+        return _ratio(square + tables.noise, seen + tables.noise)

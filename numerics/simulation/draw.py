@@ -13,7 +13,18 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.models import TRAINING, Chain, ClassMixture, DataModel, Estimator, Frozen, RandomFeatures, Rule
+from numerics.models import (
+    TRAINING,
+    Chain,
+    ClassMixture,
+    DataModel,
+    Dense,
+    Estimator,
+    Frozen,
+    LinearMap,
+    RandomFeatures,
+    Rule,
+)
 from numerics.models.link import disagreement
 
 Array = NDArray[np.float64]
@@ -63,6 +74,37 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Views:
+    """What stages see of dense inputs, of which there are N/p independent copies.
+
+    Attributes
+    ----------
+    inputs : Dense
+    designs : mapping of LinearMap to ndarray, shape (M, p_t N/p)
+        ``A x/sqrt(N)`` of all samples.
+    """
+
+    inputs: Dense
+    designs: Mapping[LinearMap, Array]
+
+    @classmethod
+    def of(cls, inputs: Dense, maps: Sequence[LinearMap], design: Array) -> Views:
+        """Of the inputs x/sqrt(N), shape (M, N)."""
+        return cls(inputs, {seen: by_copy(seen.matrix, design) for seen in maps})
+
+    def product(self, mine: LinearMap | None, other: LinearMap | None, weights: Array) -> Array:
+        """``A_t Sigma A_s^T weights`` for each copy."""
+        found = weights.T if other is None else by_copy(other.matrix.T, weights.T)
+        found = by_copy(self.inputs.covariance, found)
+        return found.T if mine is None else by_copy(mine.matrix, found).T
+
+
+def by_copy(matrix: Array, rows: Array) -> Array:
+    """``matrix`` times each of the copies of inputs that the last axis of ``rows`` is made of, shape (..., N)."""
+    return (rows.reshape(-1, matrix.shape[1]) @ matrix.T).reshape(*rows.shape[:-1], -1)
+
+
+@dataclass(frozen=True)
 class Sample:
     """One draw of all data sets, one after the other.
 
@@ -79,6 +121,8 @@ class Sample:
         Of the inputs, over Delta.
     network : Network, optional
         What stages with random features see.
+    views : Views, optional
+        What stages see of dense inputs; ``variances`` are those of the coordinates then, and say nothing of how they go together.
     clean_labels : ndarray, shape (M,)
         Of the cloud each sample comes from, or as a rule draws them; ``labels`` if not given.
     sets : mapping of name to slice
@@ -97,6 +141,7 @@ class Sample:
     rule: Array | None = None
     variances: Array | None = None
     network: Network | None = None
+    views: Views | None = None
     seed: np.random.SeedSequence = field(default_factory=lambda: np.random.SeedSequence(0), repr=False)
 
     def __post_init__(self) -> None:
@@ -116,7 +161,13 @@ class Sample:
 
     def seen_by(self, stage: Estimator | Frozen) -> Array:
         """Design of a stage: that of the inputs, or of its features, shape (M, N) or (M, p)."""
-        return self.design if stage.features is None else self.network.design
+        if stage.features is None:
+            return self.design
+        return self.network.design if self.views is None else self.views.designs[stage.features]
+
+    def independent(self, stage: Estimator | Frozen, other: Estimator | Frozen) -> bool:
+        """Whether both see the coordinates of the inputs, and these are independent."""
+        return self.views is None and stage.features is None and other.features is None
 
     def generator(self, *stream: int) -> np.random.Generator:
         """What is random about this draw beyond it: a stream by number."""
@@ -134,7 +185,9 @@ class Sample:
 
         ``weights``, shape (n, ...), are those of the other stage; n may be N or p.
         """
-        if stage.features is None and other.features is None:
+        if self.views is not None:
+            return self.views.product(stage.features, other.features, weights)
+        if self.independent(stage, other):
             return (self.variances * weights.T).T
         network = self.network
         if stage.features is not None and other.features is not None:
@@ -146,6 +199,8 @@ class Sample:
         """v, or theta, as a stage sees it."""
         if stage.features is None:
             return self.mean
+        if self.views is not None:
+            return by_copy(stage.features.matrix, self.mean)
         return self.network.slope / math.sqrt(len(self.mean)) * (self.network.first_layer @ self.mean)
 
 
@@ -154,18 +209,22 @@ def _generator(seed: np.random.SeedSequence, *stream: int) -> np.random.Generato
 
 
 def draw(
-    data: DataModel, n_inputs: int, seed: np.random.SeedSequence, features: RandomFeatures | None = None
+    data: DataModel, n_inputs: int, seed: np.random.SeedSequence, features: RandomFeatures | None = None,
+    maps: Sequence[LinearMap] = (),
 ) -> Sample:  # fmt: skip
-    """Draw v, or the rule, labels and inputs of every data set, and the network that gives features."""
+    """Draw v, or the rule, labels and inputs of every data set, and the network that gives features; or apply linear ``maps``."""
+    dense = data.inputs if isinstance(data.inputs, Dense) else None
     generator = np.random.default_rng(seed)
     mean = generator.standard_normal(n_inputs)
     deviations = np.ones(n_inputs)
-    if not data.inputs.white:
+    if dense is not None:
+        mean = _dense_direction(dense, mean)
+    elif not data.inputs.white:
         # A few coordinates may carry most of the signal: all of them have exactly what theory takes for their mean square.
         groups = data.inputs.groups_of(n_inputs)
         mean = np.sign(mean) * np.sqrt(data.inputs.signals[groups])
         deviations = np.sqrt(data.inputs.variances[groups])
-    if data.ruled:
+    if data.ruled and dense is None:
         mean *= math.sqrt(n_inputs * data.signal_variance) / np.linalg.norm(deviations * mean)
     shift = mean / n_inputs
     sizes = sample_sizes(data, n_inputs)
@@ -179,6 +238,9 @@ def draw(
         labels[rows] = 1.0 if data.ruled else source.random(size) < data.positive_share
         source.standard_normal(out=design[rows])
     design *= math.sqrt(data.variance / n_inputs) * deviations
+    if dense is not None:
+        values, vectors = dense.axes
+        design = by_copy(vectors * np.sqrt(values), design)
     fields = None
     if data.ruled:
         source = _generator(seed, RULE)
@@ -196,7 +258,15 @@ def draw(
             flipped = _generator(seed, FLIPS, number).random(rows.stop - rows.start) < data_set.label_noise
             noisy[rows] = np.where(flipped, 1 - labels[rows], labels[rows])
     network = None if features is None else Network.drawn(features, design, data.variance, seed)
-    return Sample(design, noisy, mean, labels, sets, fields, deviations**2, network, seed)
+    views = None if dense is None else Views.of(dense, maps, design)
+    return Sample(design, noisy, mean, labels, sets, fields, deviations**2, network, views, seed)
+
+
+def _dense_direction(inputs: Dense, drawn: Array) -> Array:
+    """v, or theta: the one that is given, for each copy, or of what is ``drawn`` the signs along the eigenvectors of Sigma."""
+    if inputs.direction is not None:
+        return np.tile(inputs.direction, len(drawn) // inputs.size)
+    return by_copy(inputs.axes[1], np.sign(drawn))
 
 
 def draw_classes(data: ClassMixture, n_inputs: int, seed: np.random.SeedSequence, edges: Sequence[int] = ()) -> Sample:

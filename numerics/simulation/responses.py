@@ -47,7 +47,7 @@ def measure_responses(sample: Sample, chain: Chain, fits: Sequence[StageFit]) ->
         np.einsum("ii->i", hessian)[:size] += stage.ridge
         factors = cho_factor(hessian, lower=True, overwrite_a=True)
         inverse = cho_solve(factors, np.eye(len(hessian), size), overwrite_b=True)
-        if stage.features is None:
+        if sample.independent(stage, stage):
             result[t, t] = np.diag(inverse) @ sample.variances[fit.active] / n_inputs
         else:
             result[t, t] = np.trace(sample.product(stage, stage, inverse[:size])) / n_inputs
@@ -68,7 +68,7 @@ def measure_responses(sample: Sample, chain: Chain, fits: Sequence[StageFit]) ->
                 result[t, s], moved[t, s] = np.nan, None
                 continue
             forces = sum(pulls[k][:, None] * moved[k, s][fit.rows] for k in between)
-            if stage.features is None and chain[s].features is None:
+            if sample.independent(stage, chain[s]):
                 mine, others = _shared(fit.active, fits[s].active, n_inputs)
                 seen = sample.variances[fit.active][mine]
                 result[t, s] = -np.vdot(own[:, mine] * seen, forces[:, others]) / n_inputs

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from numerics.models import Chain, DataModel, chosen
+from numerics.models import Chain, DataModel, RandomFeatures, chosen
 from numerics.simulation.draw import Array, class_counts, mask_sizes
 from numerics.simulation.measure import QUALITY
 from numerics.solution.observables.registry import REGISTRY
@@ -132,10 +132,13 @@ class SimulationResult:
 
     @property
     def effective_chain(self) -> Chain:
-        """The chain with every eta and overlap of masks as it was after rounding."""
+        """The chain with every eta, overlap of masks and number of random features as it was after rounding."""
         stages = list(self.chain.stages)
         for t, (size, inside) in enumerate(mask_sizes(self.chain, self.n_inputs)):
-            if stages[t].masked:
+            features = stages[t].features
+            if isinstance(features, RandomFeatures):
+                stages[t] = replace(stages[t], features=replace(features, ratio=size / self.n_inputs))
+            elif features is None and stages[t].masked:
                 overlap = None if inside is None else inside / size
                 stages[t] = replace(stages[t], eta=size / self.n_inputs, mask_overlap=overlap)
         return Chain(tuple(stages))

@@ -16,8 +16,11 @@ from numerics.models import (
     TRAINING,
     Chain,
     DataModel,
+    Dense,
     Estimator,
+    LinearMap,
     ParameterError,
+    RandomFeatures,
     Stage,
     check_fit,
     in_equations,
@@ -85,8 +88,9 @@ def simulate(
     data, chain
         What to simulate; alpha and eta are rounded to whole samples and weights (see ``effective_data``).
     n_inputs : int
-        N >= 2.  A run needs less than twice the 8 M N bytes of its design matrix, M samples over all data sets; a random
-        mask, or training on data sets that do not follow one another, copies its part of the matrix.
+        N >= 2; of dense inputs a multiple of their number: independent copies.  A run needs less than twice the 8 M N bytes of
+        its design matrix, M samples over all data sets; a random mask, or training on data sets that do not follow one another,
+        copies its part of the matrix, and a linear map has one of its own.
     n_runs : int
         Independent draws of v and of the samples.  With one run, standard errors are nan.
     seed : int
@@ -143,6 +147,10 @@ def simulate(
         allowed="a number in the open interval (0, 1)",
     )
     check_fit(data, chain)
+    if isinstance(data.inputs, Dense) and n_inputs % data.inputs.size:
+        raise ParameterError(
+            f"n_inputs must be a multiple of the {data.inputs.size} rows of covariance, copies of them, got {n_inputs}"
+        )
     set_sizes = sample_sizes(data, n_inputs)
     for data_set, size in zip(data.sets, set_sizes, strict=True):
         if size < 2:
@@ -160,14 +168,16 @@ def simulate(
         if size < 1:
             share = f"eta of {name} must leave" if stage.features is None else f"features of {name} must give"
             raise ParameterError(f"{share} at least 1 of {n_inputs} weights, got {stage.features or stage.eta}")
-    network = next((stage.features for stage in resolved.stages if stage.features is not None), None)
+    seen = {stage.features for stage in resolved.stages if stage.features is not None}
+    maps = [found for found in seen if isinstance(found, LinearMap)]
+    network = next((found for found in seen if isinstance(found, RandomFeatures)), None)
 
     def run(k: int) -> tuple[dict[str, Array], list[str]]:
         own_seed = np.random.SeedSequence(seed, spawn_key=(k,))
         sample = (
             draw_classes(data, n_inputs, own_seed, active)
             if data.many_classes
-            else draw(data, n_inputs, own_seed, network)
+            else draw(data, n_inputs, own_seed, network, maps)
         )
         masks, frozen = draw_masks(resolved, n_inputs, own_seed), draw_frozen(resolved, sample.mean, own_seed)
         fits = train(sample, resolved, masks, gradient_tolerance, frozen)

@@ -15,7 +15,7 @@ from numba import njit
 from scipy.special import expit
 from straightforward import solve_logistic
 
-from numerics import Chain, Estimator, GaussianMixture, solve, sweep
+from numerics import Chain, Dense, Estimator, GaussianMixture, LinearMap, solve, sweep
 from numerics.codegen.cache import CACHE_VARIABLE
 from numerics.random_box import random_points
 from numerics.scalar.compiled import PointArrays, compile_chain
@@ -28,6 +28,7 @@ from theory.losses import CrossEntropy, Distillation, Loss
 ROOT = Path(__file__).parents[2]
 N_BOX = 1000
 N_GENERAL = 200
+N_DENSE = 1000
 CURVE = np.geomspace(0.1, 6.0, 60)
 DATA = GaussianMixture(3.0, 0.2, 1.0)
 ONE = Chain.of(Estimator(CrossEntropy(), 0.1))
@@ -95,6 +96,35 @@ def test_two_stages_along_a_curve(benchmark, measured) -> None:
     arrays = benchmark.pedantic(run, setup=fresh, rounds=50, warmup_rounds=2)
     assert (arrays.solved == 2).all()
     measured["curve"] = benchmark.stats.stats.min / CURVE.size
+
+
+def test_two_stages_on_dense_inputs(benchmark, measured) -> None:
+    """From a solution nearby; what is done once a covariance is measured apart."""
+    generator = np.random.default_rng(0)
+    samples = generator.normal(size=(N_DENSE, 2 * N_DENSE)) * (np.arange(1, N_DENSE + 1) ** -0.4)[:, None]
+    seen = LinearMap(generator.normal(size=(N_DENSE, N_DENSE)) / np.sqrt(N_DENSE))
+    chain = Chain.of([TWO[0], Estimator(Distillation(), 1e-2, features=seen)])
+    compiled = compile_chain(chain)
+    PointArrays([(DATA, TWO)]).solve(compile_chain(TWO), DEFAULT)  # nothing is loaded any more
+    begin = perf_counter()
+    inputs = Dense(samples @ samples.T / N_DENSE)
+    start = PointArrays([(GaussianMixture(2.0, 0.3, inputs=inputs), chain)])
+    measured["dense, once"] = perf_counter() - begin
+    start.solve(compiled, DEFAULT)
+
+    def near():
+        arrays = PointArrays([(GaussianMixture(2.02, 0.3, inputs=inputs), chain)])
+        arrays.x[:], arrays.started[:] = start.x, 1
+        return (arrays,), {}
+
+    def run(arrays: PointArrays) -> PointArrays:
+        arrays.solve(compiled, DEFAULT)
+        return arrays
+
+    arrays = benchmark.pedantic(run, setup=near, rounds=20, warmup_rounds=2)
+    assert (arrays.solved == 2).all()
+    measured["dense"] = benchmark.stats.stats.min
+    assert measured["dense"] < 10e-3
 
 
 def test_call_of_solve(benchmark, measured) -> None:

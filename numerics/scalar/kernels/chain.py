@@ -14,6 +14,7 @@ import numpy as np
 from numba import types
 from numba.typed import List
 
+from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
 from numerics.driver.continuation import MOST_POINTS, extrapolate
 from numerics.driver.homotopy import homotopy_of
@@ -547,7 +548,7 @@ def point_at(points, i):
         ),
         Groups(
             points.groups.share[i], points.groups.rows[i], points.groups.means[i], points.groups.covariances[i],
-            points.groups.signals[i],
+            points.groups.signals[i], owned(points.groups.tables),
         ),
     )  # fmt: skip
 

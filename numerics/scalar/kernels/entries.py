@@ -89,3 +89,8 @@ def append_trained(moments, moments_of, t, ridge, conjugate):
 @njit(**OPTIONS)
 def append_given(moments, t, m, mean_square):
     prior.append_given(moments, t, m, mean_square)
+
+
+@njit(**OPTIONS)
+def squares_of_weights(moments, moments_of, t, ridge, conjugate):
+    return prior.squares_of_weights(moments, moments_of, t, ridge, conjugate)

@@ -360,6 +360,32 @@ TABLE = record(Table, Matrix, types.int64)
 # Weights.
 
 
+class Tables(NamedTuple):
+    """What stages see that have no common basis, each in the eigenbasis of its own; see :mod:`numerics.scalar.kernels.dense`.
+
+    Attributes
+    ----------
+    share : float
+        1/N; 0 where coordinates come in groups, and there are no tables.
+    noise : float
+        Variance that a rule adds to its field.
+    covariances : list of T T matrices
+        Omega_ts over Delta, s < t, at ``t T + s``; the eigenvalues of Omega_tt, in one row.
+    means : list of T matrices
+        M_t: the class mean is ``M_t u`` for a direction u with ``E[u u^T] = 1``, one number where v is given; a diagonal one is
+        written in one row.  Of a rule theta takes the place of the first, and there are no others.
+    """
+
+    share: float
+    noise: float
+    covariances: object
+    means: object
+
+
+Matrices = types.ListType(Matrix)
+TABLES = record(Tables, types.float64, types.float64, Matrices, Matrices)
+
+
 class Groups(NamedTuple):
     """Groups of coordinates on which the stages see alike inputs; those of many points with a leading axis.
 
@@ -376,6 +402,8 @@ class Groups(NamedTuple):
         Omega_ts of their inputs given the class, over Delta.
     signals : array, shape (groups,)
         Mean square of given weights, relative to that of the stage: of a rule.
+    tables : Tables
+        Instead of groups, where there are no coordinates common to all stages; the same at all points.
     """
 
     share: np.ndarray
@@ -383,9 +411,10 @@ class Groups(NamedTuple):
     means: np.ndarray
     covariances: np.ndarray
     signals: np.ndarray
+    tables: Tables
 
 
-GROUPS = record(Groups, FloatArray, IntMatrix, Matrix, Cube, FloatArray)
+GROUPS = record(Groups, FloatArray, IntMatrix, Matrix, Cube, FloatArray, TABLES)
 
 
 class Moments(NamedTuple):
@@ -396,15 +425,18 @@ class Moments(NamedTuple):
     groups
     mu, covariance, propagator : arrays, shapes (groups, T), (groups, T, T) twice
         ``E[w_s v]``, ``E[w_s w_r]``, ``E[dw_s/dxi_k]``.
+    kept : list of T (T + 1) + 1 matrices
+        Where there are tables instead of groups: G_s1..G_sT, H_s of each stage, and Qh; see :mod:`numerics.scalar.kernels.dense`.
     """
 
     groups: Groups
     mu: np.ndarray
     covariance: np.ndarray
     propagator: np.ndarray
+    kept: object
 
 
-MOMENTS = record(Moments, GROUPS, Matrix, Cube, Cube)
+MOMENTS = record(Moments, GROUPS, Matrix, Cube, Cube, Matrices)
 
 ETA, RIDGE, MEAN, COVARIANCES = range(4)
 """First entries of a row of the constants of the prior: share, ridge, c_t, Omega_t1..Omega_tt; then mu, and two lower triangles."""
@@ -543,7 +575,7 @@ POINTS = record(
     Point,
     record(Data, *[FloatArray] * 4, *[Matrix] * 5),
     record(Training, IntMatrix, *[Matrix] * 6, Cube, Hypercube, IntMatrix),
-    record(Groups, Matrix, IntCube, Cube, Hypercube, Matrix),
+    record(Groups, Matrix, IntCube, Cube, Hypercube, Matrix, TABLES),
 )
 
 

@@ -1,4 +1,7 @@
-"""The prior half of a stage: moments of the weights solved so far, and sums over groups of coordinates."""
+"""The prior half of a stage: moments of the weights solved so far, and sums over groups of coordinates.
+
+Where stages have no coordinates in common, :mod:`numerics.scalar.kernels.dense` stands in for the groups.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from numba import types
 
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
+from numerics.scalar.kernels.dense import append_operators, no_operators, rows_of_tables
 from numerics.scalar.kernels.elementary import INNER, PLAIN, VECTOR_FUNCTION, FloatArray, Matrix
 from numerics.scalar.kernels.layout import COVARIANCES, ETA, GROUPS, MEAN, MOMENTS, RIDGE, Moments
 
@@ -20,6 +24,7 @@ def no_moments(groups):
         np.zeros((count, stages)),
         np.zeros((count, stages, stages)),
         np.zeros((count, stages, stages)),
+        no_operators(groups.tables, stages),
     )
 
 
@@ -48,6 +53,8 @@ def put_inputs(groups, group, t, out):
 def prior_rows(moments, k, ridge):
     """Constants of the prior of the stage after k others, a row for each kind of inputs; see :data:`layout.ETA`."""
     groups = moments.groups
+    if groups.tables.share > 0.0:
+        return rows_of_tables(moments, k, ridge)
     last = -1
     for a in range(groups.share.size):
         last = max(last, groups.rows[a, k])
@@ -88,6 +95,9 @@ def sum_of_rows(function, x, rows, one, out):
 def append_trained(moments, moments_of, t, ridge, conjugate):
     """Moments of stage t's weights and their products with earlier ones, in every group in which the stage is active."""
     groups = moments.groups
+    if groups.tables.share > 0.0:
+        append_operators(moments, moments_of, t, ridge, conjugate)
+        return
     found = np.empty(3 + 2 * t)
     mu, covariance, propagator = moments.mu, moments.covariance, moments.propagator
     for a in range(mu.shape[0]):
@@ -108,6 +118,10 @@ def append_trained(moments, moments_of, t, ridge, conjugate):
 def append_given(moments, t, m, mean_square):
     """The same for given weights ``w = m v + noise``, which do not react; ``mean_square`` is that of one of them."""
     groups = moments.groups
+    if groups.tables.share > 0.0:  # of a rule, whose noise is seen by nobody
+        stages = groups.means.shape[1]
+        moments.kept[t * (stages + 1) + stages] = groups.tables.means[t]
+        return
     mu, covariance = moments.mu, moments.covariance
     for a in range(mu.shape[0]):
         if groups.rows[a, t] < 0:
@@ -117,3 +131,16 @@ def append_given(moments, t, m, mean_square):
         for s in range(t):
             covariance[a, t, s] = covariance[a, s, t] = aligned * mu[a, s]
         covariance[a, t, t] = mean_square * groups.signals[a]
+
+
+@njit(types.UniTuple(types.float64, 2)(MOMENTS, VECTOR_FUNCTION, types.int64, types.float64, FloatArray), **INNER)
+def squares_of_weights(moments, moments_of, t, ridge, conjugate):
+    """``w_t.w_t/N`` and ``w_t.Omega_tt w_t/N`` of a stage with these conjugates, those before it being known."""
+    rows = prior_rows(moments, t, ridge)
+    found = np.empty(3 + 2 * t)
+    square, seen = 0.0, 0.0
+    for r in range(rows.shape[0]):
+        moments_of(conjugate, rows[r, RIDGE:], found)
+        square += rows[r, ETA] * found[1 + t]
+        seen += rows[r, ETA] * rows[r, COVARIANCES + t] * found[1 + t]
+    return square, seen

@@ -136,7 +136,7 @@ def test_exponents_and_features_are_parameters() -> None:
         (lambda: PowerLaw(size=10**6), "size must be at most 20000, got 1000000"),
         (
             lambda: GaussianMixture(1.0, inputs=[1.0]),
-            r"inputs must be Isotropic, a Spectrum or a PowerLaw, got \[1.0\]",
+            r"inputs must be Isotropic, a Spectrum, a PowerLaw or Dense, got \[1.0\]",
         ),
         (lambda: RandomFeatures(-1.0), r"ratio must be a number in \(0, 10000\], got -1"),
         (
@@ -153,7 +153,7 @@ def test_exponents_and_features_are_parameters() -> None:
         (lambda: RandomFeatures(1.0, "exp(h**8)").moments(1.0), "activation .* must be finite"),
         (
             lambda: Estimator(CrossEntropy(), 0.1, features="relu"),
-            "features must be RandomFeatures or None, got 'relu'",
+            "features must be RandomFeatures, a LinearMap or None, got 'relu'",
         ),
     ],
 )
