@@ -531,8 +531,13 @@ class MixtureSeparation:
         return self.eta * self._dense.threshold()
 
     def threshold(self) -> float:
-        """``alpha*``."""
+        """``alpha*``; its minimiser starts all searches for margins."""
         return self._threshold
+
+    def at(self, alpha: float) -> tuple[float, float, float]:
+        """Margin, magnetization and bias of the max-margin separator at ``alpha`` below the threshold."""
+        self.threshold()
+        return tuple(math.sqrt(self.eta) * value for value in self._dense.solve(alpha / self.eta))
 
 
 def separation(

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
 from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions, grid_kind, loss_module, pointer
-from numerics.deferred import Deferred
+from numerics.deferred import Deferred, special
 from numerics.driver.outcome import Outcome
 from numerics.models import Chain, DataModel, Estimator, Frozen, Rule, Stage, in_equations
 from numerics.scalar.constant_targets import resting_biases
 from numerics.scalar.directions import fixed_directions
 from numerics.scalar.kernels import layout
 from numerics.scalar.kernels.layout import Nodes
-from numerics.scalar.limits import classify
+from numerics.scalar.limits import classify, separator
 from numerics.scalar.points import HARD, MAX_MARGIN, MINIMUM_NORM, StagePoint, effective_ridge
 from numerics.scalar.prior import coordinate_groups
 from numerics.settings import Settings
@@ -26,6 +27,8 @@ from theory.losses import LinearLoss, Loss
 
 _entries = Deferred("numerics.scalar.kernels.entries")
 _chain = Deferred("numerics.scalar.kernels.chain")
+_SEPARATOR_RIDGE = 1e-5  # that gives its cosines with earlier stages
+_LEAST_RESPONSE = 1e-12  # that a separator starts from
 _KINDS = {MINIMUM_NORM: layout.MINIMUM_NORM, MAX_MARGIN: layout.MAX_MARGIN}
 
 
@@ -231,6 +234,7 @@ class PointArrays:
     def __init__(self, points: Sequence[tuple[DataModel, Chain]]) -> None:
         points = [(data, in_equations(data, chain)) for data, chain in points]
         n, size = len(points), len(points[0][1])
+        self.problems = points
         self.limits = [classify(data, chain) for data, chain in points]
         self.points = point_parameters(points, self.limits)
         data, chain = points[0]
@@ -290,11 +294,61 @@ class PointArrays:
 
     def solve(self, stages: object, settings: Settings, position: np.ndarray | None = None) -> None:
         """Run the compiled solver; with ``position`` (n,) each point continues from those before it."""
+        self._run(stages, settings, position)
+        # Where noise is little a separator must be known better than a small ridge says: closed forms start it.
+        for i in np.flatnonzero(self.solved < self.status.shape[1]):
+            t = int(self.solved[i])
+            if self.limits[i][t] != MAX_MARGIN or self.problems[i][0].ruled:
+                continue
+            for cosines in (True, False) if t else (False,):
+                again = PointArrays([self.problems[i]])
+                again.x[0], again.started[0, :t] = self.x[i], 1
+                again._start_separator(t, again._near_separator(t, stages, settings) if cosines else np.zeros(t))
+                again._run(stages, settings)
+                if again.solved[0] > t:
+                    break
+            for old, new in zip((*self.states, *self.summary), (*again.states, *again.summary), strict=True):
+                old[i] = new[0]
+
+    def _near_separator(self, t: int, stages: object, settings: Settings) -> np.ndarray:
+        """``C_t1../sqrt(Q_tt)`` of stage ``t``, from 0, of the only point at a small ridge, shape (t,); 0 if that is not solved."""
+        ((data, chain),) = self.problems
+        soft = PointArrays([(data, _with_ridge(chain, t, _SEPARATOR_RIDGE))])
+        soft.x[0], soft.started[0, :t] = self.x[0], 1
+        soft._run(stages, settings)
+        if soft.solved[0] <= t:
+            return np.zeros(t)
+        order = layout.unpack(soft.x[0, t, : 2 * t + 4])
+        return order.couplings / math.sqrt(float(order.couplings @ order.couplings) + order.norm**2)
+
+    def _start_separator(self, t: int, cosines: np.ndarray) -> None:
+        """Let max-margin stage ``t``, from 0, of the only point start from its m, b and Q, with these ``C_t1../sqrt(Q_tt)``."""
+        ((data, chain),) = self.problems
+        stage, at = chain.resolved(data)[t], layout.places(t)
+        nodes = _entries.label_nodes(data_parameters(data), 1).of(data, stage.sets)
+        m, b, q = separator(data, stage)
+        signs = 2.0 * nodes.labels - 1.0
+        held = special.ndtr((1.0 - signs * (nodes.statistics[:, 0] * m + b)) / math.sqrt(data.variance * q))
+        free = stage.eta - float(nodes.weight @ held)
+        x = self.x[0, t]
+        x[:] = 0.0
+        x[at.m], x[at.b], x[at.couplings : at.norm] = m, b, math.sqrt(q) * cosines
+        x[at.norm] = math.log(q * (1.0 - float(cosines @ cosines)))
+        x[at.response] = math.log(max(free, _LEAST_RESPONSE))
+        self.started[0, t] = 1
+
+    def _run(self, stages: object, settings: Settings, position: np.ndarray | None = None) -> None:
         where = np.zeros(len(self.x)) if position is None else np.ascontiguousarray(position, dtype=float)
         _entries.solve_points(
             self.structure(stages), self.points, layout.compiled_settings(settings), where, position is not None, self.states,
             self._vectors, self.summary,
         )  # fmt: skip
+
+
+def _with_ridge(chain: Chain, t: int, ridge: float) -> Chain:
+    """With another ridge of stage ``t``, from 0."""
+    stages = (replace(stage, ridge=ridge) if k == t else stage for k, stage in enumerate(chain.stages))
+    return replace(chain, stages=tuple(stages))
 
 
 def point_parameters(points: Sequence[tuple[DataModel, Chain]], limits: Sequence[Sequence[str | None]]) -> layout.Point:

@@ -23,8 +23,9 @@ import sympy
 
 from numerics import thresholds
 from numerics.codegen.losses import LossFunctions
-from numerics.models import Chain, DataModel, Estimator, ParameterError, total_alpha
+from numerics.models import Chain, DataModel, Estimator, ParameterError, structured, total_alpha
 from numerics.scalar.points import MAX_MARGIN, MINIMUM_NORM
+from numerics.scalar.prior import coordinate_groups
 from theory.functions import sigmoid, step
 from theory.losses import Loss
 from theory.symbols import h, logit, y
@@ -57,7 +58,7 @@ def classify(data: DataModel, chain: Chain) -> tuple[str | None, ...]:
     if all(getattr(stage, "ridge", None) != 0 for stage in chain.stages):
         return (None,) * len(chain)
     limits = tuple(
-        _classify_stage(data, stage, chain.name(number)) if getattr(stage, "ridge", None) == 0 else None
+        _classify_stage(data, chain, number) if getattr(stage, "ridge", None) == 0 else None
         for number, stage in enumerate(chain.stages, start=1)
     )
     for number, stage in enumerate(chain.stages, start=1):
@@ -74,11 +75,25 @@ def classify(data: DataModel, chain: Chain) -> tuple[str | None, ...]:
 
 def _separability(data: DataModel, stage: Estimator) -> tuple[float, float]:
     """alpha of the data sets that a stage is trained on, and the alpha up to which it can separate their labels."""
+    alpha, labels = _labels(data, stage)
+    return alpha, labels.threshold()
+
+
+def _labels(
+    data: DataModel, stage: Estimator
+) -> tuple[float, thresholds.MixtureSeparation | thresholds.RuleSeparation]:
+    """alpha of the data sets that a stage is trained on, and the separability of their labels."""
     sets = [data.data_set(name) for name in stage.sets]
     alpha = sum(found.alpha for found in sets)
     flipped = min(sum(found.alpha * found.label_noise for found in sets) / alpha, 0.5)
-    free = stage.bias is None
-    return alpha, thresholds.separation(data, stage.eta, flipped, free).threshold()
+    return alpha, thresholds.separation(data, stage.eta, flipped, stage.bias is None)
+
+
+def separator(data: DataModel, stage: Estimator) -> tuple[float, float, float]:
+    """m, b and Q of the weights of a max-margin stage, with ``s h >= 1``, in closed form: it has no teacher."""
+    alpha, labels = _labels(data, stage)
+    margin, aligned, bias = labels.at(alpha)
+    return aligned / margin, bias / margin, margin**-2
 
 
 def of_labels(data: DataModel, loss: Loss) -> Loss:
@@ -86,11 +101,18 @@ def of_labels(data: DataModel, loss: Loss) -> Loss:
     return replace(loss, expression=loss.expression.subs(step(logit(1)), 1)) if data.ruled else loss
 
 
-def _classify_stage(data: DataModel, stage: Estimator, name: str) -> str:
+def _classify_stage(data: DataModel, chain: Chain, number: int) -> str:
+    stage, name = chain[number - 1], chain.name(number)
     alpha = total_alpha(data, stage.sets)
     if minimum_is_finite(stage.loss):
-        threshold, below = stage.eta, MINIMUM_NORM
-        reason = f"alpha = eta = {stage.eta:g}, where the weights just fit every sample and their norm diverges"
+        threshold, below = _dimensions(data, chain, number), MINIMUM_NORM
+        size = "eta" if stage.features is None else "features over N"
+        reason = f"alpha = {size} = {threshold:g}, where the weights just fit every sample and their norm diverges"
+    elif structured(data, chain):
+        raise ParameterError(
+            f"ridge of {name} must be > 0: for {stage.loss!r} the limit ridge -> 0 is known for white inputs only (for losses "
+            "with a minimum at a finite logit it is for all)"
+        )
     elif is_logistic(of_labels(data, stage.loss)):
         _, threshold = _separability(data, stage)
         below = MAX_MARGIN
@@ -103,6 +125,15 @@ def _classify_stage(data: DataModel, stage: Estimator, name: str) -> str:
     if math.isfinite(threshold) and abs(alpha - threshold) <= RESOLUTION * threshold:
         raise ParameterError(f"ridge of {name} must be > 0 at alpha={alpha:.10g}: this is {reason}")
     return below if alpha < threshold else MAXIMUM_LIKELIHOOD
+
+
+def _dimensions(data: DataModel, chain: Chain, number: int) -> float:
+    """Directions in which a stage's inputs vary, over N: so many samples its weights can fit, whatever their targets."""
+    if not structured(data, chain):
+        return chain[number - 1].eta
+    groups = coordinate_groups(data, chain)
+    seen = (groups.rows[:, number - 1] >= 0) & (groups.covariances[:, number - 1, number - 1] > 0.0)
+    return float(groups.share[seen].sum())
 
 
 def _visible(loss: Loss, number: int) -> tuple[int, ...]:

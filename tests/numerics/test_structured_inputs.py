@@ -10,6 +10,7 @@ from numerics import (
     Estimator,
     GaussianMixture,
     LinearRule,
+    ParameterError,
     PowerLaw,
     RandomFeatures,
     Spectrum,
@@ -138,12 +139,58 @@ def ridge_risk(alpha: float, ridge: float, noise: float, inputs) -> float:
         (2.0, 1e-3, 0.5, PowerLaw(1.2, 0.3, size=300)),
         (0.1, 1e-2, 0.01, PowerLaw(2.0, 1.0, size=500)),
         (1.0, 1e-4, 0.3, Spectrum([10.0, 1.0, 0.1], [0.1, 1.0, 3.0], [1, 2, 5])),
+        (0.5, 0.0, 0.25, PowerLaw(1.5, 0.5, size=2000)),
+        (0.9, 0.0, 0.3, Spectrum([10.0, 1.0, 0.1], [0.1, 1.0, 3.0], [1, 2, 5])),
     ],
 )
 def test_ridge_regression_on_a_spectrum_meets_the_kappa_equation(alpha, ridge, noise, inputs) -> None:
     found = solve(LinearRule(alpha, noise=noise, inputs=inputs), Estimator(SquareLoss(), ridge, bias=0.0))[0]
     assert found.excess_risk == pytest.approx(ridge_risk(alpha, ridge, noise, inputs), rel=1e-10)
     assert found.r_squared == pytest.approx(1 - found.mean_squared_error / (inputs.signal_variance + noise), rel=1e-12)
+
+
+def test_least_squares_on_a_spectrum_is_as_wrong_as_on_white_inputs() -> None:
+    """Without ridge, and with more samples than coordinates, inputs may be scaled as one likes."""
+    data = LinearRule(1.6, noise=0.3, inputs=Spectrum([10.0, 1.0, 0.1], [0.1, 1.0, 3.0]))
+    found = solve(data, Estimator(SquareLoss(), 0.0, bias=0.0), throw=True)[0]
+    assert found.limit == "maximum likelihood"
+    assert found.excess_risk == pytest.approx(0.3 / 0.6, rel=1e-9)
+
+
+RELU, TANH = RandomFeatures(1.5, "relu"), RandomFeatures(0.6, "tanh")
+
+
+@pytest.mark.parametrize(
+    ("data", "stages", "limit"),
+    [
+        (LinearRule(0.5, noise=0.1), [Estimator(SquareLoss(), 0.0, features=RELU)], "minimum norm"),
+        (LinearRule(2.0, noise=0.1), [Estimator(SquareLoss(), 0.0, features=RELU)], "maximum likelihood"),
+        (GaussianMixture(0.4, 0.3), [STAGES[0], Estimator(Distillation(), 0.0, features=TANH)], "minimum norm"),
+        (GaussianMixture(0.5, 0.3, inputs=UNEVEN), [STAGES[0], Estimator(Distillation(), 0.0, eta=0.8)], "minimum norm"),
+    ],
+)  # fmt: skip
+def test_no_ridge_is_what_small_ridges_lead_to(data, stages: list, limit: str) -> None:
+    """Errors are linear in a small ridge: two of them are extrapolated; and experiments at a tiny one."""
+    found = solve(data, stages, throw=True)[-1]
+    assert found.limit == limit
+    name = "excess_risk" if isinstance(data, LinearRule) else "test_error"
+    near = []
+    for ridge in (2e-6, 1e-6):
+        last = Estimator(stages[-1].loss, ridge, stages[-1].eta, features=stages[-1].features)
+        near.append(getattr(solve(data, [*stages[:-1], last], throw=True)[-1], name))
+    assert getattr(found, name) == pytest.approx(2 * near[1] - near[0], rel=1e-6)
+    runs = simulate(data, [*stages[:-1], last], n_inputs=240, n_runs=24, seed=5)[-1]
+    measured = getattr(runs, name)
+    assert abs(measured.mean - near[1]) < 4 * measured.standard_error
+
+
+@pytest.mark.parametrize("features", [None, TANH])
+def test_no_ridge_has_no_limit_where_samples_are_as_many_as_directions(features) -> None:
+    inputs = {} if features else {"inputs": UNEVEN}
+    with pytest.raises(ParameterError, match=r"ridge of teacher must be > 0 at alpha=.*: this is alpha = "):
+        solve(GaussianMixture(0.6 if features else 1.0, **inputs), Estimator(SquareLoss(), 0.0, features=features))
+    with pytest.raises(ParameterError, match=r"ridge of teacher must be > 0: for CrossEntropy.* for white inputs only"):
+        solve(GaussianMixture(0.5, **inputs), Estimator(CrossEntropy(), 0.0, features=features))
 
 
 def test_a_teacher_on_the_head_of_a_power_law_is_a_rule_with_more_noise() -> None:

@@ -23,7 +23,14 @@ from numerics.driver.refine import FAILED, KEPT, SOLVED, refine_of
 from numerics.scalar.kernels.constrained import find_goals, held_samples
 from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, IntArray, Matrix
 from numerics.scalar.kernels.fields import field_of
-from numerics.scalar.kernels.guess import first_guess, loss_units, place_given, place_vanishing, response_at_rest
+from numerics.scalar.kernels.guess import (
+    first_guess,
+    loss_units,
+    place_given,
+    place_vanishing,
+    response_at_rest,
+    response_if_held,
+)
 from numerics.scalar.kernels.layout import (
     ACCURACY,
     ALL_STATES,
@@ -218,7 +225,6 @@ def scale_to_margin(task, accuracy, goals, x):
     problem = task.problem
     at = places((x.size - 4) // 2)
     own = updated_places((x.size - 4) // 2)[1] - 1  # Q_tt
-    eta = share_of(problem.prior)
     for r in range(at.responses, at.response):
         x[r] = 0.0
     once = Accuracy(accuracy.step, accuracy.tail, accuracy.tolerance, 1, accuracy.sharing)
@@ -232,10 +238,12 @@ def scale_to_margin(task, accuracy, goals, x):
             trial[r] = x[r]
         trial[at.norm] = x[at.norm] + 2.0 * log_scale
         order = unpack(trial)
-        free = eta - held_samples(problem.loss, goals, field_of(order, problem.delta), problem.nodes)
-        too_short = free <= 0.0
+        response = response_if_held(
+            problem, held_samples(problem.loss, goals, field_of(order, problem.delta), problem.nodes)
+        )
+        too_short = response <= 0.0
         if not too_short:
-            trial[at.response] = math.log(free)
+            trial[at.response] = math.log(response)
             norm = norm_squared(order)
             solve_stage(problem, once, trial.copy(), task.conjugate, task.updated)
             too_short = task.updated[own] > norm
@@ -255,13 +263,14 @@ def solve_constrained(structure, point, settings, accuracy, task, t, states, x):
     problem, at = task.problem, places(t)
     goals = np.empty(problem.nodes.weight.size)
     find_goals(problem.loss, problem.nodes.labels, problem.logits, goals)
-    alpha, eta = problem.nodes.weight.sum(), share_of(problem.prior)
+    alpha = problem.nodes.weight.sum()
+    held = response_if_held(problem, alpha)
     iterations = 0
     outcome = Outcome(Status.NOT_TRIED.value, 0, np.inf, np.inf, np.inf)
     if problem.loss.constraint == MINIMUM_NORM:
         x[:] = 0.0
         x[at.norm] = math.log(np.dot(problem.nodes.weight, goals**2) / (alpha * problem.delta) + _TINY)
-        x[at.response] = math.log(eta - alpha)
+        x[at.response] = math.log(held)
         if not math.isnan(problem.fixed_bias):
             x[at.b] = problem.fixed_bias
         outcome = solve_stage(problem, accuracy, x, task.conjugate, task.updated)
@@ -275,7 +284,7 @@ def solve_constrained(structure, point, settings, accuracy, task, t, states, x):
         if outcome.status != Status.CONVERGED:
             continue
         if problem.loss.constraint == MINIMUM_NORM:
-            x[at.response] = math.log(eta - alpha)
+            x[at.response] = math.log(held)
         else:
             scale_to_margin(task, accuracy, goals, x)
         outcome = solve_stage(problem, accuracy, x, task.conjugate, task.updated)

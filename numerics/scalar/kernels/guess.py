@@ -28,6 +28,7 @@ _NO_RESPONSE = -690.0  # ln V of given weights
 _SAMPLED_NODES = 8  # at which the loss's units are read off
 _RESPONSE_STEPS = 200  # of Newton's method for the response of a stage without weights
 _ROUNDING = 4e-16
+_LARGEST_LOG = 100.0  # of a pull on weights of unit ridge
 
 
 class Units(NamedTuple):
@@ -176,6 +177,27 @@ def response_at_rest(problem):
         if abs(move) <= _ROUNDING * v:
             break
     return v, pull_at_rest(nodes.weight, curvature, delta, v)[0]
+
+
+@njit(types.float64(PROBLEM, types.float64), **INNER)
+def response_if_held(problem, samples):
+    """V of a constrained stage that holds so many samples over N: ``V Vh = samples``, ``V = sum_a eta_a Omega_a/(1 + Omega_a Vh)``.
+
+    0 if there are no fewer samples than coordinates.
+    """
+    prior, own = problem.prior, COVARIANCES + problem.responses.size
+    low, high = -_LARGEST_LOG, _LARGEST_LOG
+    v = 0.0
+    for _ in range(_RESPONSE_STEPS):
+        pull = math.exp(0.5 * (low + high))
+        v = 0.0
+        for a in range(prior.shape[0]):
+            v += prior[a, ETA] * prior[a, own] / (1.0 + prior[a, own] * pull)
+        if v * pull < samples:
+            low = 0.5 * (low + high)
+        else:
+            high = 0.5 * (low + high)
+    return v if high < _LARGEST_LOG else 0.0
 
 
 @njit(types.void(types.float64, types.float64, FloatArray, FloatArray), **INNER)

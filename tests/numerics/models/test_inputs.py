@@ -169,12 +169,10 @@ FEATURES = RandomFeatures(2.0)
 @pytest.mark.parametrize(
     ("data", "stages", "message"),
     [
-        ({}, [Estimator(CrossEntropy(), 0.0, features=FEATURES)], "ridge of teacher must be > 0: with random features"),
         ({}, [Estimator(CrossEntropy(), 0.1, eta=0.5, features=FEATURES)], "eta of teacher must be 1 beside random features"),
         ({}, [Estimator(CrossEntropy(), 0.1, features=FEATURES), Estimator(CrossEntropy(), 0.1, features=RandomFeatures(1.0))],
          "features of student must be those of the other stages that have some, .*: a chain has one network"),
         ({"inputs": Spectrum([1.0, 2.0])}, [Estimator(CrossEntropy(), 0.1, features=FEATURES)], "inputs must be Isotropic where"),
-        ({"inputs": Spectrum([1.0, 2.0])}, [Estimator(CrossEntropy(), 0.0)], "ridge of teacher must be > 0: with inputs with a"),
         ({"inputs": Spectrum([1.0, 2.0])}, [BayesOptimal()], "teacher is Bayes-optimal for white inputs"),
         ({"inputs": Spectrum([1.0, 2.0])}, [Frozen(0.5, 1.0), Estimator(CrossEntropy(), 0.1)], "teacher has given weights"),
     ],
