@@ -1,8 +1,10 @@
 """Random chains on inputs with a spectrum or with random features: do all of them converge?
 
     python -m tests.random_inputs --problems 600 --seed 0
+    python -m tests.random_inputs --dense --problems 200 --seed 0
 
-Teacher and student, cold; alpha 0.1 to 20, ridges 1e-4 to 10, temperatures 0.5 to 30, 1 to 300 coordinates.
+Teacher and student, cold; alpha 0.1 to 20, ridges 1e-4 to 10, temperatures 0.5 to 30, 1 to 300 coordinates, or dense
+covariances and maps of up to 100.
 """
 
 from __future__ import annotations
@@ -13,14 +15,30 @@ import warnings
 import click
 import numpy as np
 
-from numerics import Estimator, GaussianMixture, LinearRule, RandomFeatures, Spectrum, solve
+from numerics import Dense, Estimator, GaussianMixture, LinearMap, LinearRule, RandomFeatures, Spectrum, solve
 from numerics.models import Chain, DataModel
 from theory.losses import CrossEntropy, Distillation, SquareDistillation, SquareLoss
 
 ACTIVATIONS = ("relu", "erf", "tanh", "sign", "h + h**2/4")
 
 
-def random_problem(generator: np.random.Generator) -> tuple[DataModel, Chain]:
+def random_dense(generator: np.random.Generator) -> tuple[Dense, list[LinearMap | None]]:
+    """A covariance, singular now and then, with or without a direction, and what teacher and student see."""
+    size = int(np.exp(generator.uniform(0.0, np.log(100.0))))
+    factor = generator.normal(size=(size, max(1, int(size * generator.uniform(0.5, 3.0)))))
+    scales = np.exp(generator.normal(0.0, generator.uniform(0.0, 1.5), size))
+    factor *= scales[:, None] / np.sqrt(factor.shape[1])
+    direction = generator.normal(size=size) if generator.random() < 0.5 else None
+    maps = [
+        LinearMap(generator.normal(size=(int(generator.integers(1, 2 * size + 1)), size)) / np.sqrt(size))
+        if generator.random() < 0.6
+        else None
+        for _ in range(2)
+    ]
+    return Dense(factor @ factor.T, direction), maps
+
+
+def random_problem(generator: np.random.Generator, dense: bool = False) -> tuple[DataModel, Chain]:
     """Data and chain, everything drawn log-uniformly where it spans decades."""
 
     def log_uniform(low: float, high: float) -> float:
@@ -31,7 +49,9 @@ def random_problem(generator: np.random.Generator) -> tuple[DataModel, Chain]:
     soft = Distillation(mixing=mixing, temperature=log_uniform(0.5, 30.0))
     losses = [(CrossEntropy(), soft), (SquareLoss(), SquareDistillation(mixing=mixing))][int(generator.random() < 0.2)]
     etas, features, inputs = (1.0, 1.0), [None, None], {}
-    if generator.random() < 0.5:
+    if dense:
+        inputs["inputs"], features = random_dense(generator)
+    elif generator.random() < 0.5:
         size = int(log_uniform(1, 300))
         values = np.exp(generator.normal(0.0, generator.uniform(0.0, 3.0), size))
         inputs["inputs"] = Spectrum(values.tolist(), squared_signal=generator.exponential(size=size).tolist())
@@ -52,12 +72,12 @@ def random_problem(generator: np.random.Generator) -> tuple[DataModel, Chain]:
     return data, Chain.of(stages)
 
 
-def failures(problems: int, seed: int) -> list[str]:
+def failures(problems: int, seed: int, *, dense: bool = False) -> list[str]:
     """What did not converge."""
     generator = np.random.default_rng(seed)
     found = []
     for number in range(problems):
-        data, chain = random_problem(generator)
+        data, chain = random_problem(generator, dense)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             solution = solve(data, chain)
@@ -69,10 +89,11 @@ def failures(problems: int, seed: int) -> list[str]:
 @click.command()
 @click.option("--problems", type=click.IntRange(min=1), default=600, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-def main(problems: int, seed: int) -> None:
+@click.option("--dense", is_flag=True, help="Dense covariances, and linear maps of them.")
+def main(problems: int, seed: int, dense: bool) -> None:
     """Solve random chains on structured inputs, and say which do not converge."""
     start = time.process_time()
-    found = failures(problems, seed)
+    found = failures(problems, seed, dense=dense)
     for text in found:
         click.echo(text)
     click.echo(f"{len(found)} of {problems} did not converge; {time.process_time() - start:.0f} s of CPU")

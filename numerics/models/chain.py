@@ -9,7 +9,7 @@ from functools import lru_cache
 from numerics.models.checks import ROUNDING, ParameterError, chosen
 from numerics.models.class_mixture import ClassMixture
 from numerics.models.data import DataModel, LinearRule
-from numerics.models.dense import Dense, LinearMap
+from numerics.models.dense import Dense, LinearMap, has_variance
 from numerics.models.features import RandomFeatures
 from numerics.models.stages import STAGE_KINDS, BayesOptimal, Estimator, Frozen, Rule, Stage
 from theory.rules import after_rule
@@ -187,6 +187,8 @@ def _check_maps(data: DataModel, chain: Chain) -> None:
                 raise ParameterError(
                     f"features of {name} must have as many columns as covariance has rows, {inputs.size}, got {columns}"
                 )
+            if not has_variance(inputs, stage.features):
+                raise ParameterError(f"features of {name} must see inputs that vary; covariance is 0 on its rows")
         if isinstance(inputs, Dense) and stage.masked and stage.eta < 1:
             raise ParameterError(f"eta of {name} must be 1 beside Dense inputs: a LinearMap says what a stage sees")
 

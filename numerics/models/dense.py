@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ MOST_DENSE = 4000
 """Rows of a covariance or of a map: with more of them diagonalisation takes minutes."""
 
 _ASYMMETRY = 1e-8  # of a covariance, over its largest entry
+_NO_VARIANCE = 1e-12  # of what a map sees, over that of rows in any direction
 _NEGATIVE = 1e-10  # eigenvalue, over the mean one, that rounding may leave
 
 
@@ -184,6 +185,14 @@ class Dense(_Content, Inputs):
     def signals(self) -> Array:
         """Squares of the coordinates of v, or of theta, along the eigenvectors."""
         return np.ones(self.size) if self.direction is None else (self.direction @ self.axes[1]) ** 2
+
+
+@lru_cache(maxsize=64)
+def has_variance(inputs: Dense, seen: LinearMap) -> bool:
+    """Whether what a map sees varies at all, beyond what rounding makes of 0."""
+    rows = seen.matrix
+    total = float(np.sum((rows @ inputs.covariance) * rows))
+    return total > _NO_VARIANCE * float(np.sum(rows**2) * np.trace(inputs.covariance)) / inputs.size
 
 
 def eigenbasis(covariance: Array) -> tuple[Array, Array]:

@@ -389,3 +389,13 @@ def test_responses_agree_with_experiments() -> None:
     error = np.hypot(2 * runs[1].standard_error, runs[0].standard_error)
     below = np.tril_indices(2)
     assert np.abs((mean - solution.response)[below] / error[below]).max() < 4
+
+
+def test_coordinates_of_little_variance_and_a_large_mean_are_solved() -> None:
+    """Guesses for white inputs are orders of magnitude off there."""
+    alone = Estimator(CrossEntropy(), 0.26, features=LinearMap([[0.0, 1.0]]))
+    found = solve(GaussianMixture(0.23, 0.3, inputs=Dense(np.diag([1.0, 2e-4]), [0.5, 0.2])), alone, throw=True)[0]
+    inputs = Spectrum([2e-4, 1.0], squared_signal=[0.04, 0.25])
+    masked = solve(GaussianMixture(0.23, 0.3, inputs=inputs), Estimator(CrossEntropy(), 0.26, eta=0.5), throw=True)[0]
+    assert found.test_error == pytest.approx(masked.test_error, rel=1e-9)
+    assert found.magnetization == pytest.approx(masked.magnetization, rel=1e-9)

@@ -356,5 +356,6 @@ def test_real_networks_make_the_errors_that_their_second_moments_say() -> None:
     assert np.std(apart, ddof=1) < 0.01
 
 
-def test_random_problems_converge() -> None:
-    assert failures(20, seed=1) == []
+@pytest.mark.parametrize("dense", [False, True])
+def test_random_problems_converge(dense: bool) -> None:
+    assert failures(20, seed=1, dense=dense) == []

@@ -25,6 +25,8 @@ from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, IntArra
 from numerics.scalar.kernels.fields import field_of
 from numerics.scalar.kernels.guess import (
     first_guess,
+    fit_to_inputs,
+    input_sizes,
     loss_units,
     place_given,
     place_vanishing,
@@ -154,7 +156,9 @@ def solve_from_guess(structure, point, settings, accuracy, task, t, states, x):
     teacher = seen[seen.size - 1] + 1 if seen.size > 0 else 0
     units = loss_units(problem)
     mixing = training.mixing[t]
-    first_guess(rho, ridge, eta, mixing, teacher, units, states.unknowns, x)
+    mean_square, variance = input_sizes(problem)
+    first_guess(rho, ridge / variance, eta, mixing, teacher, units, states.unknowns, x)
+    fit_to_inputs(mean_square, variance, x)
     if not math.isnan(fixed_bias):
         x[places(t).b] = fixed_bias
     outcome = solve_stage(problem, accuracy, x, task.conjugate, task.updated)
@@ -169,17 +173,24 @@ def solve_from_guess(structure, point, settings, accuracy, task, t, states, x):
         at = places(t)
         guess = np.zeros(x.size)
         if route == 0:
-            log_ridge = max(math.log(settings.first_ridge * units.curvature * (1.0 + alpha)), lowest)
+            scale = units.curvature * (1.0 + alpha) * max(variance, mean_square)
+            log_ridge = max(math.log(settings.first_ridge * scale), lowest)
             reaction = (
-                eta * alpha * units.logit * units.curvature / (math.exp(log_ridge) + 0.25 * units.curvature * alpha)
+                eta
+                * alpha
+                * units.logit
+                * units.curvature
+                / (math.exp(log_ridge) + 0.25 * units.curvature * alpha * max(variance, mean_square))
             )
-            guess[at.m] = 0.5 * reaction
+            guess[at.m] = 0.5 * reaction * mean_square
             guess[at.b] = 0.5 * units.logit * math.log(rho / (1.0 - rho))
             guess[at.norm] = 2.0 * math.log(reaction) + math.log1p(1.0 / alpha) - 1.0
-            guess[at.response] = math.log(eta) - log_ridge
+            guess[at.norm] += math.log(variance * (mean_square * alpha + variance) / (alpha + 1.0))
+            guess[at.response] = math.log(eta * variance) - log_ridge
         else:
             log_ridge = max(math.log(_EASY_RIDGE * units.curvature), lowest)
-            first_guess(rho, math.exp(log_ridge), eta, mixing, teacher, units, states.unknowns, guess)
+            first_guess(rho, math.exp(log_ridge) / variance, eta, mixing, teacher, units, states.unknowns, guess)
+            fit_to_inputs(mean_square, variance, guess)
         path = _follow_ridges(task, accuracy, guess, log_ridge, math.log(ridge), settings.ridge_steps)
         iterations += path.iterations
         if path.status == Status.CONVERGED:

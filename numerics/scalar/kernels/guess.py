@@ -13,6 +13,7 @@ from numerics.scalar.kernels.elementary import INNER, FloatArray, Matrix, addres
 from numerics.scalar.kernels.layout import (
     COVARIANCES,
     ETA,
+    MEAN,
     PROBLEM,
     RIDGE,
     norm_squared,
@@ -75,6 +76,30 @@ def loss_units(problem):
     if not unit < np.inf:
         return Units(1.0, 1.0)
     return Units(unit, 2.0 * force / unit)
+
+
+@njit(types.UniTuple(types.float64, 2)(PROBLEM), **INNER)
+def input_sizes(problem):
+    """Mean square of the class means, and mean variance, of the coordinates that a stage trains; 1 and 1 for white inputs."""
+    prior, own = problem.prior, COVARIANCES + problem.responses.size
+    share = mean_square = variance = 0.0
+    for a in range(prior.shape[0]):
+        share += prior[a, ETA]
+        mean_square += prior[a, ETA] * prior[a, MEAN] ** 2
+        variance += prior[a, ETA] * prior[a, own]
+    return mean_square / share, variance / share
+
+
+@njit(types.void(types.float64, types.float64, FloatArray), **INNER)
+def fit_to_inputs(mean_square, variance, x):
+    """A guess for white inputs made one for others, with fields as wide as before, and at most as many of them from the means."""
+    at = places((x.size - 4) // 2)
+    ratio = math.sqrt(mean_square / variance)
+    less = math.sqrt(2.0 / (1.0 + max(ratio * ratio, 1.0)))
+    x[at.m] *= ratio * less
+    for r in range(at.couplings, at.norm):
+        x[r] *= less
+    x[at.norm] += 2.0 * math.log(less)
 
 
 @njit(

@@ -112,6 +112,11 @@ def test_bad_matrices_are_refused_in_one_line(make, message: str) -> None:
         ),
         (Dense(COVARIANCE), [Estimator(CrossEntropy(), 0.1, eta=0.5)], "eta of teacher must be 1 beside Dense inputs"),
         (
+            Dense(np.diag([1.0, 1.0, 0.0])),
+            [Estimator(CrossEntropy(), 0.1, features=LinearMap([[0.0, 0.0, 2.0]]))],
+            "features of teacher must see inputs that vary",
+        ),
+        (
             Dense(COVARIANCE),
             [Estimator(CrossEntropy(), 0.0)],
             "ridge of teacher must be > 0: with Dense inputs",
