@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +12,7 @@ from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions, grid_kind, loss_module, pointer
 from numerics.deferred import Deferred, special
 from numerics.driver.outcome import Outcome
-from numerics.models import Chain, DataModel, Estimator, Frozen, Rule, Stage, in_equations
+from numerics.models import Chain, DataModel, Estimator, Frozen, Rule, Stage, in_equations, with_parameter
 from numerics.scalar.constant_targets import resting_biases
 from numerics.scalar.directions import fixed_directions
 from numerics.scalar.kernels import layout
@@ -313,7 +312,7 @@ class PointArrays:
     def _near_separator(self, t: int, stages: object, settings: Settings) -> np.ndarray:
         """``C_t1../sqrt(Q_tt)`` of stage ``t``, from 0, of the only point at a small ridge, shape (t,); 0 if that is not solved."""
         ((data, chain),) = self.problems
-        soft = PointArrays([(data, _with_ridge(chain, t, _SEPARATOR_RIDGE))])
+        soft = PointArrays([with_parameter(data, chain, f"{chain.name(t + 1)}.ridge", _SEPARATOR_RIDGE)])
         soft.x[0], soft.started[0, :t] = self.x[0], 1
         soft._run(stages, settings)
         if soft.solved[0] <= t:
@@ -343,12 +342,6 @@ class PointArrays:
             self.structure(stages), self.points, layout.compiled_settings(settings), where, position is not None, self.states,
             self._vectors, self.summary,
         )  # fmt: skip
-
-
-def _with_ridge(chain: Chain, t: int, ridge: float) -> Chain:
-    """With another ridge of stage ``t``, from 0."""
-    stages = (replace(stage, ridge=ridge) if k == t else stage for k, stage in enumerate(chain.stages))
-    return replace(chain, stages=tuple(stages))
 
 
 def point_parameters(points: Sequence[tuple[DataModel, Chain]], limits: Sequence[Sequence[str | None]]) -> layout.Point:

@@ -24,6 +24,7 @@ from numerics import (
 from numerics.models import Chain, DataModel, DataSet, in_equations
 from numerics.scalar import dense, prior
 from numerics.solution.solution import Solution
+from tests.against_experiments import scores_of_stages
 from theory.losses import CrossEntropy, Distillation, SquareDistillation, SquareLoss
 
 TEACHER = Estimator(CrossEntropy(), 0.1)
@@ -352,12 +353,7 @@ def scores(case: str, n_inputs: int, n_runs: int, seed: int) -> np.ndarray:
     """(experiment - theory)/(standard error) of all that is measured."""
     data, stages = experiments()[case]
     solution, runs = solve(data, stages), simulate(data, stages, n_inputs=n_inputs, n_runs=n_runs, seed=seed)
-    found = []
-    for k in range(len(stages)):
-        for name in MEASURED:
-            expected = getattr(solution[k], name)
-            if hasattr(runs[k], name) and math.isfinite(expected) and getattr(runs[k], name).standard_error > 1e-12:
-                found.append((getattr(runs[k], name).mean - expected) / getattr(runs[k], name).standard_error)
+    found = scores_of_stages(solution, runs, MEASURED)
     overlap = runs.estimate("overlap")
     found += list(((overlap.mean - solution.overlap) / overlap.standard_error)[np.tril_indices(len(stages))])
     return np.array(found)

@@ -24,6 +24,7 @@ from numerics.optimize import optimize
 from numerics.scalar.prior import WeightMoments, coordinate_groups
 from numerics.simulation.draw import draw
 from numerics.simulation.train import train
+from tests.against_experiments import scores_of_stages
 from tests.random_inputs import failures
 from theory.losses import CrossEntropy, Distillation, SquareDistillation, SquareLoss
 
@@ -290,12 +291,7 @@ def scores(case: str, n_inputs: int, n_runs: int, seed: int) -> np.ndarray:
     """(experiment - theory)/(standard error) of all that is measured."""
     data, stages = CASES[case]
     solution, runs = solve(data, stages), simulate(data, stages, n_inputs=n_inputs, n_runs=n_runs, seed=seed)
-    found = []
-    for k in range(len(stages)):
-        for name in MEASURED:
-            expected = getattr(solution[k], name)
-            if hasattr(runs[k], name) and math.isfinite(expected) and getattr(runs[k], name).standard_error > 1e-12:
-                found.append((getattr(runs[k], name).mean - expected) / getattr(runs[k], name).standard_error)
+    found = scores_of_stages(solution, runs, MEASURED)
     overlap = runs.estimate("overlap")
     found.append((overlap.mean[1, 0] - solution.overlap[1, 0]) / overlap.standard_error[1, 0])
     return np.array(found)

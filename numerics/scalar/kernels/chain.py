@@ -113,15 +113,14 @@ def append_stage(stages, stage):
 
 
 class Task(NamedTuple):
-    """A problem, where its conjugates and updated order parameters go, and room for unknowns."""
+    """A problem, and where its conjugates and updated order parameters go."""
 
     problem: Problem
     conjugate: np.ndarray
     updated: np.ndarray
-    found: np.ndarray
 
 
-TASK = record(Task, PROBLEM, FloatArray, FloatArray, FloatArray)
+TASK = record(Task, PROBLEM, FloatArray, FloatArray)
 
 
 @njit(OUTCOME(TASK, ACCURACY, types.float64, FloatArray), **INNER)
@@ -206,7 +205,7 @@ def solve_without_ridge(structure, point, settings, accuracy, task, t, states, x
     iterations = 0
     outcome = Outcome(Status.NOT_TRIED.value, 0, np.inf, np.inf, np.inf)
     for first in _FIRST_RIDGES:
-        near = Task(with_ridge(task.problem, first), task.conjugate, task.updated, task.found)
+        near = Task(with_ridge(task.problem, first), task.conjugate, task.updated)
         outcome = solve_from_guess(structure, point, settings, accuracy, near, t, states, x)
         iterations += outcome.iterations
         if outcome.status == Status.CONVERGED:
@@ -215,7 +214,7 @@ def solve_without_ridge(structure, point, settings, accuracy, task, t, states, x
         if outcome.status == Status.CONVERGED:
             return Outcome(outcome.status, iterations, outcome.residual, outcome.last_step, outcome.defect)
     start = math.log(_LARGE_RIDGE)
-    far = Task(with_ridge(task.problem, _LARGE_RIDGE), task.conjugate, task.updated, task.found)
+    far = Task(with_ridge(task.problem, _LARGE_RIDGE), task.conjugate, task.updated)
     outcome = solve_from_guess(structure, point, settings, accuracy, far, t, states, x)
     iterations += outcome.iterations
     if outcome.status == Status.CONVERGED:
@@ -240,7 +239,7 @@ def scale_to_margin(task, accuracy, goals, x):
         x[r] = 0.0
     once = Accuracy(accuracy.step, accuracy.tail, accuracy.tolerance, 1, accuracy.sharing)
     low, high = -_LARGEST_SCALE, _LARGEST_SCALE
-    trial = np.empty(x.size)
+    trial, found = np.empty(x.size), x.copy()
     for _ in range(_SCALES):
         log_scale = 0.5 * (low + high)
         for r in range(at.norm):
@@ -263,9 +262,9 @@ def scale_to_margin(task, accuracy, goals, x):
         else:
             high = log_scale
             for r in range(x.size):
-                task.found[r] = trial[r]
+                found[r] = trial[r]
     for r in range(x.size):
-        x[r] = task.found[r]
+        x[r] = found[r]
 
 
 @njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, TASK, types.int64, STATES, FloatArray), **INNER)
@@ -289,7 +288,7 @@ def solve_constrained(structure, point, settings, accuracy, task, t, states, x):
     for first in _FIRST_RIDGES:
         if outcome.status == Status.CONVERGED:
             break
-        near = Task(without_constraint(with_ridge(problem, first)), task.conjugate, task.updated, task.found)
+        near = Task(without_constraint(with_ridge(problem, first)), task.conjugate, task.updated)
         outcome = solve_from_guess(structure, point, settings, accuracy, near, t, states, x)
         iterations += outcome.iterations
         if outcome.status != Status.CONVERGED:
@@ -342,7 +341,7 @@ def solve_level(structure, point, settings, level, states):
     for t in range(n_stages):
         size = 2 * t + 4
         kind = training.kind[t]
-        task = Task(next_problem(structure, point, progress), np.zeros(size), np.empty(size - 1), np.empty(size))
+        task = Task(next_problem(structure, point, progress), np.zeros(size), np.empty(size - 1))
         problem = task.problem
         x = np.empty(size)
         outcome = Outcome(Status.CONVERGED.value, 0, 0.0, 0.0, 0.0)
