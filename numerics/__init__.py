@@ -36,6 +36,7 @@ _HOMES = {
         "ParameterError",
         "PowerLaw",
         "RandomFeatures",
+        "SharedCovariance",
         "Spectrum",
         "class_tree",
         "equal_overlaps",

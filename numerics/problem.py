@@ -17,7 +17,8 @@ Data may have ``"inputs": {"eigenvalues": [...], "squared_signal": [...]}`` (:cl
 
 Data with ``"gram"`` are a :class:`~numerics.models.ClassMixture`: a matrix, or a family of matrices such as
 ``{"family": "similar_pairs", "classes": 4, "similarity": 0.6}``; their further data sets are
-:class:`~numerics.models.ClassSet`.
+:class:`~numerics.models.ClassSet`.  So are data with the inputs ``{"eigenvalues": [...], "means": [[...], ...]}``
+(:class:`~numerics.models.SharedCovariance`), without ``"gram"``.
 
 The keys are those of :class:`~numerics.models.GaussianMixture` (with ``"rule": "identity"``, ``"sign"``, ``"probit"`` or
 ``"logit"`` among the data, those of :class:`~numerics.models.LinearRule`, whose ``output`` that is),
@@ -55,11 +56,12 @@ from numerics.models import (
     ParameterError,
     PowerLaw,
     RandomFeatures,
+    SharedCovariance,
     Spectrum,
     Stage,
     check_fit,
 )
-from numerics.models.class_mixture import GRAM_FAMILIES
+from numerics.models.gram import GRAM_FAMILIES
 from theory.losses import BUILT_IN, Loss
 
 STAGES: dict[str, type[Stage]] = {
@@ -184,6 +186,8 @@ def _given_classes(data: ClassMixture) -> dict[str, object]:
         del described["weights"]
     if data.test_weights == data.weights:
         del described["test_weights"]
+    if isinstance(data.inputs, SharedCovariance):
+        del described["gram"]  # it is that of the means
     return described
 
 
@@ -201,7 +205,8 @@ def _data(described: object) -> DataModel:
     further = given.get("further", [])
     if not isinstance(further, list):
         raise ParameterError("data.further must be a list of data sets")
-    kind_of_set = ClassSet if "gram" in given else DataSet
+    measured = isinstance(given.get("inputs"), dict) and "means" in given["inputs"]
+    kind_of_set = ClassSet if "gram" in given or measured else DataSet
     given["further"] = tuple(
         _built(kind_of_set, _object(s, f"data.further[{k}]"), f"data.further[{k}]") for k, s in enumerate(further)
     )
@@ -209,12 +214,15 @@ def _data(described: object) -> DataModel:
         inputs = _object(given["inputs"], "data.inputs")
         if "covariance" in inputs:
             given["inputs"] = _built(Dense, _read_arrays(inputs, "data.inputs"), "data.inputs")
+        elif measured:
+            given["inputs"] = _built(SharedCovariance, _read_arrays(inputs, "data.inputs"), "data.inputs")
         else:
             given["inputs"] = _built(Spectrum if "eigenvalues" in inputs else PowerLaw, inputs, "data.inputs")
-    if "gram" in given:
+    if "gram" in given or measured:
         if "rule" in given:
-            raise ParameterError("data: gram has no effect on a rule, which has no classes")
-        return _built(ClassMixture, {**given, "gram": _gram(given["gram"])}, "data")
+            what = "gram" if "gram" in given else "means of the inputs"
+            raise ParameterError(f"data: {what} has no effect on a rule, which has no classes")
+        return _built(ClassMixture, {**given, **({"gram": _gram(given["gram"])} if "gram" in given else {})}, "data")
     if "rule" not in given:
         return _built(GaussianMixture, given, "data")
     output = given.pop("rule")

@@ -25,7 +25,7 @@ from numerics import (
     simplex_means,
     solve,
 )
-from numerics.models.class_mixture import Gram
+from numerics.models import Gram
 from theory.losses import CrossEntropy, Distillation
 
 CLASSES = (3, 4, 5, 10)

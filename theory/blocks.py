@@ -49,6 +49,9 @@ d, classes = symbols("d K", integer=True, positive=True)
 gram = MatrixSymbol("Gamma", classes, classes)
 """Gram matrix of the means."""
 
+input_variance = Symbol("Lambda", positive=True)
+"""Variance of a coordinate of the inputs over that of its class, where coordinates differ."""
+
 
 def _block(name: str, t: int, s: int) -> MatrixSymbol:
     return MatrixSymbol(f"{name}_{t}{s}", d, d)
@@ -169,15 +172,33 @@ def _solved(t: int, variable: MatrixSymbol, slope: MatrixExpr) -> MatrixExpr:
     return MatAdd(*(MatMul(-1 / factor, term) for term in terms)).doit()
 
 
-@lru_cache(maxsize=16)
-def prior_equations(t: int) -> dict[str, MatrixExpr]:
+def in_spectrum(expression: MatrixExpr, t: int) -> MatrixExpr:
+    """Of coordinates whose inputs have the variance Delta Lambda: that of fields is Lambda Qh, and their stiffness Lambda Vh."""
+    scaled = {f(t, s): input_variance * f(t, s) for f in (overlap_hat, response_hat) for s in range(1, t + 1)}
+    return expression.xreplace(scaled).doit()
+
+
+@lru_cache(maxsize=32)
+def prior_equations(t: int, *, spectrum: bool = False) -> dict[str, MatrixExpr]:
     """m_t, Q_t1..Q_tt, V_t1..V_tt from the conjugates: d Phi/d(conjugate) = 0.
+
+    ``spectrum``: of one group of coordinates (:func:`in_spectrum`), with its share for eta and its own Gram matrix; what all groups
+    give is added.
 
     Examples
     --------
     >>> prior_equations(2)["V_21"]
     (-eta)*(lambda*I + Vh_22)**(-1)*Vh_21*G_11
+    >>> prior_equations(1, spectrum=True)["V_11"]
+    (Lambda*eta)*(lambda*I + Lambda*Vh_11)**(-1)
     """
+    if spectrum:
+        # Psi_w depends on Lambda Qh and Lambda Vh alone: its slopes in Qh and Vh have a further Lambda.
+        white = prior_equations(t)
+        return {
+            name: (MatMul(input_variance, found) if name[0] in "QV" else found).doit()
+            for name, found in ((name, in_spectrum(value, t)) for name, value in white.items())
+        }
     psi = Trace(Inverse(curvature(t)) * second_moment(t))
     found = {}
     for parameter, conjugate in conjugate_pairs(t):
@@ -336,7 +357,10 @@ def _channel_step(t: int) -> Step:
 
 
 def _prior_step(t: int) -> Step:
-    text = "The potential is stationary in the conjugates."
+    text = (
+        "The potential is stationary in the conjugates.  Where coordinates have variances Lambda of their own, `Qh` and `Vh` of "
+        "each are times Lambda, `eta` is its share, and its parts of `Q` and `V` are times Lambda."
+    )
     return Step(f"Stage {t}: order parameters (prior)", text, _lines(prior_equations(t)), f"{t}.prior")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from numerics.classes.stage import StageBlocks
-from numerics.models import Chain, ClassMixture, DataSet, GaussianMixture
+from numerics.models import Chain, ClassMixture, DataSet, GaussianMixture, SharedCovariance
 from theory.levels import LabelTargets
 from theory.losses import Distillation, Loss, SquareLoss, TableTargets
 from theory.softmax import Target, read_target
@@ -45,6 +45,8 @@ def as_binary(data: ClassMixture, chain: Chain) -> tuple[GaussianMixture, Chain]
     """
     if data.classes_count != 2 or len(set(data.deltas)) > 1 or any(found.confusion is not None for found in data.sets):
         return None
+    if isinstance(data.inputs, SharedCovariance):
+        return None  # the midpoint is no multiple of what lies between the classes
     scale, weights = half_distance(data), data.class_weights("training")
     if not scale > 0 or not (weights > 0).all():
         return None
@@ -54,7 +56,9 @@ def as_binary(data: ClassMixture, chain: Chain) -> tuple[GaussianMixture, Chain]
     if any(loss is None for loss in losses):
         return None
     further = tuple(DataSet(found.name, found.alpha, found.label_noise) for found in data.further)
-    binary = GaussianMixture(data.alpha, float(weights[0]), float(data.deltas[0]) / scale**2, data.label_noise, further)
+    binary = GaussianMixture(
+        data.alpha, float(weights[0]), float(data.deltas[0]) / scale**2, data.label_noise, further, data.inputs
+    )
     stages = [
         replace(stage, loss=loss, ridge=(1.0 if isinstance(loss, SquareLoss) else 0.5) * stage.ridge / scale**2)
         for stage, loss in zip(chain.stages, losses, strict=True)

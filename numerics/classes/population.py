@@ -155,31 +155,40 @@ class ClassPopulation:
     means : array, shape (T, K, K)
         ``means[t, c]`` is the mean of the K logits of stage t on class c, bias included.
     overlap : array, shape (T, T, K, K)
-        Blocks W_t W_s^T/N over the classes, with Delta_c Q the covariance of the logits.
+        Blocks W_t Lambda W_s^T/N over the classes, with Delta_c Q the covariance of the logits.
     scramble : int
         Which nodes averages are taken on.
     table : array, shape (K, K), optional
         Class similarity that the last stage's targets are made of.
+    norm_ratios : array, shape (T,), optional
+        |w_t|^2/N over the trace of W_t Lambda W_t^T/N, with the variances Lambda of the coordinates; 1 if not given.
     """
 
     many_classes = True
 
     def __init__(
-        self, data: ClassMixture, means: Array, overlap: Array, scramble: int = 0, table: Array | None = None
+        self,
+        data: ClassMixture,
+        means: Array,
+        overlap: Array,
+        scramble: int = 0,
+        table: Array | None = None,
+        norm_ratios: Array | None = None,
     ) -> None:
         self.data, self.means, self.blocks, self.scramble, self.table = data, means, overlap, scramble, table
         self.stages, self.classes = means.shape[:2]
+        self.norm_ratios = np.ones(self.stages) if norm_ratios is None else norm_ratios
         self.weights = np.array(data.test_weights)
         self._class_errors: dict[int, Array] = {}
 
     @cached_property
     def overlap(self) -> Array:
-        """Frobenius products W_t . W_s/N, shape (T, T)."""
+        """Traces of the blocks, shape (T, T): W_t . W_s/N for white inputs."""
         return np.einsum("tskk->ts", self.blocks)
 
     def weight_norm(self, t: int) -> Array:
-        """|w_t|^2/N: inputs are white."""
-        return self.overlap[..., t, t]
+        """|w_t|^2/N."""
+        return self.norm_ratios[t] * self.overlap[..., t, t]
 
     def scaled(self, values: Array, t: int, power: int = 1) -> Array:
         """Itself: all weights are finite."""

@@ -1,22 +1,26 @@
 """The prior in blocks: conjugates -> order parameters, by the resolvent of a block-triangular matrix on groups of coordinates.
 
-On a group of coordinates, those that the same stages train, the weights are ``w_t = a_t mu + sum_s G_ts xi_s`` with
+On a group of coordinates, those that the same stages train and whose inputs have the variance Delta lambda, the weights are
+``w_t = a_t mu + sum_s G_ts xi_s`` with ``E xi_t xi_s^T = lambda Qh_ts`` and
 
-    G_tt = (ridge + Vh_tt)^-1,    w_t = G_tt (mh_t mu + xi_t - sum_{s<t} Vh_ts w_s)
+    G_tt = (ridge + lambda Vh_tt)^-1,    w_t = G_tt (mh_t mu + xi_t - lambda sum_{s<t} Vh_ts w_s)
 
-(:func:`theory.blocks.propagators`).  Every weight is kept as a row of factors F with w.w' = F F'^T, so that the part of a weight
-that is orthogonal to earlier ones comes from a QR decomposition, without the difference of two nearly equal numbers.
+(:func:`theory.blocks.propagators`).  Order parameters are ``m = <w mu>``, ``Q_ts = <lambda w_t w_s^T>``, ``V_ts = <lambda G_ts>``.
+Every weight is kept as a row of factors F with w.w' = F F'^T, so that the part of a weight that is orthogonal to earlier ones comes
+from a QR decomposition, without the difference of two nearly equal numbers.  All arrays have the groups as their first axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.scalar.prior import Pattern
+from numerics.models import ClassMixture, Estimator
+from numerics.scalar.prior import mask_patterns
 
 Array = NDArray[np.float64]
 
@@ -51,13 +55,34 @@ class Updated:
     overlap: Array
 
 
-@dataclass
-class _Group:
-    """One pattern of masks: a_s (d, K), and G_s1..G_sk (k, d, d), zero for stages that are not active."""
+class ClassGroups(NamedTuple):
+    """Groups of coordinates that are alike.
 
-    pattern: Pattern
-    alignments: list[Array] = field(default_factory=list)
-    propagators: list[Array] = field(default_factory=list)
+    Attributes
+    ----------
+    share : (g,)
+        Fraction of all coordinates.
+    active : (g, T)
+        Which stages train them.
+    variance : (g,)
+        lambda.
+    gram : (g, K, K)
+        Inner products of the class means on these coordinates, per coordinate.
+    """
+
+    share: Array
+    active: NDArray[np.bool_]
+    variance: Array
+    gram: Array
+
+    @classmethod
+    def of(cls, data: ClassMixture, stages: Sequence[Estimator]) -> ClassGroups:
+        """Those of a chain on a mixture."""
+        inputs = data.inputs
+        etas, overlaps = zip(*((stage.eta, stage.mask_overlap) for stage in stages), strict=True)
+        parts = (1.0,) if inputs.white else (*np.cumsum(inputs.shares)[:-1].tolist(), 1.0)
+        share, active, part = map(np.array, zip(*mask_patterns(etas, overlaps, parts), strict=True))
+        return cls(share, active, inputs.variances[part], inputs.class_grams(np.array(data.gram))[part])
 
 
 class Prior:
@@ -65,28 +90,35 @@ class Prior:
 
     Parameters
     ----------
-    gram : (K, K)
-        Of the means.
-    patterns : sequence of Pattern
-        Groups of coordinates (:func:`numerics.scalar.prior.mask_patterns`).
+    groups : ClassGroups
+
+    Attributes
+    ----------
+    norm_ratios : list of float
+        |w_t|^2/N over the trace of Q_tt, of each stage so far: 1 for white inputs.
     """
 
-    def __init__(self, gram: Array, patterns: Sequence[Pattern]) -> None:
-        values, vectors = np.linalg.eigh(gram)
-        self.gram, self.root = gram, vectors * np.sqrt(np.clip(values, 0.0, None))
-        self.groups = [_Group(pattern) for pattern in patterns]
+    def __init__(self, groups: ClassGroups) -> None:
+        self.groups = groups
+        self.gram = np.einsum("g,gcd->cd", groups.share, groups.gram)
+        self.root = _roots(groups.gram)
+        self.alignments: list[Array] = []  # a_s, (g, d, K)
+        self.propagators: list[Array] = []  # G_s1..G_ss, (g, s, d, d), zero where a stage is not active
         self.conjugates: list[Conjugates] = []
-        self.cholesky = np.zeros((0, 0))
+        self.norm_ratios: list[float] = []
 
-    def _row(self, group: _Group, t: int, conjugates: Conjugates, inverse: Array) -> tuple[Array, Array]:
-        """a_t and G_t1..G_tt on a group."""
-        alignment = conjugates.magnetization.copy()
-        propagators = np.zeros((t, *inverse.shape))
-        propagators[-1] = np.eye(len(inverse))
+    def _row(self, t: int, conjugates: Conjugates, inverse: Array) -> tuple[Array, Array]:
+        """a_t and G_t1..G_tt of all groups."""
+        size, d = len(inverse), inverse.shape[1]
+        variance = self.groups.variance[:, None, None]
+        alignment = np.repeat(conjugates.magnetization[None], size, axis=0)
+        propagators = np.zeros((size, t, d, d))
+        propagators[:, -1] = np.eye(d)
         for s in range(t - 1):
-            alignment -= conjugates.responses[s] @ group.alignments[s]
-            propagators[: s + 1] -= conjugates.responses[s] @ group.propagators[s]
-        return inverse @ alignment, inverse @ propagators
+            alignment -= variance * (conjugates.responses[s] @ self.alignments[s])
+            propagators[:, : s + 1] -= variance[:, None] * (conjugates.responses[s] @ self.propagators[s])
+        active = self.groups.active[:, t - 1, None, None]
+        return active * (inverse @ alignment), active[:, None] * (inverse[:, None] @ propagators)
 
     def _factor(self, conjugates: Conjugates) -> Array:
         """R with R R^T = Qh of all stages, (td, td)."""
@@ -99,33 +131,28 @@ class Prior:
         values, vectors = np.linalg.eigh(whole)
         return vectors * np.sqrt(np.clip(values, 0.0, None))
 
-    def _weights(self, group: _Group, s: int, row: tuple[Array, Array], factor: Array) -> Array:
-        """F of w_s on a group, (d, K + td)."""
-        alignment, propagators = row
-        d = len(alignment)
-        fields = sum(propagators[r] @ factor[r * d : (r + 1) * d] for r in range(s))
-        return np.sqrt(group.pattern.share) * np.column_stack([alignment @ self.root, fields])
+    def _weights(self, alignment: Array, propagators: Array, factor: Array) -> Array:
+        """F of a weight on every group, (g, d, K + td): per coordinate, times the root of the group's share."""
+        s, d = propagators.shape[1:3]
+        fields = propagators.transpose(0, 2, 1, 3).reshape(len(propagators), d, s * d) @ factor[: s * d]
+        fields *= np.sqrt(self.groups.variance)[:, None, None]
+        return np.sqrt(self.groups.share)[:, None, None] * np.concatenate([alignment @ self.root, fields], axis=2)
+
+    def _inverse(self, ridge: float, conjugates: Conjugates) -> Array | None:
+        return resolvents(ridge, conjugates.responses[-1], self.groups.variance)
 
     def update(self, t: int, ridge: float, conjugates: Conjugates) -> Updated | None:
-        """Order parameters of stage t; None if ridge + Vh_tt is not positive definite."""
-        d = len(conjugates.magnetization)
-        inverse = resolvent(ridge, conjugates.responses[-1])
+        """Order parameters of stage t; None if ridge + lambda Vh_tt is not positive definite."""
+        inverse = self._inverse(ridge, conjugates)
         if inverse is None:
             return None
+        d = len(conjugates.magnetization)
+        share, variance = self.groups.share, self.groups.variance
+        alignment, propagators = self._row(t, conjugates, inverse)
         factor = self._factor(conjugates)
-        rows = [
-            self._row(group, t, conjugates, inverse) if group.pattern.active[t - 1] else None for group in self.groups
-        ]
-        stack = []
-        magnetization, response = np.zeros(conjugates.magnetization.shape), np.zeros((t, d, d))
-        for group, row in zip(self.groups, rows, strict=True):
-            own = [(a, g) for a, g in zip(group.alignments, group.propagators, strict=True)]
-            own.append(row if row is not None else (np.zeros((d, len(self.gram))), np.zeros((t, d, d))))
-            stack.append(np.vstack([self._weights(group, s + 1, item, factor) for s, item in enumerate(own)]))
-            if row is not None:
-                magnetization += group.pattern.share * row[0] @ self.gram
-                response += group.pattern.share * row[1]
-        whole = np.column_stack(stack)
+        rows = [*zip(self.alignments, self.propagators, strict=True), (alignment, propagators)]
+        whole = np.concatenate([self._weights(*row, factor) for row in rows], axis=1)  # (g, td, K + td)
+        whole = (np.sqrt(variance)[:, None, None] * whole).transpose(1, 0, 2).reshape(t * d, -1)
         triangle = np.linalg.qr(whole.T, mode="r").T
         last = triangle[(t - 1) * d :].copy()
         for s in range(t):
@@ -134,18 +161,18 @@ class Prior:
             left, _, right = np.linalg.svd(triangle[at, at])
             last[:, at] = last[:, at] @ (left @ right).T
         overlap = (whole[(t - 1) * d :] @ whole.T).reshape(d, t, d).transpose(1, 0, 2)
+        magnetization = np.einsum("g,gak,gkc->ac", share, alignment, self.groups.gram, optimize=True)
+        response = np.einsum("g,gsab->sab", share * variance, propagators)
         return Updated(magnetization, last.reshape(d, t, d).transpose(1, 0, 2), response, overlap)
 
     def append(self, t: int, ridge: float, conjugates: Conjugates) -> None:
         """Keep stage t for those that follow."""
-        inverse = resolvent(ridge, conjugates.responses[-1])
-        for group in self.groups:
-            if group.pattern.active[t - 1]:
-                alignment, propagators = self._row(group, t, conjugates, inverse)
-            else:
-                alignment, propagators = np.zeros(conjugates.magnetization.shape), np.zeros(conjugates.overlaps.shape)
-            group.alignments.append(alignment)
-            group.propagators.append(propagators)
+        row = self._row(t, conjugates, self._inverse(ridge, conjugates))
+        squares = np.sum(self._weights(*row, self._factor(conjugates)) ** 2, axis=(1, 2))
+        overlap = float(self.groups.variance @ squares)
+        self.norm_ratios.append(float(squares.sum()) / overlap if overlap > 0.0 else 1.0)
+        self.alignments.append(row[0])
+        self.propagators.append(row[1])
         self.conjugates.append(conjugates)
 
     def slopes(self, t: int, ridge: float, conjugates: Conjugates) -> tuple[Array, Array, Array]:
@@ -154,22 +181,22 @@ class Prior:
         Blocks of conjugates are taken as they are: what is symmetric has to be moved symmetrically.
         """
         d, k = conjugates.magnetization.shape
-        inverse = resolvent(ridge, conjugates.responses[-1])
+        share, variance, gram = self.groups.share, self.groups.variance, self.groups.gram
+        inverse = self._inverse(ridge, conjugates)
+        own = inverse * self.groups.active[:, t - 1, None, None]
         factor = self._factor(conjugates)
-        mean_alignment = np.zeros((t, d, k))  # a_r Gamma
-        covariance, propagator = np.zeros((t, t, d, d)), np.zeros((t, t, d, d))
-        share = 0.0
-        for group in self.groups:
-            if not group.pattern.active[t - 1]:
-                continue
-            part = group.pattern.share
-            share += part
-            rows = [*zip(group.alignments, group.propagators, strict=True), self._row(group, t, conjugates, inverse)]
-            whole = np.stack([self._weights(group, s + 1, row, factor) for s, row in enumerate(rows)])
-            covariance += np.einsum("rax,sbx->rsab", whole, whole)
-            for r, (alignment, propagators) in enumerate(rows):
-                mean_alignment[r] += part * alignment @ self.gram
-                propagator[r, : r + 1] += part * propagators
+        rows = [*zip(self.alignments, self.propagators, strict=True), self._row(t, conjugates, inverse)]
+        along = [alignment @ gram for alignment, _ in rows]  # a_r Gamma, (g, d, K)
+        weights = [self._weights(*row, factor) for row in rows]
+
+        def product(power: int, right: Array, *, shared: bool = False) -> Array:
+            """Mean of kron(G_tt, right) over coordinates, times lambda to a power; ``shared`` if the share is in ``right``."""
+            if len(own) == 1:
+                return (1.0 if shared else share[0]) * variance[0] ** power * np.kron(own[0], right[0])
+            scaled = own * (variance**power * (1.0 if shared else share))[:, None, None]
+            found = np.tensordot(scaled, right, (0, 0))
+            return found.transpose(0, 2, 1, 3).reshape(d * right.shape[1], d * right.shape[2])
+
         n_m, n_q = d * k, t * d * d
         m_slope = np.zeros((d * k, n_m + 2 * n_q))
         q_slope = np.zeros((t, d, d, n_m + 2 * n_q))
@@ -181,29 +208,36 @@ class Prior:
         def responses(s: int) -> slice:
             return slice(n_m + n_q + s * d * d, n_m + n_q + (s + 1) * d * d)
 
-        # With w_t = G_tt (..): d(w_t . y) = G_tt (dmh mu.y + dxi_t.y - sum_r dVh_tr w_r.y) for all y.
-        m_slope[:, :n_m] = np.kron(inverse, share * self.gram.T)
+        # With w_t = G_tt (..): d(w_t . y) = G_tt (dmh mu.y + dxi_t.y - lambda sum_r dVh_tr w_r.y) for all y.
+        m_slope[:, :n_m] = product(0, gram.transpose(0, 2, 1))
         for r in range(t):
-            m_slope[:, responses(r)] = -np.kron(inverse, mean_alignment[r].T)
+            m_slope[:, responses(r)] = -product(1, along[r].transpose(0, 2, 1))
         for s in range(t):
             flat = q_slope[s].reshape(d * d, -1)
-            flat[:, :n_m] = np.kron(inverse, mean_alignment[s])
+            flat[:, :n_m] = product(1, along[s])
             for r in range(t):
-                flat[:, responses(r)] = -np.kron(inverse, covariance[r, s].T)
+                covariance = weights[s] @ weights[r].transpose(0, 2, 1)
+                flat[:, responses(r)] = -product(2, covariance, shared=True)
             for r in range(s + 1):
-                flat[:, overlaps(r)] = np.kron(inverse, (0.5 if r == t - 1 else 1.0) * propagator[s, r])
+                flat[:, overlaps(r)] = (0.5 if r == t - 1 else 1.0) * product(2, rows[s][1][:, r])
             for r in range(s, t):
-                v_slope[s][:, responses(r)] = -np.kron(inverse, propagator[r, s].T)
+                v_slope[s][:, responses(r)] = -product(2, rows[r][1][:, s].transpose(0, 2, 1))
         q_slope[-1] += q_slope[-1].transpose(1, 0, 2).copy()
         return m_slope, q_slope.reshape(t, d * d, -1), v_slope
 
 
-def resolvent(ridge: float, response_hat: Array) -> Array | None:
-    """(ridge + Vh)^-1 of the symmetric part; None if that is not positive definite."""
-    matrix = ridge * np.eye(len(response_hat)) + 0.5 * (response_hat + response_hat.T)
-    try:
-        root = np.linalg.cholesky(matrix)
-    except np.linalg.LinAlgError:
+def _roots(gram: Array) -> Array:
+    """R with R R^T = Gamma of each group, (g, K, r): r is the largest rank."""
+    values, vectors = np.linalg.eigh(gram)
+    largest = max(float(np.abs(values).max()), np.finfo(float).tiny)
+    rank = max(1, int(np.max(np.sum(values > 1e-14 * largest, axis=1))))
+    return (vectors * np.sqrt(np.clip(values, 0.0, None))[:, None, :])[:, :, -rank:]
+
+
+def resolvents(ridge: float, response_hat: Array, variance: Array) -> Array | None:
+    """(ridge + lambda Vh)^-1 of the symmetric part for each lambda, (g, d, d); None if one is not positive definite."""
+    values, vectors = np.linalg.eigh(0.5 * (response_hat + response_hat.T))
+    shifted = ridge + variance[:, None] * values
+    if not (shifted > 0.0).all():
         return None
-    inverse = np.linalg.inv(root)
-    return inverse.T @ inverse
+    return (vectors / shifted[:, None, :]) @ vectors.T

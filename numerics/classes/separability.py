@@ -260,6 +260,8 @@ def _problem(data: ClassMixture, eta: float) -> tuple[_Problem, float]:
     """Dense problem of a student, and its ``eta``."""
     if not isinstance(data, ClassMixture):
         raise ParameterError(f"data must be a ClassMixture, got {data!r}")
+    if not data.inputs.white:
+        raise ParameterError(f"inputs must be Isotropic for a threshold of separability, got {data.inputs!r}")
     eta = require_number("eta", eta, above=0, at_most=1, allowed="a number in (0, 1]")
     table = data.class_weights("training")[:, None] * data.confusion_of("training")
     seen = np.flatnonzero(table.sum(axis=0) > 0)

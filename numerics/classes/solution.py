@@ -139,7 +139,7 @@ class ClassSolution:
 
     @cached_property
     def overlap(self) -> Array:
-        """Q_ts = W_t W_s^T/N, blocks of K x K: shape (T, T, K, K)."""
+        """Q_ts = W_t Lambda W_s^T/N, blocks of K x K, with the variances Lambda of the coordinates: shape (T, T, K, K)."""
         return overlap_blocks(self.walk, len(self))
 
     @cached_property
@@ -297,7 +297,8 @@ class ClassStage(AnyStage):
         basis = helmert(self.data.classes_count)
         means = np.array([(blocks.mean + blocks.bias[:, None]).T @ basis for blocks in self.walk.blocks[:k]])
         table = self.walk.points[k - 1].table
-        return ClassPopulation(self.data, means, overlap_blocks(self.walk, k), self.walk.scramble, table)
+        ratios = np.array(self.walk.norm_ratios[:k])
+        return ClassPopulation(self.data, means, overlap_blocks(self.walk, k), self.walk.scramble, table, ratios)
 
     @cached_property
     def samples(self) -> ClassSamples:
@@ -325,7 +326,7 @@ class ClassStage(AnyStage):
         """Minimised training objective per input, from the averages."""
         alpha = self.samples._total
         loss = self.samples.loss(self.estimator.loss)
-        return alpha * loss + 0.5 * self.estimator.ridge * self.fresh.overlap[-1, -1]
+        return alpha * loss + 0.5 * self.estimator.ridge * self.fresh.weight_norm(-1)
 
     def find(self, observable: Observable) -> Integral:
         """Value of an observable, found once; NaN if the stage was not solved."""
@@ -392,6 +393,7 @@ def _of_binary(data: ClassMixture, chain: Chain, found: Solution) -> ClassSoluti
                 outcome = Outcome(point.status, point.iterations, point.residual, point.last_step, point.defect)
                 walk.points.append(StagePoint(blocks, None, None, outcome))
                 walk.found.append(Found(blocks, outcome, None))
+        walk.prior.norm_ratios.extend(moved.norm_ratios)
         walks.append(walk)
     return ClassSolution(
         data, chain, walks[0], tuple(walks[1:]), found.converged, found.residual, found.quadrature_error, found.iterations,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from numerics.classes.channel import Channel
 from numerics.classes.losses import ClassLoss
-from numerics.classes.prior import Conjugates, Prior
+from numerics.classes.prior import ClassGroups, Conjugates, Prior
 from numerics.classes.rules import NARROW, Rule, rule
 from numerics.classes.stage import MatrixLog, StageBlocks, StageEquations, exponential
 from numerics.classes.symmetry import invariants, permutations_of
@@ -19,7 +19,6 @@ from numerics.driver.chord import Found, chord, newton_step
 from numerics.driver.homotopy import homotopy_of
 from numerics.driver.outcome import Outcome, Status
 from numerics.models import Chain, ClassMixture, Estimator
-from numerics.scalar.prior import mask_patterns
 
 Array = NDArray[np.float64]
 
@@ -69,8 +68,7 @@ class Walk:
     found: list[Found] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        etas, overlaps = zip(*((stage.eta, stage.mask_overlap) for stage in self.stages), strict=True)
-        self.prior = Prior(np.array(self.data.gram), mask_patterns(etas, overlaps))
+        self.prior = Prior(ClassGroups.of(self.data, self.stages))
         tables = (stage.loss.table for stage in self.stages)
         self.permutations = permutations_of(self.data, tuple(table for table in tables if table is not None))
 
@@ -78,6 +76,11 @@ class Walk:
     def blocks(self) -> list[StageBlocks]:
         """Order parameters of the stages so far."""
         return [point.blocks for point in self.points]
+
+    @property
+    def norm_ratios(self) -> list[float]:
+        """See :class:`numerics.classes.prior.Prior`."""
+        return self.prior.norm_ratios
 
     @property
     def widest(self) -> float:
@@ -144,7 +147,8 @@ class Walk:
                 x[:] = _packed(found.x)
             return found.outcome
 
-        equations.ridge = math.exp(max(_FIRST_LOG_RIDGE, math.log(goal)))
+        first = _FIRST_LOG_RIDGE + math.log(max(1.0, float(self.prior.groups.variance.max())))
+        equations.ridge = math.exp(max(first, math.log(goal)))
         x = _packed(equations.start())
         follow = homotopy_of(at_ridge).py_func
         outcome = follow(None, None, x, math.log(equations.ridge), math.log(goal), _RIDGE_STEPS)

@@ -278,11 +278,14 @@ class StageEquations:
         cells = [self.channel.cells[i] for i in self.channel.used]
         weights = np.array([cell.weight for cell in cells])
         delta = float(weights @ [self.channel.data.deltas[cell.class_index] for cell in cells]) / weights.sum()
-        eta = sum(group.pattern.share for group in self.prior.groups if group.pattern.active[t - 1])
-        # V = eta/(ridge + alpha Delta s/(1 + Delta V s)) for S' = s
+        groups = self.prior.groups
+        share = groups.share * groups.active[:, t - 1]
+        eta = float(share.sum())
+        ridge = self.ridge * eta / float(share @ groups.variance)
+        # V = eta/(ridge + alpha Delta s/(1 + Delta V s)) for S' = s, on inputs of the mean variance
         pull, slope = weights.sum() * delta * curvature, delta * curvature
-        linear = self.ridge + pull - eta * slope
-        v = 2.0 * eta / (linear + math.sqrt(linear**2 + 4.0 * eta * slope * self.ridge))
+        linear = ridge + pull - eta * slope
+        v = 2.0 * eta / (linear + math.sqrt(linear**2 + 4.0 * eta * slope * ridge))
         eye = np.eye(d)
         zero = np.zeros((t, d, d))
         cholesky, response = zero.copy(), zero.copy()

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.models import ClassMixture, helmert
+from numerics.models import ClassMixture, SharedCovariance, helmert
 
 Array = NDArray[np.float64]
 Permutation = tuple[int, ...]
@@ -32,7 +32,7 @@ _SAME = 1e-12
 def permutations_of(data: ClassMixture, targets: tuple[Matrix, ...] = ()) -> tuple[Permutation, ...]:
     """Permutations of the classes that leave the data as they are: one that takes i to j for every i < j, where there is one.
 
-    They leave ``targets``, tables of soft targets of the stages, as they are, too.
+    They leave ``targets``, tables of soft targets of the stages, as they are, too.  Of measured means none is expected to.
 
     Examples
     --------
@@ -45,7 +45,7 @@ def permutations_of(data: ClassMixture, targets: tuple[Matrix, ...] = ()) -> tup
     ()
     """
     k = data.classes_count
-    if k > MOST_CLASSES:
+    if k > MOST_CLASSES or isinstance(data.inputs, SharedCovariance):
         return ()
     gram = np.array(data.gram)
     marks = [data.deltas, *(data.class_weights(found.name) for found in data.sets)]

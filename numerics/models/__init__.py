@@ -13,19 +13,7 @@ from numerics.models.checks import (
     require_noise,
     require_number,
 )
-from numerics.models.class_mixture import (
-    ClassMixture,
-    ClassSet,
-    Gram,
-    class_tree,
-    equal_overlaps,
-    gram_of_correlations,
-    helmert,
-    mixture_of_samples,
-    orthogonal_means,
-    similar_pairs,
-    simplex_means,
-)
+from numerics.models.class_mixture import ClassMixture, ClassSet, helmert
 from numerics.models.data import (
     OUTPUTS,
     TRAINING,
@@ -38,6 +26,16 @@ from numerics.models.data import (
 )
 from numerics.models.dense import Dense, LinearMap
 from numerics.models.features import RandomFeatures
+from numerics.models.gram import (
+    Gram,
+    class_tree,
+    equal_overlaps,
+    gram_of_correlations,
+    mixture_of_samples,
+    orthogonal_means,
+    similar_pairs,
+    simplex_means,
+)
 from numerics.models.inputs import Inputs, Isotropic, PowerLaw, Spectrum
 from numerics.models.parameters import (
     PARAMETERS,
@@ -48,14 +46,59 @@ from numerics.models.parameters import (
     parameter_values,
     with_parameter,
 )  # fmt: skip
+from numerics.models.shared_covariance import SharedCovariance
 from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Rule, Stage
 
 __all__ = [
-    "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ClassMixture", "ClassSet",
-    "ConvergenceWarning", "DataModel", "DataSet", "Dense", "Description", "Estimator", "Frozen", "GaussianMixture", "Gram",
-    "Hebbian", "Inputs", "Isotropic", "LinearMap", "LinearRule", "ParameterError", "PowerLaw", "RandomFeatures", "Rule",
-    "Spectrum", "Stage", "check_fit", "chosen", "class_tree", "described", "equal_overlaps", "gram_of_correlations", "helmert",
-    "in_equations", "mixture_of_samples", "orthogonal_means", "parameter_paths", "parameter_value", "parameter_values",
-    "require_count", "require_noise", "require_number", "similar_pairs", "simplex_means", "structured", "total_alpha",
+    "OUTPUTS",
+    "PARAMETERS",
+    "ROUNDING",
+    "TRAINING",
+    "BayesOptimal",
+    "Chain",
+    "ClassLaw",
+    "ClassMixture",
+    "ClassSet",
+    "ConvergenceWarning",
+    "DataModel",
+    "DataSet",
+    "Dense",
+    "Description",
+    "Estimator",
+    "Frozen",
+    "GaussianMixture",
+    "Gram",
+    "Hebbian",
+    "Inputs",
+    "Isotropic",
+    "LinearMap",
+    "LinearRule",
+    "ParameterError",
+    "PowerLaw",
+    "RandomFeatures",
+    "Rule",
+    "SharedCovariance",
+    "Spectrum",
+    "Stage",
+    "check_fit",
+    "chosen",
+    "class_tree",
+    "described",
+    "equal_overlaps",
+    "gram_of_correlations",
+    "helmert",
+    "in_equations",
+    "mixture_of_samples",
+    "orthogonal_means",
+    "parameter_paths",
+    "parameter_value",
+    "parameter_values",
+    "require_count",
+    "require_noise",
+    "require_number",
+    "similar_pairs",
+    "simplex_means",
+    "structured",
+    "total_alpha",
     "with_parameter",
 ]  # fmt: skip

@@ -63,6 +63,10 @@ class Inputs(ABC):
         """Variance of theta.x/sqrt(N): that of the labels of a rule without noise, over Delta."""
         return float(self.shares @ (self.variances * self.signals))
 
+    def class_grams(self, gram: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Inner products of K class means in each group, per coordinate, shape (p, K, K), for Gamma = ``gram``."""
+        return self.signals[:, None, None] * gram
+
     def groups_of(self, n_inputs: int) -> NDArray[np.intp]:
         """Group of each of N coordinates, shape (N,)."""
         edges = np.cumsum(self.shares)

@@ -24,6 +24,7 @@ from numerics.models import (
     LinearMap,
     RandomFeatures,
     Rule,
+    SharedCovariance,
 )
 from numerics.models.link import disagreement
 
@@ -272,19 +273,17 @@ def _dense_direction(inputs: Dense, drawn: Array) -> Array:
 def draw_classes(data: ClassMixture, n_inputs: int, seed: np.random.SeedSequence, edges: Sequence[int] = ()) -> Sample:
     """Draw means, labels and inputs of every data set of K classes.
 
-    The means have exactly the Gram matrix of the data, and that on the inputs between two ``edges`` (ends of masks) is the same
-    times their share, where there are at least K of them.  So do data sets have exactly their shares of classes, as far as these
-    are whole numbers.  Labels are drawn from the confusion matrix.
+    The means have exactly the Gram matrix of the data, and that on the inputs between two ``edges`` (ends of masks, and of groups
+    of coordinates) is the same times their share and squared signal, where there are at least K of them.  So do data sets have
+    exactly their shares of classes, as far as these are whole numbers.  Labels are drawn from the confusion matrix.
     """
     generator = np.random.default_rng(seed)
-    k = data.classes_count
-    means, coordinates = np.empty((k, n_inputs)), data.gram.means()
-    ends = sorted({edge for edge in edges if 0 < edge < n_inputs} | {0, n_inputs})
-    if min(stop - start for start, stop in pairwise(ends)) < k:
-        ends = [0, n_inputs]
-    for start, stop in pairwise(ends):
-        axes = np.linalg.qr(generator.standard_normal((max(stop - start, k), k)))[0][: stop - start]
-        means[:, start:stop] = math.sqrt(stop - start) * coordinates @ axes.T
+    groups = data.inputs.groups_of(n_inputs)
+    deviations = np.sqrt(data.inputs.variances[groups])
+    if isinstance(data.inputs, SharedCovariance):
+        means = np.array(data.inputs.means)[:, groups]
+    else:
+        means = np.sqrt(data.inputs.signals[groups]) * _class_means(data, groups, edges, generator)
     counts = class_counts(data, n_inputs)
     n_samples = sum(int(found.sum()) for found in counts)
     design = np.empty((n_samples, n_inputs))
@@ -298,7 +297,7 @@ def draw_classes(data: ClassMixture, n_inputs: int, seed: np.random.SeedSequence
         chance = _generator(seed, FLIPS, number).random(rows.stop - rows.start)
         for c, count in enumerate(found):
             some = slice(first, first + int(count))
-            design[some] *= widths[c]
+            design[some] *= widths[c] * deviations
             design[some] += means[c] / n_inputs
             classes[some] = c
             steps = np.cumsum(data.confusion_of(data_set.name)[c])
@@ -306,7 +305,27 @@ def draw_classes(data: ClassMixture, n_inputs: int, seed: np.random.SeedSequence
                 steps / steps[-1], chance[some.start - rows.start : some.stop - rows.start], "right"
             )
             first = some.stop
-    return Sample(design, labels, means, classes, sets, seed=seed)
+    return Sample(design, labels, means, classes, sets, variances=deviations**2, seed=seed)
+
+
+def _class_means(
+    data: ClassMixture, groups: NDArray[np.intp], edges: Sequence[int], generator: np.random.Generator
+) -> Array:  # fmt: skip
+    """Means with the Gram matrix of the data on all coordinates, or on those between edges, as if inputs were white, (K, N)."""
+    k, n_inputs = data.classes_count, len(groups)
+    means, coordinates = np.empty((k, n_inputs)), data.gram.means()
+    steps = {int(place) + 1 for place in np.flatnonzero(np.diff(groups))}
+    masks = {edge for edge in edges if 0 < edge < n_inputs}
+    ends = [0, n_inputs]
+    for wanted in (masks | steps, masks):
+        found = sorted({*wanted, 0, n_inputs})
+        if min(stop - start for start, stop in pairwise(found)) >= k:
+            ends = found
+            break
+    for start, stop in pairwise(ends):
+        axes = np.linalg.qr(generator.standard_normal((max(stop - start, k), k)))[0][: stop - start]
+        means[:, start:stop] = math.sqrt(stop - start) * coordinates @ axes.T
+    return means
 
 
 def class_counts(data: ClassMixture, n_inputs: int) -> tuple[NDArray[np.int64], ...]:

@@ -171,7 +171,10 @@ class MeasuredClasses(MeasuredStage):
     def fresh(self) -> ClassPopulation:
         """Law of the logits of the stages up to this one on fresh samples, given the trained weights."""
         k, whole = self.number, self._population
-        return ClassPopulation(self.data, whole.means[:k], whole.blocks[:k, :k], table=self.fit.table)
+        ratios = whole.norm_ratios[:k]
+        return ClassPopulation(
+            self.data, whole.means[:k], whole.blocks[:k, :k], table=self.fit.table, norm_ratios=ratios
+        )
 
     @cached_property
     def samples(self) -> DrawnClassSamples:
@@ -238,13 +241,17 @@ def measure(
 def _measure_classes(
     data: ClassMixture, sample: Sample, chain: Chain, fits: Sequence[StageFit], further: Further | None
 ) -> dict[str, Array]:
-    """The same on K classes, with blocks of K x K: ``means[t, c, k]`` is w_tk.mu_c/N, ``overlap[t, s]`` W_t W_s^T/N."""
+    """The same on K classes, with blocks of K x K: ``means[t, c, k]`` is w_tk.mu_c/N, ``overlap[t, s]`` W_t Lambda W_s^T/N."""
     n_inputs, basis = sample.mean.shape[1], helmert(data.classes_count)
     weights = [fit.all_weights @ basis for fit in fits]
     means = np.array([sample.mean @ w / n_inputs for w in weights])
     bias = np.array([fit.bias @ basis for fit in fits])
-    overlap = np.array([[one.T @ other / n_inputs for other in weights] for one in weights])
-    population = ClassPopulation(data, means + bias[:, None], overlap)
+    seen = [sample.variances[:, None] * w for w in weights]
+    overlap = np.array([[one.T @ other / n_inputs for other in seen] for one in weights])
+    norms = np.array([np.sum(w**2) / n_inputs for w in weights])
+    traces = np.einsum("ttkk->t", overlap)
+    ratios = np.divide(norms, traces, out=np.ones_like(norms), where=traces > 0.0)
+    population = ClassPopulation(data, means + bias[:, None], overlap, norm_ratios=ratios)
     stages = [MeasuredClasses(data, chain, number, sample, fits, population) for number in range(1, len(fits) + 1)]
     found = {
         "means": means, "bias": bias, "overlap": overlap,

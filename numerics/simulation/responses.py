@@ -80,7 +80,7 @@ def measure_responses(sample: Sample, chain: Chain, fits: Sequence[StageFit]) ->
 
 
 def measure_class_responses(sample: Sample, chain: Chain, fits: Sequence[StageFit]) -> Array:
-    """The same for K classes: ``V_ts = (1/N) sum_i d w_ti/d xi_si`` in blocks of K x K, rows those of stage t.
+    """The same for K classes: ``V_ts = (1/N) sum_i lambda_i d w_ti/d xi_si`` in blocks of K x K, rows those of stage t.
 
     Class similarity in targets is an average over samples, whose own response is of order 1/N: it is kept as it is.
 
@@ -110,7 +110,8 @@ def measure_class_responses(sample: Sample, chain: Chain, fits: Sequence[StageFi
         np.einsum("ii->i", hessian)[: size * d] += stage.ridge
         factors = cho_factor(hessian, lower=True, overwrite_a=True)
         inverse = cho_solve(factors, np.eye(rows, size * d), overwrite_b=True)
-        blocks = np.einsum("iaib->ab", inverse[: size * d].reshape(size, d, size, d)) / n_inputs
+        variances = sample.variances[fit.active]
+        blocks = np.einsum("i,iaib->ab", variances, inverse[: size * d].reshape(size, d, size, d)) / n_inputs
         result[t, t] = basis.T @ blocks @ basis
         own = np.tensordot(design, inverse.reshape(size + 1, -1), 1).reshape(len(design), d, size * d)
         moved[t, t] = np.tensordot(everywhere, inverse.reshape(size + 1, -1), 1).reshape(-1, d, size * d)
@@ -126,7 +127,8 @@ def measure_class_responses(sample: Sample, chain: Chain, fits: Sequence[StageFi
             mine, others = _shared(fit.active, fits[s].active, n_inputs)
             left = own.reshape(-1, size, d)[:, mine]
             right = forces.reshape(len(left), -1, d)[:, others]
-            result[t, s] = -basis.T @ (np.einsum("mia,mib->ab", left, right) / n_inputs) @ basis
+            weighted = variances[mine, None] * left
+            result[t, s] = -basis.T @ (np.einsum("mia,mib->ab", weighted, right) / n_inputs) @ basis
             pushed = np.tensordot(design.T, forces, 1).reshape(rows, -1)
             solved = -cho_solve(factors, pushed)
             moved[t, s] = np.tensordot(everywhere, solved.reshape(size + 1, -1), 1).reshape(len(everywhere), d, -1)

@@ -11,13 +11,12 @@ from numpy.polynomial.hermite_e import hermegauss
 from numerics import Chain, Estimator
 from numerics.classes.channel import Averages, Channel, cells_of
 from numerics.classes.losses import ClassLoss
-from numerics.classes.prior import Conjugates, Prior
+from numerics.classes.prior import ClassGroups, Conjugates, Prior
 from numerics.classes.proximal import proximal_points
 from numerics.classes.rules import Rule, sobol_rule
 from numerics.classes.solver import Walk, solve_walk
 from numerics.classes.stage import MatrixLog, StageBlocks, StageEquations, exponential
-from numerics.models import ClassMixture, ClassSet, helmert, similar_pairs
-from numerics.scalar.prior import mask_patterns
+from numerics.models import ClassMixture, ClassSet, Spectrum, helmert, similar_pairs
 from theory.losses import CrossEntropy, Distillation, LogitMatching, PseudoLabels, SquareDistillation
 
 DATA = ClassMixture(
@@ -145,14 +144,16 @@ def test_proximal_points(loss, scale: float) -> None:
 
 
 @pytest.mark.parametrize("t", [1, 2, 3])
-def test_the_prior_is_that_of_theory(t: int) -> None:
-    """On coordinates that all stages train: theory's equations in blocks; and the slopes are derivatives."""
+@pytest.mark.parametrize("spectrum", [False, True], ids=["white", "spectrum"])
+def test_the_prior_is_that_of_theory(t: int, spectrum: bool) -> None:
+    """On groups of coordinates that all stages train: theory's equations in blocks, added up."""
     from theory import blocks
     from theory.symbols import eta, ridge
 
     generator = np.random.default_rng(t)
-    gram = np.array(DATA.gram)
-    prior = Prior(gram, mask_patterns((0.8,) * t, (None,) * t))
+    shares, variances = ([0.5, 0.3], [2.0, 0.4]) if spectrum else ([0.8], [1.0])
+    parts = [spd(generator, K) for _ in shares] if spectrum else [np.array(DATA.gram)]
+    prior = Prior(ClassGroups(np.array(shares), np.ones((len(shares), t), bool), np.array(variances), np.array(parts)))
     fields = generator.standard_normal((t * D, t * D + 2))
     fields = (fields @ fields.T).reshape(t, D, t, D).transpose(0, 2, 1, 3)
     given = []
@@ -163,27 +164,36 @@ def test_the_prior_is_that_of_theory(t: int) -> None:
     for s in range(1, t):
         prior.append(s, 0.3 * s, given[s - 1])
     found, last = prior.update(t, 0.3, given[-1]), given[-1]
-    group = prior.groups[0]
-    values = {"Gamma": gram, f"mh_{t}": last.magnetization}
+    factor, squares = prior._factor(last), 0.0
+    total: dict[str, np.ndarray] = {}
+    for g, (share, variance, gram) in enumerate(zip(shares, variances, parts, strict=True)):
+        values = {"Gamma": gram, f"mh_{t}": last.magnetization}
+        for s in range(1, t + 1):
+            values |= {f"Qh_{t}{s}": last.overlaps[s - 1], f"Vh_{t}{s}": last.responses[s - 1]}
+        known = list(zip(prior.alignments, prior.propagators, strict=True))
+        rows = [prior._weights(*row, factor)[g] / np.sqrt(share) for row in known]
+        for s in range(1, t):
+            values[f"mu_{s}"] = known[s - 1][0][g] @ gram
+            for r in range(1, s + 1):
+                values |= {f"B_{s}{r}": rows[s - 1] @ rows[r - 1].T, f"G_{s}{r}": known[s - 1][1][g, r - 1]}
+        for name, expression in blocks.prior_equations(t, spectrum=spectrum).items():
+            numbers = expression.subs({ridge: 0.3, eta: share, blocks.input_variance: variance})
+            total[name] = total.get(name, 0.0) + numeric(numbers, values)
+        if t > 1:
+            squares += share * np.sum(rows[-1] ** 2)
+    assert found.magnetization == pytest.approx(total[f"m_{t}"])
     for s in range(1, t + 1):
-        values |= {f"Qh_{t}{s}": last.overlaps[s - 1], f"Vh_{t}{s}": last.responses[s - 1]}
-    factor = prior._factor(last)
-    rows = [
-        prior._weights(group, s + 1, row, factor) / np.sqrt(0.8)
-        for s, row in enumerate(zip(group.alignments, group.propagators, strict=True))
-    ]
-    for s in range(1, t):
-        values[f"mu_{s}"] = group.alignments[s - 1] @ gram
-        for r in range(1, s + 1):
-            values |= {f"B_{s}{r}": rows[s - 1] @ rows[r - 1].T, f"G_{s}{r}": group.propagators[s - 1][r - 1]}
-    expected = {}
-    for name, expression in blocks.prior_equations(t).items():
-        expected[name] = numeric(expression.subs({ridge: 0.3, eta: 0.8}), values)
-    assert found.magnetization == pytest.approx(expected[f"m_{t}"])
-    for s in range(1, t + 1):
-        assert found.overlap[s - 1] == pytest.approx(expected[f"Q_{t}{s}"])
-        assert found.response[s - 1] == pytest.approx(expected[f"V_{t}{s}"])
-    assert np.einsum("rax,rbx->ab", found.cholesky, found.cholesky) == pytest.approx(expected[f"Q_{t}{t}"])
+        assert found.overlap[s - 1] == pytest.approx(total[f"Q_{t}{s}"])
+        assert found.response[s - 1] == pytest.approx(total[f"V_{t}{s}"])
+    assert np.einsum("rax,rbx->ab", found.cholesky, found.cholesky) == pytest.approx(total[f"Q_{t}{t}"])
+    if t > 1 and not spectrum:
+        assert prior.norm_ratios[-1] == pytest.approx(1.0, abs=1e-14)
+    elif t > 1:
+        before = Prior(prior.groups)
+        for s in range(1, t - 1):
+            before.append(s, 0.3 * s, given[s - 1])
+        overlap = before.update(t - 1, 0.3 * (t - 1), given[t - 2]).overlap[-1]
+        assert prior.norm_ratios[-1] * np.trace(overlap) == pytest.approx(squares)
 
 
 def numeric(expression, values: dict[str, np.ndarray]) -> np.ndarray:
@@ -199,12 +209,15 @@ def numeric(expression, values: dict[str, np.ndarray]) -> np.ndarray:
     return lambdify(sized, found, "numpy")(*(values[s.name] for s in symbols))
 
 
+@pytest.mark.parametrize(
+    "data", [DATA, replace(DATA, inputs=Spectrum([3.0, 1.0, 0.3], [0.5, 1.0, 2.0]))], ids=["white", "spectrum"]
+)
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_the_jacobian(number: int) -> None:
+def test_the_jacobian(data: ClassMixture, number: int) -> None:
     """Against differences of the residual; they differ by how far Stein's lemma misses on the nodes, 2^13 of them."""
-    walk, outcome = solve_walk(DATA, CHAIN, -1, 60)
+    walk, outcome = solve_walk(data, CHAIN, -1, 60)
     assert outcome.status == 0
-    finer = Walk(DATA, CHAIN.stages, 1)
+    finer = Walk(data, CHAIN.stages, 1)
     finer.points, finer.prior = walk.points, prior_before(walk, number)
     equations = StageEquations(
         finer.channel(number, sobol_rule(number, D, 13, 0)),
