@@ -14,6 +14,7 @@ from scipy import special
 from scipy.special import ndtr
 from scipy.stats import qmc
 
+from numerics.classes.formulas import class_loss
 from numerics.classes.losses import ClassLoss
 from numerics.classes.rules import sobol_rule
 from numerics.codegen.cache import njit
@@ -305,7 +306,7 @@ class ClassPopulation:
 
     def loss(self, loss: Loss) -> Integral:
         """Average of a loss of the last stage on fresh samples, whose labels are their classes."""
-        return mean_loss(self, ClassLoss(loss, self.classes), loss.stages(self.stages), self.table)
+        return mean_loss(self, class_loss(loss, self.classes), loss.stages(self.stages), self.table)
 
 
 def mean_loss(law, loss: ClassLoss, seen: Sequence[int], table: Array | None) -> Integral:

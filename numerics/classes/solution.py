@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.classes.binary import as_binary, blocks_of
-from numerics.classes.losses import ClassLoss
+from numerics.classes.formulas import class_loss
 from numerics.classes.population import ClassPopulation, mean_loss
 from numerics.classes.rules import LEVELS, sobol_rule
 from numerics.classes.solver import CHECKS, StagePoint, Walk, solve_walk
@@ -236,7 +236,7 @@ class ClassSamples(WeightedSamples):
 
     def loss(self, loss: Loss) -> Integral:
         """Average of a loss of the last stage."""
-        own = ClassLoss(loss, self.walk.data.classes_count)
+        own = class_loss(loss, self.walk.data.classes_count)
         return mean_loss(self, own, loss.stages(self.number), self.walk.points[self.number - 1].table)
 
 
