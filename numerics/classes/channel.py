@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from numerics.classes.formulas import class_loss
 from numerics.classes.proximal import predict
 from numerics.classes.rules import Rule
-from numerics.classes.symmetry import Permutation, orbits
+from numerics.classes.symmetry import Permutation, made_invariant, orbits
 from numerics.models import ClassMixture, Estimator, helmert
 
 Array = NDArray[np.float64]
@@ -164,6 +164,7 @@ class Channel:
         self.losses = [class_loss(stage.loss, data.classes_count) for stage in stages]
         columns = np.column_stack([np.ones(len(self.normals)), *(self.normals[:, s] for s in range(self.t))])
         self.earlier = earlier
+        self.permutations = tuple(permutations)
         self.orbits = orbits(self.cells, permutations, data.classes_count)
         self.nodes = {i: Nodes(columns, []) for i in self.orbits}
         for s, blocks in enumerate(earlier, start=1):
@@ -277,7 +278,21 @@ class Channel:
                     slopes.force_force += delta * blocks_moved[1]
         if moves is not None:
             found.slopes = slopes
+        if self.permutations:
+            self._make_invariant(found)
         return found
+
+    def _make_invariant(self, found: Averages) -> None:
+        """Images of one cell have the permutations of the others as their error."""
+        for item in (found, found.slopes):
+            if item is not None:
+                item.force = made_invariant(item.force, "means", self.permutations)
+        for name in ("force_normal", "force_force", "stiffness", "bare_stiffness"):
+            setattr(found, name, made_invariant(getattr(found, name), "blocks", self.permutations))
+        if found.slopes is not None:
+            for name in ("force_normal", "force_force"):
+                moved = np.moveaxis(getattr(found.slopes, name), -1, 0)
+                setattr(found.slopes, name, np.moveaxis(made_invariant(moved, "blocks", self.permutations), 0, -1))
 
     def _split(self, moments: Array) -> Array:
         """E[f g_r^T] and E[f f_s^T] from E[f z], shape (2, t, d, d, ..)."""

@@ -19,7 +19,7 @@ from numerics.classes.proximal import FORM, proximal_points
 from numerics.classes.tables import average_table, cosine_table, cosines
 from numerics.codegen.cache import njit
 from numerics.models import ParameterError
-from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, IntArray, Matrix
+from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, IntArray, Matrix, exp_nonpositive
 from numerics.scalar.kernels.layout import Cube
 from theory.losses import Loss
 from theory.softmax import Target, numeric_form
@@ -37,12 +37,13 @@ def softmax(h, temperature, p):
     largest = -np.inf
     for k in range(h.size):
         largest = max(largest, h[k])
-    total = 0.0
+    total, cold = 0.0, 1.0 / temperature
     for k in range(h.size):
-        p[k] = math.exp((h[k] - largest) / temperature)
+        p[k] = exp_nonpositive((h[k] - largest) * cold)
         total += p[k]
+    inverse = 1.0 / total
     for k in range(h.size):
-        p[k] /= total
+        p[k] *= inverse
     return largest / temperature + math.log(total)
 
 

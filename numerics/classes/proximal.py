@@ -16,12 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
+from numerics.classes.lanes import FAST, FORM, TOLERANCE, whole_steps
 from numerics.codegen.cache import njit
 from numerics.scalar.kernels.elementary import GENERIC, OPTIONS, FloatArray, Matrix
 from numerics.scalar.kernels.layout import Cube, record
-from theory.softmax import SoftmaxForm
-
-FORM = record(SoftmaxForm, *[types.float64] * 8, types.int64, types.float64)
 
 _VALUE = types.FunctionType(types.float64(*[FloatArray] * 3))
 _DERIVATIVES = types.FunctionType(types.void(*[FloatArray] * 4, Matrix))
@@ -46,10 +44,8 @@ class Formula(NamedTuple):
 
 FORMULA = record(Formula, _VALUE, _DERIVATIVES, FloatArray, types.float64)
 
-FAST = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
 FAST_GENERIC = {**GENERIC, "fastmath": FAST["fastmath"]}
 
-_TOLERANCE = 1e-6  # of a step, after which what is left is about its square
 _MOST_STEPS = 100
 _LONG_STEP = 0.5  # above which the decrease of the objective is looked at
 _ARMIJO = 1e-4
@@ -271,7 +267,7 @@ def minimise(potential, slope_and_curvature, form, contexts, precision, u, targe
             for i in range(d):
                 h[s, i] += fraction * move[i]
                 scale = max(scale, abs(h[s, i]))
-            if fraction == 1.0 and size < _TOLERANCE * scale:
+            if fraction == 1.0 and size < TOLERANCE * scale:
                 done = True
                 break
         if not done:
@@ -303,7 +299,18 @@ def minimise(potential, slope_and_curvature, form, contexts, precision, u, targe
 @njit(types.int64(FORM, Matrix, Matrix, Matrix, Matrix, Matrix, Cube), **FAST)
 def proximal_points(form, precision, u, target, h, force, stiffness):
     """Minimise A(h) - c.h + (h-u)^T W^-1 (h-u)/2 for every sample, from ``h``, which is overwritten; see :func:`minimise`."""
-    return minimise(_potential, _slope_and_curvature, form, target, precision, u, target, h, force, stiffness)
+    n = len(u)
+    done = np.zeros(n, dtype=np.bool_)
+    whole_steps(form, precision, u, target, h, force, stiffness, done)
+    failed = 0
+    for s in range(n):
+        if not done[s]:
+            one = slice(s, s + 1)
+            failed += minimise(
+                _potential, _slope_and_curvature, form, target[one], precision, u[one], target[one], h[one], force[one],
+                stiffness[one],
+            )  # fmt: skip
+    return failed
 
 
 # A formula.
