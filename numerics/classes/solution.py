@@ -51,6 +51,9 @@ LOOSE = 2e-4
 LEAST_OF_COPIES = 1e-4
 """Ridge from which on students that copy their teacher are found for all numbers of classes."""
 
+FINE_TOLERANCE = 1e-10
+"""Of solutions on the same nodes, of which differences are taken."""
+
 _LOG2_SAMPLES = 12
 
 
@@ -368,6 +371,11 @@ class ClassStage(AnyStage):
         return float(np.sqrt(np.mean([np.max(np.abs(np.asarray(other) - here)) ** 2 for other in others])))
 
 
+def default_rtol(classes: int) -> float:
+    """Accuracy of the test errors of K classes that is asked for by default."""
+    return DEFAULT_RTOL.get(classes, LOOSE)
+
+
 def solve_classes(
     data: ClassMixture, chain: Chain, *, rtol: float | None = None, max_iterations: int | None = None,
     start: ClassSolution | None = None, settings: Settings = DEFAULT, solve_binary: Callable[..., Solution],
@@ -421,7 +429,8 @@ def solve_on_same_nodes(
     if not known:
         rough, _ = solve_walk(data, chain, -1, max_iterations, tolerance=COARSE_TOLERANCE)
         known = rough.found[: len(rough.points)]
-    walk, outcome = solve_walk(data, chain, like.walk.level, max_iterations, known, width=like.walk.width)
+    level, width = like.walk.level, like.walk.width
+    walk, outcome = solve_walk(data, chain, level, max_iterations, known, FINE_TOLERANCE, width)
     solved = outcome.status == Status.CONVERGED
     return ClassSolution(
         data, chain, walk, (), solved, outcome.residual, math.nan, outcome.iterations, Status(outcome.status).message
@@ -456,7 +465,7 @@ def solve_on_nodes(
     start: ClassSolution | None = None,
 ) -> ClassSolution:  # fmt: skip
     """As :func:`solve_classes`, of two classes too by this room's equations."""
-    rtol = DEFAULT_RTOL.get(data.classes_count, LOOSE) if rtol is None else rtol
+    rtol = default_rtol(data.classes_count) if rtol is None else rtol
     iterations = failures = 0
     if start is not None:
         width, known = start.walk.widest, _kept(start)
