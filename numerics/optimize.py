@@ -4,6 +4,9 @@ At a saddle point ``R(x, p) = 0`` of a stage, ``dx/dp = -J^-1 dR/dp`` with Newto
 solution ``x(p)`` at shifted parameters is ``-J^-1 R(x(p), p + e) = e dx/dp + O(e^2)``: differences of such steps are the
 tangent, without solving anything again.  Earlier stages move along their own tangents meanwhile, so that a stage feels the
 parameter directly and through its teachers.
+
+Solutions on K classes are not differentiated: on the nodes of one of them, which do not move with parameters, observables are as
+smooth as they are, and searches take differences.  What the search finds there is good to the error of these nodes.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import numpy as np
 from scipy import optimize as scipy_optimize
 from scipy.stats import qmc
 
+from numerics.classes.solution import ClassSolution, default_rtol, solve_on_same_nodes
 from numerics.models import (
     Chain,
     DataModel,
@@ -57,6 +61,13 @@ FAR = (1e1, 1e2, 1e3, 1e4)
 FLAT = 1e-8
 """Relative changes of an observable smaller than this count as none."""
 
+SCANNED_TO = 10.0
+"""Accuracy of a scan of K classes, times that of solutions by default."""
+
+DIFFERENCE, NEAR = 0.002, 0.15
+"""Of K classes, as parts of the search range: half the distance over which slopes are taken, and up to which solutions are
+followed from one another; over it the quadrature error makes a slope that counts as none."""
+
 _CENTRAL = {-2: 1 / 12, -1: -8 / 12, 1: 8 / 12, 2: -1 / 12}
 _FORWARD = {0: -25 / 12, 1: 4.0, 2: -3.0, 3: 4 / 3, 4: -1 / 4}
 _BACKWARD = {-offset: -weight for offset, weight in _FORWARD.items()}
@@ -82,7 +93,8 @@ class Optimum:
     limit : float
         The observable as far out as was looked if a parameter is at infinity, else ``value``.
     converged : bool
-        Interior parameters have a vanishing gradient, and the saddle point converged.
+        Interior parameters have a vanishing gradient, of K classes one that is lost in the quadrature error of the observable, and
+        the saddle point converged.
     evaluations : int
         Saddle points solved.
     message : str
@@ -152,12 +164,12 @@ def optimize(
     (0.17537, 0.159718, {'teacher.ridge': 'interior'})
     """
     chain = Chain.of(chain)
-    _require_slopes(data)
-    settings = settings_for(chain, settings)
+    settings = settings if data.many_classes else settings_for(chain, settings)
     if not over:
         raise ParameterError("over must name at least one parameter")
     axes = [_Axis.between(data, chain, path, bounds) for path, bounds in over.items()]
-    search = _Search(data, chain, axes, _reader(data, chain, observable), -1.0 if maximize else 1.0, settings)
+    kind = _ClassSearch if data.many_classes else _Search
+    search = kind(data, chain, axes, _reader(data, chain, observable), -1.0 if maximize else 1.0, settings)
     u = _bottom_of_valleys(search) if len(axes) == 1 else _descend(search)
     return _report(search, u, observable, maximize)
 
@@ -228,7 +240,7 @@ def tangent(solution: Solution, parameter: str) -> list[np.ndarray]:
 def _require_slopes(data: DataModel) -> None:
     if data.many_classes:
         raise ParameterError(
-            "data must be a GaussianMixture or a LinearRule: solutions on K classes are not differentiated; take sweep"
+            "data must be a GaussianMixture or a LinearRule: solutions on K classes are not differentiated; take sweep or optimize"
         )
 
 
@@ -350,6 +362,8 @@ def _moved_solutions(solution: Solution, axis: _Axis) -> tuple[dict[int, Solutio
 class _Search:
     """An observable, times ``sign``, as a function of scaled parameters ``u``."""
 
+    scanned, samples, finish = SCAN_POINTS, SAMPLES_PER_PARAMETER, 1e-16
+
     def __init__(
         self, data: DataModel, chain: Chain, axes: Sequence[_Axis], read: Callable[[Solution], float], sign: float,
         settings: Settings,
@@ -383,6 +397,21 @@ class _Search:
                 self._solved[key] = solve(*self.problem(u), settings=self.settings)
         return self._solved[key]
 
+    def settle(self, u: np.ndarray) -> None:
+        """Be told where the scan was best, before that is refined."""
+
+    def final(self, u: np.ndarray) -> Solution:
+        """The solution with its errors, where the search ended."""
+        return self.solution(u)
+
+    def noise(self, u: np.ndarray) -> float:
+        """Slope, times the width of the search range, that counts as none."""
+        return GRADIENT_TOLERANCE * abs(self.value(u))
+
+    def flat(self, u: np.ndarray) -> float:
+        """Change of the observable that counts as none."""
+        return FLAT * abs(self.value(u))
+
     def value(self, u: np.ndarray) -> float:
         """To be minimised; infinite where there is no converged solution."""
         solution = self.solution(u)
@@ -402,12 +431,85 @@ class _Search:
         return result
 
 
+class _ClassSearch(_Search):
+    """The same of K classes: a scan of complete solutions, then the nodes of the best of them for all that follows."""
+
+    scanned, samples, finish = SCAN_POINTS // 2 + 1, SAMPLES_PER_PARAMETER - 1, 1e-12
+
+    def __init__(self, *problem: object) -> None:
+        super().__init__(*problem)
+        self._like: ClassSolution | None = None
+        self._rough = SCANNED_TO * default_rtol(self.data.classes_count)
+        self._final: dict[tuple[float, ...], ClassSolution] = {}
+
+    def solution(self, u: np.ndarray) -> ClassSolution:
+        key = tuple(float(coordinate) for coordinate in u)
+        if key not in self._solved:
+            self.evaluations += 1
+            self._solved[key] = self._solve(u)
+        return self._solved[key]
+
+    def _solve(self, u: np.ndarray) -> ClassSolution:
+        near = self._nearest(u)
+        if self._like is not None:
+            return solve_on_same_nodes(*self.problem(u), self._like, near)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return solve(*self.problem(u), start=near, rtol=self._rough, settings=self.settings)
+
+    def _nearest(self, u: np.ndarray) -> ClassSolution | None:
+        """The converged solution that is nearest, if it is near."""
+        width = self.upper - self.lower
+        found = [(np.abs((u - key) / width).max(), key) for key, known in self._solved.items() if known.converged]
+        distance, key = min(found, default=(math.inf, None))
+        return self._solved[key] if distance <= NEAR else None
+
+    def settle(self, u: np.ndarray) -> None:
+        self._like = self.final(u)
+        self._solved = {tuple(map(float, u)): solve_on_same_nodes(*self.problem(u), self._like, self._like)}
+
+    def final(self, u: np.ndarray) -> ClassSolution:
+        key = tuple(float(coordinate) for coordinate in u)
+        if key not in self._final:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                self._final[key] = solve(*self.problem(u), settings=self.settings)
+        return self._final[key]
+
+    def noise(self, u: np.ndarray) -> float:
+        """What changes the observable by its error within ``NEAR`` of the range."""
+        return max(10.0 * super().noise(u), self._error(u) / NEAR)  # ten times: a slope is a difference
+
+    def flat(self, u: np.ndarray) -> float:
+        return max(super().flat(u), self._error(u))
+
+    def _error(self, u: np.ndarray) -> float:
+        """Estimated error of the observable."""
+        solution = self.final(u)
+        values = [self.read(replace(solution, walk=walk)) for walk in solution.checks]
+        return float(np.sqrt(np.mean((np.array(values) - self.read(solution)) ** 2))) if values else 0.0
+
+    def slope(self, u: np.ndarray) -> np.ndarray:
+        result = np.empty(len(self.axes))
+        for k, axis in enumerate(self.axes):
+            step = DIFFERENCE * (axis.upper - axis.lower)
+            ends = [float(np.clip(u[k] + sign * step, axis.lower, axis.upper)) for sign in (-1, 1)]
+            values = []
+            for end in ends:
+                moved = np.array(u, dtype=float)
+                moved[k] = end
+                values.append(self.value(moved))
+            result[k] = (values[1] - values[0]) / (ends[1] - ends[0])
+        return np.where(np.isfinite(result), result, math.nan)
+
+
 def _bottom_of_valleys(search: _Search) -> np.ndarray:
     """One parameter: the best of the zeros of the derivative, and of the ends."""
-    grid = np.linspace(search.lower[0], search.upper[0], SCAN_POINTS)
+    grid = np.linspace(search.lower[0], search.upper[0], search.scanned)
     values = np.array([search.value(np.array([u])) for u in grid])
     if not np.isfinite(values).any():
         raise ArithmeticError("no saddle point converged in the range of the search")
+    search.settle(grid[[np.argmin(values)]])
     padded = np.concatenate(([math.inf], values, [math.inf]))
     low = np.flatnonzero(np.isfinite(values) & (values <= padded[:-2]) & (values <= padded[2:]))
     best: list[tuple[float, float]] = []
@@ -415,7 +517,7 @@ def _bottom_of_valleys(search: _Search) -> np.ndarray:
         left, right = grid[max(k - 1, 0)], grid[min(k + 1, grid.size - 1)]
         u = _zero_of_slope(search, left, grid[k], right)
         best.append((search.value(np.array([u])), u))
-        best.append((values[k], grid[k]))
+        best.append((search.value(grid[[k]]), grid[k]))
     value = min(best)[0]
     # Of points that are equally good within the accuracy of the solver, the one with the smallest slope.
     equal = [u for v, u in best if v <= value + FLAT * abs(value)]
@@ -441,11 +543,12 @@ def _descend(search: _Search) -> np.ndarray:
     """Several parameters: the best of the descents from the best points of a Sobol sequence."""
     width = search.upper - search.lower
     dimensions = len(search.axes)
-    unit = qmc.Sobol(dimensions, seed=0).random_base2(SAMPLES_PER_PARAMETER + dimensions - 1)
+    unit = qmc.Sobol(dimensions, seed=0).random_base2(search.samples + dimensions - 1)
     values = np.array([search.value(search.lower + width * point) for point in unit])
     if not np.isfinite(values).any():
         raise ArithmeticError("no saddle point converged in the range of the search")
     scale = float(np.ptp(values[np.isfinite(values)])) or 1.0
+    search.settle(search.lower + width * unit[np.argmin(values)])
 
     def function(point: np.ndarray) -> tuple[float, np.ndarray]:
         u = search.lower + width * np.clip(point, 0.0, 1.0)
@@ -458,7 +561,7 @@ def _descend(search: _Search) -> np.ndarray:
     for start in unit[np.argsort(values)[:REFINED]]:
         result = scipy_optimize.minimize(
             function, start, jac=True, method="L-BFGS-B", bounds=[(0.0, 1.0)] * dimensions,
-            options={"maxiter": 200, "ftol": 1e-16, "gtol": 1e-10, "maxls": 30},
+            options={"maxiter": 200, "ftol": search.finish, "gtol": 1e-10, "maxls": 30},
         )  # fmt: skip
         found.append((float(result.fun), result.x))
     best = min(found, key=lambda pair: pair[0])[1]
@@ -466,15 +569,16 @@ def _descend(search: _Search) -> np.ndarray:
 
 
 def _report(search: _Search, u: np.ndarray, observable: str, maximize: bool) -> Optimum:
-    solution = search.solution(u)
+    solution = search.final(u)
     value = search.value(u)
     slope = search.slope(u)
+    noise = search.noise(u)
     width = search.upper - search.lower
     location: dict[str, str] = {}
     limit = value
     vanishing = True
     for k, axis in enumerate(search.axes):
-        small = abs(slope[k]) * width[k] <= GRADIENT_TOLERANCE * abs(value)
+        small = abs(slope[k]) * width[k] <= noise
         location[axis.path] = "interior"
         if u[k] <= axis.lower + 1e-9 * width[k] and slope[k] >= 0:
             location[axis.path] = "lower bound"
@@ -492,7 +596,7 @@ def _report(search: _Search, u: np.ndarray, observable: str, maximize: bool) -> 
         for k, axis in enumerate(search.axes)
     }
     return Optimum(
-        observable=observable, maximize=maximize, value=search.sign * value, gradient=gradient, location=location,
+        observable=observable, maximize=maximize, value=search.read(solution), gradient=gradient, location=location,
         parameters={axis.path: parameter_value(solution.data, solution.chain, axis.path) for axis in search.axes},
         limit=search.sign * limit, converged=converged, evaluations=search.evaluations,
         message=f"{verdict} ({places})", solution=solution,
@@ -502,7 +606,7 @@ def _report(search: _Search, u: np.ndarray, observable: str, maximize: bool) -> 
 def _look_further(search: _Search, u: np.ndarray, k: int) -> float | None:
     """Value far beyond the upper bound of parameter ``k`` if it never gets worse on the way, else None."""
     axis = search.axes[k]
-    value = search.value(u)
+    value, flat = search.value(u), search.flat(u)
     for factor in FAR:
         far = u.copy()
         far[k] = u[k] + math.log(factor) if axis.logarithmic else u[k] * factor
@@ -510,7 +614,7 @@ def _look_further(search: _Search, u: np.ndarray, k: int) -> float | None:
             further = search.value(far)
         except ParameterError:
             return None
-        if not further <= value + FLAT * abs(value):
+        if not further <= value + flat:
             return None
         value = further
     return value

@@ -196,7 +196,7 @@ def _written_loss(loss: Loss) -> dict[str, object]:
     teacher = {} if loss.teacher is None else {"teacher": loss.teacher}
     if type(loss) not in names:
         parameters = {"parameters": loss.parameters} if loss.parameters else {}
-        return {"formula": str(loss.expression), **parameters, **teacher}
+        return {"formula": loss.text if loss.needs_many_classes else str(loss.expression), **parameters, **teacher}
     return {"name": names[type(loss)], **loss.parameters, **dict(loss.options), **teacher}
 
 

@@ -40,7 +40,7 @@ from sympy import (
 
 from theory.derivation import Step
 from theory.losses import Loss
-from theory.softmax import SoftmaxForm, softmax_form
+from theory.softmax import softmax_form
 from theory.symbols import alpha, delta, eta, ridge
 
 d, classes = symbols("d K", integer=True, positive=True)
@@ -305,7 +305,7 @@ def document(losses: Sequence[Loss], count: int) -> list[Step]:
         )
     ]
     for t, loss in enumerate(losses, start=1):
-        steps += [_entropic_step(t), _proximal_step(t, softmax_form(loss)), _channel_step(t), _prior_step(t)]
+        steps += [_entropic_step(t), _proximal_step(t, loss), _channel_step(t), _prior_step(t)]
         if t < len(losses):
             steps.append(_weights_step(t))
     return steps
@@ -331,24 +331,30 @@ def _entropic_step(t: int) -> Step:
     return Step(f"Stage {t}: entropic part", text, (*_lines({"C": square}), psi), f"{t}.entropic")
 
 
-def _proximal_step(t: int, form: SoftmaxForm) -> Step:
+def _proximal_step(t: int, loss: Loss) -> Step:
     h, u, f = (MatrixSymbol(f"{name}_{t}", d, 1) for name in "huf")
     shift = [delta * response(t, s) * MatrixSymbol(f"f_{s}", d, 1) for s in range(1, t)]
+    point = {
+        f"u_{t}": MatAdd(MatrixSymbol(f"omega_{t}", d, 1), *shift).doit(),
+        f"h_{t}": u + delta * response(t, t) * f,
+    }
+    field = "`Delta` is that of the class, and `omega` the cavity field with mean `m_c + b` and covariance `Delta Q`."
+    title, key = f"Stage {t}: proximal point", f"{t}.proximal"
+    if loss.is_formula:
+        text = f"On a training sample.  `l` is `{loss.text}`; {field}"
+        return Step(title, text, _lines({f"f_{t}": -average(f"grad l(h_{t})", 1)} | point), key)
+    form = softmax_form(loss)
     weights = [form.linear * h, form.hard * average(f"p(h_{t})", 1), form.soft * average(f"p(h_{t}/T)", 1)]
     slope = {f"S(h_{t})": MatAdd(*(term for term in weights if term != ZeroMatrix(d, 1))).doit()}
     target = [form.labels * MatrixSymbol("e_y", d, 1)]
     target += [form.taught * average("tau(h_teacher)", 1), form.gain * MatrixSymbol("h_teacher", d, 1)]
     target = {f"c_{t}": MatAdd(*(term for term in target if term != ZeroMatrix(d, 1))).doit()}
-    point = {
-        f"u_{t}": MatAdd(MatrixSymbol(f"omega_{t}", d, 1), *shift).doit(),
-        f"h_{t}": u + delta * response(t, t) * f,
-    }
     force = {f"f_{t}": MatrixSymbol(f"c_{t}", d, 1) - average(f"S(h_{t})", 1)}
     text = (
         "On a training sample.  `p` is softmax, `e_y` the label, smoothed if the loss says so, `tau` what is kept of the teacher's "
-        "probabilities; `Delta` is that of the class, and `omega` the cavity field with mean `m_c + b` and covariance `Delta Q`."
+        f"probabilities; {field}"
     )
-    return Step(f"Stage {t}: proximal point", text, _lines(slope | target | force | point), f"{t}.proximal")
+    return Step(title, text, _lines(slope | target | force | point), key)
 
 
 def _channel_step(t: int) -> Step:

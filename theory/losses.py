@@ -18,7 +18,7 @@ import copy
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,8 +28,8 @@ from sympy import Add, Expr, Integer, Symbol, collect, diff, expand, factor
 from theory.bends import CURVED, Bend, are_known, numeric_bends, symbolic_bends
 from theory.convexity import ConvexityWarning, examine
 from theory.functions import sigmoid, softplus, stabilise, step
-from theory.parser import earlier_logits, names_label, parameter_symbol, read_formula, require_used
-from theory.softmax import SoftmaxForm, Target, read_target
+from theory.parser import earlier_logits, names_classes, names_label, parameter_symbol, read_formula, require_used
+from theory.softmax import SoftmaxForm, Target, numeric_form, read_target, softmax_form
 from theory.symbols import TEACHER, h, logit, y
 
 Teacher = int | tuple[int, ...] | None
@@ -96,6 +96,8 @@ class Loss:
         The same loss for K classes (:mod:`theory.softmax`), in the symbols of the parameters; None if there is none.
     needs_many_classes
         Whether it means something for K classes alone.
+    is_formula
+        Whether it was made by :meth:`from_expression`.
     table
         Soft targets that come with it, a row of K numbers for each of K labels; None if there are none.
 
@@ -151,7 +153,9 @@ class Loss:
             Formula in ``h``, ``y`` (0 or 1), ``s`` (= 2y-1), ``h_teacher``, ``h_1``, ``h_2``, ... and
             parameters.  Powers up to 100.
             Functions: sigmoid, softplus, exp, log, sqrt, tanh, sinh, cosh, atan, asinh, erf, erfc, and of
-            earlier logits ``step`` (0 below 0, 1 above, 1/2 at 0).
+            earlier logits ``step`` (0 below 0, 1 above, 1/2 at 0).  Of K classes, with an index of the class, in ``h[k]``,
+            ``y[k]`` (1 of the label, else 0), ``h_teacher[k]``, ``h_1[k]``, ..., with ``Sum(..., k)`` over the classes,
+            ``logsumexp(h)``, ``softmax(h)[k]`` and their number ``K`` (:mod:`theory.class_formulas`).
         parameters
             Value of each named parameter of the formula.  Names of the model (``ridge``, ``eta``, ``alpha``, ...)
             are taken.
@@ -171,7 +175,12 @@ class Loss:
         """
         parameters = dict(parameters or {})
         symbols = {key: parameter_symbol(key) for key in parameters}
-        formula = read_formula(expression, symbols)
+        if names_classes(expression):
+            from theory.class_formulas import ClassFormula, read_class_formula  # here: few formulas have an index
+
+            cls, formula = ClassFormula, read_class_formula(expression, symbols)
+        else:
+            formula = read_formula(expression, symbols)
         require_used(expression, formula, symbols)
         loss = cls(
             name=name or str(expression),
@@ -182,7 +191,9 @@ class Loss:
             limits=(Range(),) * len(symbols),
             teacher=teacher,
         )
-        object.__setattr__(loss, "needs_classes", names_label(expression))
+        object.__setattr__(loss, "text", str(expression))
+        if not loss.needs_classes:
+            object.__setattr__(loss, "needs_classes", names_label(expression))
         loss.check_convex()
         return loss
 
@@ -191,9 +202,13 @@ class Loss:
         shown += [f"{key}={value!r}" for key, value in self.options]
         if self.teacher is not None:
             shown.append(f"teacher={self.teacher}")
-        if type(self) is Loss:
+        if self.is_formula:
             return f"Loss({self.name!r}{''.join(', ' + item for item in shown)})"
         return f"{self.name}({', '.join(shown)})"
+
+    @property
+    def is_formula(self) -> bool:
+        return type(self) is Loss
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -210,7 +225,7 @@ class Loss:
         other = copy.copy(self)
         object.__setattr__(other, "values", tuple(merged.values()))
         other.__post_init__()
-        if type(other) is Loss:
+        if other.is_formula:
             other.check_convex()
         return other
 
@@ -226,6 +241,14 @@ class Loss:
     def logits(self) -> tuple[Symbol, ...]:
         """Earlier logits in the formula: h_1, h_2, ... in order, then h_teacher."""
         return earlier_logits(self.expression)
+
+    def require_classes(self, classes: int) -> None:
+        """ValueError if it is no loss of so many classes, three or more."""
+        softmax_form(self)
+
+    def never_shown(self, seen: Sequence[float]) -> list[int]:
+        """Classes, from 0, whose logit runs to -infinity where labels are seen so often."""
+        return numeric_form(self).never_shown(seen, self.table)
 
     def stages(self, t: int) -> tuple[int, ...]:
         """Stages (from 1) that ``logits`` mean for a loss used at stage ``t``; ValueError if not earlier."""

@@ -19,7 +19,7 @@ from sympy.parsing.sympy_parser import convert_xor, parse_expr, rationalize, sta
 from theory.functions import sigmoid, softplus, stabilise, step
 from theory.symbols import TEACHER, h, logit, sign, y
 
-_FUNCTIONS = {
+FUNCTIONS = {
     "sigmoid": sigmoid,
     "softplus": softplus,
     "step": step,
@@ -35,6 +35,7 @@ _FUNCTIONS = {
     "erfc": sympy.erfc,
     "pi": sympy.pi,
 }
+"""What a formula may hold, by name."""
 _A_SMOOTH_ONE = "it has a kink; smooth ones are"
 HINTS = {
     "ln": "the natural logarithm is log",
@@ -93,7 +94,7 @@ def earlier_logits(expression: Expr) -> tuple[Symbol, ...]:
 
 def parameter_symbol(key: str) -> Symbol:
     """Symbol of a user's parameter; ValueError if the name is taken."""
-    reserved = {"h", "y", "s", "h_teacher", *_FUNCTIONS}
+    reserved = {"h", "y", "s", "h_teacher", *FUNCTIONS}
     is_name = isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
     if not is_name or key in reserved or re.fullmatch(r"h_[0-9]+", key):
         raise ValueError(f"{key!r} cannot name a parameter of a loss{hints([key]) if isinstance(key, str) else ''}")
@@ -117,6 +118,19 @@ def names_label(expression: str | Expr) -> bool:
     return any(symbol.name == "y" for symbol in expression.free_symbols)
 
 
+def names_classes(expression: str | Expr) -> bool:
+    """Whether a formula has an index of the class.
+
+    Examples
+    --------
+    >>> names_classes("logsumexp(h) - Sum(y[k]*h[k], k)"), names_classes("softplus(-s*h)")
+    (True, False)
+    """
+    if isinstance(expression, str):
+        return re.search(r"\[|\b(logsumexp|softmax|Sum)\b", expression) is not None
+    return isinstance(expression, Expr) and expression.has(sympy.Indexed, sympy.IndexedBase)
+
+
 def terms_multiplied_out(expression: Expr) -> float:
     """Number of terms, at most, that an expression has when multiplied out."""
     if isinstance(expression, Add):
@@ -138,24 +152,9 @@ def read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Ex
     parameters = {unicodedata.normalize("NFKC", key): symbol for key, symbol in parameters.items()}
     names = {"h": h, "y": y, "s": sign, "h_teacher": TEACHER, **parameters}
     if isinstance(expression, str):
-        expression = unicodedata.normalize("NFKC", expression)
-        if "__" in expression or any(mark in expression for mark in "\"'\\;") or _KEYWORDS.search(expression):
-            words = _KEYWORDS.findall(expression)
-            raise ValueError(f"cannot read the loss formula {expression!r}{hints(words)}")
-        _require_size(expression)
-        for found in re.findall(r"\bh_([0-9]+)\b", expression):
+        for found in re.findall(r"\bh_([0-9]+)\b", unicodedata.normalize("NFKC", expression)):
             names[f"h_{found}"] = logit(int(found))
-        words = {"Integer": Integer, "Float": sympy.Float, "Rational": sympy.Rational, "Symbol": Symbol}
-        words |= {"Function": sympy.Function, **_FUNCTIONS}
-        try:
-            formula = parse_expr(
-                expression,
-                local_dict=dict(names),
-                global_dict=words,
-                transformations=(*standard_transformations, convert_xor, rationalize),
-            )
-        except Exception as error:  # the parser evaluates the text: any exception means it cannot be read
-            raise ValueError(f"cannot read the loss formula {expression!r}: {error}") from None
+        formula = parsed(expression, names)
     else:
         formula = expression
     if not isinstance(formula, Expr):
@@ -180,9 +179,34 @@ def read_formula(expression: str | Expr, parameters: Mapping[str, Symbol]) -> Ex
         raise ValueError(f"the loss {expression!s} is not finite")
     if not formula.has(h):
         raise ValueError(f"the loss {expression!s} does not depend on h")
-    if formula.has(*_ROUGH) or any(jump.has(h) for jump in formula.atoms(step)):
-        raise ValueError(f"the loss {expression!s} is not twice differentiable")
+    require_smooth(formula, str(expression), (h,))
     return stabilise(formula)
+
+
+def parsed(expression: str, names: Mapping[str, object]) -> object:
+    """What a text means where these names, and those of functions, are known; ValueError if it cannot be read."""
+    expression = unicodedata.normalize("NFKC", expression)
+    if "__" in expression or any(mark in expression for mark in "\"'\\;") or _KEYWORDS.search(expression):
+        words = _KEYWORDS.findall(expression)
+        raise ValueError(f"cannot read the loss formula {expression!r}{hints(words)}")
+    _require_size(expression)
+    words = {"Integer": Integer, "Float": sympy.Float, "Rational": sympy.Rational, "Symbol": Symbol}
+    words |= {"Function": sympy.Function, **FUNCTIONS}
+    try:
+        return parse_expr(
+            expression,
+            local_dict=dict(names),
+            global_dict=words,
+            transformations=(*standard_transformations, convert_xor, rationalize),
+        )
+    except Exception as error:  # the parser evaluates the text: any exception means it cannot be read
+        raise ValueError(f"cannot read the loss formula {expression!r}: {error}") from None
+
+
+def require_smooth(formula: Expr, text: str, own: Iterable[Symbol]) -> None:
+    """ValueError unless a formula is twice differentiable in logits of its own stage."""
+    if formula.has(*_ROUGH) or any(jump.has(*own) for jump in formula.atoms(step)):
+        raise ValueError(f"the loss {text} is not twice differentiable")
 
 
 def hints(names: Iterable[str]) -> str:

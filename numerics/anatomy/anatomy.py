@@ -231,14 +231,14 @@ def anatomy(
     levels : bool
         Solve the students that know less.
     best_ridge : bool
-        Also find the best ridge of each of them, which takes seconds.
+        Also find the best ridge of each of them, which takes seconds, of K classes some ten.
     settings, rtol
         As of :func:`numerics.solve`.
 
     Raises
     ------
     numerics.models.ParameterError
-        For labels of a rule, a stage that is not such a student, and the best ridges of K classes.
+        For labels of a rule, and a stage that is not such a student.
 
     Examples
     --------
@@ -263,13 +263,10 @@ def anatomy(
     """
     question = Question.of(data, chain, stage)
     if question.data.many_classes:
-        if best_ridge:
-            raise ParameterError(
-                "best_ridge must be False where data are a ClassMixture: ridges are tuned for two classes alone"
-            )
         solution = solved(question, LADDER[-1], settings, rtol).solution
         found = knowledge.levels(question, settings, rtol=rtol) if levels else None
-        return Anatomy(question, solution, found, None, None)
+        best = best_levels(question, settings, rtol=rtol) if best_ridge else None
+        return Anatomy(question, solution, found, best, None)
     settings = settings_for(in_equations(question.data, question.chain), settings, rtol)
     solution = solved(question, LADDER[-1], settings).solution
     return Anatomy(

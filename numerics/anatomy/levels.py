@@ -553,9 +553,11 @@ def _best_shuffled(question: Question, settings: Settings) -> Level:
     return _shuffled(question, settings, math.exp(best))
 
 
-def best_levels(question: Question, settings: Settings = DEFAULT, names: tuple[str, ...] | None = None) -> Levels:
+def best_levels(
+    question: Question, settings: Settings = DEFAULT, names: tuple[str, ...] | None = None, rtol: float | None = None
+) -> Levels:
     """The students, each at the ridge that is best for its test error; the teacher stays what it is."""
-    _, found = constants_of(question, settings)
+    _, found = constants_of(question, settings, rtol)
     losses, students, own = question.losses(found), {}, question.loss.parameters
     for name in names or question.students:
         if name == SHUFFLED and own["mixing"] > 0.0:
@@ -567,5 +569,10 @@ def best_levels(question: Question, settings: Settings = DEFAULT, names: tuple[s
         )  # fmt: skip
         far = best.location[f"{question.name}.ridge"] == "infinity"
         ridge = math.inf if far else best.parameters[f"{question.name}.ridge"]
-        students[name] = Level(name, ridge, best.limit, best.solution[-1].direction_error)
+        last = best.solution[-1]
+        if question.data.many_classes:
+            displaced = () if far else last.displaced("test_error")
+            students[name] = Level(name, ridge, best.limit, math.nan, "", displaced)
+        else:
+            students[name] = Level(name, ridge, best.limit, last.direction_error)
     return Levels(students, best_ridge=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from numerics.classes.stage import StageBlocks
 from numerics.models import Chain, ClassMixture, DataSet, GaussianMixture, SharedCovariance
+from theory.class_formulas import ClassFormula
 from theory.levels import LabelTargets
 from theory.losses import Distillation, Loss, SquareLoss, TableTargets
 from theory.softmax import Target, read_target
@@ -73,6 +74,8 @@ def _binary_loss(loss: Loss) -> Loss | None:
         if target not in SAME and not (target == Target.TOP and number >= 1):
             return None
         return Distillation(**loss.parameters, temperature_squared=loss.temperature_squared, teacher=loss.teacher)
+    if isinstance(loss, ClassFormula):
+        return None
     if isinstance(loss, TableTargets):  # class 0 is y = 1
         off = {"off_one": loss.table[0][1], "off_zero": loss.table[1][0]}
         return LabelTargets(**loss.parameters, **off, temperature_squared=loss.temperature_squared)

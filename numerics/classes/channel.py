@@ -22,10 +22,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.classes.losses import ClassLoss
-from numerics.classes.proximal import predict, proximal_points
+from numerics.classes.formulas import class_loss
+from numerics.classes.proximal import predict
 from numerics.classes.rules import Rule
-from numerics.classes.symmetry import Permutation, orbits
+from numerics.classes.symmetry import Permutation, made_invariant, orbits
 from numerics.models import ClassMixture, Estimator, helmert
 
 Array = NDArray[np.float64]
@@ -161,9 +161,10 @@ class Channel:
         self.t = len(stages)
         self.basis = helmert(data.classes_count)
         self.cells = cells_of(data, tuple(stage.sets for stage in stages))
-        self.losses = [ClassLoss(stage.loss, data.classes_count) for stage in stages]
+        self.losses = [class_loss(stage.loss, data.classes_count) for stage in stages]
         columns = np.column_stack([np.ones(len(self.normals)), *(self.normals[:, s] for s in range(self.t))])
         self.earlier = earlier
+        self.permutations = tuple(permutations)
         self.orbits = orbits(self.cells, permutations, data.classes_count)
         self.nodes = {i: Nodes(columns, []) for i in self.orbits}
         for s, blocks in enumerate(earlier, start=1):
@@ -185,7 +186,8 @@ class Channel:
 
     def _targets(self, t: int, i: int, table: Array | None) -> Array:
         labels = np.full(len(self.normals), self.cells[i].label)
-        return self.losses[t - 1].targets(labels, self._taught(t, i), table) @ self.basis.T
+        loss = self.losses[t - 1]
+        return loss.in_gauge(loss.targets(labels, self._taught(t, i), table), self.basis)
 
     def _table(self, t: int) -> Array:
         """The table that targets of stage t are made of (:meth:`numerics.classes.losses.ClassLoss.table`)."""
@@ -227,7 +229,7 @@ class Channel:
                 h = nodes.logits[-1].copy() if nodes.logits else np.zeros_like(u)
                 precision = np.linalg.inv(delta * blocks.response[-1])
                 stiffness = np.empty((*u.shape, d))
-                proximal_points(self.losses[s - 1].form, precision, u, target, h, force, stiffness)
+                self.losses[s - 1].proximal_points(precision, u, target, h, force, stiffness)
             nodes.logits.append(h)
             nodes.z = np.column_stack([nodes.z, force])
 
@@ -276,7 +278,21 @@ class Channel:
                     slopes.force_force += delta * blocks_moved[1]
         if moves is not None:
             found.slopes = slopes
+        if self.permutations:
+            self._make_invariant(found)
         return found
+
+    def _make_invariant(self, found: Averages) -> None:
+        """Images of one cell have the permutations of the others as their error."""
+        for item in (found, found.slopes):
+            if item is not None:
+                item.force = made_invariant(item.force, "means", self.permutations)
+        for name in ("force_normal", "force_force", "stiffness", "bare_stiffness"):
+            setattr(found, name, made_invariant(getattr(found, name), "blocks", self.permutations))
+        if found.slopes is not None:
+            for name in ("force_normal", "force_force"):
+                moved = np.moveaxis(getattr(found.slopes, name), -1, 0)
+                setattr(found.slopes, name, np.moveaxis(made_invariant(moved, "blocks", self.permutations), 0, -1))
 
     def _split(self, moments: Array) -> Array:
         """E[f g_r^T] and E[f f_s^T] from E[f z], shape (2, t, d, d, ..)."""
@@ -299,8 +315,8 @@ class Channel:
             points.logits[:] = u
             predict(u - points.centre, width - points.width, width, points.force, points.stiffness, points.logits)
         points.centre, points.width = u, width
-        form = self.losses[-1].form
-        if proximal_points(form, precision, u, self.targets[i], points.logits, points.force, points.stiffness):
+        loss = self.losses[-1]
+        if loss.proximal_points(precision, u, self.targets[i], points.logits, points.force, points.stiffness):
             self.points[i] = self._no_points(i)
             return None
         return points

@@ -1,7 +1,8 @@
 """Losses of K logits on arrays: A, its slope S, its curvature, and the targets c (:mod:`theory.softmax`).
 
 Functions of one sample are compiled and shared by the solver and by :class:`ClassLoss`, which is what simulations use.  Their
-argument ``form`` is a :class:`theory.softmax.SoftmaxForm` of numbers.
+argument ``form`` is a :class:`theory.softmax.SoftmaxForm` of numbers.  What a user's formula is, with
+the same methods, is a :class:`numerics.classes.formulas.FormulaLoss`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from numerics.classes.proximal import FORM, proximal_points
 from numerics.classes.tables import average_table, cosine_table, cosines
 from numerics.codegen.cache import njit
 from numerics.models import ParameterError
-from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, IntArray, Matrix
-from numerics.scalar.kernels.layout import Cube, record
+from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, IntArray, Matrix, exp_nonpositive
+from numerics.scalar.kernels.layout import Cube
 from theory.losses import Loss
-from theory.softmax import SoftmaxForm, Target, numeric_form
+from theory.softmax import Target, numeric_form
 
 Array = NDArray[np.float64]
-
-FORM = record(SoftmaxForm, *[types.float64] * 8, types.int64, types.float64)
 
 _TRUE, _SIMILARITY, _BOTH = Target.TRUE.value, Target.SIMILARITY.value, Target.TRUE_AND_SIMILARITY.value
 _TOP, _ABOVE, _DECISION = Target.TOP.value, Target.ABOVE.value, Target.DECISION.value
@@ -37,12 +37,13 @@ def softmax(h, temperature, p):
     largest = -np.inf
     for k in range(h.size):
         largest = max(largest, h[k])
-    total = 0.0
+    total, cold = 0.0, 1.0 / temperature
     for k in range(h.size):
-        p[k] = math.exp((h[k] - largest) / temperature)
+        p[k] = exp_nonpositive((h[k] - largest) * cold)
         total += p[k]
+    inverse = 1.0 / total
     for k in range(h.size):
-        p[k] /= total
+        p[k] *= inverse
     return largest / temperature + math.log(total)
 
 
@@ -223,8 +224,8 @@ class ClassLoss:
     >>> h, labels = np.array([[1.0, 0.0, -1.0]]), np.array([0])
     >>> taught = np.array([[[2.0, 0.0, 0.0]]])
     >>> c = loss.targets(labels, taught)
-    >>> (c - loss.slope(h)).round(6)
-    array([[ 0.184789, -0.146178, -0.038611]])
+    >>> loss.gradient(h, c).round(6)
+    array([[-0.184789,  0.146178,  0.038611]])
     >>> loss.value(h, c, taught).round(6)
     array([0.702894])
     """
@@ -259,8 +260,12 @@ class ClassLoss:
         _slopes(self.form, np.ascontiguousarray(h, dtype=float), out)
         return out
 
-    def curvature(self, h: Array) -> Array:
-        """dS/dh, shape (n, K, K)."""
+    def gradient(self, h: Array, targets: Array) -> Array:
+        """dl/dh = S - c, shape (n, K)."""
+        return self.slope(h) - targets
+
+    def curvature(self, h: Array, targets: Array | None = None) -> Array:
+        """dS/dh, shape (n, K, K), which does not depend on targets."""
         out = np.empty((*h.shape, self.classes))
         _curvatures(self.form, np.ascontiguousarray(h, dtype=float), out)
         return out
@@ -275,6 +280,21 @@ class ClassLoss:
         arrays = np.ascontiguousarray(labels, dtype=np.int64), np.ascontiguousarray(taught, dtype=float)
         _targets(self.form, *arrays, table, out)
         return out
+
+    def in_gauge(self, targets: Array, basis: Array) -> Array:
+        """What :meth:`proximal_points` takes of targets."""
+        return targets @ basis.T
+
+    def proximal_points(
+        self, precision: Array, u: Array, targets: Array, h: Array, force: Array, stiffness: Array
+    ) -> int:
+        """See :func:`numerics.classes.proximal.minimise`; targets are those of :meth:`in_gauge`."""
+        return proximal_points(self.form, precision, u, targets, h, force, stiffness)
+
+    @property
+    def curvature_at_rest(self) -> float:
+        """Of A, where all logits are 0."""
+        return self.form.linear + (self.form.hard + self.form.soft / self.form.temperature) / self.classes
 
     def similarity(self, labels: Array, taught: Array, weights: Array | None = None) -> Array:
         """Means of softmax(h_teacher/T) over the samples of each label, averaged over the teachers, shape (K, K).

@@ -14,11 +14,13 @@ from scipy import special
 from scipy.special import ndtr
 from scipy.stats import qmc
 
+from numerics.classes.formulas import class_loss
 from numerics.classes.losses import ClassLoss
 from numerics.classes.rules import sobol_rule
+from numerics.classes.symmetry import Permutation, first_of_orbits
 from numerics.codegen.cache import njit
 from numerics.models import ClassMixture, helmert
-from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, Matrix
+from numerics.scalar.kernels.elementary import GENERIC, OPTIONS, FloatArray, Matrix
 from numerics.solution.quadrature import Integral
 from theory.losses import Loss
 
@@ -38,18 +40,48 @@ def _tail(x):
     return 0.5 * math.erfc(x / math.sqrt(2.0))
 
 
+_CENTRAL = (
+    (2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4, 4.5921953931549871457e4, 1.3731693765509461125e4,
+     1.9715909503065514427e3, 1.3314166789178437745e2, 3.3871328727963666080e0),
+    (5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4, 2.1213794301586595867e4, 5.3941960214247511077e3,
+     6.8718700749205790830e2, 4.2313330701600911252e1, 1.0),
+)  # fmt: skip
+_MIDDLE = (
+    (7.74545014278341407640e-4, 2.27238449892691845833e-2, 2.41780725177450611770e-1, 1.27045825245236838258e0,
+     3.64784832476320460504e0, 5.76949722146069140550e0, 4.63033784615654529590e0, 1.42343711074968357734e0),
+    (1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2, 1.48103976427480074590e-1,
+     6.89767334985100004550e-1, 1.67638483018380384940e0, 2.05319162663775882187e0, 1.0),
+)  # fmt: skip
+_FAR = (
+    (2.01033439929228813265e-7, 2.71155556874348757815e-5, 1.24266094738807843860e-3, 2.65321895265761230930e-2,
+     2.96560571828504891230e-1, 1.78482653991729133580e0, 5.46378491116411436990e0, 6.65790464350110377720e0),
+    (2.04426310338993978564e-15, 1.42151175831644588870e-7, 1.84631831751005468180e-5, 7.86869131145613259100e-4,
+     1.48753612908506148525e-2, 1.36929880922735805310e-1, 5.99832206555887937690e-1, 1.0),
+)  # fmt: skip
+"""Numerators and denominators, the highest power first, of the quantile of a normal law (Wichura 1988, algorithm AS 241)."""
+
+
+@njit(**GENERIC)
+def _ratio(coefficients, x):
+    above, below = 0.0, 0.0
+    for a, b in zip(coefficients[0], coefficients[1]):  # noqa: B905 - numba knows no strict
+        above = above * x + a
+        below = below * x + b
+    return above / below
+
+
 @njit(types.float64(types.float64), **OPTIONS)
 def _quantile(p):
-    """Inverse of the normal distribution function: a rational start (Abramowitz & Stegun 26.2.23), then Halley's steps."""
-    q = min(p, 1.0 - p)
-    if q <= 0.0:
-        return math.copysign(38.0, p - 0.5)
-    t = math.sqrt(-2.0 * math.log(q))
-    x = t - (2.515517 + t * (0.802853 + t * 0.010328)) / (1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
-    for _ in range(2):
-        error = (_tail(x) - q) * math.sqrt(2.0 * math.pi) * math.exp(0.5 * x * x)
-        x += error / (1.0 - 0.5 * x * error)
-    return x if p > 0.5 else -x
+    """Inverse of the normal distribution function, to rounding."""
+    q = p - 0.5
+    if abs(q) <= 0.425:
+        return q * _ratio(_CENTRAL, 0.180625 - q * q)
+    tail = min(p, 1.0 - p)
+    if tail <= 0.0:
+        return math.copysign(38.0, q)
+    r = math.sqrt(-math.log(tail))
+    x = _ratio(_MIDDLE, r - 1.6) if r <= 5.0 else _ratio(_FAR, r - 5.0)
+    return math.copysign(x, q)
 
 
 @njit(types.float64(FloatArray, Matrix, Matrix), **OPTIONS)
@@ -162,23 +194,21 @@ class ClassPopulation:
         Class similarity that the last stage's targets are made of.
     norm_ratios : array, shape (T,), optional
         |w_t|^2/N over the trace of W_t Lambda W_t^T/N, with the variances Lambda of the coordinates; 1 if not given.
+    permutations : tuple of tuples
+        Of the classes, that leave the law as it is (:mod:`numerics.classes.symmetry`).
     """
 
     many_classes = True
 
     def __init__(
-        self,
-        data: ClassMixture,
-        means: Array,
-        overlap: Array,
-        scramble: int = 0,
-        table: Array | None = None,
-        norm_ratios: Array | None = None,
-    ) -> None:
+        self, data: ClassMixture, means: Array, overlap: Array, scramble: int = 0, table: Array | None = None,
+        permutations: tuple[Permutation, ...] = (), norm_ratios: Array | None = None,
+    ) -> None:  # fmt: skip
         self.data, self.means, self.blocks, self.scramble, self.table = data, means, overlap, scramble, table
         self.stages, self.classes = means.shape[:2]
         self.norm_ratios = np.ones(self.stages) if norm_ratios is None else norm_ratios
         self.weights = np.array(data.test_weights)
+        self._first = first_of_orbits(permutations, self.classes)
         self._class_errors: dict[int, Array] = {}
 
     @cached_property
@@ -230,7 +260,8 @@ class ClassPopulation:
         """P(stage t decides for another class | class c), shape (K,)."""
         t = t % self.stages
         if t not in self._class_errors:
-            self._class_errors[t] = 1.0 - np.array([self._decides(t, c, c) for c in range(self.classes)])
+            right = {c: self._decides(t, c, c) for c in sorted(set(self._first))}
+            self._class_errors[t] = 1.0 - np.array([right[c] for c in self._first])
         return self._class_errors[t].copy()
 
     def test_error(self, t: int) -> float:
@@ -314,7 +345,7 @@ class ClassPopulation:
 
     def loss(self, loss: Loss) -> Integral:
         """Average of a loss of the last stage on fresh samples, whose labels are their classes."""
-        return mean_loss(self, ClassLoss(loss, self.classes), loss.stages(self.stages), self.table)
+        return mean_loss(self, class_loss(loss, self.classes), loss.stages(self.stages), self.table)
 
 
 def mean_loss(law, loss: ClassLoss, seen: Sequence[int], table: Array | None) -> Integral:

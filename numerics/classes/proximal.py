@@ -11,18 +11,41 @@ therefore take sums and no products of matrices.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import types
 
-from numerics.classes.losses import FORM
+from numerics.classes.lanes import FAST, FORM, TOLERANCE, whole_steps
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, Matrix
-from numerics.scalar.kernels.layout import Cube
+from numerics.scalar.kernels.elementary import GENERIC, OPTIONS, FloatArray, Matrix
+from numerics.scalar.kernels.layout import Cube, record
 
-FAST = {**OPTIONS, "fastmath": {"contract", "reassoc"}}
+_VALUE = types.FunctionType(types.float64(*[FloatArray] * 3))
+_DERIVATIVES = types.FunctionType(types.void(*[FloatArray] * 4, Matrix))
 
-_TOLERANCE = 1e-6  # of a step, after which what is left is about its square
+
+class Formula(NamedTuple):
+    """A user's formula of K classes (:mod:`numerics.codegen.class_losses`).
+
+    Attributes
+    ----------
+    value, derivatives
+        Of one sample, whose context is its label and its teachers' logits.
+    parameters
+        Of the loss, and ``mean``, what is added to logits that sum to 0.
+    """
+
+    value: types.CompileResultWAP
+    derivatives: types.CompileResultWAP
+    parameters: np.ndarray
+    mean: float
+
+
+FORMULA = record(Formula, _VALUE, _DERIVATIVES, FloatArray, types.float64)
+
+FAST_GENERIC = {**GENERIC, "fastmath": FAST["fastmath"]}
+
 _MOST_STEPS = 100
 _LONG_STEP = 0.5  # above which the decrease of the objective is looked at
 _ARMIJO = 1e-4
@@ -104,8 +127,8 @@ def _add_softmax(weight, cold, p, rates, q, slope, curved):
         before += own
 
 
-@njit(types.float64(FORM, FloatArray, FloatArray, FloatArray, FloatArray), **FAST)
-def _potential(form, x, rates, h, p):
+@njit(types.float64(FORM, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray), **FAST)
+def _potential(form, context, x, rates, h, p):
     """A in coordinates."""
     value = 0.0
     for i in range(x.size):
@@ -119,8 +142,8 @@ def _potential(form, x, rates, h, p):
     return value
 
 
-@njit(types.void(FORM, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, Matrix), **FAST)
-def _slope_and_curvature(form, x, rates, h, p, q, slope, curved):
+@njit(types.void(FORM, *[FloatArray] * 7, Matrix, Matrix), **FAST)
+def _slope_and_curvature(form, context, x, rates, h, p, q, slope, curved, square):
     """S and the lower triangle of S' in coordinates."""
     d = x.size
     for i in range(d):
@@ -139,12 +162,48 @@ def _slope_and_curvature(form, x, rates, h, p, q, slope, curved):
         _add_softmax(form.soft, cold, p, rates, q, slope, curved)
 
 
-@njit(types.int64(FORM, Matrix, Matrix, Matrix, Matrix, Matrix, Cube), **FAST)
-def proximal_points(form, precision, u, target, h, force, stiffness):
+@njit(**FAST_GENERIC)
+def log_sum_exp(x):
+    """log sum exp of a tuple."""
+    largest = x[0]
+    for value in x:
+        largest = max(largest, value)
+    total = 0.0
+    for value in x:
+        total += math.exp(value - largest)
+    return largest + math.log(total)
+
+
+@njit(types.void(FloatArray, Matrix, FloatArray, FloatArray, Matrix), **FAST)
+def in_coordinates(first, second, rates, slope, curved):
+    """``B first`` and the lower triangle of ``B second B^T``; ``second`` (K, K) is overwritten."""
+    k_classes, d = first.size, slope.size
+    before = first[0]
+    for i in range(d):
+        slope[i] = rates[i] * (before - (i + 1) * first[i + 1])
+        before += first[i + 1]
+    for k in range(k_classes):
+        before = second[0, k]
+        for i in range(d):
+            own = second[i + 1, k]
+            second[i, k] = rates[i] * (before - (i + 1) * own)
+            before += own
+    for i in range(d):
+        before = second[i, 0]
+        for j in range(i + 1):
+            own = second[i, j + 1]
+            curved[i, j] = rates[j] * (before - (j + 1) * own)
+            before += own
+
+
+@njit(**FAST_GENERIC)
+def minimise(potential, slope_and_curvature, form, contexts, precision, u, target, h, force, stiffness):
     """Minimise A(h) - c.h + (h-u)^T W^-1 (h-u)/2 for every sample, from ``h``, which is overwritten.
 
     Parameters
     ----------
+    potential, slope_and_curvature
+        Of A, which may depend on the ``form`` and on the sample's row of ``contexts``.
     precision : (d, d)
         W^-1 of W = Delta V.
     u, target : (n, d)
@@ -164,11 +223,12 @@ def proximal_points(form, precision, u, target, h, force, stiffness):
     logits, p = np.empty(d + 1), np.empty(d + 1)
     q, slope, pull, move, trial = np.empty(d), np.empty(d), np.empty(d), np.empty(d), np.empty(d)
     curved, hessian, turned = np.empty((d, d)), np.empty((d, d)), np.empty((d, d))
+    square = np.empty((d + 1, d + 1))
     failed = 0
     for s in range(n):
         done = False
         for _ in range(_MOST_STEPS):
-            _slope_and_curvature(form, h[s], rates, logits, p, q, slope, curved)
+            slope_and_curvature(form, contexts[s], h[s], rates, logits, p, q, slope, curved, square)
             for i in range(d):
                 value = target[s, i] - slope[i]
                 force[s, i] = value
@@ -190,11 +250,11 @@ def proximal_points(form, precision, u, target, h, force, stiffness):
                 gain = 0.0
                 for i in range(d):
                     gain += pull[i] * move[i]
-                start = _potential(form, h[s], rates, logits, p)
+                start = potential(form, contexts[s], h[s], rates, logits, p)
                 while fraction > _SHORTEST:
                     for i in range(d):
                         trial[i] = h[s, i] + fraction * move[i]
-                    change = _potential(form, trial, rates, logits, p) - start
+                    change = potential(form, contexts[s], trial, rates, logits, p) - start
                     for i in range(d):
                         change -= fraction * move[i] * target[s, i]
                         for j in range(d):
@@ -207,7 +267,7 @@ def proximal_points(form, precision, u, target, h, force, stiffness):
             for i in range(d):
                 h[s, i] += fraction * move[i]
                 scale = max(scale, abs(h[s, i]))
-            if fraction == 1.0 and size < _TOLERANCE * scale:
+            if fraction == 1.0 and size < TOLERANCE * scale:
                 done = True
                 break
         if not done:
@@ -234,6 +294,63 @@ def proximal_points(form, precision, u, target, h, force, stiffness):
             for j in range(d):
                 stiffness[s, i, j] = 0.5 * (turned[i, j] + turned[j, i])
     return failed
+
+
+@njit(types.int64(FORM, Matrix, Matrix, Matrix, Matrix, Matrix, Cube), **FAST)
+def proximal_points(form, precision, u, target, h, force, stiffness):
+    """Minimise A(h) - c.h + (h-u)^T W^-1 (h-u)/2 for every sample, from ``h``, which is overwritten; see :func:`minimise`."""
+    n = len(u)
+    done = np.zeros(n, dtype=np.bool_)
+    whole_steps(form, precision, u, target, h, force, stiffness, done)
+    failed = 0
+    for s in range(n):
+        if not done[s]:
+            one = slice(s, s + 1)
+            failed += minimise(
+                _potential, _slope_and_curvature, form, target[one], precision, u[one], target[one], h[one], force[one],
+                stiffness[one],
+            )  # fmt: skip
+    return failed
+
+
+# A formula.
+
+
+@njit(types.float64(FORMULA, *[FloatArray] * 5), **FAST)
+def _value(formula, context, x, rates, h, p):
+    logits_of(x, rates, h)
+    for k in range(h.size):
+        h[k] += formula.mean
+    return formula.value(h, context, formula.parameters)
+
+
+@njit(types.void(FORMULA, *[FloatArray] * 7, Matrix, Matrix), **FAST)
+def _derivatives(formula, context, x, rates, h, p, q, slope, curved, square):
+    logits_of(x, rates, h)
+    for k in range(h.size):
+        h[k] += formula.mean
+    formula.derivatives(h, context, formula.parameters, p, square)
+    in_coordinates(p, square, rates, slope, curved)
+
+
+@njit(types.int64(FORMULA, *[Matrix] * 6, Cube), **FAST)
+def points_of_formula(formula, contexts, precision, u, target, h, force, stiffness):
+    """As :func:`minimise`, of a formula; targets are 0."""
+    return minimise(_value, _derivatives, formula, contexts, precision, u, target, h, force, stiffness)
+
+
+@njit(types.void(FORMULA, Matrix, Matrix, FloatArray), **OPTIONS)
+def values_of_formula(formula, contexts, h, out):
+    """At samples with K logits each."""
+    for i in range(h.shape[0]):
+        out[i] = formula.value(h[i] + formula.mean, contexts[i], formula.parameters)
+
+
+@njit(types.void(FORMULA, Matrix, Matrix, Matrix, Cube), **OPTIONS)
+def derivatives_of_formula(formula, contexts, h, first, second):
+    """First and second ones at samples with K logits each."""
+    for i in range(h.shape[0]):
+        formula.derivatives(h[i] + formula.mean, contexts[i], formula.parameters, first[i], second[i])
 
 
 @njit(types.void(Matrix, Matrix, Matrix, Matrix, Cube, Matrix), **FAST)

@@ -52,6 +52,7 @@ MANY = 8
 LEVELS = 5
 
 _CLIP = 1e-14
+_HOPE = 2.0  # of an expected error over what is wanted
 
 
 class Rule(NamedTuple):
@@ -88,6 +89,26 @@ def rule(stages: int, d: int, level: int, scramble: int, width: float = NARROW) 
         return _lattice(stages, d, step, radius + (MARGIN if scramble else 0.0), scramble)
     counts = SOBOL if dimension <= MANY else SOBOL_IN_MANY
     return _sobol(stages, d, COARSE if level < 0 else counts[min(level, LEVELS - 1)], scramble)
+
+
+def next_level(dimension: int, level: int, error: float, wanted: float, width: float = NARROW) -> int:
+    """The level to go on with after one whose error is too large: the first that may do, by the order of its nodes.
+
+    Examples
+    --------
+    >>> next_level(6, 0, 1e-3, 1e-4), next_level(4, 0, 1e-5, 1e-7, width=2.0), next_level(6, 0, 1.1e-4, 1e-4)
+    (2, 2, 1)
+    """
+    lattice = dimension <= ALWAYS or (dimension <= SMOOTH and width < WIDE)
+    counts = SOBOL if dimension <= MANY else SOBOL_IN_MANY
+    for finer in range(level + 1, LEVELS - 1):
+        if lattice:  # logarithms of errors go like the inverse step
+            expected = min(error, 1.0) ** (LATTICES[dimension][level][0] / LATTICES[dimension][finer][0])
+        else:
+            expected = error * 2.0 ** (counts[level] - counts[finer])
+        if expected <= _HOPE * wanted or (lattice and finer == level + 2):
+            return finer
+    return LEVELS - 1
 
 
 def _frozen(normals: Array, weights: Array) -> Rule:

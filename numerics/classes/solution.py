@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.classes.binary import as_binary, blocks_of
-from numerics.classes.losses import ClassLoss
+from numerics.classes.formulas import class_loss
 from numerics.classes.population import ClassPopulation, mean_loss
-from numerics.classes.rules import LEVELS, sobol_rule
+from numerics.classes.rules import LEVELS, next_level, sobol_rule
 from numerics.classes.solver import CHECKS, StagePoint, Walk, solve_walk
 from numerics.driver.chord import Found
 from numerics.driver.outcome import Outcome, Status
@@ -50,6 +50,9 @@ LOOSE = 2e-4
 
 LEAST_OF_COPIES = 1e-4
 """Ridge from which on students that copy their teacher are found for all numbers of classes."""
+
+FINE_TOLERANCE = 1e-10
+"""Of solutions on the same nodes, of which differences are taken."""
 
 _LOG2_SAMPLES = 12
 
@@ -236,7 +239,7 @@ class ClassSamples(WeightedSamples):
 
     def loss(self, loss: Loss) -> Integral:
         """Average of a loss of the last stage."""
-        own = ClassLoss(loss, self.walk.data.classes_count)
+        own = class_loss(loss, self.walk.data.classes_count)
         return mean_loss(self, own, loss.stages(self.number), self.walk.points[self.number - 1].table)
 
 
@@ -297,8 +300,16 @@ class ClassStage(AnyStage):
         basis = helmert(self.data.classes_count)
         means = np.array([(blocks.mean + blocks.bias[:, None]).T @ basis for blocks in self.walk.blocks[:k]])
         table = self.walk.points[k - 1].table
-        ratios = np.array(self.walk.norm_ratios[:k])
-        return ClassPopulation(self.data, means, overlap_blocks(self.walk, k), self.walk.scramble, table, ratios)
+        walk = self.walk
+        return ClassPopulation(
+            self.data,
+            means,
+            overlap_blocks(walk, k),
+            walk.scramble,
+            table,
+            walk.permutations,
+            np.array(walk.norm_ratios[:k]),
+        )
 
     @cached_property
     def samples(self) -> ClassSamples:
@@ -367,6 +378,11 @@ class ClassStage(AnyStage):
         return float(np.sqrt(np.mean([np.max(np.abs(np.asarray(other) - here)) ** 2 for other in others])))
 
 
+def default_rtol(classes: int) -> float:
+    """Accuracy of the test errors of K classes that is asked for by default."""
+    return DEFAULT_RTOL.get(classes, LOOSE)
+
+
 def solve_classes(
     data: ClassMixture, chain: Chain, *, rtol: float | None = None, max_iterations: int | None = None,
     start: ClassSolution | None = None, settings: Settings = DEFAULT, solve_binary: Callable[..., Solution],
@@ -409,39 +425,82 @@ def _copies(chain: Chain, number: int) -> bool:
     return stage.loss.parameters["mixing"] == stage.loss.parameters["temperature"] == 1.0
 
 
+def solve_on_same_nodes(
+    data: ClassMixture, chain: Chain, like: ClassSolution, start: ClassSolution | None = None,
+    max_iterations: int = DEFAULT.max_iterations,
+) -> ClassSolution:  # fmt: skip
+    """On the nodes of another solution, without an estimate of the error: smooth as a function of parameters.
+
+    Two classes that the binary core takes are solved by the equations of this room all the same.
+    """
+    known = [] if start is None else _kept(start)
+    if not known:
+        rough, _ = solve_walk(data, chain, -1, max_iterations, tolerance=COARSE_TOLERANCE)
+        known = rough.found[: len(rough.points)]
+    level, width = like.walk.level, like.walk.width
+    walk, outcome = solve_walk(data, chain, level, max_iterations, known, FINE_TOLERANCE, width)
+    solved = outcome.status == Status.CONVERGED
+    return ClassSolution(
+        data, chain, walk, (), solved, outcome.residual, math.nan, outcome.iterations, Status(outcome.status).message
+    )
+
+
+def _kept(solution: ClassSolution) -> list[Found]:
+    """The stages of a solution, to start from."""
+    pairs = zip(solution.walk.blocks, solution.walk.found, strict=False)
+    return [Found(blocks, found.outcome, found.factors) for blocks, found in pairs]
+
+
+def _checked(solution: ClassSolution, wanted: float) -> tuple[tuple[Walk, ...], float]:
+    """Further scrambles, and the error of the test errors: up to the scramble that alone makes it larger than what is wanted."""
+    here = np.array([stage.test_error for stage in solution.stages])
+    checks: list[Walk] = []
+    squares = np.zeros(len(here))
+    for scramble in range(1, CHECKS + 1):
+        check = solution.walk.displaced(scramble)
+        if check is None:
+            return tuple(checks), math.inf
+        checks.append(check)
+        there = [ClassStage(solution, number, check).test_error for number in range(1, len(here) + 1)]
+        squares += (here - there) ** 2 / CHECKS
+        if math.sqrt(squares.max()) > wanted:
+            break
+    return tuple(checks), float(math.sqrt(squares.max()))
+
+
 def solve_on_nodes(
     data: ClassMixture, chain: Chain, *, rtol: float | None = None, max_iterations: int = DEFAULT.max_iterations,
     start: ClassSolution | None = None,
 ) -> ClassSolution:  # fmt: skip
     """As :func:`solve_classes`, of two classes too by this room's equations."""
-    rtol = DEFAULT_RTOL.get(data.classes_count, LOOSE) if rtol is None else rtol
+    rtol = default_rtol(data.classes_count) if rtol is None else rtol
     iterations = failures = 0
     if start is not None:
-        width = start.walk.widest
-        known = [
-            Found(blocks, found.outcome, found.factors)
-            for blocks, found in zip(start.walk.blocks, start.walk.found, strict=False)
-        ]
+        width, known = start.walk.widest, _kept(start)
     else:
         rough, outcome = solve_walk(data, chain, -1, max_iterations, tolerance=COARSE_TOLERANCE)
         iterations, known = outcome.iterations, rough.found[: len(rough.points)]
         width = rough.widest
-    for level in range(LEVELS):
+    level, dimension = 0, len(chain) * (data.classes_count - 1)
+    while True:
         walk, outcome = solve_walk(data, chain, level, max_iterations, known, width=width)
         iterations += outcome.iterations
         solved = outcome.status == Status.CONVERGED
-        checks = [walk.displaced(scramble) for scramble in range(1, CHECKS + 1)] if solved else []
+        finest = level == LEVELS - 1
         solution = ClassSolution(
-            data, chain, walk, tuple(check for check in checks if check is not None), False, outcome.residual, math.inf,
-            iterations, Status(outcome.status).message,
-        )  # fmt: skip
-        error = max(stage.error_of("test_error") for stage in solution.stages) if solved else math.inf
-        if solved and error <= rtol:
+            data, chain, walk, (), False, outcome.residual, math.inf, iterations, Status(outcome.status).message
+        )
+        error = math.inf
+        if solved:
+            checks, error = _checked(solution, math.inf if finest else rtol)
+            solution = replace(solution, checks=checks)
+        if solved and len(solution.checks) == CHECKS and error <= rtol:
             return replace(solution, converged=True, quadrature_error=error, message="converged")
         failures += not solved
-        if failures > 1:
+        if failures > 1 or finest:
             break
         known, width = walk.found[: len(walk.points)], walk.widest
+        level = next_level(dimension, level, error, rtol, width) if solved else level + 1
     if solved:
         message = f"the estimated error {error:.1e} of the test errors exceeds {rtol:.1e}"
     else:

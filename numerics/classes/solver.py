@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.classes.channel import Channel
-from numerics.classes.losses import ClassLoss
+from numerics.classes.formulas import class_loss
 from numerics.classes.prior import ClassGroups, Conjugates, Prior
 from numerics.classes.rules import NARROW, Rule, rule
 from numerics.classes.stage import MatrixLog, StageBlocks, StageEquations, exponential
@@ -19,6 +19,7 @@ from numerics.driver.chord import Found, chord, newton_step
 from numerics.driver.homotopy import homotopy_of
 from numerics.driver.outcome import Outcome, Status
 from numerics.models import Chain, ClassMixture, Estimator
+from theory.class_formulas import ClassFormula
 
 Array = NDArray[np.float64]
 
@@ -70,7 +71,12 @@ class Walk:
     def __post_init__(self) -> None:
         self.prior = Prior(ClassGroups.of(self.data, self.stages))
         tables = (stage.loss.table for stage in self.stages)
-        self.permutations = permutations_of(self.data, tuple(table for table in tables if table is not None))
+        formulas = [stage.loss for stage in self.stages if isinstance(stage.loss, ClassFormula)]
+        self.permutations = tuple(
+            found
+            for found in permutations_of(self.data, tuple(table for table in tables if table is not None))
+            if all(formula.keeps(found) for formula in formulas)
+        )
 
     @property
     def blocks(self) -> list[StageBlocks]:
@@ -88,7 +94,7 @@ class Walk:
         to a target that jumps all are wide."""
         widths = [np.linalg.norm(np.hstack(list(blocks.cholesky)), 2) for blocks in self.blocks]
         largest = max(widths, default=0.0) * math.sqrt(self.data.deltas.max())
-        jumps = any(ClassLoss(stage.loss, self.data.classes_count).jumps for stage in self.stages)
+        jumps = any(class_loss(stage.loss, self.data.classes_count).jumps for stage in self.stages)
         if jumps or len(widths) < len(self.stages):
             largest = max(largest, UNKNOWN_WIDTH)
         return 2.0 ** math.ceil(math.log2(max(largest, 1.0)))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from numerics.classes.channel import Averages, Channel, Moves
 from numerics.classes.prior import Conjugates, Prior, Updated
 from numerics.driver.chord import Evaluation
+from numerics.models import Estimator
 
 Array = NDArray[np.float64]
 
@@ -72,6 +73,7 @@ class StageEquations:
         self.lower = np.tril_indices(self.d)
         self.gauges = [root_of(blocks.response[-1]) for blocks in earlier]
         self.space = space
+        self.felt = _felt(channel.stages)
 
     # The two halves.
 
@@ -81,7 +83,7 @@ class StageEquations:
         responses = np.zeros((t, d, d))
         responses[-1] = found.stiffness
         rows = [*(stage.cholesky for stage in self.earlier), blocks.cholesky]
-        for r in range(t - 2, -1, -1):
+        for r in self.felt:
             left = -found.force_normal[r] - sum(responses[s] @ rows[s][r] for s in range(r + 1, t))
             responses[r] = np.linalg.solve(rows[r][r].T, left.T).T
         return Conjugates(found.force.T.copy(), found.force_force, responses)
@@ -187,7 +189,7 @@ class StageEquations:
         t, n = self.t, raw.bias.shape[1]
         slopes, rows = found.slopes, [*(stage.cholesky for stage in self.earlier), blocks.cholesky]
         responses = np.zeros((t, self.d, self.d, n))
-        for r in range(t - 1, -1, -1):
+        for r in (t - 1, *self.felt):
             # sum_{s>=r} Vh_ts C_sr = -P_r; of the C's only those of this stage move.
             left = -slopes.force_normal[r] - np.einsum("ij,jkn->ikn", conjugates.responses[-1], raw.cholesky[r])
             for s in range(r + 1, t):
@@ -273,8 +275,7 @@ class StageEquations:
     def start(self) -> StageBlocks:
         """From logits that are 0: what one plain iteration makes of them, with the response of uncorrelated samples."""
         d, k, t = self.d, self.k, self.t
-        form = self.channel.losses[-1].form
-        curvature = form.linear + (form.hard + form.soft / form.temperature) / k
+        curvature = self.channel.losses[-1].curvature_at_rest
         cells = [self.channel.cells[i] for i in self.channel.used]
         weights = np.array([cell.weight for cell in cells])
         delta = float(weights @ [self.channel.data.deltas[cell.class_index] for cell in cells]) / weights.sum()
@@ -296,6 +297,15 @@ class StageEquations:
             return blocks
         new = found[2]
         return replace(blocks, mean=new.magnetization, cholesky=new.cholesky)
+
+
+def _felt(stages: Sequence[Estimator]) -> list[int]:
+    """Places of the stages before the last that it looks at, or that those look at, the latest first: it responds to no other."""
+    felt: set[int] = set()
+    for t in range(len(stages), 0, -1):
+        if t == len(stages) or t - 1 in felt:
+            felt |= {s - 1 for s in stages[t - 1].loss.stages(t)}
+    return sorted(felt, reverse=True)
 
 
 class MatrixLog:

@@ -139,13 +139,9 @@ def _rotation(basis: Array, permutation: Permutation) -> Array:
 
 
 @lru_cache(maxsize=64)
-def invariants(permutations: tuple[Permutation, ...], classes: int, earlier: int) -> Array | None:
-    """Orthonormal columns that span the unknowns of a stage that the permutations leave alone, or None if there are none.
-
-    Unknowns are in the order of :mod:`numerics.classes.stage`; lower triangles stand for symmetric matrices.
-    """
-    if not permutations:
-        return None
+def _spaces(permutations: tuple[Permutation, ...], classes: int) -> dict[str, Array]:
+    """Orthonormal columns that span what the permutations leave alone: of means (d, K), biases, blocks (d, d), and lower triangles
+    that stand for symmetric matrices."""
     basis, d = helmert(classes), classes - 1
     lower = np.tril_indices(d)
     expand = np.zeros((d * d, len(lower[0])))
@@ -167,6 +163,47 @@ def invariants(permutations: tuple[Permutation, ...], classes: int, earlier: int
     for name, matrix in sums.items():
         values, vectors = np.linalg.eigh(matrix)
         spaces[name] = vectors[:, values < _NULL]
+    return spaces
+
+
+def made_invariant(values: Array, kind: str, permutations: tuple[Permutation, ...]) -> Array:
+    """The part of averages that the permutations leave alone: "means" (K, d, ..) or "blocks" (.., d, d); what is left out is error.
+
+    Examples
+    --------
+    >>> made_invariant(np.array([[1.0, 0.0], [0.0, 3.0]]), "blocks", ((1, 0, 2), (0, 2, 1))).round(9)
+    array([[2., 0.],
+           [0., 2.]])
+    """
+    if kind == "means":
+        space = _spaces(permutations, values.shape[0])[kind]
+        turned = np.moveaxis(values, 0, 1)
+        flat = turned.reshape(len(space), -1)
+        return np.moveaxis((space @ (space.T @ flat)).reshape(turned.shape), 0, 1)
+    space = _spaces(permutations, values.shape[-1] + 1)[kind]
+    return (values.reshape(-1, len(space)) @ space @ space.T).reshape(values.shape)
+
+
+@lru_cache(maxsize=64)
+def first_of_orbits(permutations: tuple[Permutation, ...], classes: int) -> list[int]:
+    """For each class the first one that is as it is."""
+    first = list(range(classes))
+    for _ in range(classes):
+        for permutation in permutations:
+            for c, image in enumerate(permutation):
+                first[c] = first[image] = min(first[c], first[image])
+    return first
+
+
+@lru_cache(maxsize=64)
+def invariants(permutations: tuple[Permutation, ...], classes: int, earlier: int) -> Array | None:
+    """Orthonormal columns that span the unknowns of a stage that the permutations leave alone, or None if there are none.
+
+    Unknowns are in the order of :mod:`numerics.classes.stage`; lower triangles stand for symmetric matrices.
+    """
+    if not permutations:
+        return None
+    spaces = _spaces(permutations, classes)
     parts = ["means", "biases", *["blocks"] * earlier, "triangles", *["blocks"] * earlier, "triangles"]
     rows = sum(spaces[name].shape[0] for name in parts)
     found = np.zeros((rows, sum(spaces[name].shape[1] for name in parts)))

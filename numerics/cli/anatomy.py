@@ -90,7 +90,7 @@ def gains_text(found: Levels, best: Levels | None) -> str:
     return table(rows)
 
 
-def class_gains_text(found: Levels) -> str:
+def class_gains_text(found: Levels, best: Levels | None) -> str:
     """What each level of a student of K classes gains, in both orders."""
     orders = {
         "which classes are alike, then each sample": (found.gains, found.quadrature_errors()),
@@ -99,12 +99,14 @@ def class_gains_text(found: Levels) -> str:
         ),
     }  # fmt: skip
     largest = max(abs(gains[name]) for gains, _ in orders.values() for name in GAINS)
+    tuned = [best.gains, best.instance_first_gains] if best else [None, None]
     parts = []
-    for order, (gains, errors) in orders.items():
-        rows = [["gain by", f"{'loss':>{BAR // 2}}|{'gain':<{BAR // 2}}", "test error", "quadrature"]]
+    for (order, (gains, errors)), other in zip(orders.items(), tuned, strict=True):
+        head = ["gain by", f"{'loss':>{BAR // 2}}|{'gain':<{BAR // 2}}", "test error", "quadrature"]
+        rows = [[*head, *(["at best ridges"] if other else [])]]
         for name, value in gains.items():
             words = [f"{value:+.4f}", f"{errors[name]:.1e}"] if np.isfinite(value) else ["-", "-"]
-            rows.append([name, bar(value, largest), *words])
+            rows.append([name, bar(value, largest), *words, *([f"{other[name]:+.4f}"] if other else [])])
         parts.append(f"{order}\n{table(rows)}")
     return "\n\n".join(parts)
 
@@ -144,7 +146,7 @@ def anatomy_text(found: Anatomy) -> str:
         describe(found.question.data, found.question.chain),
         textwrap.fill(found.sentence, WIDTH),
         students_text(found.levels, found.best),
-        class_gains_text(found.levels) if found.many_classes else gains_text(found.levels, found.best),
+        class_gains_text(found.levels, found.best) if found.many_classes else gains_text(found.levels, found.best),
         *([] if found.weights is None else [weights_text(found.weights)]),
     ]
     if found.bounds is not None:

@@ -50,7 +50,10 @@ Distillation: (1-chi) H(y, sigma(h)) + chi H(sigma(h_teacher/T), sigma(h/T)),
   H the cross-entropy, sigma the sigmoid, y = (1+s)/2 the label.
 """
 
-LOSSES = f"{', '.join(BUILT_IN)}, or a formula in h, y, s, h_teacher such as 'log(1+exp(-s*h))'"
+LOSSES = (
+    f"{', '.join(BUILT_IN)}, or a formula in h, y, s, h_teacher such as 'log(1+exp(-s*h))', of many classes one such as "
+    "'logsumexp(h) - Sum(y[k]*h[k], k)'"
+)
 
 _ALPHA = "Samples per input dimension, alpha = M/N > 0."
 

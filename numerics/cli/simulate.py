@@ -41,9 +41,10 @@ def simulate_command(
     data, chain = build_model(flags)
     if output is not None:
         require_writable(output)
-    compile_losses(chain)  # before the clock of the bar runs
-    if not no_theory:
-        compile_chain(chain)
+    if not data.many_classes:
+        compile_losses(chain)  # before the clock of the bar runs
+        if not no_theory:
+            compile_chain(chain)
     with warnings.catch_warnings(), blaming(SIMULATION_FLAGS, "--inputs", ParameterError):
         warnings.simplefilter("ignore", ConvergenceWarning)
         result = simulate(data, chain, inputs, runs, seed, n_jobs=jobs, progress=True)

@@ -23,6 +23,9 @@ class NumbaPrinter(PythonCodePrinter):
     def _print_step(self, expression: sympy.Expr) -> str:
         return f"(0.5 + 0.5*np.sign({self._print(expression.args[0])}))"
 
+    def _print_log_sum_exp(self, expression: sympy.Expr) -> str:
+        return f"log_sum_exp(({', '.join(map(self._print, expression.args))}))"
+
     def _print_Pow(self, expression: sympy.Expr, rational: bool = False) -> str:
         base, exponent = expression.as_base_exp()
         if exponent.is_Integer and 2 <= abs(int(exponent)) <= 4:

@@ -13,7 +13,6 @@ from numerics.models.dense import Dense, LinearMap, has_variance
 from numerics.models.features import RandomFeatures
 from numerics.models.stages import STAGE_KINDS, BayesOptimal, Estimator, Frozen, Rule, Stage
 from theory.rules import after_rule
-from theory.softmax import numeric_form, softmax_form
 
 
 @dataclass(frozen=True)
@@ -243,7 +242,8 @@ def _check_classes(data: DataModel, chain: Chain) -> None:
         loss = getattr(stage, "loss", None)
         if not data.many_classes:
             if loss is not None and loss.needs_many_classes:
-                what = next(f"{key}={value!r}" for key, value in loss.options if key in ("target", "table"))
+                special = [f"{key}={value!r}" for key, value in loss.options if key in ("target", "table")]
+                what = special[0] if special else f"loss {loss.name!r}"
                 raise ParameterError(f"{what} of {name} is for the classes of a ClassMixture")
             continue
         if not isinstance(stage, Estimator):
@@ -251,7 +251,7 @@ def _check_classes(data: DataModel, chain: Chain) -> None:
                 f"{name} must be an Estimator where data are a ClassMixture, got {type(stage).__name__}"
             )
         try:
-            softmax_form(loss)
+            loss.require_classes(data.classes_count)
         except ValueError as error:
             raise ParameterError(f"loss of {name}: {error}") from None
         if loss.table is not None and len(loss.table) != data.classes_count:
@@ -267,7 +267,7 @@ def _check_missing_classes(data: ClassMixture, chain: Chain) -> None:
     """Check that no bias runs to -infinity, because its class is never a target."""
     for name, stage in zip(chain.names, chain.stages, strict=True):
         seen = sum(data.label_weights(found) for found in stage.sets)
-        missing = numeric_form(stage.loss).never_shown(seen.tolist(), stage.loss.table)
+        missing = stage.loss.never_shown(seen.tolist())
         if missing:
             trained = "labels" if stage.loss.table is None else "labels and a table"
             raise ParameterError(

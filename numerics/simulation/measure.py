@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from numerics.classes.losses import ClassLoss
+from numerics.classes.formulas import class_loss
 from numerics.classes.population import ClassPopulation, mean_loss
 from numerics.models import Chain, ClassMixture, DataModel, Estimator, Frozen, helmert
 from numerics.simulation.draw import Array, Sample
@@ -75,7 +75,7 @@ class DrawnClassSamples(WeightedSamples):
 
     def loss(self, loss: Loss) -> Integral:
         """Average of a loss of the last stage."""
-        return mean_loss(self, ClassLoss(loss, self.logits.shape[2]), loss.stages(self.stages), self.table)
+        return mean_loss(self, class_loss(loss, self.logits.shape[2]), loss.stages(self.stages), self.table)
 
 
 class MeasuredStage(AnyStage):

@@ -115,7 +115,7 @@ def measure_class_responses(sample: Sample, chain: Chain, fits: Sequence[StageFi
         result[t, t] = basis.T @ blocks @ basis
         own = np.tensordot(design, inverse.reshape(size + 1, -1), 1).reshape(len(design), d, size * d)
         moved[t, t] = np.tensordot(everywhere, inverse.reshape(size + 1, -1), 1).reshape(-1, d, size * d)
-        pulls = _class_pulls(fields, stage.loss.stages(t + 1))
+        pulls = _class_pulls(fields, fit.logits @ basis, stage.loss.stages(t + 1))
         for s in range(t):
             between = [place for place in range(s, t) if place in pulls and (place, s) in moved]
             if not between:
@@ -139,12 +139,12 @@ STEP = 1e-6
 """Of differences of targets."""
 
 
-def _class_pulls(fields: ClassFields, seen: Sequence[int]) -> dict[int, Array | None]:
+def _class_pulls(fields: ClassFields, h: Array, seen: Sequence[int]) -> dict[int, Array | None]:
     """Derivative of the gradient in the logits of the stages that are looked at, (M, d, d) each; None where targets jump."""
-    form, basis = fields.loss.form, fields.basis
+    basis = fields.basis
     found: dict[int, Array | None] = {}
     for place, stage in enumerate(seen):
-        if form.taught and fields.loss.jumps:
+        if fields.loss.jumps:
             found[stage - 1] = None
             continue
         pull = np.empty((len(fields.labels), len(basis), len(basis)))
@@ -153,8 +153,8 @@ def _class_pulls(fields: ClassFields, seen: Sequence[int]) -> dict[int, Array | 
             for step in (STEP, -STEP):
                 taught = fields.taught.copy()
                 taught[:, place] += step * direction
-                ends.append(fields.loss.targets(fields.labels, taught, fields.table))
-            pull[:, :, b] = -((ends[0] - ends[1]) / (2 * STEP)) @ basis.T
+                ends.append(fields.loss.gradient(h, fields.loss.targets(fields.labels, taught, fields.table)))
+            pull[:, :, b] = ((ends[0] - ends[1]) / (2 * STEP)) @ basis.T
         found[stage - 1] = found.get(stage - 1, 0.0) + pull
     return found
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from numerics.classes.formulas import class_loss
 from numerics.classes.losses import ClassLoss
 from numerics.codegen.losses import LossFunctions
 from numerics.models import TRAINING, Chain, Estimator, LinearMap, ParameterError, RandomFeatures, Rule, helmert
@@ -59,8 +60,8 @@ class ClassFields:
 
     def derivatives(self, u: Array) -> tuple[Array, Array]:
         h = u @ self.basis
-        slopes = (self.loss.slope(h) - self.targets) @ self.basis.T
-        return slopes, self.basis @ self.loss.curvature(h) @ self.basis.T
+        slopes = self.loss.gradient(h, self.targets) @ self.basis.T
+        return slopes, self.basis @ self.loss.curvature(h, self.targets) @ self.basis.T
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def fields_of(loss: Loss, number: int, sample: Sample, fits: Sequence[StageFit],
 
 
 def class_fields_of(loss: Loss, number: int, sample: Sample, fits: Sequence[StageFit], rows: Selection) -> ClassFields:
-    own, basis, labels = ClassLoss(loss, len(sample.mean)), helmert(len(sample.mean)), sample.labels[rows]
+    own, basis, labels = class_loss(loss, len(sample.mean)), helmert(len(sample.mean)), sample.labels[rows]
     taught = np.empty((len(labels), len(loss.stages(number)), len(sample.mean)))
     for place, s in enumerate(loss.stages(number)):
         taught[:, place] = fits[s - 1].everywhere[rows] @ basis
@@ -250,7 +251,7 @@ def _require_minimum(fields: Fields, name: str) -> None:
 def _require_classes(fields: ClassFields, name: str) -> None:
     """The bias of a class that is nowhere a target has no minimum."""
     counts = np.bincount(fields.labels, minlength=fields.loss.classes)
-    missing = fields.loss.form.never_shown(counts.tolist(), fields.loss.loss.table)
+    missing = fields.loss.loss.never_shown(counts.tolist())
     if missing:
         raise ParameterError(
             f"alpha, n_inputs and weights gave {name} no sample of class {', '.join(map(str, missing))}; "

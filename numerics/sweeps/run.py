@@ -118,6 +118,9 @@ def compile_parts(work: Mapping[str, Work]) -> None:
     """Compile all that the parts need, so that no clock runs meanwhile."""
     for part in work.values():
         chain = getattr(getattr(part, "simulation", None), "chain", None) or getattr(part, "chain", None)
+        data = getattr(part, "data", None)
+        if data is not None and data.many_classes:
+            continue  # of another solver, that compiles what it needs
         if isinstance(part, Grid) and (len(chain) > LONGEST_CHAIN or is_spectral(part.data, chain)):
             continue  # no compiled solver takes it
         if isinstance(chain, Chain) and not isinstance(part, Experiment):

@@ -9,11 +9,14 @@ import pytest
 
 from numerics import (
     BayesOptimal,
+    ClassMixture,
     DataSet,
     Estimator,
     GaussianMixture,
     ParameterError,
+    orthogonal_means,
     parameter_paths,
+    similar_pairs,
     solve,
     with_parameter,
 )
@@ -215,3 +218,56 @@ def test_derivatives_with_respect_to_a_ridge_of_0_are_refused() -> None:
     solution = solve(GaussianMixture(0.4), Estimator(SquareLoss(), 0.0))
     with pytest.raises(ParameterError, match=r"teacher\.ridge must be positive"):
         derivatives(solution, ["teacher.ridge"], ["teacher.test_error"])
+
+
+# Many classes.
+
+UNEQUAL = ClassMixture(2.0, [0.4, 0.35, 0.25], similar_pairs(3, 0.4), [0.4, 0.7, 0.5])
+OF_CLASSES = Chain.of([Estimator(CrossEntropy(), 0.1), Estimator(Distillation(temperature=2.0), 0.1, eta=0.7)])
+
+
+def test_best_ridge_of_many_classes() -> None:
+    """Between its neighbours in complete solutions, on nodes of their own; the error says how sure that is."""
+    path, observable = "student.ridge", "student.test_error"
+    best = optimize(UNEQUAL, OF_CLASSES, {path: (1e-3, 10.0)}, observable)
+    assert best.converged
+    assert best.location == {path: "interior"}
+    assert best.value == best.solution[1].test_error
+    assert best.solution.quadrature_error < 1e-5
+    assert best.evaluations < 60
+    for factor in (0.6, 1 / 0.6):
+        other = solve(*with_parameter(UNEQUAL, OF_CLASSES, path, factor * best.parameters[path]))
+        assert other[1].test_error > best.value + 3 * (best.solution.quadrature_error + other.quadrature_error)
+    again = optimize(UNEQUAL, OF_CLASSES, {path: (1e-3, 10.0)}, observable)
+    assert again.parameters == best.parameters
+
+
+@pytest.mark.slow
+def test_two_classes_have_the_optimum_of_the_binary_solver() -> None:
+    """Of a learned ridge and a temperature together, on nodes and by exact gradients; the classes' ridge is half as large."""
+    over = {"student.ridge": (1e-2, 10.0), "student.mixing": (0.0, 1.0)}
+    two = ClassMixture(2.0, [0.3, 0.7], [[1, -1], [-1, 1]], 1.0, label_noise=0.1)
+    chain = Chain.of([Estimator(CrossEntropy(), 1.0), Estimator(Distillation(), 0.1, eta=0.7)])
+    ours = optimize(two, chain, over)
+    binary = GaussianMixture(2.0, 0.3, 1.0, label_noise=0.1)
+    halved = Chain.of([Estimator(CrossEntropy(), 0.5), Estimator(Distillation(), 0.1, eta=0.7)])
+    theirs = optimize(binary, halved, over)
+    assert ours.converged
+    assert ours.value == pytest.approx(theirs.value, abs=1e-6)
+    assert ours.location == theirs.location
+    ridges = ours.parameters["student.ridge"], 2.0 * theirs.parameters["student.ridge"]
+    assert ridges[0] == pytest.approx(ridges[1], rel=3e-2)
+
+
+def test_of_many_classes_at_the_ends() -> None:
+    """Balanced classes want an infinite ridge; what is refused is so in one line."""
+    path = "teacher.ridge"
+    alike = ClassMixture(2.0, gram=orthogonal_means(3), delta=0.5)
+    best = optimize(alike, Estimator(CrossEntropy(), 1.0), {path: (1e-2, 50.0)}, "teacher.test_error")
+    assert best.location == {path: "infinity"}
+    worst = optimize(alike, Estimator(CrossEntropy(), 1.0), {path: (1e-2, 50.0)}, "teacher.test_error", maximize=True)
+    assert worst.location == {path: "lower bound"}
+    with pytest.raises(ParameterError, match=r"bounds of 'teacher.ridge' must be increasing"):
+        optimize(alike, Estimator(CrossEntropy(), 1.0), {path: (10.0, 1.0)}, "teacher.test_error")
+    with pytest.raises(ParameterError, match="are not differentiated; take sweep or optimize"):
+        derivatives(best.solution, [path], ["teacher.test_error"])

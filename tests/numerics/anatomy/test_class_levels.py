@@ -19,10 +19,11 @@ from numerics.anatomy.levels import (
     INSTANCE_FIRST,
     LADDER,
     Question,
+    best_levels,
     levels,
     solved,
 )
-from numerics.cli.anatomy import anatomy_command
+from numerics.cli.anatomy import anatomy_command, anatomy_text
 from theory.losses import CrossEntropy, Distillation, SquareLoss, TableTargets
 
 TEACHER, STUDENT = Estimator(CrossEntropy(), 0.1), Estimator(Distillation(), 0.1)
@@ -226,15 +227,40 @@ def test_tables_of_theory_and_of_larger_runs(n_inputs: int) -> None:
     compare_tables(n_inputs, 24)
 
 
+# Best ridges.
+
+
+def test_best_ridges() -> None:
+    """Of the whole target: no ridge around does better, on other nodes."""
+    question = Question.of(UNEQUAL, [TEACHER, STUDENT])
+    found = best_levels(question, names=("instance",))
+    assert found.best_ridge
+    for name, level in found.students.items():
+        loss = question.losses(None)[name]
+        assert 1e-3 < level.ridge < 10.0
+        assert level.quadrature_error < 2e-5
+        for factor in (0.5, 2.0):
+            data, chain = question.problem_with(loss)
+            stages = [*chain.stages[:-1], replace(chain[-1], ridge=factor * level.ridge)]
+            assert solve(data, stages, throw=True)[-1].test_error > level.error + 1e-4
+
+
+@pytest.mark.slow
+def test_best_ridges_of_all_students() -> None:
+    found = anatomy(PAIRS, [TEACHER, STUDENT], best_ridge=True)
+    best = found.best.students
+    assert set(best) == set(found.levels.students)
+    for name, level in found.levels.students.items():
+        assert best[name].error < level.error + 1e-5
+    text = anatomy_text(found)
+    assert text.count("at best ridges") == 2
+
+
 # What is refused, in one line.
 
 
 def test_what_is_refused() -> None:
     cases = [
-        (
-            lambda: anatomy(PAIRS, [TEACHER, STUDENT], best_ridge=True),
-            "best_ridge must be False where data are a ClassMixture",
-        ),
         (
             lambda: anatomy(PAIRS, [TEACHER, replace(STUDENT, loss=Distillation(target="true"))]),
             "target of student must be 'full' to be taken apart, got 'true'",
@@ -278,9 +304,6 @@ def test_the_command() -> None:
     assert "which classes are alike, then each sample" in done.output
     assert "KD-sim" in done.output
     assert max(map(len, done.output.splitlines())) <= 110
-    done = CliRunner().invoke(anatomy_command, (*COMMAND, "--best-ridge"))
-    assert done.exit_code == 2
-    assert "--best-ridge: best_ridge must be False" in done.output
     done = CliRunner().invoke(anatomy_command, (*COMMAND, "--simulate", "60", "3", "--json"))
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)

@@ -10,9 +10,10 @@ from numpy.polynomial.hermite_e import hermegauss
 
 from numerics import Chain, Estimator
 from numerics.classes.channel import Averages, Channel, cells_of
+from numerics.classes.lanes import LANES, TOLERANCE, whole_steps
 from numerics.classes.losses import ClassLoss
 from numerics.classes.prior import ClassGroups, Conjugates, Prior
-from numerics.classes.proximal import proximal_points
+from numerics.classes.proximal import _potential, _slope_and_curvature, minimise, proximal_points
 from numerics.classes.rules import Rule, sobol_rule
 from numerics.classes.solver import Walk, solve_walk
 from numerics.classes.stage import MatrixLog, StageBlocks, StageEquations, exponential
@@ -269,3 +270,34 @@ def test_matrix_logarithm() -> None:
 
 def test_averages_say_what_they_are() -> None:
     assert {"force", "force_normal", "force_force", "stiffness", "slopes"} <= set(Averages.__annotations__)
+
+
+@pytest.mark.parametrize("k", [3, 6])
+def test_steps_side_by_side(k: int) -> None:
+    """As one by one; of starts that are too far off nothing is changed, and those next to them are found all the same."""
+    generator = np.random.default_rng(k)
+    found, basis, n = ClassLoss(Distillation(0.5, 2.0), k), helmert(k), 3 * LANES + 5
+    precision = np.linalg.inv(30.0 * spd(generator, k - 1))
+    u = 8.0 * generator.standard_normal((n, k - 1))
+    taught = 3.0 * generator.standard_normal((n, 1, k))
+    target = found.targets(generator.integers(0, k, n), taught) @ basis.T
+    ways = []
+    for way in (minimise_one_by_one, proximal_points):
+        h, force, stiffness = u.copy(), np.empty_like(u), np.empty((*u.shape, k - 1))
+        assert way(found.form, precision, u, target, h, force, stiffness) == 0
+        ways.append((h, force, stiffness))
+    for one, other, accuracy in zip(*ways, (1e-9, 1e-9, TOLERANCE), strict=True):  # D is that before the last step
+        assert one == pytest.approx(other, abs=accuracy)
+    h, done = u.copy(), np.zeros(n, dtype=bool)
+    h[::7] = 1e4
+    far = h.copy()
+    whole_steps(found.form, precision, u, target, h, force, stiffness, done)
+    assert not done[::7].all()
+    assert h[~done] == pytest.approx(far[~done], abs=0.0)
+    assert h[done] == pytest.approx(ways[0][0][done], abs=1e-9)
+    assert proximal_points(found.form, precision, u, target, far, force, stiffness) == 0
+    assert far == pytest.approx(ways[0][0], abs=1e-9)
+
+
+def minimise_one_by_one(form, precision, u, target, h, force, stiffness) -> int:
+    return minimise(_potential, _slope_and_curvature, form, target, precision, u, target, h, force, stiffness)

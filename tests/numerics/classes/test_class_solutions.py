@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from numerics import Chain, Estimator, GaussianMixture, ParameterError, Solution, solve
 from numerics.classes.binary import as_binary
-from numerics.classes.population import orthant
+from numerics.classes.population import _quantile, orthant
 from numerics.classes.solution import ClassSolution, _copies, solve_on_nodes
 from numerics.classes.solver import Walk, solve_walk
 from numerics.models import (
@@ -190,6 +190,19 @@ def test_orthants() -> None:
     for n in (3, 5, 9):
         covariance = 0.5 * np.eye(n) + 0.5
         assert orthant(np.zeros(n), covariance) == pytest.approx(1 / (n + 1), abs=2e-5)
+
+
+def test_quantiles_of_the_normal_law() -> None:
+    p = np.concatenate([np.logspace(-300, -1, 100), np.linspace(0.01, 0.99, 99), 1.0 - np.logspace(-15, -1, 30)])
+    assert [_quantile(x) for x in p] == pytest.approx(ndtri(p), rel=2e-15, abs=1e-15)
+
+
+def test_what_a_stage_does_not_look_at_moves_nothing(solution: ClassSolution) -> None:
+    """The third stage skips the second: V_32 is 0, not the noise of the nodes."""
+    skipping = Estimator(Distillation(teacher=1), 0.1)
+    found = solve(solution.data, [*solution.chain.stages, skipping], throw=True)
+    assert np.abs(found.response[2, 1]).max() == 0.0
+    assert np.abs(found.response[2, 0]).max() > 0.01
 
 
 def test_a_class_missing_from_the_transfer_set() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from numerics import Chain, Estimator
+from numerics import Chain, Estimator, solve
 from numerics.classes import solver
+from numerics.classes.population import ClassPopulation
 from numerics.classes.solver import Walk, solve_walk
 from numerics.classes.stage import StageEquations
 from numerics.classes.symmetry import invariants, orbits, permutations_of
@@ -73,3 +74,17 @@ def test_symmetric_solutions_are_solutions(label_noise: float, monkeypatch: pyte
         assert np.abs(equations.evaluate(point.blocks, jacobian=False).residual).max() < 5e-3
         finer.points.append(point)
         finer.prior.append(number, CHAIN[number - 1].ridge, point.conjugates)
+
+
+def test_order_parameters_are_symmetric_to_rounding() -> None:
+    """Pairs: nodes are not symmetric, averages are made so; the error of a class is that of its twin."""
+    data = ClassMixture(2.0, [0.3, 0.3, 0.2, 0.2], similar_pairs(4, 0.5), 0.5)
+    solution = solve(data, [Estimator(CrossEntropy(), 0.3), Estimator(Distillation(), 0.1, eta=0.5)], throw=True)
+    swapped = [1, 0, 3, 2]
+    for blocks in (solution.overlap, solution.response):
+        assert blocks[..., swapped, :][..., swapped] == pytest.approx(blocks, abs=1e-9)
+    assert solution.means[:, swapped][..., swapped] == pytest.approx(solution.means, abs=1e-9)
+    for stage in solution:
+        assert stage.class_errors[swapped] == pytest.approx(stage.class_errors, abs=0.0)
+        everyone = ClassPopulation(data, stage.fresh.means, stage.fresh.blocks)
+        assert everyone.class_errors(-1) == pytest.approx(stage.class_errors, abs=3e-5)
