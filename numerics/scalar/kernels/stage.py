@@ -270,7 +270,7 @@ def natural_sizes(order, earlier_responses, sizes):
 
 @njit(types.void(PROBLEM, ORDER_PARAMETERS, MEMORY), **PLAIN)
 def channel_half(problem, order, memory):
-    """Conjugates, into ``memory.conjugate``, and their derivatives with respect to the unknowns, into ``chain_rule.d_conjugate``."""
+    """Conjugates, into ``memory.conjugate``, and their derivatives by the unknowns, into ``memory.chain_rule.d_conjugate``."""
     chain, averages, gradients = memory.chain_rule, memory.averages, memory.gradients
     k = order.couplings.size
     at = places(k)
