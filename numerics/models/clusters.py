@@ -15,7 +15,7 @@ import numpy as np
 
 from numerics.models.checks import ParameterError
 from numerics.models.data import ClassLaw, DataModel, DataSet
-from numerics.models.dense import Array, Content, Dense, frozen_numbers
+from numerics.models.dense import Array, Dense, _Content, _numbers
 from numerics.models.inputs import WHITE, Inputs
 
 MOST_CLUSTERS = 1000
@@ -24,7 +24,7 @@ _SUM = 1e-9  # by which weights may miss 1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Clusters(Content, DataModel):
+class Clusters(_Content, DataModel):
     """C Gaussian clusters in R^p with labels of two classes.
 
     Parameters
@@ -76,13 +76,13 @@ class Clusters(Content, DataModel):
     dense: ClassVar[tuple[Dense, ...]]
     """The covariances, or the one that all share."""
 
-    title: ClassVar[str] = "Gaussian clusters"
+    title: ClassVar[str] = "mixture of Gaussian clusters"
     in_clusters: ClassVar[bool] = True
     own_parameters: ClassVar[tuple[str, ...]] = ("alpha", "label_noise")
     inputs: ClassVar[Inputs] = WHITE
 
     def __post_init__(self) -> None:
-        means = frozen_numbers("means", self.means, axes=2)
+        means = _numbers("means", self.means, axes=2)
         count, size = means.shape
         if count > MOST_CLUSTERS:
             raise ParameterError(f"means must be of at most {MOST_CLUSTERS} clusters, got {count}")
@@ -195,7 +195,7 @@ class Cluster(DataModel):
 
 def _vector(name: str, values: object, count: int, allowed: str) -> Array:
     try:
-        found = frozen_numbers(name, values, axes=1)
+        found = _numbers(name, values, axes=1)
     except ParameterError:
         raise ParameterError(f"{name} must be {count} numbers, {allowed}, got {values!r}") from None
     if len(found) != count:

@@ -27,7 +27,7 @@ _NO_VARIANCE = 1e-12  # of what a map sees, over that of rows in any direction
 _NEGATIVE = 1e-10  # eigenvalue, over the mean one, that rounding may leave
 
 
-class Content:
+class _Content:
     """Frozen arrays that are equal where their numbers are."""
 
     @cached_property
@@ -55,7 +55,7 @@ class Content:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LinearMap(Content):
+class LinearMap(_Content):
     """What a stage sees of :class:`Dense` inputs: ``A x``, with a weight for each row of A; its ``features``.
 
     Masks are maps too: rows of the identity.
@@ -79,7 +79,7 @@ class LinearMap(Content):
     matrix: Array
 
     def __post_init__(self) -> None:
-        matrix = frozen_numbers("matrix", self.matrix, axes=2)
+        matrix = _numbers("matrix", self.matrix, axes=2)
         if not matrix.any():
             raise ParameterError("matrix must have an entry that is not 0")
         object.__setattr__(self, "matrix", matrix)
@@ -98,7 +98,7 @@ class LinearMap(Content):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Dense(Content, Inputs):
+class Dense(_Content, Inputs):
     """Inputs whose covariance is any matrix; all classes share it.
 
     Parameters
@@ -129,7 +129,7 @@ class Dense(Content, Inputs):
     direction: Array | None = None
 
     def __post_init__(self) -> None:
-        covariance = frozen_numbers("covariance", self.covariance, axes=2)
+        covariance = _numbers("covariance", self.covariance, axes=2)
         if covariance.shape[0] != covariance.shape[1]:
             raise ParameterError(f"covariance must be square, got shape {covariance.shape}")
         largest = np.abs(covariance).max()
@@ -146,7 +146,7 @@ class Dense(Content, Inputs):
             raise ParameterError(f"covariance must have no eigenvalue below 0, got {least:g}") from None
         if self.direction is None:
             return
-        direction = frozen_numbers("direction", self.direction, axes=1)
+        direction = _numbers("direction", self.direction, axes=1)
         if len(direction) != len(covariance):
             raise ParameterError(
                 f"direction must have as many entries as covariance has rows, {len(covariance)}, got {len(direction)}"
@@ -207,7 +207,7 @@ def _frozen(array: Array) -> Array:
     return found
 
 
-def frozen_numbers(name: str, values: object, axes: int) -> Array:
+def _numbers(name: str, values: object, axes: int) -> Array:
     """Finite numbers in an array of so many axes, which cannot be written to; one line for anything else."""
     kind = "a matrix" if axes == 2 else "a vector"
     try:
