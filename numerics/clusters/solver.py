@@ -122,9 +122,8 @@ class Walk:
     def _from_large_ridge(self, equations: StageEquations, failed: Found) -> Found:
         """Follow the stage along falling ridges, from where weights hardly react."""
         goal, settings = equations.ridge, self.settings
-        _, curvature = equations.loss_units()
         first = max(
-            math.log(settings.first_ridge * curvature * (1.0 + equations.alpha) * equations.largest_variance),
+            math.log(settings.first_ridge * equations.curvature * (1.0 + equations.alpha) * equations.largest_variance),
             math.log(goal),
         )
 
