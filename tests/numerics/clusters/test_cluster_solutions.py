@@ -190,11 +190,11 @@ def test_errors_are_what_finer_quadrature_changes() -> None:
         assert apart <= rough[1].error_of(name) < 1e-4
 
 
-def scores(n_inputs: int, seed: int) -> list[float]:
+def scores(n_inputs: int, seed: int, n_runs: int = 24) -> list[float]:
     """Of all observables, errors of clusters and responses, with label noise, a map, and a further data set."""
     data = three_clusters(6, label_noise=0.1, further=[DataSet("fresh", 1.0)])
     chain = [TEACHER, student(half(), sets=["training", "fresh"])]
-    runs = simulate(data, chain, n_inputs=n_inputs, n_runs=24, seed=seed)
+    runs = simulate(data, chain, n_inputs=n_inputs, n_runs=n_runs, seed=seed)
     solution = solve(runs.effective_data, chain)
     names = [name for name in observables_of(data) if REGISTRY[name].measured]
     found = scores_of_stages(solution, runs, names)
@@ -207,13 +207,14 @@ def scores(n_inputs: int, seed: int) -> list[float]:
     return found
 
 
-def test_theory_agrees_with_experiments() -> None:
-    assert np.abs(scores(240, seed=1)).max() < 4.0
+def test_theory_agrees_with_small_experiments() -> None:
+    assert np.abs(scores(160, seed=1, n_runs=8)).max() < 4.0
 
 
 @pytest.mark.slow
-def test_theory_agrees_with_large_experiments() -> None:
-    assert np.abs(scores(960, seed=2)).max() < 4.0
+@pytest.mark.parametrize("n_inputs", [240, 960])
+def test_theory_agrees_with_experiments(n_inputs: int) -> None:
+    assert np.abs(scores(n_inputs, seed=2)).max() < 4.0
 
 
 def test_random_problems_are_solved() -> None:
