@@ -62,7 +62,7 @@ class Walk:
     defect: float = 0.0
 
     def __post_init__(self) -> None:
-        self.prior = WeightPrior.of(self.data, [stage.features for stage in self.chain.stages], self.common)
+        self.prior = WeightPrior.of(self.data, self.chain.stages, self.common)
         self.nodes: list[Nodes] = [label_nodes(part) for part in self.data.parts]
 
     def equations(self) -> StageEquations:
@@ -146,6 +146,13 @@ def largest_difference(before: Sequence[ClusterPoints], after: Sequence[ClusterP
     return max(
         largest_change(old, new) for old, new in zip(zip(*before, strict=True), zip(*after, strict=True), strict=True)
     )
+
+
+def shifts_of(walk: Walk) -> Array:
+    """Mean logit without bias, E[w_t].E[x]/sqrt(N), of the solved stages that learn their bias, 0 of others, shape (T,)."""
+    found = walk.prior.along(walk.data.centre)
+    free = [stage.fixed_bias is None for stage in walk.chain.stages[: len(found)]]
+    return np.where(free, found, 0.0)
 
 
 class Refinement:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from numerics import Clusters, LinearMap
+from numerics import Clusters, Estimator, LinearMap
 from numerics.clusters.prior import APART, COMMON, Updated, WeightPrior
 from theory.clusters import cluster_prior_equations
+from theory.losses import CrossEntropy
 
 SIZE, COUNT = 6, 3
 STEP = 1e-5
@@ -24,6 +25,11 @@ def clusters_of(generator: np.random.Generator, *, diagonal: bool) -> Clusters:
     ]
     means = generator.normal(size=(COUNT, SIZE))
     return Clusters(2.0, means, np.array(covariances), [1, -1, -1], [0.2, 0.3, 0.5])
+
+
+def prior_of(data: Clusters, maps: list[LinearMap | None], common: bool | None = None) -> WeightPrior:
+    """Of stages with given biases, so that means are what they are."""
+    return WeightPrior.of(data, [Estimator(CrossEntropy(), 0.1, bias=0.0, features=seen) for seen in maps], common)
 
 
 def conjugates_of(generator: np.random.Generator, t: int) -> np.ndarray:
@@ -59,7 +65,7 @@ def test_equations_are_the_gradient_of_the_potential(case: str) -> None:
     generator = np.random.default_rng(1)
     data = clusters_of(generator, diagonal=case == "common")
     few, many = (LinearMap(generator.normal(size=(rows, SIZE))) for rows in (4, 9))
-    prior = WeightPrior.of(data, [few, many, None] if case == "maps" else [None] * 3)
+    prior = prior_of(data, [few, many, None] if case == "maps" else [None] * 3)
     assert prior.kind == (COMMON if case == "common" else APART)
     for t in range(3):
         conjugates = conjugates_of(generator, t)
@@ -77,7 +83,7 @@ def test_equations_are_the_gradient_of_the_potential(case: str) -> None:
 def test_on_coordinates_in_common_the_equations_are_theorys() -> None:
     generator = np.random.default_rng(2)
     data = clusters_of(generator, diagonal=True)
-    prior = WeightPrior.of(data, [None, None], common=False)
+    prior = prior_of(data, [None, None], common=False)
     # Moments of the weights of each coordinate, from stage to stage, as theory wants them.
     signed = np.sqrt(SIZE) * np.array(data.labels)[:, None] * data.means
     variances = np.array([np.diag(data.covariance(c)) for c in range(COUNT)])
@@ -105,7 +111,7 @@ def test_a_basis_in_common_is_found_and_changes_nothing() -> None:
     turned = Clusters(
         2.0, data.means @ turn.T, turn @ data.covariances @ turn.T, data.labels, data.weights
     )  # fmt: skip
-    priors = [WeightPrior.of(turned, [None] * 2), WeightPrior.of(data, [None] * 2, common=False)]
+    priors = [prior_of(turned, [None] * 2), prior_of(data, [None] * 2, common=False)]
     assert [prior.kind for prior in priors] == [COMMON, APART]
     found = [grown(prior, 2, np.random.default_rng(4)) for prior in priors]
     for (_, one), (_, other) in zip(*found, strict=True):
