@@ -121,6 +121,10 @@ class ClusterPopulation(ClusterSamples):
         """P(s h_t < 0)."""
         return float(self.shares @ self.cluster_errors(t))
 
+    def direction_error(self, t: int) -> float:
+        """P(s h_t < 0) after the best threshold."""
+        return self.logit_law(t).least_error
+
     def agreement(self, t: int, s: int) -> float:
         """Probability that stages t and s give a test point the same label."""
         return float(self.shares @ np.array([part.agreement(t, s) for part in self.parts]))

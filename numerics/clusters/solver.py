@@ -30,7 +30,7 @@ ClusterPoints = tuple[StagePoint, ...]
 DAMPED = 4
 """Steps of half the residual that a cold start begins with."""
 
-_PATH_ITERATIONS = 25
+_PATH_ITERATIONS, _PATH_TOLERANCE = 25, 1e-3
 _SAFETY, _LEAST_GAIN = 2.0, 0.01  # of the error of a level over what a coarser one says
 _CHECK_TAIL, _TAIL_REFINEMENT, _TOLERANCE_REFINEMENT = 100.0, 0.1, 0.01
 
@@ -133,12 +133,20 @@ class Walk:
 
         shape = (equations.clusters, equations.width)
         path = Path(at, first, math.log(goal), np.ravel, lambda x: x.reshape(shape).copy())
-        found = chord_along(
-            path, at(first).start(), self.level.tolerance, min(settings.max_iterations, _PATH_ITERATIONS),
+        followed = chord_along(
+            path,
+            at(first).start(),
+            _PATH_TOLERANCE,
+            min(settings.max_iterations, _PATH_ITERATIONS),
             settings.ridge_steps,
-        )  # fmt: skip
+        )
         equations.ridge = goal
-        return found if found.factors is not None else failed._replace(outcome=found.outcome)
+        if followed.outcome.status != Status.CONVERGED:
+            return failed._replace(outcome=followed.outcome)
+        found = chord(equations, followed.x, self.level.tolerance, settings.max_iterations, 0, followed.factors)
+        return found._replace(
+            outcome=found.outcome._replace(iterations=found.outcome.iterations + followed.outcome.iterations)
+        )
 
 
 def largest_difference(before: Sequence[ClusterPoints], after: Sequence[ClusterPoints]) -> float:

@@ -179,6 +179,15 @@ class ClusterLaw:
             found |= set(low.tolist())
         return found
 
+    @property
+    def least_error(self) -> float:
+        """Test error of the best head that says s = 1 where h > x: at its x the log-odds vanish, or x is infinite."""
+        x = np.array([-math.inf, *self.marks(()), math.inf])
+        shares, labels, centres, widths = (
+            np.array(values)[:, None] for values in (self.shares, self.labels, self.centres, self.widths)
+        )
+        return float((shares * special.ndtr(labels * (x - centres) / widths)).sum(axis=0).min())
+
     def scaled(self, factor: float) -> ClusterLaw:
         """Law of ``factor h``, factor > 0."""
         centres, widths = (tuple(factor * value for value in values) for values in (self.centres, self.widths))

@@ -38,8 +38,9 @@ from theory.losses import CrossEntropy, Distillation, Loss, PseudoLabels, Square
 
 SIZE = 8
 UNLISTED = (
-    "brier_calibration", "brier_refinement", "calibrating_temperature", "cross_entropy_calibration", "cross_entropy_refinement",
-    "teacher_right_wrong", "teacher_wrong_right", "tempered_calibration_error", "top_label_calibration_error",
+    "direction_error", "threshold_error", "brier_calibration", "brier_refinement", "calibrating_temperature",
+    "cross_entropy_calibration", "cross_entropy_refinement", "teacher_right_wrong", "teacher_wrong_right",
+    "tempered_calibration_error", "top_label_calibration_error",
 )  # fmt: skip
 TEACHER = Estimator(CrossEntropy(), 0.1)
 
