@@ -24,9 +24,11 @@ from numerics import (
     solve,
     sweep,
 )
+from numerics.cli.report import solution_text
 from numerics.clusters.prior import APART, COMMON
 from numerics.clusters.solution import ClusterSolution, solve_clusters
 from numerics.clusters.weights import covariance_of_weights, law_of_weights, logits_on
+from numerics.codegen import observables
 from numerics.models import Chain
 from numerics.optimize import derivatives, optimize
 from numerics.problem import read_problem, write_problem
@@ -165,6 +167,38 @@ def test_the_potential_at_the_saddle_is_the_training_objective(case: str) -> Non
             assert stage.bias == estimator.bias
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_potential_is_stationary_in_every_order_parameter(number: int) -> None:
+    """Of each cluster, and in the bias, at fixed conjugates: coupling and energetic part."""
+    data = three_clusters(3, label_noise=0.1)
+    chain = Chain.of([TEACHER, student(half())])
+    found = solve(data, chain)
+    coupling, loss = observables.coupling(number), chain[number - 1].loss
+    points = found.points[number - 1]
+
+    def potential(unknowns: np.ndarray) -> float:
+        moved = tuple(replace(point, unknowns=row) for point, row in zip(points, unknowns, strict=True))
+        stage = replace(found, points=(*found.points[: number - 1], moved, *found.points[number:]))[number - 1]
+        tied = 0.0
+        for part, point in zip(stage.solution.parts, moved, strict=True):
+            overlap = part.state.overlap[number - 1, :number]
+            tied += float(coupling(point.magnetization, *overlap, *point.response_row, *point.conjugates))
+        responses = [point.response_row[-1] for point in moved]
+        return tied - data.alpha * stage.samples.envelope(loss, responses).value
+
+    here = np.array([point.unknowns for point in points])
+    step = 1e-4
+    for c, column in np.ndindex(here.shape):
+        rows = slice(None) if column == 1 else c  # the bias is that of all clusters
+        values = []
+        for side in (1.0, -1.0):
+            moved = here.copy()
+            moved[rows, column] += side * step
+            values.append(potential(moved))
+        # The second derivative is of order 1: it says what a wrong equation would do.
+        assert abs(values[0] - values[1]) / (2.0 * step) < 1e-6, (c, column)
+
+
 def test_the_law_of_weights_has_the_order_parameters() -> None:
     data, chain = three_clusters(4), [TEACHER, student(half()), Estimator(Distillation(teacher=1), 0.1)]
     found = solve(data, chain)
@@ -248,6 +282,9 @@ def test_problems_are_written_swept_continued_and_printed() -> None:
     warm = solve(near, chain, start=here)
     assert warm.iterations < solve(near, chain).iterations
     assert warm[1].test_error == pytest.approx(solve(near, chain)[1].test_error, rel=1e-9)
+    text = solution_text(here)
+    assert "3 clusters of 8 inputs, weights (labels): 0.3 (+1), 0.3 (-1), 0.4 (-1)" in text
+    assert "prior: one covariance a cluster" in text
     written = json.loads(json.dumps(here.to_dict()))
     assert written["prior"] == APART
     assert written["stages"][1]["test_error"] == here[1].test_error
