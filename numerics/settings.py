@@ -48,7 +48,7 @@ class Settings:
     max_levels: int = 10
     tail: float = 1e-12
     coarse_factor: float = 2.2
-    coarse_tolerance: float = 1e-2
+    coarse_tolerance: float = 1e-1
     check_factor: float = 1.5
     first_ridge: float = 30.0
     ridge_steps: int = 200

@@ -28,13 +28,16 @@ from numerics.models import (
     Estimator,
     Frozen,
     GaussianMixture,
+    LinearRule,
     ParameterError,
+    Rule,
+    in_equations,
     structured,
     total_alpha,
 )
 from numerics.scalar.prior import mask_patterns
 from theory.functions import MPMATH
-from theory.losses import Loss, SquareLoss
+from theory.losses import Loss, SquareDistillation, SquareLoss
 from theory.quadratic import linear_force, self_distillation_limit
 from theory.symbols import ridge as ridge_symbol
 
@@ -47,10 +50,16 @@ class SquareChain:
 
     Attributes
     ----------
-    alpha, rho, delta, label_noise, eta : float
+    alpha, delta, eta : float
         Of the samples and weights that all stages share.
+    gram : array, shape (3, 3)
+        Inner products per sample of 1, of e and of the classes' signs.  e is the sign of the label seen in training; where labels
+        are real numbers, it is what a rule's label has beyond the coordinates that stages see, and there are no classes.
+    groups : tuple of (share, label, sign)
+        Samples with the same label and class: one where labels are real numbers.
     ridge, curvature, offset, label : arrays, shape (T,)
-        Force ``f_t = offset_t + label_t e - curvature_t h_t + sum_k pull_tk h_k`` at the sign e of the label seen in training.
+        Force ``f_t = offset_t + label_t e - curvature_t h_t + sum_k pull_tk h_k``; of given weights ``label_t e`` is part of the
+        logit.
     bias : array, shape (T,)
         NaN where it is learned.
     links : tuple of tuples of (stage, pull)
@@ -61,10 +70,10 @@ class SquareChain:
     """
 
     alpha: float
-    rho: float
     delta: float
-    label_noise: float
     eta: float
+    gram: Array
+    groups: tuple[tuple[float, float, float], ...]
     ridge: Array
     curvature: Array
     offset: Array
@@ -81,10 +90,15 @@ class SquareChain:
         arrays = ("ridge", "curvature", "offset", "label", "bias", "links", "given")
         return replace(self, **{name: getattr(self, name)[:count] for name in arrays})
 
-    def gram(self) -> Array:
-        """Inner products of 1, the labels' and the classes' signs, per sample, shape (3, 3)."""
-        mean, kept = 2.0 * self.rho - 1.0, 1.0 - 2.0 * self.label_noise
-        return np.array([[1.0, kept * mean, mean], [kept * mean, 1.0, kept], [mean, kept, 1.0]])
+    @property
+    def real_labels(self) -> bool:
+        """Whether labels are real numbers: e then varies within a group of samples."""
+        return len(self.groups) == 1
+
+    @property
+    def label_in_logit(self) -> Array:
+        """Share of e in the logits of given weights, shape (T,)."""
+        return np.where([given is not None for given in self.given], self.label, 0.0)
 
     def pull_of(self, t: int, values: Array) -> Array:
         """sum_k pull_tk values[k]; ``values`` has one row a stage."""
@@ -100,19 +114,21 @@ def square_chain(data: DataModel, chain: Chain) -> SquareChain | None:
     They are if all losses are quadratic, with curvatures and pulls that are the same for both labels, and all stages have positive
     ridges, the same data sets and the same active weights.  Stages may be given weights.
     """
-    if not isinstance(data, GaussianMixture) or structured(data, chain):
+    regression = isinstance(data, LinearRule) and data.has_real_labels
+    if not (regression or isinstance(data, GaussianMixture)) or structured(data, chain):
         return None
-    stages = chain.resolved(data)
+    stages = in_equations(data, chain).resolved(data)
     trained = [stage for stage in stages if isinstance(stage, Estimator)]
     if not trained or any(set(stage.sets) != set(trained[0].sets) or not stage.ridge > 0 for stage in trained):
         return None
     first = trained[0]
-    if len(trained) < len(stages) and first.sets != (TRAINING,):
+    own = [stage for stage in stages if not isinstance(stage, Rule)]
+    if len(trained) < len(own) and first.sets != (TRAINING,):
         return None  # given weights have their training averages on that set
     if not all(stage.loss.is_quadratic for stage in trained):
         return None
-    if len({stage.eta for stage in stages}) > 1 or any(stage.mask_overlap is not None for stage in stages):
-        patterns = mask_patterns(tuple(s.eta for s in stages), tuple(s.mask_overlap for s in stages))
+    if len({stage.eta for stage in own}) > 1 or any(stage.mask_overlap is not None for stage in own):
+        patterns = mask_patterns(tuple(s.eta for s in own), tuple(s.mask_overlap for s in own))
         if len(patterns) > 1 or not all(patterns[0].active):
             return None
     rows = [_stage_numbers(stage, number) for number, stage in enumerate(stages, start=1)]
@@ -120,18 +136,43 @@ def square_chain(data: DataModel, chain: Chain) -> SquareChain | None:
         return None
     *arrays, links, given = zip(*rows, strict=True)
     alpha = total_alpha(data, first.sets)
-    noise = sum(data.data_set(name).alpha * data.data_set(name).label_noise for name in first.sets) / alpha
+    if regression:
+        # What theta does on coordinates that no stage sees is noise to all of them.
+        gram = np.diag([1.0, data.noise + 1.0 - first.eta, 0.0])
+        groups = tuple((law.weight, law.label, law.sign) for law in data.classes)
+    else:
+        noise = sum(data.data_set(name).alpha * data.data_set(name).label_noise for name in first.sets) / alpha
+        gram, groups = _signs_of(data.positive_share, noise)
     return SquareChain(
-        alpha, data.positive_share, data.variance, noise, first.eta,
-        *(np.array(numbers, dtype=float) for numbers in arrays), links, given,
-    )  # fmt: skip
+        alpha,
+        data.variance,
+        first.eta,
+        gram,
+        groups,
+        *(np.array(numbers, dtype=float) for numbers in arrays),
+        links,
+        given,
+    )
+
+
+def _signs_of(positive: float, noise: float) -> tuple[Array, tuple[tuple[float, float, float], ...]]:
+    """``gram`` and ``groups`` of two classes, a share of them positive, whose labels are flipped with probability ``noise``."""
+    mean, kept = 2.0 * positive - 1.0, 1.0 - 2.0 * noise
+    gram = np.array([[1.0, kept * mean, mean], [kept * mean, 1.0, kept], [mean, kept, 1.0]])
+    groups = tuple(
+        (share * flips, label, sign)
+        for share, sign in ((positive, 1.0), (1.0 - positive, -1.0))
+        for flips, label in ((1.0 - noise, 0.5 + 0.5 * sign), (noise, 0.5 - 0.5 * sign))
+    )
+    return gram, groups
 
 
 def _stage_numbers(stage: Estimator | Frozen, number: int) -> tuple | None:
     """ridge, curvature, offset, label, bias, links and given weights of a stage; None if it does not belong here."""
     if isinstance(stage, Frozen):
-        rest = max(stage.norm_squared - stage.magnetization**2, 0.0)
-        return 1.0, 0.0, 0.0, 0.0, stage.bias, (), (stage.magnetization, rest)
+        rest = max(stage.mean_square - stage.magnetization**2, 0.0)
+        label = 1.0 if isinstance(stage, Rule) else 0.0
+        return 1.0, 0.0, 0.0, label, stage.bias, (), (stage.magnetization, rest)
     found = _coefficients(stage.loss)
     if found is None:
         return None
@@ -171,18 +212,25 @@ def _coefficients(loss: Loss) -> tuple[float, float, float, tuple[float, ...]] |
 # Infinitely many stages
 
 
-def limit_of_self_distillation(stage: Estimator) -> Estimator:
+def limit_of_self_distillation(stage: Estimator, data: DataModel | None = None) -> Estimator:
     """What a chain converges to whose stages are all ``stage``, each taught by the one before, whatever the first stage was.
 
     Stage t has the force ``target - curvature h + pull h_{t-1}`` and the penalty ``(ridge/2)|w|^2``.  At the fixed point this is
     the force of ``(h - target/(curvature - pull))^2/2`` with the ridge ``ridge/(curvature - pull)``: for
-    ``SquareDistillation(mixing, gain)`` that of the square loss with ``2 ridge/(1 - mixing gain)``.
+    ``SquareDistillation(mixing, gain)`` that of the square loss with ``2 ridge/(1 - mixing gain)``, and for real labels, where
+    both losses are (h - t)^2/2, ``ridge/(1 - mixing gain)``.
+
+    Parameters
+    ----------
+    stage : Estimator
+    data : DataModel, optional
+        What it is trained on; by default two classes.
 
     Raises
     ------
     ParameterError
         If the loss is not quadratic, does not look at the stage before alone, or ``|pull| >= curvature``: the stages may then
-        grow without bound.
+        grow without bound.  If it needs two classes, and the labels of the data are real numbers.
 
     Examples
     --------
@@ -195,6 +243,8 @@ def limit_of_self_distillation(stage: Estimator) -> Estimator:
     loss = stage.loss
     if loss.teacher is not None or [symbol.name for symbol in loss.logits] != ["h_teacher"]:
         raise ParameterError(f"loss must look at the stage before alone, got {loss!r}")
+    if data is not None:
+        in_equations(data, Chain.of([Estimator(SquareLoss(), 1.0), stage]))
     try:
         limit = self_distillation_limit(loss)
     except ValueError as error:
@@ -208,6 +258,8 @@ def limit_of_self_distillation(stage: Estimator) -> Estimator:
         )
     negative, positive = (float(target.subs(values)) for target in limit.targets)
     ridge = float(limit.ridge.subs(values | {ridge_symbol: stage.ridge}))
+    if isinstance(data, LinearRule) and data.has_real_labels and isinstance(loss, SquareDistillation):
+        ridge *= 0.5  # the loss is twice that of two classes
     return replace(stage, loss=_square_loss(negative, positive), ridge=ridge)
 
 

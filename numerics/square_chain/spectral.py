@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.driver.outcome import Status
-from numerics.models import Chain, Estimator, GaussianMixture
+from numerics.models import Chain, DataModel, Estimator
 from numerics.scalar.points import StagePoint
 from numerics.square_chain.reduction import SquareChain, square_chain
 
@@ -55,7 +55,7 @@ SMALLEST = 1e-100
 NO_RESPONSE = math.exp(-690.0)
 """V_tt of given weights, as the compiled solver has it: its logarithm is finite, its products with others vanish."""
 
-# Components of a vector over the samples: along 1, the signs of the labels seen, the signs of the classes.
+# Components of a vector over the samples: along 1, the labels' e, the signs of the classes.
 _ONE, _LABEL, _CLASS = range(3)
 
 
@@ -122,7 +122,7 @@ class SpectralStages:
     along_v : array, shape (T, n, 1 + g)
         w_t along v and along the noise of each of g given weights.
     along_samples : array, shape (T, n, 3)
-        G_t of ``w_t = along_v (v, z_1, ..) + G_t Y``, along the vectors 1, signs of labels, signs of classes.
+        G_t of ``w_t = along_v (v, z_1, ..) + G_t Y``, along the vectors 1, e, signs of classes.
     magnetization, bias, conjugate : arrays, shape (T,)
         m_t, b_t, mh_t.
     """
@@ -136,9 +136,14 @@ class SpectralStages:
     conjugate: Array
 
     def weights(self) -> Array:
-        """Rows whose inner products are the overlaps Q_ts, shape (T, (4 + g) n)."""
+        """Rows whose inner products are the overlaps Q_ts, shape (T, (4 + g) n + 1)."""
         s = self.spectrum
-        return self._rows(self.along_v, self.along_samples, s.of_weights, s.of_samples * s.nodes)
+        seen = self._rows(self.along_v, self.along_samples, s.of_weights, s.of_samples * s.nodes)
+        return np.column_stack((seen, self.unseen()))
+
+    def unseen(self) -> Array:
+        """Norm of given weights on coordinates of their own, shape (T,)."""
+        return self.chain.label_in_logit * math.sqrt(self.chain.gram[_LABEL, _LABEL])
 
     def forces(self) -> Array:
         """Rows whose inner products are alpha E[f_t f_s], shape (T, (4 + g) n)."""
@@ -153,23 +158,28 @@ class SpectralStages:
         )
 
     def logit_means(self) -> Array:
-        """Mean training logit as coefficients of 1, the sign of the label and that of the class, shape (T, 3)."""
+        """Mean training logit as coefficients of 1, of e and of the class's sign, shape (T, 3)."""
         s = self.spectrum
         means = np.tensordot(self.along_samples, s.of_samples * s.nodes / self.chain.alpha, (1, 0))
         means[:, _ONE] += self.bias
         means[:, _CLASS] += self.magnetization
+        means[:, _LABEL] += self.chain.label_in_logit
         return means
 
     def logit_fluctuations(self) -> Array:
-        """Rows whose inner products are the covariances of training logits given label and class, shape (T, (4 + g) n)."""
+        """Rows whose inner products are the covariances of training logits in a group of samples, shape (T, (4 + g) n), or one
+        column more."""
         s = self.spectrum
         per_sample = s.of_samples / self.chain.alpha
         along = self.along_samples * s.nodes[:, None]
         along -= np.tensordot(along, per_sample, (1, 0))[:, None, :]
-        return self._rows(self.along_v, along, s.of_weights * s.nodes / self.chain.alpha, per_sample)
+        rows = self._rows(self.along_v, along, s.of_weights * s.nodes / self.chain.alpha, per_sample)
+        if not self.chain.real_labels:
+            return rows
+        return np.column_stack((rows, self.logit_means()[:, _LABEL] * math.sqrt(self.chain.gram[_LABEL, _LABEL])))
 
     def _rows(self, along_v: Array, along_samples: Array, of_weights: Array, of_samples: Array) -> Array:
-        factor = semidefinite_cholesky(self.chain.gram())
+        factor = semidefinite_cholesky(self.chain.gram)
         rows = (along_samples @ factor) * np.sqrt(of_samples)[:, None]
         along = along_v * np.sqrt(of_weights)[:, None]
         return np.concatenate((along.reshape(len(rows), -1), rows.reshape(len(rows), -1)), axis=1)
@@ -195,8 +205,8 @@ def spectral_stages(chain: SquareChain, measure: Spectrum) -> SpectralStages:
     along_v, along_samples = np.zeros((size, x.size, 1 + len(places))), np.zeros((size, x.size, 3))
     m, b, mh = np.empty(size), np.empty(size), np.empty(size)
     centred = np.zeros(size, dtype=bool)
-    gram = chain.gram()
-    spread = 4.0 * chain.rho * (1.0 - chain.rho)  # variance of the classes' signs
+    gram, in_logit = chain.gram, chain.label_in_logit
+    covariance = gram - np.outer(gram[_ONE], gram[_ONE])  # between samples
     for t in range(size):
         if t in places:
             m[t], rest = chain.given[t]
@@ -210,20 +220,21 @@ def spectral_stages(chain: SquareChain, measure: Spectrum) -> SpectralStages:
         kept, inherited = float(share.sum()), (share * x) @ taken
         response = float(np.sum(measure.of_weights / denominator))
         carried = float(np.sum(measure.of_weights * x / denominator * taken_v[:, 0]))
-        # Forces along (1, labels, classes) add up to kept*drive + inherited, drive = (.., label, pulls of m - curvature*m), and
+        # Forces along (1, e, classes) add up to kept*drive + inherited, drive = (.., label, pulls of m - curvature*m), and
         # m = response*mh + carried.
-        drive = np.array([0.0, chain.label[t], chain.pull_of(t, m) - curvature * carried])
+        label = chain.label[t] + float(chain.pull_of(t, in_logit))
+        drive = np.array([0.0, label, chain.pull_of(t, m) - curvature * carried])
         total = kept * drive + inherited
         learned = math.isnan(chain.bias[t])
         if learned:
             # Their sum over the samples vanishes, which leaves the part of labels and classes that varies between samples.
-            varying = spread * ((1.0 - 2.0 * chain.label_noise) * total[_LABEL] + total[_CLASS])
-            mh[t] = varying / (1.0 + spread * kept * curvature * response)
+            varying = covariance[_CLASS] @ total
+            mh[t] = varying / (1.0 + covariance[_CLASS, _CLASS] * kept * curvature * response)
         else:
             b[t] = chain.bias[t]
             drive[_ONE] = chain.offset[t] + chain.pull_of(t, b) - curvature * b[t]
             total[_ONE] += kept * drive[_ONE]
-            mh[t] = (gram[_CLASS] @ total) / (1.0 + kept * curvature * response)
+            mh[t] = (gram[_CLASS] @ total) / (1.0 + gram[_CLASS, _CLASS] * kept * curvature * response)
         m[t] = response * mh[t] + carried
         drive[_CLASS] -= curvature * response * mh[t]
         if learned:
@@ -302,7 +313,7 @@ class SquareSolution:
     error: float
 
 
-def is_spectral(data: GaussianMixture, chain: Chain) -> bool:
+def is_spectral(data: DataModel, chain: Chain) -> bool:
     """Whether a chain is long enough, or a ridge of it so small, that it is better solved here, and can be."""
     small = any(stage.ridge < LEAST_RIDGE for stage in chain.stages if isinstance(stage, Estimator) and stage.ridge > 0)
     return (small or len(chain) >= SPECTRAL_STAGES) and square_chain(data, chain) is not None
@@ -339,7 +350,7 @@ def _failed(earlier: int) -> StagePoint:
 
 @dataclass(frozen=True, eq=False)
 class _OrderParameters:
-    """m, b, mh of shape (T,), the others of shape (T, T)."""
+    """m, b, mh, norm of given weights where no stage sees them, of shape (T,), the others of shape (T, T)."""
 
     eta: float
     m: Array
@@ -351,6 +362,7 @@ class _OrderParameters:
     vh: Array
     ridge: Array
     given: tuple[tuple[float, float] | None, ...]
+    unseen: Array
 
     @classmethod
     def of(cls, stages: SpectralStages) -> _OrderParameters:
@@ -359,7 +371,7 @@ class _OrderParameters:
         v, vh = responses(chain, stages.spectrum)
         return cls(
             chain.eta, stages.magnetization, stages.bias, cholesky_of_rows(stages.weights()), v, stages.conjugate,
-            chain.delta * (forces @ forces.T), vh, chain.ridge, chain.given,
+            chain.delta * (forces @ forces.T), vh, chain.ridge, chain.given, stages.unseen(),
         )  # fmt: skip
 
     def change(self, before: _OrderParameters) -> float:
@@ -388,7 +400,7 @@ class _OrderParameters:
         return _largest(
             (self.v @ mh - self.m, norm + size @ np.abs(mh)),
             (
-                self.v @ inner @ self.v.T / self.eta - self.cholesky @ self.cholesky.T,
+                self.v @ inner @ self.v.T / self.eta + np.diag(self.unseen**2) - self.cholesky @ self.cholesky.T,
                 np.outer(norm, norm) + size @ np.abs(inner) @ size.T / self.eta,
             ),
             (self.v @ inverse - np.eye(norm.size), np.eye(norm.size) + SMALLEST + size @ np.abs(inverse)),

@@ -1,8 +1,8 @@
 """Averages over the training samples of a chain that :mod:`numerics.square_chain` solved.
 
-Given class and label, the training logits of all stages are jointly Gaussian: errors are normal tails, losses and squared distances
-sums, and what is curved in the logits an integral over one or two of them.  Differences between stages are formed before they are
-squared, so that stages that hardly differ keep their relative accuracy.
+Given class and label, or with real labels, the training logits of all stages are jointly Gaussian: errors are normal tails, losses
+and squared distances sums, and what is curved in the logits an integral over one or two of them.  Differences between stages are
+formed before they are squared, so that stages that hardly differ keep their relative accuracy.
 """
 
 from __future__ import annotations
@@ -29,19 +29,16 @@ ROUNDING = 1e-13
 """Relative error of what needs no integration: that of the order parameters."""
 
 
-_LABELS, _SIGNS = np.array([1.0, 0.0, 0.0, 1.0]), np.array([1.0, 1.0, -1.0, -1.0])
-
-
 class SquareTraining:
     """Law of class, label and training logits of all stages, found once for all of them."""
 
     def __init__(self, found: SpectralStages) -> None:
         self.chain = found.chain
-        self.means = found.logit_means() @ np.vstack((np.ones(4), 2.0 * _LABELS - 1.0, _SIGNS))
+        self.share, self.labels, self.signs = np.array(found.chain.groups).T
+        e = np.zeros(1) if self.chain.real_labels else 2.0 * self.labels - 1.0  # on average over a group
+        self.means = found.logit_means() @ np.vstack((np.ones(self.share.size), e, self.signs))
         self.fluctuations = found.logit_fluctuations()
         self.squared_forces = np.sum(found.forces() ** 2, axis=1) / found.chain.alpha
-        rho, theta = found.chain.rho, found.chain.label_noise
-        self.share = np.array([rho * (1 - theta), rho * theta, (1 - rho) * (1 - theta), (1 - rho) * theta])
 
 
 class SquareSamples(GaussianLogits):
@@ -56,7 +53,7 @@ class SquareSamples(GaussianLogits):
 
     def __init__(self, law: SquareTraining, number: int) -> None:
         means, factor = law.means[:number], law.fluctuations[:number]
-        super().__init__(law.share, _LABELS, _SIGNS, means, factor, QUADRATURE_TOLERANCE, ROUNDING)
+        super().__init__(law.share, law.labels, law.signs, means, factor, QUADRATURE_TOLERANCE, ROUNDING)
         self.chain, self.squared_force = law.chain, float(law.squared_forces[number - 1])
 
     def loss(self, loss: Loss) -> Integral:

@@ -25,6 +25,7 @@ from numerics import (
     Frozen,
     GaussianMixture,
     Hebbian,
+    LinearRule,
     ParameterError,
     Solution,
     simulate,
@@ -32,7 +33,15 @@ from numerics import (
     sweep,
     with_parameter,
 )
-from numerics.models import ConvergenceWarning, Stage, parameter_paths, parameter_value, parameter_values
+from numerics.models import (
+    ConvergenceWarning,
+    DataModel,
+    Stage,
+    in_equations,
+    parameter_paths,
+    parameter_value,
+    parameter_values,
+)
 from numerics.optimize import derivatives
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import Settings
@@ -42,6 +51,7 @@ from numerics.solver import LONGEST_CHAIN, read_solution, spectral_solution
 from numerics.square_chain import spectral
 from numerics.square_chain.reduction import limit_of_self_distillation, square_chain
 from numerics.square_chain.spectral import PANEL_NODES, SPECTRAL_STAGES, cholesky_of_rows, solve_square_chain, spectrum
+from tests.against_experiments import scores_of_stages
 from theory.losses import CrossEntropy, LinearLoss, Loss, SquareDistillation, SquareLoss
 from theory.quadratic import eigenvalue, least_value, linear_force, spectral_density, spectral_edges
 from theory.symbols import alpha, delta, eta
@@ -58,15 +68,15 @@ def self_distillation(stages: int, first: Estimator = FIRST, step: Estimator = S
     return Chain.of([first, *[step] * (stages - 1)])
 
 
-def compiled_solution(data: GaussianMixture, chain: Sequence[Stage]) -> Solution:
+def compiled_solution(data: DataModel, chain: Sequence[Stage]) -> Solution:
     """Without the spectral measure."""
     chain = Chain.of(chain)
     arrays = PointArrays([(data, chain)])
-    arrays.solve(compile_chain(chain), PRECISE)
+    arrays.solve(compile_chain(in_equations(data, chain)), PRECISE)
     return read_solution(arrays, 0, data, chain, PRECISE)
 
 
-def exact_solution(data: GaussianMixture, chain: Sequence[Stage]) -> Solution:
+def exact_solution(data: DataModel, chain: Sequence[Stage]) -> Solution:
     """Through the spectral measure, however short."""
     solution = spectral_solution(data, Chain.of(chain))
     assert solution is not None
@@ -534,3 +544,71 @@ def test_no_warning_is_left_behind() -> None:
         solution = solve(GaussianMixture(1.0, 0.5, 1.0), self_distillation(50))
         assert all(stage.bias == 0.0 for stage in solution.stages)
         assert solution[-1].train_error > 0
+
+
+# Real labels
+
+REGRESSION = LinearRule(1.5, noise=0.4)
+OF_REAL_LABELS = (
+    "excess_risk", "train_mean_squared_error", "r_squared", "squared_bias", "variance", "cosine", "norm", "train_loss",
+    "test_loss", "free_energy", "test_logit_distance", "train_logit_distance",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [REGRESSION, LinearRule(0.7, noise=0.25, further=[DataSet("more", 0.4)])], ids=repr)
+@pytest.mark.parametrize("bias", [None, 0.3], ids=["bias learned", "bias fixed"])
+@pytest.mark.parametrize(
+    "first",
+    [Estimator(SquareLoss(), 0.3), Estimator(SquareLoss(), 0.3, eta=0.6), Frozen(0.0, 0.8)],
+    ids=["trained", "masked", "given"],
+)
+def test_regression_against_the_compiled_solver(data: LinearRule, bias: float | None, first: Stage) -> None:
+    sets = ("training",)
+    if isinstance(first, Estimator):
+        sets = tuple(found.name for found in data.sets)
+        first = replace(first, sets=sets)
+    last = Loss.from_expression("(h - 0.3*h_1 - 0.4*h_teacher - 0.2*s)**2/2 + 0.1*h")
+    chain = [
+        first,
+        Estimator(SquareDistillation(0.7), 0.2, first.eta, bias=bias, sets=sets),
+        Estimator(last, 0.05, first.eta, sets=sets),
+    ]
+    found = exact_solution(data, chain)
+    expected = compiled_solution(data, chain)
+    for point, same in zip(found.points[1:], expected.points[1:], strict=True):
+        for name in ("unknowns", "conjugates"):
+            assert getattr(point, name) == pytest.approx(getattr(same, name), rel=1e-10, abs=1e-11), name
+    for stage, same in zip(found.stages[1:], expected.stages[1:], strict=True):
+        for name in OF_REAL_LABELS:
+            assert getattr(stage, name) == pytest.approx(getattr(same, name), rel=1e-9, abs=1e-10), name
+
+
+def test_long_regression_chains() -> None:
+    """Three hundred steps of self-distillation end at ridge regression with another ridge; a sweep solves the same chain."""
+    step = Estimator(SquareDistillation(0.6), 0.3)
+    chain = [Estimator(SquareLoss(), 0.6), *[step] * 300]
+    limit = limit_of_self_distillation(step, REGRESSION)
+    assert limit.ridge == pytest.approx(0.75, rel=1e-14)
+    last, expected = solve(REGRESSION, chain, throw=True)[-1], solve(REGRESSION, limit, throw=True)[0]
+    for name in ("excess_risk", "train_mean_squared_error", "norm", "cosine"):
+        assert getattr(last, name) == pytest.approx(getattr(expected, name), rel=1e-12), name
+    grid = sweep(REGRESSION, chain, {"noise": [0.1, 0.4]}, observables=["excess_risk"])
+    assert float(grid["excess_risk"].sel(noise=0.4).values[-1]) == pytest.approx(last.excess_risk, rel=1e-12)
+    with pytest.raises(ParameterError, match="needs labels of two classes"):
+        limit_of_self_distillation(Estimator(Loss.from_expression("(h - y - h_teacher/2)**2/2"), 0.3), REGRESSION)
+
+
+@pytest.mark.parametrize(("n_inputs", "seed"), [(200, 3), (400, 4)])
+def test_simulated_regression_of_twelve_stages(n_inputs: int, seed: int) -> None:
+    """32 runs each, on part of the coordinates; |z| < 4.
+
+    Agreements with the stage before are left out: they come close to 1, and lie below theory by about 0.02/N.
+    """
+    chain = [
+        Estimator(SquareLoss(), 0.6, eta=0.7),
+        *[Estimator(SquareDistillation(0.6), 0.3, eta=0.7)] * 11,
+    ]
+    runs = simulate(REGRESSION, chain, n_inputs=n_inputs, n_runs=32, seed=seed)
+    scores = scores_of_stages(solve(runs.effective_data, runs.effective_chain, throw=True), runs, OF_REAL_LABELS)
+    assert len(scores) > 120
+    assert max(map(abs, scores)) < 4.0
