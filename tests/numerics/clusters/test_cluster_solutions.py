@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -269,6 +270,7 @@ def test_problems_are_written_swept_continued_and_printed() -> None:
     again = read_problem(write_problem(data, chain))
     assert again == (data, chain)
     assert hash(again[0]) == hash(data)
+    assert pickle.loads(pickle.dumps(data)) == data
     assert data != replace(data, label_noise=0.2)
     curve = sweep(
         data, chain, {"student.ridge": [0.05, 0.2]}, ["test_error", "train_error", "test_error_quadrature_error"]
@@ -373,3 +375,21 @@ def test_what_does_not_know_clusters_says_so() -> None:
     for message, call in calls.items():
         with pytest.raises(ParameterError, match=message):
             call()
+    text = write_problem(data, chain)
+    for key in ("rule", "gram"):
+        with pytest.raises(ParameterError, match=f"^data: {key} has no effect on clusters, whose labels are given$"):
+            read_problem(text.replace('"alpha"', f'"{key}": 1, "alpha"', 1))
+
+
+def test_inputs_may_be_moved_and_scaled() -> None:
+    """A learned bias takes up a shift; lengths of inputs are those of ridges."""
+    data, chain = three_clusters(), [TEACHER, student()]
+    expected, shift = solve(data, chain), 30.0 + np.arange(SIZE)
+    moved = solve(replace(data, means=data.means + shift), chain)
+    assert [stage.test_error for stage in moved] == pytest.approx([stage.test_error for stage in expected], rel=1e-9)
+    means = [law_of_weights(moved, t).mean for t in range(2)]
+    np.testing.assert_allclose(expected.bias - means @ shift / math.sqrt(SIZE), moved.bias, rtol=1e-9)
+    larger = replace(data, means=10.0 * data.means, covariances=100.0 * data.covariances)
+    scaled = solve(larger, [replace(stage, ridge=100.0 * stage.ridge) for stage in chain])
+    assert [stage.train_error for stage in scaled] == pytest.approx([stage.train_error for stage in expected], rel=1e-9)
+    assert scaled[1].norm == pytest.approx(expected[1].norm / 10.0, rel=1e-9)
