@@ -33,8 +33,8 @@ from numerics.models.dense import eigenbasis
 
 Array = NDArray[np.float64]
 
-COMMON, APART = "common eigenvectors", "one covariance a cluster"
-"""Names of the two kinds of prior."""
+COMMON, SHARED, APART = "common eigenvectors", "one covariance for all", "one covariance a cluster"
+"""Names of the kinds of prior."""
 
 _DIAGONAL = 1e-11  # off-diagonal entry, over the mean variance, that counts as rounding
 
@@ -81,7 +81,9 @@ class WeightPrior:
         # Equal maps are one object, so that products with them are made once.
         kinds = {seen: seen for seen in maps}
         self.maps = [kinds[seen] for seen in maps]
-        self._means, self._covariances = means, covariances
+        # Conjugates of clusters of one covariance add up before anything is multiplied.
+        self.kinds, first = kinds_of(covariances)
+        self._means, self._covariances = means, covariances[first]
         self._kept: dict[tuple, Array] = {}
         self.mean, self.covariance, self.propagator = np.empty((1, 0, 1)), np.empty((1, 0, 0)), np.empty((1, 0, 0))
         self.offsets = [0]
@@ -102,8 +104,10 @@ class WeightPrior:
 
     @property
     def kind(self) -> str:
-        """Which of the two it is."""
-        return APART if self.basis is None else COMMON
+        """Which of them it is."""
+        if self.basis is not None:
+            return COMMON
+        return APART if self.kinds.max() > 0 else SHARED
 
     # What stages see.
 
@@ -115,7 +119,7 @@ class WeightPrior:
         return np.ascontiguousarray((means if seen is None else means @ seen.matrix.T)[:, None, :, None])
 
     def seen(self, t: int, s: int) -> Array:
-        """Omega^c_ts of stages t and s, shape (C, B, p_t, p_s)."""
+        """Omega_ts of stages t and s, of all covariances that differ, shape (K, B, p_t, p_s); of cluster c at ``kinds[c]``."""
         mine, other = self.maps[t], self.maps[s]
         if (mine, other) not in self._kept:
             if self.basis is not None:
@@ -140,7 +144,7 @@ class WeightPrior:
 
     def tables(self) -> tuple[Array, ...]:
         """Of the next stage, found once: ``Omega^c_ts Gamma_.s^T``, ``Omega^c_ts E[w_s w^T]``, ``Omega^c_ts Gamma_s.`` and
-        ``Omega^c_ts E[w_s]``, shapes (C, t, B, p_t, P) and, the last, (C, t, B, p_t, 1)."""
+        ``Omega^c_ts E[w_s]``, shapes (K, t, B, p_t, P) and, the last, (K, t, B, p_t, 1)."""
         if self._tables is None:
             t, found = self.stages, ([], [], [], [])
             square = self.covariance + self.mean @ self.mean.mT
@@ -151,7 +155,7 @@ class WeightPrior:
                 found[2].append(seen @ self.propagator[:, rows])
                 found[3].append(seen @ self.mean[:, rows])
             size = self.mean_of(t).shape[2]
-            empty = np.empty((self.clusters, 0, *self.mean_of(t).shape[1:2], size, self.offsets[-1]))
+            empty = np.empty((len(self._covariances), 0, *self.mean_of(t).shape[1:2], size, self.offsets[-1]))
             self._tables = tuple(np.stack(item, axis=1) if item else empty for item in found)
         return self._tables
 
@@ -169,7 +173,9 @@ class WeightPrior:
             If ``A_tt`` is not positive definite.
         """
         t = self.stages
-        mh, overlaps, responses = conjugates[:, 0], conjugates[:, 1 : t + 2], conjugates[:, t + 2 :]
+        sums = np.zeros((len(self._covariances), 2 * t + 2))
+        np.add.at(sums, self.kinds, conjugates[:, 1:])
+        mh, overlaps, responses = conjugates[:, 0], sums[:, : t + 1], sums[:, t + 1 :]
         own, signal = self.seen(t, t), self.mean_of(t)
         inverse = _inverse(_total(responses[:, t], own), ridge)
         field, spread = _total(mh, signal), _total(overlaps[:, t], own)
@@ -193,8 +199,8 @@ class WeightPrior:
         for s in range(t + 1):
             rows = slice(self.offsets[s], None) if s == t else self._block(s)
             other = mean if s == t else self.mean[:, rows]
-            order[:, 1 + s] = _dots(self.seen(t, s), covariance[:, :, rows] + mean @ other.mT)
-            order[:, 2 + t + s] = _dots(self.seen(t, s), propagator[:, :, rows])
+            order[:, 1 + s] = _dots(self.seen(t, s), covariance[:, :, rows] + mean @ other.mT)[self.kinds]
+            order[:, 2 + t + s] = _dots(self.seen(t, s), propagator[:, :, rows])[self.kinds]
         return Updated(order / self.size, mean, covariance, propagator)
 
     def slopes(self, found: Updated) -> Array:
@@ -203,15 +209,15 @@ class WeightPrior:
         own, signal = self.seen(t, t), self.mean_of(t)
         start = self.offsets[t]
         inverse = np.ascontiguousarray(found.propagator[:, :, start:])
-        turned = inverse @ own  # T_c = G Omega_c, (C, B, p_t, p_t)
+        turned = inverse @ own  # T_c = G Omega_c, (K, B, p_t, p_t)
         hessian = np.zeros((2 * t + 3, count, 2 * t + 3, count))
         at_m, at_q, at_v = 0, 1, 2 + t  # where conjugates of each kind begin
         # Forces on the mean of the weights: what mh_c, Vh_cs and Vh_c pull it by.
         pulls = np.empty((2 + t, count, *signal.shape[1:]))
-        pulls[0], pulls[1 + t] = signal, -(own @ found.mean)
+        pulls[0], pulls[1 + t] = signal, -(own @ found.mean)[self.kinds]
         if t:
             _, square, through, along = self.tables()
-            pulls[1 : 1 + t] = -along.swapaxes(0, 1)
+            pulls[1 : 1 + t] = -along[self.kinds].swapaxes(0, 1)
         rows = [at_m, *range(at_v, at_v + t + 1)]
         moved = inverse @ pulls
         flat, flat_moved = (values.reshape((2 + t) * count, -1) for values in (pulls, moved))
@@ -220,20 +226,20 @@ class WeightPrior:
         hessian[rows, :, at_m] = linear[:, :, 0]
         last = at_v + t
         second = found.covariance[:, :, start:] + found.mean @ found.mean.mT
-        _set(hessian, last, last, _pairs(own, turned @ second))
-        _set(hessian, at_q + t, last, -0.5 * _pairs(turned.mT, turned))
+        self._set(hessian, last, last, _pairs(own, turned @ second))
+        self._set(hessian, at_q + t, last, -0.5 * _pairs(turned.mT, turned))
         for s in range(t):
             block = self._block(s)
             seen = self.seen(t, s)
             other = self.mean[:, block]
             both = found.covariance[:, :, block] + found.mean @ other.mT
-            _set(hessian, at_v + s, last, _pairs(seen, turned @ both))
-            _set(hessian, at_q + s, last, -_pairs(seen, turned @ found.propagator[:, :, block]))
+            self._set(hessian, at_v + s, last, _pairs(seen, turned @ both))
+            self._set(hessian, at_q + s, last, -_pairs(seen, turned @ found.propagator[:, :, block]))
             half = turned if seen is own else inverse @ seen
             for r in range(t):
-                _set(hessian, at_q + s, at_v + r, -_pairs(half, through[:, r, :, :, block]))
+                self._set(hessian, at_q + s, at_v + r, -_pairs(half, through[:, r, :, :, block]))
                 if r <= s:
-                    _set(hessian, at_v + s, at_v + r, _pairs(half, square[:, r, :, :, block]))
+                    self._set(hessian, at_v + s, at_v + r, _pairs(half, square[:, r, :, :, block]))
         out = np.empty((count, 2 * t + 3, count, 2 * t + 3))
         out[:, 0] = hessian[at_m].transpose(0, 2, 1)
         for s in range(t + 1):
@@ -241,6 +247,11 @@ class WeightPrior:
             out[:, 1 + s] = -factor * hessian[at_v + s].transpose(0, 2, 1)
             out[:, 2 + t + s] = factor * hessian[at_q + s].transpose(0, 2, 1)
         return out / self.size
+
+    def _set(self, hessian: Array, i: int, j: int, values: Array) -> None:
+        """Both of a symmetric pair of blocks of clusters, from values for each pair of covariances."""
+        each = values[np.ix_(self.kinds, self.kinds)]
+        hessian[i, :, j], hessian[j, :, i] = each, each.T
 
     def potential(self, ridge: float, conjugates: Array) -> float:
         """Psi_w of the next stage at any conjugates: half of ``E[w^T A_tt w]/N`` at the weights that they give."""
@@ -296,6 +307,18 @@ class WeightPrior:
         return np.array(found)
 
 
+def kinds_of(covariances: Array) -> tuple[NDArray[np.intp], list[int]]:
+    """Which of the covariances that differ each one is, shape (C,), and where these first occur."""
+    first: list[int] = []
+    kinds = np.empty(len(covariances), dtype=np.intp)
+    for c, one in enumerate(covariances):
+        known = (k for k, other in enumerate(first) if np.array_equal(covariances[other], one))
+        kinds[c] = next(known, len(first))
+        if kinds[c] == len(first):
+            first.append(c)
+    return kinds, first
+
+
 def common_basis(covariances: Array) -> Array | None:
     """Orthonormal eigenvectors that all covariances share, in columns; None if there are none.
 
@@ -339,16 +362,10 @@ def _total(coefficients: Array, matrices: Array) -> Array:
 
 
 def _dots(matrices: Array, other: Array) -> Array:
-    """Sums of products of the entries of each of the matrices and of another, shape (C,)."""
+    """Sums of products of the entries of each of the matrices and of another, one number each."""
     return matrices.reshape(len(matrices), -1) @ other.ravel()
 
 
 def _pairs(first: Array, second: Array) -> Array:
-    """The same of all pairs, shape (C, C)."""
+    """The same of all pairs, one of each."""
     return first.reshape(len(first), -1) @ second.reshape(len(second), -1).T
-
-
-def _set(hessian: Array, i: int, j: int, values: Array) -> None:
-    """Both of a symmetric pair of blocks (C, C)."""
-    hessian[i, :, j] = values
-    hessian[j, :, i] = values.T

@@ -41,7 +41,7 @@ class ClusterSolution:
         As of :class:`numerics.solution.solution.Solution`.
     prior : str
         How the weights were treated: "common eigenvectors", coordinate by coordinate, where all covariances have these and stages
-        see the inputs themselves, else "one covariance a cluster".
+        see the inputs themselves; else "one covariance for all" or "one covariance a cluster".
 
     Indexing gives the stages.  Order parameters are those of each cluster; their last axis is that of clusters.
 

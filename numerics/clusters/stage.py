@@ -318,7 +318,7 @@ class StageEquations:
     def _variances(self) -> Array:
         """Mean variance, over N, of what the stage sees in each cluster."""
         seen = self.prior.seen(self.k, self.k)
-        return np.trace(seen, axis1=2, axis2=3).sum(axis=1) / self.prior.size
+        return (np.trace(seen, axis1=2, axis2=3).sum(axis=1) / self.prior.size)[self.prior.kinds]
 
 
 def _square(order: layout.OrderParameters) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -59,13 +61,16 @@ def differences(function: object, at: np.ndarray) -> np.ndarray:
     return np.stack(columns, axis=-1).reshape(*columns[0].shape, *at.shape)
 
 
-@pytest.mark.parametrize("case", ["inputs", "maps", "common"])
+@pytest.mark.parametrize("case", ["inputs", "maps", "common", "two alike"])
 def test_equations_are_the_gradient_of_the_potential(case: str) -> None:
     """Component by component, at conjugates that are no saddle point; and the Jacobian is that of the equations."""
     generator = np.random.default_rng(1)
     data = clusters_of(generator, diagonal=case == "common")
+    if case == "two alike":
+        data = replace(data, covariances=data.covariances[[0, 1, 0]])
     few, many = (LinearMap(generator.normal(size=(rows, SIZE))) for rows in (4, 9))
-    prior = prior_of(data, [few, many, None] if case == "maps" else [None] * 3)
+    prior = prior_of(data, [few, many, None] if case in ("maps", "two alike") else [None] * 3)
+    assert prior.kinds.max() == (1 if case == "two alike" else 2)
     assert prior.kind == (COMMON if case == "common" else APART)
     for t in range(3):
         conjugates = conjugates_of(generator, t)

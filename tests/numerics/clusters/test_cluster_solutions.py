@@ -26,7 +26,7 @@ from numerics import (
     sweep,
 )
 from numerics.cli.report import solution_text
-from numerics.clusters.prior import APART, COMMON
+from numerics.clusters.prior import APART, COMMON, SHARED
 from numerics.clusters.solution import ClusterSolution, solve_clusters
 from numerics.clusters.weights import covariance_of_weights, law_of_weights, logits_on
 from numerics.codegen import observables
@@ -80,7 +80,7 @@ def test_two_clusters_of_one_covariance_are_dense_inputs(mapped: bool, noise: fl
     for common in (None, False):
         found = solve_clusters(data, chain, DEFAULT, common=common)
         assert found.converged
-        assert found.prior == (APART if mapped or common is False else COMMON)
+        assert found.prior == (SHARED if mapped or common is False else COMMON)
         for t in range(2):
             np.testing.assert_allclose(found.means[t], expected.magnetization[t] * np.array([1.0, -1.0]), rtol=1e-9)
             for name in (*observables_of(data), *UNLISTED):
