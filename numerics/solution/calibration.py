@@ -20,11 +20,9 @@ import numpy as np
 
 from numerics.deferred import optimize, special
 from numerics.solution import quadrature
-from numerics.solution.logit_law import Array, ClusterLaw, LogitLaw
+from numerics.solution.logit_law import AnyLaw, Array, LogitLaw
 from numerics.solution.quadrature import Budget, Integral, OneRule
 from numerics.solution.samples import output_difference
-
-AnyLaw = LogitLaw | ClusterLaw
 
 TOLERANCE, LEAST = 1e-13, 1e-4
 """Accuracy that panels are halved for, absolute and after a second pass relative to averages of at least this size: little more

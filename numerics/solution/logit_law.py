@@ -179,19 +179,29 @@ class ClusterLaw:
             found |= set(low.tolist())
         return found
 
+    def cdf(self, x: Array | float) -> Array:
+        """P(h < x)."""
+        parts = zip(self.shares, self.spread, strict=True)
+        return sum(share * special.ndtr((x - c) / width) for share, (c, width) in parts)
+
+    def error(self, x: Array | float) -> Array:
+        """Test error of the head that says s = 1 where h > x."""
+        parts = zip(self.shares, self.labels, self.spread, strict=True)
+        return sum(share * special.ndtr(label * (x - c) / width) for share, label, (c, width) in parts)
+
     @property
     def least_error(self) -> float:
-        """Test error of the best head that says s = 1 where h > x: at its x the log-odds vanish, or x is infinite."""
-        x = np.array([-math.inf, *self.marks(()), math.inf])
-        shares, labels, centres, widths = (
-            np.array(values)[:, None] for values in (self.shares, self.labels, self.centres, self.widths)
-        )
-        return float((shares * special.ndtr(labels * (x - centres) / widths)).sum(axis=0).min())
+        """Of the best such head: at its x the log-odds vanish, or x is infinite."""
+        return float(self.error(np.array([-math.inf, *self.marks(()), math.inf])).min())
 
     def scaled(self, factor: float) -> ClusterLaw:
         """Law of ``factor h``, factor > 0."""
         centres, widths = (tuple(factor * value for value in values) for values in (self.centres, self.widths))
         return replace(self, centres=centres, widths=widths)
+
+
+AnyLaw = LogitLaw | ClusterLaw
+"""Of the logit of a stage on classes or on clusters."""
 
 
 def _log_of_sum(logs: Array) -> Array:

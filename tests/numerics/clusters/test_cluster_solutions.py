@@ -43,7 +43,7 @@ SIZE = 8
 UNLISTED = (
     "direction_error", "threshold_error", "brier_calibration", "brier_refinement", "calibrating_temperature",
     "cross_entropy_calibration", "cross_entropy_refinement", "teacher_right_wrong", "teacher_wrong_right",
-    "tempered_calibration_error", "top_label_calibration_error",
+    "tempered_calibration_error", "top_label_calibration_error", "kuiper_distance", "kolmogorov_distance", "ideal_joint_error",
 )  # fmt: skip
 TEACHER = Estimator(CrossEntropy(), 0.1)
 
