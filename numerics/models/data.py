@@ -91,6 +91,9 @@ class DataModel(ABC):
     many_classes: ClassVar[bool] = False
     """Whether there may be more than two classes, each with a logit of its own."""
 
+    in_clusters: ClassVar[bool] = False
+    """Whether inputs come in clusters, each with order parameters of its own."""
+
     @property
     @abstractmethod
     def own_parameters(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.deferred import optimize
-from numerics.solution.logit_law import LogitLaw
+from numerics.solution.logit_law import AnyLaw
 
 Array = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ class Head(NamedTuple):
         return "constant" if self.sign == 0 else f"h {'>' if self.sign > 0 else '<'} {round(self.threshold, 4) + 0.0:g}"
 
 
-def distance(first: LogitLaw, second: LogitLaw, *, check: bool = False) -> tuple[float, float]:
+def distance(first: AnyLaw, second: AnyLaw, *, check: bool = False) -> tuple[float, float]:
     """Kuiper and Kolmogorov-Smirnov distance of two laws; of continuous ones accurate to rounding.
 
     The first is half the divergence d of Ben-David et al. between two domains, for heads that are thresholds; the second is what
@@ -61,7 +61,7 @@ def distance(first: LogitLaw, second: LogitLaw, *, check: bool = False) -> tuple
     return high + low, max(high, low)
 
 
-def ideal_head(first: LogitLaw, second: LogitLaw, *, check: bool = False) -> Head:
+def ideal_head(first: AnyLaw, second: AnyLaw, *, check: bool = False) -> Head:
     """The head of least summed error on two representations of the same labels."""
 
     def errors(x: Array) -> Array:
@@ -75,7 +75,7 @@ def ideal_head(first: LogitLaw, second: LogitLaw, *, check: bool = False) -> Hea
     return best if best.error < constant - ADVANTAGE else Head(min(best.error, constant), float("nan"), 0)
 
 
-def best_scale(teacher: LogitLaw, student: LogitLaw) -> tuple[float, float]:
+def best_scale(teacher: AnyLaw, student: AnyLaw) -> tuple[float, float]:
     """(c, value) that make distance plus error of the ideal head least for the student's logit times c > 0.
 
     The student's error does not depend on c, the terms of its bound do: this is the best bound of the family.
@@ -99,14 +99,13 @@ def best_scale(teacher: LogitLaw, student: LogitLaw) -> tuple[float, float]:
     return float(np.exp(place)), value
 
 
-def _grid(first: LogitLaw, second: LogitLaw, check: bool) -> Array:
+def _grid(first: AnyLaw, second: AnyLaw, check: bool) -> Array:
     """Places around all classes, in increasing order; on both sides of a constant logit."""
     places = []
     around = np.linspace(-REACH, REACH, CHECK_POINTS if check else POINTS)
     for law in (first, second):
-        for centre, _ in law.classes:
-            wide = law.width > 0.0
-            places.append(centre + law.width * around if wide else np.nextafter(centre, [-np.inf, np.inf]))
+        for centre, width in law.spread:
+            places.append(centre + width * around if width > 0.0 else np.nextafter(centre, [-np.inf, np.inf]))
     return np.unique(np.concatenate(places))
 
 

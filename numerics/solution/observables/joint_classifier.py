@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.solution import joint_classifier
-from numerics.solution.observables.registry import TEACHER, mixture, observable
+from numerics.solution.observables.registry import TEACHER, observable, two_labels
 from numerics.solution.quadrature import Integral, OneRule
 
 if TYPE_CHECKING:
@@ -21,26 +21,26 @@ ROUNDING = 1e-15
 """Of a difference of distribution functions."""
 
 
-@observable("P(teacher right, student wrong)", kind=TEACHER, linear=True, of=mixture, listed=False)
+@observable("P(teacher right, student wrong)", kind=TEACHER, linear=True, of=two_labels, listed=False)
 def teacher_right_wrong(stage: AnyStage, other: Row):
     """P(the teacher classifies a fresh sample rightly and this stage wrongly); NaN for the first stage."""
     return stage.pair(other).right_and_wrong(1, 0)
 
 
-@observable("P(teacher wrong, student right)", kind=TEACHER, linear=True, of=mixture, listed=False)
+@observable("P(teacher wrong, student right)", kind=TEACHER, linear=True, of=two_labels, listed=False)
 def teacher_wrong_right(stage: AnyStage, other: Row):
     """The other way round: ``test_error`` is the teacher's plus ``teacher_right_wrong`` minus this."""
     return stage.pair(other).right_and_wrong(0, 1)
 
 
-@observable("disagreement bound", kind=TEACHER, linear=True, of=mixture)
+@observable("disagreement bound", kind=TEACHER, linear=True, of=two_labels)
 def disagreement_bound(stage: AnyStage, other: Row):
     """The teacher's test error plus P(this stage and its teacher label a fresh sample differently); NaN for the first stage."""
     pair = stage.pair(other)
     return pair.test_error(1) + pair.right_and_wrong(0, 1) + pair.right_and_wrong(1, 0)
 
 
-@observable("Kuiper distance of the logits' laws", kind=TEACHER, linear=True, of=mixture, listed=False)
+@observable("Kuiper distance of the logits' laws", kind=TEACHER, linear=True, of=two_labels, listed=False)
 def kuiper_distance(stage: AnyStage, other: Row):
     """Of the laws of h and h_teacher on fresh samples: half the divergence between student and teacher as domains of threshold
     heads (Ben-David et al. 2010); it depends on the scale of the logits.  Never negative, it is above its limit in finite
@@ -48,13 +48,13 @@ def kuiper_distance(stage: AnyStage, other: Row):
     return _distances(stage, other)[0]
 
 
-@observable("Kolmogorov-Smirnov distance of the logits' laws", kind=TEACHER, linear=True, of=mixture, listed=False)
+@observable("Kolmogorov-Smirnov distance of the logits' laws", kind=TEACHER, linear=True, of=two_labels, listed=False)
 def kolmogorov_distance(stage: AnyStage, other: Row):
     """Largest |P(h < x) - P(h_teacher < x)| on fresh samples; between half of ``kuiper_distance`` and all of it."""
     return _distances(stage, other)[1]
 
 
-@observable("error of the ideal joint head", kind=TEACHER, linear=True, of=mixture, listed=False)
+@observable("error of the ideal joint head", kind=TEACHER, linear=True, of=two_labels, listed=False)
 def ideal_joint_error(stage: AnyStage, other: Row):
     """Least sum of the test errors of one head, a threshold or a constant, on h and on h_teacher: lambda* of the bound."""
     pair = stage.pair(other)
@@ -62,7 +62,7 @@ def ideal_joint_error(stage: AnyStage, other: Row):
     return OneRule(head.error, ROUNDING)
 
 
-@observable("ideal-joint-classifier bound", kind=TEACHER, linear=True, of=mixture)
+@observable("ideal-joint-classifier bound", kind=TEACHER, linear=True, of=two_labels)
 def joint_classifier_bound(stage: AnyStage, other: Row):
     """The teacher's test error plus ``kuiper_distance`` plus ``ideal_joint_error``: a bound on ``test_error``."""
     return (
