@@ -33,6 +33,7 @@ _HOMES = {
         "Isotropic",
         "LinearMap",
         "LinearRule",
+        "Measured",
         "ParameterError",
         "PowerLaw",
         "RandomFeatures",

@@ -39,6 +39,7 @@ from numerics.models.data import (
 from numerics.models.dense import Dense, LinearMap
 from numerics.models.features import RandomFeatures
 from numerics.models.inputs import Inputs, Isotropic, PowerLaw, Spectrum
+from numerics.models.measured import Measured
 from numerics.models.parameters import (
     PARAMETERS,
     Description,
@@ -53,7 +54,7 @@ from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Rul
 __all__ = [
     "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ClassMixture", "ClassSet",
     "ConvergenceWarning", "DataModel", "DataSet", "Dense", "Description", "Estimator", "Frozen", "GaussianMixture", "Gram",
-    "Hebbian", "Inputs", "Isotropic", "LinearMap", "LinearRule", "ParameterError", "PowerLaw", "RandomFeatures", "Rule",
+    "Hebbian", "Inputs", "Isotropic", "LinearMap", "LinearRule", "Measured", "ParameterError", "PowerLaw", "RandomFeatures", "Rule",
     "Spectrum", "Stage", "check_fit", "chosen", "class_tree", "described", "equal_overlaps", "gram_of_correlations", "helmert",
     "in_equations", "mixture_of_samples", "orthogonal_means", "parameter_paths", "parameter_value", "parameter_values",
     "require_count", "require_noise", "require_number", "similar_pairs", "simplex_means", "structured", "total_alpha",

@@ -232,7 +232,7 @@ def measure(
     numbers = range(1 + hidden, n_stages + 1)
     stages = [MeasuredStage(data, chain, number, sample, fits, population) for number in numbers]
     found = {"overlap": population.overlap[hidden:, hidden:]}
-    return found | _observables(stages, further)
+    return found | observables_of_stages(stages, further)
 
 
 def _measure_classes(
@@ -251,10 +251,10 @@ def _measure_classes(
         "class_errors": np.array([stage.fresh.class_errors(-1) for stage in stages]),
         "confusion": np.array([stage.fresh.confusion(-1) for stage in stages]),
     }  # fmt: skip
-    return found | _observables(stages, further)
+    return found | observables_of_stages(stages, further)
 
 
-def _observables(stages: Sequence[MeasuredStage], further: Further | None) -> dict[str, Array]:
+def observables_of_stages(stages: Sequence[MeasuredStage], further: Further | None = None) -> dict[str, Array]:
     """Those of the registry, what is further asked for, and how well they are known."""
     data, hidden = stages[0].data, stages[0].chain.hidden
     found: dict[str, Array] = {}

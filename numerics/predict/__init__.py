@@ -1,0 +1,23 @@
+"""Ridge, temperature and mixing for measured data, before anything is trained.
+
+In reading order: ``margins`` (errors to be expected, from theory and held-out samples), ``fits`` (the same measured, by training).
+
+Examples
+--------
+>>> import numpy as np
+>>> from numerics import Estimator, Measured
+>>> from theory.losses import CrossEntropy, Distillation
+>>> generator = np.random.default_rng(0)
+>>> y = np.repeat([0, 1], 200)
+>>> X = generator.standard_normal((400, 10)) + 0.5 * y[:, None]
+>>> data, chain = Measured(X, y).at(100), [Estimator(CrossEntropy(), 1.0), Estimator(Distillation(), 0.1)]
+>>> predict(data, chain).test_error.round(3)
+array([0.205, 0.204])
+>>> measure(X, y, data, chain, n_runs=20).mean("test_error").round(3)
+array([0.208, 0.208])
+"""
+
+from numerics.predict.fits import measure
+from numerics.predict.margins import Prediction, predict
+
+__all__ = ["Prediction", "measure", "predict"]
