@@ -16,7 +16,6 @@ from numerics.models import (
     DataModel,
     Dense,
     GaussianMixture,
-    LinearMap,
     ParameterError,
     Stage,
     check_fit,
@@ -192,55 +191,85 @@ def measure(
     n_samples = round(data.alpha * samples.size)
     if not 2 <= n_samples <= samples.count - 2:
         raise ParameterError(f"alpha must give 2 to {samples.count - 2} samples of {samples.count}, got {n_samples}")
-    design = (samples.X - 0.5 * sum(samples.X[samples.y == sign].mean(axis=0) for sign in (-1.0, 1.0))) / np.sqrt(
-        samples.size
-    )
-    maps = list({stage.features for stage in chain.stages if isinstance(stage.features, LinearMap)})
-    resolved = Chain(chain.resolved(data))
-    active = tuple(size for size, _ in mask_sizes(resolved, samples.size))
+    trainer = Trainer(samples, data, chain)
 
     def run(k: int) -> tuple[dict[str, Array], list[str]]:
         own_seed = np.random.SeedSequence(seed, spawn_key=(k,))
         rows = stratified_choice(samples.y, n_samples, np.random.default_rng(own_seed))
-        rest = np.setdiff1d(np.arange(samples.count), rows)
-        train_sample, test_sample = (
-            _sample(design[r], samples.y[r], data.inputs, maps, own_seed) for r in (rows, rest)
-        )
-        fits = train(train_sample, resolved, active, _GRADIENT_TOLERANCE)
-        stages = _stages(data, resolved, train_sample, fits, test_sample)
+        stages = trainer.stages(rows, own_seed)
         found = {"overlap": stages[-1].fresh.overlap} | observables_of_stages(stages)
-        return found, failures_of(k, resolved, fits)
+        return found, failures_of(k, trainer.chain, [stage.fit for stage in stages])
 
     runs, failures = repeat(run, n_runs, min(n_jobs, n_runs), progress)
     message = "; ".join(failures) or "all fits converged"
     if failures:
         warnings.warn(message, ConvergenceWarning, stacklevel=2)
-    return SimulationResult(data, chain, samples.size, (n_samples,), active, seed, runs, not failures, message)
+    return SimulationResult(
+        data, chain, samples.size, (n_samples,), trainer.active, seed, runs, not failures, message
+    )  # fmt: skip
 
 
 _GRADIENT_TOLERANCE = 1e-8
 
 
-def _sample(
-    design: Array, signs: Array, inputs: Dense, maps: Sequence[LinearMap], seed: np.random.SeedSequence
-) -> Sample:
-    """Some rows as the trainer takes them."""
-    views = Views.of(inputs, maps, design)
-    labels = 0.5 * (1.0 + signs)
-    return Sample(design, labels, inputs.direction, labels, {TRAINING: slice(0, len(labels))}, views=views, seed=seed)
+class Trainer:
+    """A chain that is trained on some of the samples and tested on the others.
 
+    Parameters
+    ----------
+    samples : Samples
+    data : GaussianMixture
+        With Dense inputs of as many columns.
+    chain : Chain
+        That fits the data.
 
-def _stages(
-    data: GaussianMixture, chain: Chain, sample: Sample, fits: Sequence[StageFit], test: Sample
-) -> list[RealStage]:
-    """The stages of a trained chain, which know their logits on the other samples."""
-    population = population_of(data, sample, fits)
-    logits = np.column_stack([
-        test.seen_by(stage) @ fit.all_weights + fit.bias for stage, fit in zip(chain.stages, fits, strict=True)
-    ])  # fmt: skip
-    found = []
-    for number in range(1, len(fits) + 1):
-        stage = RealStage(data, chain, number, sample, fits, population)
-        stage.test, stage.test_signs = logits, 2.0 * test.labels - 1.0
-        found.append(stage)
-    return found
+    Attributes
+    ----------
+    chain : Chain
+        With stages as the Estimators that they are.
+    active : tuple of int
+        Weights of each stage.
+    """
+
+    def __init__(self, samples: Samples, data: GaussianMixture, chain: Chain) -> None:
+        self.samples, self.data = samples, data
+        self.chain = Chain(chain.resolved(data))
+        self.active = tuple(size for size, _ in mask_sizes(self.chain, samples.size))
+        # The bias takes up where the midpoint is: it is put at 0, as in theory.
+        midpoint = 0.5 * sum(samples.X[samples.y == sign].mean(axis=0) for sign in (-1.0, 1.0))
+        self._design = (samples.X - midpoint) / np.sqrt(samples.size)
+        self._maps = list({stage.features for stage in self.chain.stages if stage.features is not None})
+
+    def fit(
+        self, rows: NDArray[np.intp], seed: np.random.SeedSequence | None = None
+    ) -> tuple[Sample, Sequence[StageFit]]:
+        """Trained on these rows."""
+        sample = self._sample(rows, seed or np.random.SeedSequence(0))
+        return sample, train(sample, self.chain, self.active, _GRADIENT_TOLERANCE)
+
+    def logits(self, fits: Sequence[StageFit], rows: NDArray[np.intp]) -> Array:
+        """Of all stages on some rows, shape (rows, T)."""
+        sample = self._sample(rows, np.random.SeedSequence(0))
+        return np.column_stack([
+            sample.seen_by(stage) @ fit.all_weights + fit.bias for stage, fit in zip(self.chain.stages, fits, strict=True)
+        ])  # fmt: skip
+
+    def stages(self, rows: NDArray[np.intp], seed: np.random.SeedSequence) -> list[RealStage]:
+        """Trained on these rows, with their logits on all others."""
+        sample, fits = self.fit(rows, seed)
+        rest = np.setdiff1d(np.arange(self.samples.count), rows)
+        population, logits = population_of(self.data, sample, fits), self.logits(fits, rest)
+        found = []
+        for number in range(1, len(fits) + 1):
+            stage = RealStage(self.data, self.chain, number, sample, fits, population)
+            stage.test, stage.test_signs = logits, self.samples.y[rest]
+            found.append(stage)
+        return found
+
+    def _sample(self, rows: NDArray[np.intp], seed: np.random.SeedSequence) -> Sample:
+        """Some rows as the trainer takes them."""
+        design, labels = self._design[rows], 0.5 * (1.0 + self.samples.y[rows])
+        views = Views.of(self.data.inputs, self._maps, design)
+        return Sample(
+            design, labels, self.data.inputs.direction, labels, {TRAINING: slice(0, len(labels))}, views=views, seed=seed
+        )  # fmt: skip

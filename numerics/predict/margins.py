@@ -34,12 +34,6 @@ Array = NDArray[np.float64]
 LARGEST_SHARE = 0.9
 """Of the samples that the population is estimated from, that a training set may have."""
 
-FEW_PER_MILLE = 0.01
-"""Test error below which a prediction says little."""
-
-LARGE_SHARE = 1.0 / 3.0
-"""Of all samples, above which predictions of small errors have been found to fail."""
-
 _GAUSS_ORDER = 24  # nodes of averages over training sets
 
 

@@ -1,0 +1,177 @@
+"""Predictions beside real fits: how far they may be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray
+from numpy.typing import NDArray
+
+from numerics.models import Chain, Measured, Stage, parameter_values
+from numerics.predict.fits import measure
+from numerics.predict.margins import Prediction, predict
+from numerics.simulation.result import SimulationResult
+
+Array = NDArray[np.float64]
+
+LARGEST_SCORE = 2.0
+"""|z| of a prediction up to which settings are ranked."""
+
+LARGEST_DEVIATION = 0.25
+"""Relative deviation from the fits, beyond two of their standard errors, up to which settings are ranked."""
+
+FEW_PER_MILLE = 0.01
+"""Test error below which a prediction says little."""
+
+LARGE_SHARE = 1.0 / 3.0
+"""Of all samples, above which predictions of small errors have been found to fail."""
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """Real fits at one point, and what was predicted there.
+
+    Attributes
+    ----------
+    prediction : Prediction
+    runs : SimulationResult
+        Of the fits.
+    """
+
+    prediction: Prediction
+    runs: SimulationResult
+
+    @property
+    def measured(self) -> Array:
+        """Mean test error of the fits, shape (T,)."""
+        return self.runs.mean("test_error")
+
+    @property
+    def standard_error(self) -> Array:
+        """Of that mean, over subsamples of the same data, shape (T,)."""
+        return self.runs.standard_error("test_error")
+
+    @property
+    def deviation(self) -> Array:
+        """Of the prediction, relative to the fits, shape (T,)."""
+        return self.prediction.test_error / self.measured - 1.0
+
+    @property
+    def z(self) -> Array:
+        """(prediction - fits)/error, with the error of both: the scatter of the folds, and that of the fits; shape (T,)."""
+        apart = self.prediction.test_error - self.measured
+        return apart / np.hypot(self.prediction.standard_error, self.standard_error)
+
+    @property
+    def trusted(self) -> NDArray[np.bool_]:
+        """Stages whose prediction agrees with the fits, shape (T,)."""
+        allowed = LARGEST_DEVIATION * self.measured + 2.0 * self.standard_error
+        apart = np.abs(self.prediction.test_error - self.measured)
+        return (np.abs(self.z) <= LARGEST_SCORE) & (apart <= allowed)
+
+    @property
+    def verdict(self) -> str:
+        """In a sentence."""
+        names = self.runs.chain.names
+        worst = int(np.argmax(np.abs(self.z)))
+        shown = ", ".join(
+            f"{name} z = {z:+.1f} ({d:+.0%})" for name, z, d in zip(names, self.z, self.deviation, strict=True)
+        )
+        if self.trusted.all():
+            return f"predictions agree with {self.runs.n_runs} real fits at M = {self.runs.n_samples}: {shown}"
+        wrong = [name for name, good in zip(names, self.trusted, strict=True) if not good] or [names[worst]]
+        return (
+            f"DO NOT TRUST predictions of {' and '.join(wrong)}: against {self.runs.n_runs} real fits at M = "
+            f"{self.runs.n_samples} {shown}; settings are not ranked"
+        )
+
+
+def check(
+    data: Measured, chain: Chain | Stage | Sequence[Stage], n_fits: int = 8, seed: int = 0, *, n_jobs: int = 1
+) -> Check:
+    """Fit a chain a few times, beside what is predicted.
+
+    Parameters
+    ----------
+    data, chain
+        As of :func:`numerics.predict.predict`.
+    n_fits, seed, n_jobs
+        As of :func:`numerics.predict.measure`.
+
+    Raises
+    ------
+    ParameterError
+        As of the two.
+    """
+    prediction = predict(data, chain)
+    return Check(prediction, measure(data.X, data.y, data, chain, n_fits, seed, n_jobs=n_jobs))
+
+
+def limits(prediction: Prediction) -> tuple[str, ...]:
+    """What a prediction cannot say, a sentence each."""
+    found = ["training sets are taken to have the shares of the classes: unstratified draws do worse at large ridges"]
+    count = prediction.data.samples.count
+    if (prediction.test_error < FEW_PER_MILLE).any():
+        found.append(f"errors below {FEW_PER_MILLE:g} are not predicted to better than a factor of two")
+    if prediction.n_samples > LARGE_SHARE * count:
+        found.append(
+            f"M = {prediction.n_samples} is above a third of the {count} samples, where small errors come out wrong"
+        )
+    found.append("one covariance is taken for both classes, and is not compared with one for each")
+    return tuple(found)
+
+
+def learning_curves(
+    data: Measured, chains: Mapping[str, Chain], samples: Sequence[int], n_fits: int = 0, seed: int = 0, *,
+    fitted: Sequence[int] = (), n_jobs: int = 1,
+) -> xarray.Dataset:  # fmt: skip
+    """Predicted test errors of several chains against M, and real fits at some of the points.
+
+    Parameters
+    ----------
+    chains : mapping of name to Chain
+        With the same names of stages.
+    samples : sequence of int
+        M, increasing.
+    n_fits, seed, n_jobs
+        Of fits at each M in ``fitted``, which are among ``samples``.
+
+    Returns
+    -------
+    Dataset
+        ``test_error``, ``standard_error``, ``gaussian_error``, ``test_cross_entropy``, ``fits`` and ``fits_standard_error``, over
+        setting, stage and samples; NaN where nothing was fitted.
+
+    Raises
+    ------
+    ParameterError
+        As of :func:`numerics.predict.predict`.
+    """
+    names = next(iter(chains.values())).names
+    shape = (len(chains), len(names), len(samples))
+    variables = ("test_error", "standard_error", "gaussian_error", "test_cross_entropy", "fits", "fits_standard_error")
+    found = {name: np.full(shape, np.nan) for name in variables}
+    failures = []
+    for k, (title, chain) in enumerate(chains.items()):
+        for j, size in enumerate(samples):
+            prediction = predict(data.at(size), chain)
+            for name in variables[:4]:
+                found[name][k, :, j] = getattr(prediction, name)
+            if not prediction.converged:
+                failures.append(f"{title}, M = {size}: {prediction.message}")
+            if size in fitted and n_fits:
+                runs = measure(data.X, data.y, data.at(size), chain, n_fits, seed, n_jobs=n_jobs)
+                found["fits"][k, :, j] = runs.mean("test_error")
+                found["fits_standard_error"][k, :, j] = runs.standard_error("test_error")
+    places = ("setting", "stage", "samples")
+    return xarray.Dataset(
+        {name: (places, values) for name, values in found.items()},
+        coords={"setting": list(chains), "stage": list(names), "samples": list(samples)},
+        attrs={
+            "n_samples": data.samples.count, "n_columns": data.samples.size, "folds": data.folds, "seed": data.seed,
+            "n_fits": n_fits, "fits_seed": seed, "failures": "\n".join(failures), "failed_points": len(failures),
+            "parameters": "\n".join(f"{title}: {parameter_values(data, chain)}" for title, chain in chains.items()),
+        },
+    )  # fmt: skip
