@@ -66,9 +66,9 @@ class ClassMoments(NamedTuple):
             raise ParameterError("X must have class means that differ, those of the two classes are equal")
         return cls(len(y), float(np.mean(y > 0)), 0.5 * (upper + lower), Dense(covariance, direction))
 
-    def mixture(self, alpha: float) -> GaussianMixture:
-        """What theory takes for the population."""
-        return GaussianMixture(alpha, self.share, 1.0, inputs=self.inputs)
+    def mixture(self, alpha: float, share: float) -> GaussianMixture:
+        """What theory takes for the population, in a training set of which so much is positive."""
+        return GaussianMixture(alpha, share, 1.0, inputs=self.inputs)
 
 
 class Samples(_Content):
@@ -176,6 +176,13 @@ def signs_of(y: object) -> tuple[Array, tuple]:
     signs = np.where(inverse.ravel() == 1, 1.0, -1.0)
     signs.setflags(write=False)
     return signs, tuple(labels.tolist())
+
+
+def stratified_counts(y: Array, size: int) -> tuple[int, int]:
+    """Samples of the positive and of the negative class in a training set of so many: their shares up to rounding, one at least."""
+    positive = int((y > 0).sum())
+    upper = min(max(round(size * positive / len(y)), 1, size - (len(y) - positive)), size - 1, positive)
+    return upper, size - upper
 
 
 class Fold(NamedTuple):

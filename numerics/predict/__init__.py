@@ -1,6 +1,8 @@
 """Ridge, temperature and mixing for measured data, before anything is trained.
 
-In reading order: ``margins`` (errors to be expected, from theory and held-out samples), ``fits`` (the same measured, by training).
+In reading order: ``margins`` (errors to be expected, from theory and held-out samples), ``fits`` (the same measured, by training),
+``check`` (one beside the other, curves), ``choose`` (the best parameters, by prediction and by cross-validation), ``reading``
+(files).
 
 Examples
 --------
@@ -17,7 +19,11 @@ array([0.205, 0.204])
 array([0.208, 0.208])
 """
 
+from numerics.predict.check import Check, check, learning_curves, reliability
+from numerics.predict.choose import Choice, choose, cross_validate
 from numerics.predict.fits import measure
 from numerics.predict.margins import Prediction, predict
 
-__all__ = ["Prediction", "measure", "predict"]
+__all__ = [
+    "Check", "Choice", "Prediction", "check", "choose", "cross_validate", "learning_curves", "measure", "predict", "reliability",
+]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,9 +10,10 @@ import numpy as np
 import xarray
 from numpy.typing import NDArray
 
-from numerics.models import Chain, Measured, Stage, parameter_values
+from numerics.models import Chain, Measured, Stage, parameter_values, require_count
+from numerics.predict.box import Box
 from numerics.predict.fits import measure
-from numerics.predict.margins import Prediction, predict
+from numerics.predict.margins import Prediction, most_samples, predict
 from numerics.simulation.result import SimulationResult
 
 Array = NDArray[np.float64]
@@ -21,6 +23,9 @@ LARGEST_SCORE = 2.0
 
 LARGEST_DEVIATION = 0.25
 """Relative deviation from the fits, beyond two of their standard errors, up to which settings are ranked."""
+
+FEWEST = 16
+"""Samples of the smallest training set of a curve."""
 
 FEW_PER_MILLE = 0.01
 """Test error below which a prediction says little."""
@@ -175,3 +180,58 @@ def learning_curves(
             "parameters": "\n".join(f"{title}: {parameter_values(data, chain)}" for title, chain in chains.items()),
         },
     )  # fmt: skip
+
+
+def reliability(
+    data: Measured, chain: Chain, over: Mapping[str, tuple[float, float]], n_settings: int = 24, n_fits: int = 8, seed: int = 0,
+    *, n_jobs: int = 1,
+) -> xarray.Dataset:  # fmt: skip
+    """Predictions beside real fits at settings all over a range of parameters and of M.
+
+    Parameters
+    ----------
+    over
+        As of :func:`numerics.predict.choose`.
+    n_settings, n_fits, seed, n_jobs : int
+        Settings; fits at each; seed of both.
+
+    Returns
+    -------
+    Dataset
+        ``test_error``, ``standard_error``, ``gaussian_error``, ``fits``, ``fits_standard_error`` over setting and stage, the
+        parameters and M over setting.
+
+    Raises
+    ------
+    ParameterError
+        As of :func:`numerics.predict.choose`.
+    """
+    box = Box(data, chain, over, chain.names[-1])
+    n_settings = require_count("n_settings", n_settings, 1)
+    sizes = sample_range(data, n_settings)
+    units = box.candidates(n_settings, seed)
+    names = ("test_error", "standard_error", "gaussian_error", "fits", "fits_standard_error")
+    found = {name: np.full((n_settings, len(chain)), np.nan) for name in names}
+    for k, (unit, size) in enumerate(zip(units, sizes, strict=True)):
+        one = check(data.at(size), box.at(data, unit), n_fits, seed + k, n_jobs=n_jobs)
+        for name in names[:3]:
+            found[name][k] = getattr(one.prediction, name)
+        found["fits"][k], found["fits_standard_error"][k] = one.measured, one.standard_error
+    parameters = np.array([box.values(unit) for unit in units])
+    return xarray.Dataset(
+        {
+            **{name: (("setting", "stage"), values) for name, values in found.items()},
+            **{path: ("setting", parameters[:, k]) for k, path in enumerate(box.paths)},
+            "samples": ("setting", sizes),
+        },
+        coords={"stage": list(chain.names)},
+        attrs={"n_fits": n_fits, "seed": seed, "n_samples": data.samples.count},
+    )
+
+
+def sample_range(data: Measured, count: int) -> list[int]:
+    """Training set sizes M that can be predicted, so many of them, evenly on a logarithmic axis."""
+    fewest = max(FEWEST, math.ceil(4.0 / min(data.rho, 1.0 - data.rho)))
+    most = most_samples(data)
+    low = min(fewest, most)
+    return [round(float(m)) for m in np.geomspace(low, most, count)]

@@ -7,7 +7,6 @@ those for n samples, and fewer samples are trained with the same ridge a sample.
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,20 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
-from scipy.stats import qmc
 
 from numerics.models import (
     Chain,
     ConvergenceWarning,
     Measured,
-    ParameterError,
     Stage,
-    check_fit,
     require_count,
-    with_parameter,
 )
 from numerics.models.measured import folds_of
-from numerics.optimize import LOGARITHMIC_RATIO
+from numerics.predict.box import Box
 from numerics.predict.fits import Trainer
 from numerics.predict.margins import most_samples, predict, with_ridges
 
@@ -79,60 +74,18 @@ class Choice:
         return len(self.errors)
 
 
-class _Box:
-    """What is searched: unit cube to parameters."""
-
-    def __init__(self, data: Measured, chain: Chain, over: Mapping[str, tuple[float, float]], stage: str) -> None:
-        if not over:
-            raise ParameterError("over must name at least one parameter")
-        if stage not in chain.names:
-            raise ParameterError(f"stage must be one of {', '.join(chain.names)}, got {stage!r}")
-        self.chain, self.paths, self.place = chain, tuple(over), chain.names.index(stage)
-        self.lower, self.upper, self.logarithmic = (np.empty(len(over)) for _ in range(3))
-        for k, (path, bounds) in enumerate(over.items()):
-            try:
-                low, high = map(float, bounds)
-            except (TypeError, ValueError):
-                raise ParameterError(f"bounds of {path!r} must be two numbers, got {bounds!r}") from None
-            if not low < high:
-                raise ParameterError(f"bounds of {path!r} must be increasing, got {bounds!r}")
-            if path in data.parameters:
-                raise ParameterError(f"over must name parameters of stages, got {path!r}")
-            for value in (low, high):
-                check_fit(*with_parameter(data, chain, path, value))
-            self.logarithmic[k] = low > 0 and high > LOGARITHMIC_RATIO * low
-            self.lower[k], self.upper[k] = (math.log(v) if self.logarithmic[k] else v for v in (low, high))
-
-    def values(self, unit: Array) -> Array:
-        """Parameters at a point of the unit cube."""
-        u = self.lower + (self.upper - self.lower) * np.clip(unit, 0.0, 1.0)
-        return np.where(self.logarithmic > 0, np.exp(u), u)
-
-    def at(self, data: Measured, unit: Array) -> Chain:
-        """The chain there."""
-        chain = self.chain
-        for path, value in zip(self.paths, self.values(unit), strict=True):
-            chain = with_parameter(data, chain, path, float(value))[1]
-        return chain
-
-    def candidates(self, count: int, seed: int) -> Array:
-        """Points of the unit cube, shape (count, parameters)."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of counts that are no power of 2
-            return qmc.Sobol(len(self.paths), seed=seed).random(count)
-
-    def choice(
-        self, method: str, data: Measured, points: Sequence[Array], errors: Sequence[float], begin: float
-    ) -> Choice:
-        """The best of the points."""
-        if not np.isfinite(errors).any():
-            raise ArithmeticError("no saddle point converged in the range of the search")
-        best = points[int(np.nanargmin(errors))]
-        values = dict(zip(self.paths, self.values(best).tolist(), strict=True))
-        return Choice(
-            method, values, float(np.nanmin(errors)), self.at(data, best), np.array([self.values(point) for point in points]),
-            np.array(errors), time.perf_counter() - begin,
-        )  # fmt: skip
+def _choice(
+    method: str, box: Box, data: Measured, points: Sequence[Array], errors: Sequence[float], begin: float
+) -> Choice:
+    """The best of the points."""
+    if not np.isfinite(errors).any():
+        raise ArithmeticError("no saddle point converged in the range of the search")
+    best = points[int(np.nanargmin(errors))]
+    values = dict(zip(box.paths, box.values(best).tolist(), strict=True))
+    return Choice(
+        method, values, float(np.nanmin(errors)), box.at(data, best), np.array([box.values(point) for point in points]),
+        np.array(errors), time.perf_counter() - begin,
+    )  # fmt: skip
 
 
 def choose(
@@ -176,7 +129,7 @@ def choose(
     """
     begin = time.perf_counter()
     chain = Chain.of(chain)
-    box = _Box(data, chain, over, stage)
+    box = Box(data, chain, over, stage)
     candidates, refinements = require_count("candidates", candidates, 1), require_count("refinements", refinements, 0)
     size = min(round(THEORY_SHARE * data.samples.count), most_samples(data))
     asked, points, errors = data.at(size), [], []
@@ -197,7 +150,7 @@ def choose(
         simplex = np.vstack([start, start + np.where(start < 0.5, 0.15, -0.15) * np.eye(len(start))])
         options = {"initial_simplex": simplex, "maxfev": refinements, "xatol": 1e-3, "fatol": 1e-7}
         optimize.minimize(error, start, method="Nelder-Mead", options=options)
-    return box.choice("prediction", data, points, errors, begin)
+    return _choice("prediction", box, data, points, errors, begin)
 
 
 def cross_validate(
@@ -218,7 +171,7 @@ def cross_validate(
     """
     begin = time.perf_counter()
     chain = Chain.of(chain)
-    box = _Box(data, chain, over, stage)
+    box = Box(data, chain, over, stage)
     points = list(box.candidates(require_count("candidates", candidates, 1), seed))
     folds = folds_of(data.samples, data.folds, data.seed)
     everything, errors = np.arange(data.samples.count), []
@@ -230,4 +183,4 @@ def cross_validate(
             logits = trainer.logits(trainer.fit(rows)[1], fold.held)[:, box.place]
             wrong += float((data.samples.y[fold.held] * logits <= 0.0).sum())
         errors.append(wrong / len(everything))
-    return box.choice("cross-validation", data, points, errors, begin)
+    return _choice("cross-validation", box, data, points, errors, begin)

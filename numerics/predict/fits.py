@@ -21,7 +21,7 @@ from numerics.models import (
     check_fit,
     require_count,
 )
-from numerics.models.measured import Samples
+from numerics.models.measured import Samples, stratified_counts
 from numerics.simulation.draw import Sample, Views, mask_sizes
 from numerics.simulation.measure import DrawnSamples, MeasuredStage, observables_of_stages, population_of
 from numerics.simulation.result import SimulationResult
@@ -131,9 +131,8 @@ class RealStage(MeasuredStage):
 def stratified_choice(y: Array, size: int, generator: np.random.Generator) -> NDArray[np.intp]:
     """Rows of so many samples, with the shares of the classes up to rounding and one of each at least, in random order."""
     groups = [np.flatnonzero(y == sign) for sign in (1.0, -1.0)]
-    upper = min(max(round(size * len(groups[0]) / len(y)), 1, size - len(groups[1])), size - 1, len(groups[0]))
     chosen = [
-        generator.permutation(rows)[:count] for rows, count in zip(groups, (upper, size - upper), strict=True)
+        generator.permutation(rows)[:count] for rows, count in zip(groups, stratified_counts(y, size), strict=True)
     ]  # fmt: skip
     return generator.permutation(np.concatenate(chosen))
 

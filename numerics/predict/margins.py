@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from numerics.deferred import special
 from numerics.models import Chain, ConvergenceWarning, GaussianMixture, Measured, ParameterError, Stage, check_fit
-from numerics.models.measured import Fold, folds_of
+from numerics.models.measured import Fold, folds_of, stratified_counts
 from numerics.settings import DEFAULT, Settings
+from numerics.solution.solution import Solution
 from numerics.solution.weight_law import logits_on
 from numerics.solver import ConvergenceError, solve
 
@@ -169,7 +170,7 @@ def _predicted(data: Measured, chain: Chain, settings: Settings) -> Prediction:
         apart = data.samples.X[fold.held] - fold.moments.midpoint
         for t in range(stages):
             means[t, fold.held], variances[t, fold.held] = logits_on(solution, t, apart)
-            gaussian[k, t] = solution[t].test_error
+            gaussian[k, t] = _gaussian_error(solution, t, fold.moments.share)
     signs = data.samples.y
     wrong = special.ndtr(-signs * means / np.sqrt(variances))
     return Prediction(
@@ -185,7 +186,15 @@ def _predicted(data: Measured, chain: Chain, settings: Settings) -> Prediction:
 def corrected(data: Measured, chain: Chain, fold: Fold) -> tuple[GaussianMixture, Chain]:
     """What theory is asked on the population that is estimated from a fold's other samples."""
     n_samples = 1.0 / (1.0 / data.n_samples - 1.0 / fold.moments.count)
-    return fold.moments.mixture(n_samples / data.samples.size), with_ridges(chain, n_samples / data.n_samples)
+    share = stratified_counts(data.samples.y, data.n_samples)[0] / data.n_samples
+    return fold.moments.mixture(n_samples / data.samples.size, share), with_ridges(chain, n_samples / data.n_samples)
+
+
+def _gaussian_error(solution: Solution, stage: int, share: float) -> float:
+    """Test error where so much of the samples is positive, which may be another share than in training."""
+    m, b, q = solution.magnetization[stage], solution.bias[stage], solution.overlap[stage, stage]
+    wrong = special.ndtr(-np.array([m + b, m - b]) / math.sqrt(q))
+    return float(wrong @ [share, 1.0 - share])
 
 
 def with_ridges(chain: Chain, factor: float) -> Chain:
