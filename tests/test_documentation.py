@@ -41,7 +41,7 @@ PAGES = ("README.md", "CONTRIBUTING.md")
 NAMESAKES = {"numerics.solve", "numerics.simulate", "numerics.sweep"}
 """Modules that are functions of the same name once imported; what they hold is tested where it is defined."""
 
-OPTIONAL = {"numerics.explorer": "ipywidgets"}
+OPTIONAL = {"numerics.explorer": "ipywidgets", "numerics.predict.estimators": "sklearn"}
 """Modules that need an extra, and the package they need."""
 
 ALSO_SHOWN = (

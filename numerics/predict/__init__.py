@@ -2,7 +2,7 @@
 
 In reading order: ``margins`` (errors to be expected, from theory and held-out samples), ``fits`` (the same measured, by training),
 ``check`` (one beside the other, curves), ``choose`` (the best parameters, by prediction and by cross-validation), ``reading``
-(files).
+(files), ``estimators`` (of scikit-learn).
 
 Examples
 --------
@@ -19,11 +19,26 @@ array([0.205, 0.204])
 array([0.208, 0.208])
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 from numerics.predict.check import Check, check, learning_curves, reliability
 from numerics.predict.choose import Choice, choose, cross_validate
 from numerics.predict.fits import measure
 from numerics.predict.margins import Prediction, predict
 
+_ESTIMATORS = ("DistillationPredictor", "DistilledClassifier", "UntrustedError")  # they need scikit-learn
+
 __all__ = [
-    "Check", "Choice", "Prediction", "check", "choose", "cross_validate", "learning_curves", "measure", "predict", "reliability",
+    "Check", "Choice", "DistillationPredictor", "DistilledClassifier", "Prediction", "UntrustedError", "check", "choose",
+    "cross_validate", "learning_curves", "measure", "predict", "reliability",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ESTIMATORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from numerics.predict import estimators
+
+    return getattr(estimators, name)
