@@ -191,7 +191,7 @@ class DistillationPredictor(BaseEstimator):
     >>> bool(predictor.check_.trusted.all())
     True
     >>> predictor.predict_curve([50, 100]).test_error.sel(stage="student").values.round(2)
-    array([[0.31, 0.29]])
+    array([[0.31, 0.3 ]])
     >>> type(predictor.suggest()).__name__
     'DistilledClassifier'
     """
