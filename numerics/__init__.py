@@ -24,6 +24,7 @@ _HOMES = {
         "Chain",
         "ClassMixture",
         "ClassSet",
+        "Clusters",
         "DataSet",
         "Dense",
         "Estimator",

@@ -230,6 +230,10 @@ def _require_slopes(data: DataModel) -> None:
         raise ParameterError(
             "data must be a GaussianMixture or a LinearRule: solutions on K classes are not differentiated; take sweep"
         )
+    if data.in_clusters:
+        raise ParameterError(
+            "data must be a GaussianMixture or a LinearRule: solutions on Clusters are not differentiated; take sweep"
+        )
 
 
 # One parameter.

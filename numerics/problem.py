@@ -21,6 +21,8 @@ Data with ``"gram"`` are a :class:`~numerics.models.ClassMixture`: a matrix, or 
 ``{"family": "similar_pairs", "classes": 4, "similarity": 0.6}``; their further data sets are
 :class:`~numerics.models.ClassSet`.
 
+Data with ``"means"`` are :class:`~numerics.models.Clusters`, whose arrays may be names of files ``.npy`` likewise.
+
 The keys are those of :class:`~numerics.models.GaussianMixture` (with ``"rule": "identity"``, ``"sign"``, ``"probit"`` or
 ``"logit"`` among the data, those of :class:`~numerics.models.LinearRule`, whose ``output`` that is),
 :class:`~numerics.models.DataSet` and :class:`~numerics.models.Estimator`; with ``"stage": "frozen"``, ``"hebbian"`` or
@@ -45,6 +47,7 @@ from numerics.models import (
     Chain,
     ClassMixture,
     ClassSet,
+    Clusters,
     DataModel,
     DataSet,
     Dense,
@@ -140,11 +143,13 @@ def write_problem(data: DataModel, chain: Chain) -> str:
     '{"data": {"alpha": 2.0, "rho": 0.4, "delta": 0.5}, "chain": [{"loss": {"name": "square"}, "ridge": 0.1}]}'
     """
     kinds = {kind: name for name, kind in STAGES.items()}
-    described = _written_samples(data) or _given(data)
+    described = {} if isinstance(data, Clusters) else _written_samples(data) or _given(data)
     if isinstance(data, LinearRule):
         described = {"rule": data.output, **{key: value for key, value in described.items() if key != "output"}}
     if isinstance(data, ClassMixture):
         described = _given_classes(data)
+    if isinstance(data, Clusters):
+        described = _given_clusters(data)
     if "further" in described:
         described["further"] = [_given(found) for found in data.further]
     if "inputs" in described:
@@ -197,6 +202,16 @@ def _given_classes(data: ClassMixture) -> dict[str, object]:
     return described
 
 
+def _given_clusters(data: Clusters) -> dict[str, object]:
+    described = {"alpha": data.alpha, "means": data.means.tolist(), "covariances": data.covariances.tolist()}
+    described |= {"labels": list(data.labels), "weights": list(data.weights)}
+    if data.label_noise:
+        described["label_noise"] = data.label_noise
+    if data.test_weights != data.weights:
+        described["test_weights"] = list(data.test_weights)
+    return described if not data.further else described | {"further": data.further}
+
+
 def _written_loss(loss: Loss) -> dict[str, object]:
     names = {kind: name for name, kind in BUILT_IN.items()}
     teacher = {} if loss.teacher is None else {"teacher": loss.teacher}
@@ -223,6 +238,11 @@ def _data(described: object) -> DataModel:
             given["inputs"] = _built(Dense, _read_arrays(inputs, "data.inputs"), "data.inputs")
         else:
             given["inputs"] = _built(Spectrum if "eigenvalues" in inputs else PowerLaw, inputs, "data.inputs")
+    if "means" in given:
+        for key in ("rule", "gram"):
+            if key in given:
+                raise ParameterError(f"data: {key} has no effect on clusters, whose labels are given")
+        return _built(Clusters, _read_arrays(given, "data"), "data")
     if "gram" in given:
         if "rule" in given:
             raise ParameterError("data: gram has no effect on a rule, which has no classes")

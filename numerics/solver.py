@@ -13,6 +13,7 @@ from numerics.driver.outcome import Status
 from numerics.models import (
     Chain,
     ClassMixture,
+    Clusters,
     ConvergenceWarning,
     DataModel,
     Estimator,
@@ -35,6 +36,7 @@ from numerics.square_chain.spectral import is_spectral, solve_square_chain
 
 if TYPE_CHECKING:
     from numerics.classes.solution import ClassSolution
+    from numerics.clusters.solution import ClusterSolution
 
 LONG_CHAIN_RTOL = {TENSOR_STAGES: 1e-3, 4: 1e-5}
 """Default accuracy of chains of more than so many stages."""
@@ -85,7 +87,7 @@ def solve(
 
     Parameters
     ----------
-    data : GaussianMixture, LinearRule or ClassMixture
+    data : GaussianMixture, LinearRule, ClassMixture or Clusters
     chain : stage or sequence of stages
         Trained one after the other: :class:`numerics.models.Estimator`, ``Frozen``, ``Hebbian`` or ``BayesOptimal``.
     rtol : float
@@ -103,7 +105,8 @@ def solve(
     -------
     Solution
         With ``converged``, ``residual`` (undamped, scaled), ``iterations``, ``quadrature_error`` and ``message``; of a
-        ClassMixture a :class:`numerics.classes.solution.ClassSolution`.
+        ClassMixture a :class:`numerics.classes.solution.ClassSolution`, of Clusters a
+        :class:`numerics.clusters.solution.ClusterSolution`.
 
     Raises
     ------
@@ -132,7 +135,7 @@ def solve(
     ('max margin', 0.984012, 0.21046)
     """
     if not isinstance(data, DataModel):
-        raise ParameterError(f"data must be a GaussianMixture, a ClassMixture or a LinearRule, got {data!r}")
+        raise ParameterError(f"data must be a GaussianMixture, a ClassMixture, Clusters or a LinearRule, got {data!r}")
     chain = Chain.of(chain)
     check_fit(data, chain)
     settings = settings_for(in_equations(data, chain), settings, rtol if not data.many_classes else None)
@@ -140,10 +143,12 @@ def solve(
         settings = replace(
             settings, max_iterations=require_count("max_iterations", max_iterations, allowed="a positive integer")
         )
-    if start is not None and not isinstance(start, Solution) and not data.many_classes:
+    if start is not None and not isinstance(start, Solution) and not (data.many_classes or data.in_clusters):
         raise ParameterError(f"start must be a Solution or None, got {start!r}")
     if data.many_classes:
         solution = _solution_of_classes(data, chain, settings, rtol, start)
+    elif data.in_clusters:
+        solution = _solution_of_clusters(data, chain, settings, start)
     elif is_spectral(data, chain) and not has_limit(chain):
         solution = spectral_solution(data, chain, settings)
     else:
@@ -159,7 +164,7 @@ def solve(
         solution = read_solution(arrays, 0, data, chain, settings)
         if not solution.converged:
             solution = spectral_solution(data, chain, settings) or solution
-    if not data.many_classes and solution.points[-1].status == Status.TOO_LARGE:
+    if isinstance(solution, Solution) and solution.points[-1].status == Status.TOO_LARGE:
         raise ParameterError(f"chain of {len(chain)} stages: {solution.message}")
     if not solution.converged:
         text = f"no converged solution at {data}: {solution.message}"
@@ -186,6 +191,17 @@ def _solution_of_classes(
         settings=settings,
         solve_binary=solve,
     )
+
+
+def _solution_of_clusters(
+    data: Clusters, chain: Chain, settings: Settings, start: ClusterSolution | None
+) -> ClusterSolution:
+    """Of a chain on clusters."""
+    from numerics.clusters.solution import ClusterSolution, solve_clusters  # here: seldom needed
+
+    if start is not None and not isinstance(start, ClusterSolution):
+        raise ParameterError(f"start must be a solution of Clusters or None, got {start!r}")
+    return solve_clusters(data, chain, settings, start)
 
 
 def settings_for(chain: Chain, settings: Settings, rtol: float | None = None) -> Settings:

@@ -217,11 +217,15 @@ def in_spectrum(expression: Expr, t: int) -> Expr:
     The replicated action of a coordinate holds the conjugates only through ``mh_t v``, ``Qh_ts`` and ``Vh_ts`` times what the
     inputs are there, which is 1 for white inputs: so every conjugate comes with it.
     """
-    weighted = {magnetization_hat(t): input_mean(t) * magnetization_hat(t)}
+    return expression.xreplace({conjugate: factor * conjugate for conjugate, factor in spectrum_factors(t).items()})
+
+
+def spectrum_factors(t: int) -> dict[Symbol, Symbol]:
+    """What each conjugate comes with on such a coordinate."""
+    factors = {magnetization_hat(t): input_mean(t)}
     for s in range(1, t + 1):
-        weighted[overlap_hat(t, s)] = input_covariance(t, s) * overlap_hat(t, s)
-        weighted[response_hat(t, s)] = input_covariance(t, s) * response_hat(t, s)
-    return expression.xreplace(weighted)
+        factors[overlap_hat(t, s)] = factors[response_hat(t, s)] = input_covariance(t, s)
+    return factors
 
 
 def _spectrum_symbols(t: int) -> tuple[Symbol, ...]:
@@ -258,13 +262,13 @@ def potential(t: int, prior: QuadraticPrior = GaussianRidgePrior) -> Expr:
     return coupling(t) + entropic_potential(t, prior) + energetic_potential(t)
 
 
-def _solve_stationarity(phi: Expr, variable: Symbol, unknown: Symbol) -> Expr:
+def solve_stationarity(phi: Expr, variable: Symbol, unknown: Symbol) -> Expr:
     """The value of ``unknown`` that makes d phi/d variable = 0; phi is bilinear in the pair."""
     condition = diff(phi, variable)
     return condition.subs(unknown, 0) / -diff(condition, unknown)
 
 
-def _conjugate_pairs(t: int) -> list[tuple[Symbol, Symbol]]:
+def conjugate_pairs(t: int) -> list[tuple[Symbol, Symbol]]:
     """(order parameter, its conjugate) in the order m, Q_t1.., V_t1.. of the order parameters."""
     pairs = [(magnetization(t), magnetization_hat(t))]
     pairs += [(overlap(t, s), response_hat(t, s)) for s in range(1, t + 1)]
@@ -272,7 +276,8 @@ def _conjugate_pairs(t: int) -> list[tuple[Symbol, Symbol]]:
     return pairs
 
 
-def _earlier_moments(t: int) -> tuple[Symbol, ...]:
+def earlier_moments(t: int) -> tuple[Symbol, ...]:
+    """mu_s, B_sr, G_sk of the stages before t, triangles row by row."""
     return (
         *(alignment(s) for s in range(1, t)),
         *lower_triangle(covariance, t - 1),
@@ -302,11 +307,11 @@ def prior_equations(t: int, prior: QuadraticPrior = GaussianRidgePrior, *, spect
     _check_stage(t)
     phi = coupling(t) + entropic_potential(t, prior, spectrum=spectrum)
     outputs = {
-        parameter.name: factor_terms(_solve_stationarity(phi, conjugate, parameter))
-        for parameter, conjugate in _conjugate_pairs(t)
+        parameter.name: factor_terms(solve_stationarity(phi, conjugate, parameter))
+        for parameter, conjugate in conjugate_pairs(t)
     }
     seen = _spectrum_symbols(t) if spectrum else ()
-    return Equations.build(conjugates(t), (eta, *prior.constants, *seen, *_earlier_moments(t)), outputs)
+    return Equations.build(conjugates(t), (eta, *prior.constants, *seen, *earlier_moments(t)), outputs)
 
 
 @lru_cache(maxsize=32)
@@ -337,7 +342,7 @@ def conditional_moments(t: int, prior: QuadraticPrior = GaussianRidgePrior, *, s
     seen = _spectrum_symbols(t) if spectrum else ()
     if spectrum:
         outputs = {name: in_spectrum(expression, t) for name, expression in outputs.items()}
-    return Equations.build(conjugates(t), (*prior.constants, *seen, *_earlier_moments(t)), outputs)
+    return Equations.build(conjugates(t), (*prior.constants, *seen, *earlier_moments(t)), outputs)
 
 
 # The samples.
@@ -393,8 +398,8 @@ def channel_conditions(t: int, averages: dict[str, Expr]) -> dict[str, Expr]:
     names = dict(_named(GaussianAverage(quantity, t), averages[key] / alpha) for key, quantity in quantities.items())
     phi = coupling(t) + energetic_potential(t)
     conditions = {
-        conjugate: _solve_stationarity(phi, parameter, conjugate).xreplace(names)
-        for parameter, conjugate in _conjugate_pairs(t)
+        conjugate: solve_stationarity(phi, parameter, conjugate).xreplace(names)
+        for parameter, conjugate in conjugate_pairs(t)
     }
     ordered = {conjugate.name: conditions[conjugate] for conjugate in conjugates(t)}
     return ordered | {"bias": diff(phi, bias(t)).xreplace(names)}
@@ -469,7 +474,7 @@ def free_energy(t: int, prior: QuadraticPrior = GaussianRidgePrior, *, spectrum:
     outputs = {"value": Add(*parts.values()) + named, **parts}
     inputs = (*order_parameters(t), *conjugates(t), mean_envelope)
     seen = _spectrum_symbols(t) if spectrum else ()
-    return Equations.build(inputs, (eta, *prior.constants, *seen, *_earlier_moments(t)), outputs)
+    return Equations.build(inputs, (eta, *prior.constants, *seen, *earlier_moments(t)), outputs)
 
 
 def _check_stage(t: int) -> None:

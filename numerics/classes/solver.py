@@ -15,8 +15,7 @@ from numerics.classes.prior import Conjugates, Prior
 from numerics.classes.rules import NARROW, Rule, rule
 from numerics.classes.stage import MatrixLog, StageBlocks, StageEquations, exponential
 from numerics.classes.symmetry import invariants, permutations_of
-from numerics.driver.chord import Found, chord, newton_step
-from numerics.driver.homotopy import homotopy_of
+from numerics.driver.chord import Found, Path, chord, chord_along, newton_step
 from numerics.driver.outcome import Outcome, Status
 from numerics.models import Chain, ClassMixture, Estimator
 from numerics.scalar.prior import mask_patterns
@@ -133,23 +132,17 @@ class Walk:
 
     def _from_large_ridge(self, equations: StageEquations, failed: Found, max_iterations: int) -> Found:
         """Follow the stage along falling ridges."""
-        goal = equations.ridge
-        kept: list[Found] = [failed]
+        goal, first = equations.ridge, max(_FIRST_LOG_RIDGE, math.log(equations.ridge))
 
-        def at_ridge(_problem: object, _accuracy: object, log_ridge: float, x: Array) -> Outcome:
+        def at(log_ridge: float) -> StageEquations:
             equations.ridge = math.exp(log_ridge) if log_ridge > math.log(goal) else goal
-            found = chord(equations, _unpacked(x, equations), TOLERANCE, min(max_iterations, _PATH_ITERATIONS))
-            if found.outcome.status == Status.CONVERGED:
-                kept.append(found)
-                x[:] = _packed(found.x)
-            return found.outcome
+            return equations
 
-        equations.ridge = math.exp(max(_FIRST_LOG_RIDGE, math.log(goal)))
-        x = _packed(equations.start())
-        follow = homotopy_of(at_ridge).py_func
-        outcome = follow(None, None, x, math.log(equations.ridge), math.log(goal), _RIDGE_STEPS)
+        path = Path(at, first, math.log(goal), _packed, lambda x: _unpacked(x, equations))
+        start = at(first).start()
+        found = chord_along(path, start, TOLERANCE, min(max_iterations, _PATH_ITERATIONS), _RIDGE_STEPS)
         equations.ridge = goal
-        return kept[-1]._replace(outcome=outcome)
+        return found if found.factors is not None else failed._replace(outcome=found.outcome)
 
     def displaced(self, scramble: int) -> Walk | None:
         """The same chain after one Newton step on other nodes; None if that cannot be done."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from numerics.models import TRAINING, Chain, ClassMixture, DataModel, Estimator, Stage
+from numerics.models import TRAINING, Chain, ClassMixture, Clusters, DataModel, Estimator, Stage
 from numerics.solution.observables import OBSERVABLES
 from numerics.solution.observables.registry import observables_of
 from numerics.solution.solution import Solution
@@ -38,6 +38,10 @@ def describe(data: DataModel, chain: Chain) -> str:
         lines[0] += f", label noise {data.label_noise:g}"
     if isinstance(data, ClassMixture):
         lines += _classes_in_words(data)
+    if isinstance(data, Clusters):
+        parts = [f"{w:g} ({label:+d})" for w, label in zip(data.weights, data.labels, strict=True)]
+        shown = ", ".join(parts[:SHOWN_CLASSES]) + (", ..." if len(parts) > SHOWN_CLASSES else "")
+        lines.append(f"{len(data)} clusters of {data.size} inputs, weights (labels): {shown}")
     for further in data.further:
         lines.append(f"data set {further.name}: alpha = {further.alpha:g}, label noise {further.label_noise:g}")
     lines += [f"{name}: {_in_words(stage)}" for name, stage in zip(chain.names, chain.stages, strict=True)]
@@ -106,6 +110,8 @@ def solution_text(solution: Solution) -> str:
         f"quadrature error {solution.quadrature_error:.1e}, {solution.iterations} iterations)",
         table(rows),
     ]
+    if solution.data.in_clusters:
+        parts[1] += f"\nprior: {solution.prior}"
     if solution.data.many_classes:
         return "\n\n".join([*parts, *_of_classes(solution)])
     if len(names) > 1:

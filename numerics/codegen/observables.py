@@ -172,3 +172,10 @@ def free_energy(t: int) -> Callable:
         return function(*inputs, *first) + sum(entropic(*inputs, *group) for group in others)
 
     return value
+
+
+@lru_cache(maxsize=16)
+def coupling(t: int) -> Callable:
+    """``f(order parameters, conjugates)``, one argument each: the terms of Phi_t that tie them."""
+    arguments = (*potential.order_parameters(t), *potential.conjugates(t))
+    return _kept(f"coupling{t}", lambda: (arguments, potential.coupling(t)))

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, LinAlgWarning, lu_factor, lu_solve
 
+from numerics.driver.homotopy import homotopy_of
 from numerics.driver.outcome import Outcome, Status
 
 Array = NDArray[np.float64]
@@ -129,6 +131,47 @@ def newton_step(problem: CostlyProblem, found: Found) -> Any:
     if here is None or found.factors is None:
         return None
     return problem.advanced(found.x, -lu_solve(found.factors, here.residual, check_finite=False))
+
+
+class Path(NamedTuple):
+    """A path of problems, and how solutions on it are written as one vector in which steps may be extrapolated.
+
+    Attributes
+    ----------
+    at : function of a parameter
+        The problem there.
+    begin, end : float
+        The parameter falls from one to the other.
+    packed, unpacked : functions
+        x as a vector, and back.
+    """
+
+    at: Callable[[float], CostlyProblem]
+    begin: float
+    end: float
+    packed: Callable[[Any], Array]
+    unpacked: Callable[[Array], Any]
+
+
+def chord_along(path: Path, x: Any, tolerance: float, max_iterations: int, max_steps: int) -> Found:
+    """Solutions along a path in steps that adapt, from ``x``, where it is nearly one at the beginning.
+
+    Returns
+    -------
+    Found
+        The last one that converged, with the outcome of the whole path; x itself if there was none.
+    """
+    last = [Found(x, Outcome(Status.NOT_TRIED.value, 0, math.inf, math.inf, 0.0), None)]
+
+    def solve_at(_problem: object, _accuracy: object, value: float, vector: Array) -> Outcome:
+        found = chord(path.at(value), path.unpacked(vector), tolerance, max_iterations)
+        if found.outcome.status == Status.CONVERGED:
+            last.append(found)
+            vector[:] = path.packed(found.x)
+        return found.outcome
+
+    outcome = homotopy_of(solve_at).py_func(None, None, path.packed(x), path.begin, path.end, max_steps)
+    return last[-1]._replace(outcome=outcome)
 
 
 def _factors(matrix: Array) -> tuple[Array, Array] | None:

@@ -26,6 +26,7 @@ from numerics.models.class_mixture import (
     similar_pairs,
     simplex_means,
 )
+from numerics.models.clusters import Clusters
 from numerics.models.data import (
     OUTPUTS,
     TRAINING,
@@ -53,9 +54,9 @@ from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Rul
 
 __all__ = [
     "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ClassMixture", "ClassSet",
-    "ConvergenceWarning", "DataModel", "DataSet", "Dense", "Description", "Estimator", "Frozen", "GaussianMixture", "Gram",
-    "Hebbian", "Inputs", "Isotropic", "LinearMap", "LinearRule", "Measured", "ParameterError", "PowerLaw", "RandomFeatures", "Rule",
-    "Spectrum", "Stage", "check_fit", "chosen", "class_tree", "described", "equal_overlaps", "gram_of_correlations", "helmert",
+    "Clusters", "ConvergenceWarning", "DataModel", "DataSet", "Dense", "Description", "Estimator", "Frozen", "GaussianMixture",
+    "Gram", "Hebbian", "Inputs", "Isotropic", "LinearMap", "LinearRule", "Measured", "ParameterError", "PowerLaw", "RandomFeatures",
+    "Rule", "Spectrum", "Stage", "check_fit", "chosen", "class_tree", "described", "equal_overlaps", "gram_of_correlations", "helmert",
     "in_equations", "mixture_of_samples", "orthogonal_means", "parameter_paths", "parameter_value", "parameter_values",
     "require_count", "require_noise", "require_number", "similar_pairs", "simplex_means", "structured", "total_alpha",
     "with_parameter",

@@ -8,12 +8,15 @@ from functools import lru_cache
 
 from numerics.models.checks import ROUNDING, ParameterError, chosen
 from numerics.models.class_mixture import ClassMixture
+from numerics.models.clusters import Clusters
 from numerics.models.data import DataModel, LinearRule
 from numerics.models.dense import Dense, LinearMap, has_variance
 from numerics.models.features import RandomFeatures
 from numerics.models.stages import STAGE_KINDS, BayesOptimal, Estimator, Frozen, Rule, Stage
 from theory.rules import after_rule
 from theory.softmax import numeric_form, softmax_form
+
+MOST_STAGES_ON_CLUSTERS = 4
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,41 @@ def _check_structured(data: DataModel, chain: Chain) -> None:
             )
 
 
+def _check_clusters(data: Clusters, chain: Chain) -> None:
+    """Refuse what is not solved for clusters."""
+    if len(chain) > MOST_STAGES_ON_CLUSTERS:
+        raise ParameterError(
+            f"chain must have at most {MOST_STAGES_ON_CLUSTERS} stages where data are Clusters, got {len(chain)}"
+        )
+    for name, stage in zip(chain.names, chain.stages, strict=True):
+        if not isinstance(stage, Estimator):
+            raise ParameterError(f"{name} must be an Estimator where data are Clusters, got {type(stage).__name__}")
+        if not stage.ridge > 0:
+            raise ParameterError(
+                f"ridge of {name} must be > 0 where data are Clusters: max margin, and other limits ridge -> 0, are not solved"
+            )
+        if stage.eta < 1 or stage.mask_overlap is not None:
+            raise ParameterError(
+                f"eta of {name} must be 1, and mask_overlap None, where data are Clusters: a LinearMap says what a stage sees"
+            )
+        seen = stage.features
+        if seen is None:
+            continue
+        if not isinstance(seen, LinearMap):
+            raise ParameterError(
+                f"features of {name} must be a LinearMap or None where data are Clusters, got {seen!r}"
+            )
+        if seen.matrix.shape[1] != data.size:
+            raise ParameterError(
+                f"features of {name} must have as many columns as means has, {data.size}, got {seen.matrix.shape[1]}"
+            )
+        still = [c for c, inputs in enumerate(data.dense) if not has_variance(inputs, seen)]
+        if still:
+            raise ParameterError(
+                f"features of {name} must see inputs that vary; covariances[{still[0]}] is 0 on its rows"
+            )
+
+
 def _check_maps(data: DataModel, chain: Chain) -> None:
     """Check that linear maps are of the inputs, and that no stage has a mask where a map would say what it sees."""
     inputs = data.inputs
@@ -204,7 +242,9 @@ def check_fit(data: DataModel, chain: Chain) -> None:
     """
     in_equations(data, chain)
     _check_classes(data, chain)
-    if structured(data, chain):
+    if isinstance(data, Clusters):
+        _check_clusters(data, chain)
+    elif structured(data, chain):
         _check_structured(data, chain)
     known = [found.name for found in data.sets]
     used: set[str] = set()

@@ -94,6 +94,9 @@ class DataModel(ABC):
     sampled: ClassVar[bool] = False
     """Whether the laws are estimates from samples, on which errors are expected as well (:mod:`numerics.models.measured`)."""
 
+    in_clusters: ClassVar[bool] = False
+    """Whether inputs come in clusters, each with order parameters of its own."""
+
     @property
     @abstractmethod
     def own_parameters(self) -> tuple[str, ...]:

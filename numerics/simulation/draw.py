@@ -17,6 +17,7 @@ from numerics.models import (
     TRAINING,
     Chain,
     ClassMixture,
+    Clusters,
     DataModel,
     Dense,
     Estimator,
@@ -79,23 +80,24 @@ class Views:
 
     Attributes
     ----------
-    inputs : Dense
+    covariance : ndarray, shape (p, p)
+        Of one copy, over Delta; in clusters the mean over them.
     designs : mapping of LinearMap to ndarray, shape (M, p_t N/p)
         ``A x/sqrt(N)`` of all samples.
     """
 
-    inputs: Dense
+    covariance: Array
     designs: Mapping[LinearMap, Array]
 
     @classmethod
-    def of(cls, inputs: Dense, maps: Sequence[LinearMap], design: Array) -> Views:
+    def of(cls, covariance: Array, maps: Sequence[LinearMap], design: Array) -> Views:
         """Of the inputs x/sqrt(N), shape (M, N)."""
-        return cls(inputs, {seen: by_copy(seen.matrix, design) for seen in maps})
+        return cls(covariance, {seen: by_copy(seen.matrix, design) for seen in maps})
 
     def product(self, mine: LinearMap | None, other: LinearMap | None, weights: Array) -> Array:
         """``A_t Sigma A_s^T weights`` for each copy."""
         found = weights.T if other is None else by_copy(other.matrix.T, weights.T)
-        found = by_copy(self.inputs.covariance, found)
+        found = by_copy(self.covariance, found)
         return found.T if mine is None else by_copy(mine.matrix, found).T
 
 
@@ -116,7 +118,7 @@ class Sample:
         0 or 1, as seen in training: with noise.  Where a rule gives the labels, 1 if it is the sign of the rule's field.  Of K
         classes integers 0, .., K-1.
     mean : ndarray, shape (N,)
-        v, or theta.  Of K classes mu_c, shape (K, N).
+        v, or theta.  Of K classes mu_c, shape (K, N).  In clusters sqrt(N) E[s x].
     variances : ndarray, shape (N,)
         Of the inputs, over Delta.
     network : Network, optional
@@ -129,6 +131,8 @@ class Sample:
         Rows of each data set; all are the training set's if not given.
     rule : ndarray, shape (M,)
         Field of the rule with its noise, if there is one.
+    cluster_means : ndarray, shape (C, N)
+        sqrt(N) E[x] in each cluster, where inputs come in clusters.
     seed : SeedSequence
         Of the draw.
     """
@@ -142,6 +146,7 @@ class Sample:
     variances: Array | None = None
     network: Network | None = None
     views: Views | None = None
+    cluster_means: Array | None = None
     seed: np.random.SeedSequence = field(default_factory=lambda: np.random.SeedSequence(0), repr=False)
 
     def __post_init__(self) -> None:
@@ -258,7 +263,7 @@ def draw(
             flipped = _generator(seed, FLIPS, number).random(rows.stop - rows.start) < data_set.label_noise
             noisy[rows] = np.where(flipped, 1 - labels[rows], labels[rows])
     network = None if features is None else Network.drawn(features, design, data.variance, seed)
-    views = None if dense is None else Views.of(dense, maps, design)
+    views = None if dense is None else Views.of(dense.covariance, maps, design)
     return Sample(design, noisy, mean, labels, sets, fields, deviations**2, network, views, seed)
 
 
@@ -309,8 +314,44 @@ def draw_classes(data: ClassMixture, n_inputs: int, seed: np.random.SeedSequence
     return Sample(design, labels, means, classes, sets, seed=seed)
 
 
-def class_counts(data: ClassMixture, n_inputs: int) -> tuple[NDArray[np.int64], ...]:
-    """Samples of each class in each data set: the shares that come nearest to the weights."""
+def draw_clusters(
+    data: Clusters, n_inputs: int, seed: np.random.SeedSequence, maps: Sequence[LinearMap] = ()
+) -> Sample:  # fmt: skip
+    """Draw labels and inputs of every data set in clusters: N/p independent copies of the p inputs, which share the means.
+
+    Data sets have exactly their shares of clusters, as far as these are whole numbers.
+    """
+    copies, size = n_inputs // data.size, data.size
+    means = np.tile(math.sqrt(size) * data.means, (1, copies))
+    counts = class_counts(data, n_inputs)
+    n_samples = sum(int(found.sum()) for found in counts)
+    design, clusters = np.empty((n_samples, n_inputs)), np.empty(n_samples, dtype=np.int64)
+    labels = np.empty(n_samples)
+    sets, first = {}, 0
+    clean = 0.5 * (1.0 + np.array(data.labels))
+    for number, (data_set, found) in enumerate(zip(data.sets, counts, strict=True)):
+        source = _generator(seed, FURTHER, number) if number else np.random.default_rng(seed)
+        rows = sets[data_set.name] = slice(first, first + int(found.sum()))
+        source.standard_normal(out=design[rows])
+        flipped = _generator(seed, FLIPS, number).random(rows.stop - rows.start) < data_set.label_noise
+        clusters[rows] = np.repeat(np.arange(len(data)), found)
+        labels[rows] = np.where(flipped, 1.0 - clean[clusters[rows]], clean[clusters[rows]])
+        first = rows.stop
+    design /= math.sqrt(n_inputs)
+    for c in range(len(data)):
+        values, vectors = data.dense[min(c, len(data.dense) - 1)].axes
+        some = clusters == c
+        design[some] = by_copy(vectors * np.sqrt(values), design[some]) + means[c] / n_inputs
+    weights = np.array(data.weights)
+    pooled = sum(weight * data.covariance(c) for c, weight in enumerate(weights))
+    mean = (weights * data.labels) @ means
+    return Sample(
+        design, labels, mean, clean[clusters], sets, views=Views.of(pooled, maps, design), cluster_means=means, seed=seed
+    )  # fmt: skip
+
+
+def class_counts(data: ClassMixture | Clusters, n_inputs: int) -> tuple[NDArray[np.int64], ...]:
+    """Samples of each class, or cluster, in each data set: the shares that come nearest to the weights."""
     found = []
     for data_set, size in zip(data.sets, sample_sizes(data, n_inputs), strict=True):
         wanted = size * data.class_weights(data_set.name)

@@ -10,8 +10,9 @@ import numpy as np
 
 from numerics.classes.losses import ClassLoss
 from numerics.classes.population import ClassPopulation, mean_loss
-from numerics.models import Chain, ClassMixture, DataModel, Estimator, Frozen, helmert
-from numerics.simulation.draw import Array, Sample
+from numerics.clusters.population import ClusterPopulation
+from numerics.models import Chain, ClassMixture, Clusters, DataModel, Estimator, Frozen, helmert
+from numerics.simulation.draw import Array, Sample, by_copy
 from numerics.simulation.train import StageFit
 from numerics.solution.observables.losses import train_loss
 from numerics.solution.observables.registry import PAIR, REGISTRY, STAGE, Observable
@@ -89,7 +90,7 @@ class MeasuredStage(AnyStage):
 
     def __init__(
         self, data: DataModel, chain: Chain, number: int, sample: Sample, fits: Sequence[StageFit],
-        population: Population | ClassPopulation,
+        population: Population | ClassPopulation | ClusterPopulation,
     ) -> None:  # fmt: skip
         self.data, self.chain, self.number = data, chain, number
         self._sample, self._fits, self._population = sample, fits, population
@@ -111,13 +112,9 @@ class MeasuredStage(AnyStage):
         return super().trained and not self.fit.broken
 
     @cached_property
-    def fresh(self) -> Population:
+    def fresh(self) -> Population | ClusterPopulation:
         """Law of the logits of the stages up to this one on fresh samples, given the trained weights."""
-        k, whole = self.number, self._population
-        return Population(
-            self.data, whole.magnetization[:k], whole.bias[:k], whole.overlap[:k, :k], whole.factor[:k, :k], signal=whole.signal,
-            norm_ratio=whole.norm_ratio[:k],
-        )  # fmt: skip
+        return self._population.first(self.number)
 
     @property
     def n_inputs(self) -> int:
@@ -214,6 +211,21 @@ def population_of(data: DataModel, sample: Sample, fits: Sequence[StageFit]) -> 
     return Population(data, magnetization, biases, overlap, signal=signal, norm_ratio=norm_ratio)
 
 
+def clusters_of(data: Clusters, sample: Sample, fits: Sequence[StageFit]) -> ClusterPopulation:
+    """The same in clusters."""
+    n_inputs, biases = len(sample.mean), np.array([fit.bias for fit in fits])
+    weights = [fit.all_weights for fit in fits]
+    seen = [
+        w if fit.features is None else by_copy(fit.features.matrix.T, w) for w, fit in zip(weights, fits, strict=True)
+    ]
+    on_inputs, parts = np.array(seen), []
+    for c, (part, sign) in enumerate(zip(data.parts, data.labels, strict=True)):
+        overlap = on_inputs @ by_copy(data.covariance(c), on_inputs).T / n_inputs
+        aligned = sign * on_inputs @ sample.cluster_means[c] / n_inputs
+        parts.append(Population(part.alone, aligned, biases, 0.5 * (overlap + overlap.T)))
+    return ClusterPopulation(data, parts, np.array([w @ w / n_inputs for w in weights]))
+
+
 def measure(
     data: DataModel, sample: Sample, chain: Chain, fits: Sequence[StageFit], further: Further | None = None
 ) -> dict[str, Array]:
@@ -228,10 +240,15 @@ def measure(
     if data.many_classes:
         return _measure_classes(data, sample, chain, fits, further)
     n_stages = len(fits)
-    population, hidden = population_of(data, sample, fits), chain.hidden
+    population, hidden = (clusters_of if data.in_clusters else population_of)(data, sample, fits), chain.hidden
     numbers = range(1 + hidden, n_stages + 1)
     stages = [MeasuredStage(data, chain, number, sample, fits, population) for number in numbers]
     found = {"overlap": population.overlap[hidden:, hidden:]}
+    if data.in_clusters:
+        signed = np.array([part.magnetization for part in population.parts])
+        found["means"] = (signed * np.array(data.labels)[:, None]).T
+        found["cluster_overlaps"] = np.stack([part.overlap for part in population.parts], axis=-1)
+        found["cluster_errors"] = np.array([population.cluster_errors(t) for t in range(n_stages)])
     return found | observables_of_stages(stages, further)
 
 
@@ -259,7 +276,7 @@ def observables_of_stages(stages: Sequence[MeasuredStage], further: Further | No
     data, hidden = stages[0].data, stages[0].chain.hidden
     found: dict[str, Array] = {}
     for observable in REGISTRY.values():
-        if not observable.measured or (data.many_classes and not observable.of(data)):
+        if not observable.measured or ((data.many_classes or data.in_clusters) and not observable.of(data)):
             continue
         found[observable.raw_name] = np.array([stage.find(observable).value for stage in stages], dtype=float)
         if observable.kind == PAIR:

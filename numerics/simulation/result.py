@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -17,6 +17,10 @@ from numerics.solution.solution import without_nan
 
 OF_CLASSES = {"means": "means", "biases": "bias", "class_errors": "class_errors", "confusion": "confusion"}
 """What a stage on K classes has besides the observables of the registry, by its name in the raw runs."""
+
+
+OF_CLUSTERS = {"means": "means", "cluster_errors": "cluster_errors"}
+"""The same in clusters."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,12 @@ class StageEstimates:
     result: SimulationResult
     index: int
 
+    @property
+    def _further(self) -> Mapping[str, str]:
+        """What there is besides observables, with its name in the raw runs."""
+        data = self.result.data
+        return OF_CLASSES if data.many_classes else OF_CLUSTERS if data.in_clusters else {}
+
     def __getattr__(self, name: str) -> Estimate:
         if name not in self.__dir__():
             raise AttributeError(f"a stage has no observable {name!r}; it has {', '.join(sorted(self.__dir__()))}")
@@ -52,14 +62,14 @@ class StageEstimates:
         if name == "response":
             values = runs[name][:, t, t]
             return estimate(np.trace(values, axis1=1, axis2=2) if values.ndim == 3 else values)
-        raw_name = OF_CLASSES.get(name) if self.result.data.many_classes else None
+        raw_name = self._further.get(name)
         return estimate(runs[raw_name or (REGISTRY[name].raw_name if name in REGISTRY else name)][:, t])
 
     def __dir__(self) -> list[str]:
         runs, data = self.result.runs, self.result.data
-        if data.many_classes:
+        if self._further:
             return [
-                *OF_CLASSES,
+                *self._further,
                 *(name for name, found in REGISTRY.items() if found.of(data) and found.raw_name in runs),
                 *QUALITY,
             ]
@@ -84,7 +94,8 @@ class SimulationResult:
         Run k of a seed is the same draw whatever the number of runs.
     runs : dict
         Raw values by name: shape (n_runs, T), or (n_runs, T, T) for overlap, response and other quantities of
-        two stages.  On K classes bias and class_errors are (n_runs, T, K), means and confusion (n_runs, T, K, K), a row a class,
+        two stages.  Of C clusters means and cluster_errors are (n_runs, T, C), cluster_overlaps (n_runs, T, T, C).  On K classes
+        bias and class_errors are (n_runs, T, K), means and confusion (n_runs, T, K, K), a row a class,
         overlap and response (n_runs, T, T, K, K).
     converged : bool
         Whether every fit met the gradient tolerance.
@@ -125,10 +136,16 @@ class SimulationResult:
             sets = zip(self.data.further, alphas[1:], weights[1:], strict=True)
             further = [replace(data_set, alpha=alpha, weights=shares) for data_set, alpha, shares in sets]
             return replace(self.data, alpha=alphas[0], weights=weights[0], further=tuple(further))
-        further = (
-            replace(data_set, alpha=alpha) for data_set, alpha in zip(self.data.further, alphas[1:], strict=True)
-        )
-        return replace(self.data, alpha=alphas[0], further=tuple(further))
+        if self.data.in_clusters:
+            counts = class_counts(self.data, self.n_inputs)[0]
+            alone = replace(self.data, weights=tuple((counts / counts.sum()).tolist()))
+            return self._with_alphas(alone, alphas)
+        return self._with_alphas(self.data, alphas)
+
+    @staticmethod
+    def _with_alphas(data: DataModel, alphas: Sequence[float]) -> DataModel:
+        further = (replace(data_set, alpha=alpha) for data_set, alpha in zip(data.further, alphas[1:], strict=True))
+        return replace(data, alpha=alphas[0], further=tuple(further))
 
     @property
     def effective_chain(self) -> Chain:
@@ -169,7 +186,7 @@ class SimulationResult:
 
     @cached_property
     def means(self) -> Estimate:
-        """Of K classes: overlaps w_tk.mu_c/N, shape (T, K, K), a row a class."""
+        """Of K classes: overlaps w_tk.mu_c/N, shape (T, K, K), a row a class; of C clusters w_t.mean_c/sqrt(N), shape (T, C)."""
         return self.estimate("means")
 
     @cached_property

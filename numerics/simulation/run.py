@@ -15,6 +15,7 @@ from tqdm import tqdm
 from numerics.models import (
     TRAINING,
     Chain,
+    Clusters,
     DataModel,
     Dense,
     Estimator,
@@ -27,7 +28,17 @@ from numerics.models import (
     require_count,
     require_number,
 )
-from numerics.simulation.draw import Array, draw, draw_classes, draw_frozen, draw_masks, mask_sizes, sample_sizes
+from numerics.simulation.draw import (
+    Array,
+    class_counts,
+    draw,
+    draw_classes,
+    draw_clusters,
+    draw_frozen,
+    draw_masks,
+    mask_sizes,
+    sample_sizes,
+)
 from numerics.simulation.measure import Further, measure
 from numerics.simulation.responses import measure_class_responses, measure_responses
 from numerics.simulation.result import SimulationResult
@@ -133,7 +144,7 @@ def simulate(
     (1, 1)
     """
     if not isinstance(data, DataModel):
-        raise ParameterError(f"data must be a GaussianMixture, a LinearRule or a ClassMixture, got {data!r}")
+        raise ParameterError(f"data must be a GaussianMixture, a LinearRule, a ClassMixture or Clusters, got {data!r}")
     chain = Chain.of(chain)
     n_inputs = require_count("n_inputs", n_inputs, 2)
     n_runs = require_count("n_runs", n_runs, 1)
@@ -147,7 +158,9 @@ def simulate(
         allowed="a number in the open interval (0, 1)",
     )
     check_fit(data, chain)
-    if isinstance(data.inputs, Dense) and n_inputs % data.inputs.size:
+    if isinstance(data, Clusters):
+        _require_copies(data, n_inputs)
+    elif isinstance(data.inputs, Dense) and n_inputs % data.inputs.size:
         raise ParameterError(
             f"n_inputs must be a multiple of the {data.inputs.size} rows of covariance, copies of them, got {n_inputs}"
         )
@@ -177,6 +190,8 @@ def simulate(
         sample = (
             draw_classes(data, n_inputs, own_seed, active)
             if data.many_classes
+            else draw_clusters(data, n_inputs, own_seed, maps)
+            if data.in_clusters
             else draw(data, n_inputs, own_seed, network, maps)
         )
         masks, frozen = draw_masks(resolved, n_inputs, own_seed), draw_frozen(resolved, sample.mean, own_seed)
@@ -222,6 +237,18 @@ def failures_of(run: int, chain: Chain, fits: Sequence[StageFit]) -> list[str]:
     return [
         f"run {run}, {name}: {fit.message}" for name, fit in zip(chain.names, fits, strict=True) if not fit.converged
     ]
+
+
+def _require_copies(data: Clusters, n_inputs: int) -> None:
+    """ParameterError if N is no multiple of p, or a cluster would have no training samples."""
+    if n_inputs % data.size:
+        raise ParameterError(
+            f"n_inputs must be a multiple of the {data.size} columns of means, copies of them, got {n_inputs}"
+        )
+    if min(class_counts(data, n_inputs)[0]) < 1:
+        raise ParameterError(
+            f"alpha*n_inputs must give every cluster at least 1 sample, got alpha={data.alpha:g}, n_inputs={n_inputs}"
+        )
 
 
 def _require_memory(n_inputs: int, n_samples: int) -> None:

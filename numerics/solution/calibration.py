@@ -1,7 +1,8 @@
 """How far a stage's outputs are from the true probability of the label given its logit.
 
 On fresh samples the logit h is Gaussian in each class, with means ``b +- m`` and one width, so that the true log-odds are linear,
-``slope h + offset`` (:func:`theory.observables.calibration`), and pi is their sigmoid.  What is averaged over h are functions of
+``slope h + offset`` (:func:`theory.observables.calibration`), and pi is their sigmoid.  In clusters they are what Bayes' formula
+says.  What is averaged over h are functions of
 pi and of the output sigma(h); where they hold a modulus, there is a kink where the two cross.
 
 Proper scores fall into a part that a better calibrated output would save and one that no function of h can
@@ -18,9 +19,11 @@ import numpy as np
 
 from numerics.deferred import optimize, special
 from numerics.solution import quadrature
-from numerics.solution.logit_law import Array, LogitLaw
+from numerics.solution.logit_law import Array, ClusterLaw, LogitLaw
 from numerics.solution.quadrature import Budget, Integral, OneRule
 from numerics.solution.samples import output_difference
+
+AnyLaw = LogitLaw | ClusterLaw
 
 TOLERANCE, LEAST = 1e-13, 1e-4
 """Accuracy that panels are halved for, absolute and after a second pass relative to averages of at least this size: little more
@@ -37,7 +40,7 @@ LARGEST_SLOPE = 1e9
 
 
 def average(
-    law: LogitLaw, function: Callable[[Array, Array], Array], *, check: bool = False, passes: int = 2
+    law: AnyLaw, function: Callable[[Array, Array], Array], *, check: bool = False, passes: int = 2
 ) -> Integral:  # fmt: skip
     """E f(h, x) on a fresh sample, x the true log-odds at h.
 
@@ -58,20 +61,14 @@ def average(
     if law.width == 0.0:
         prior = math.log(law.rho / (1.0 - law.rho))
         return Integral(float(function(np.array([law.bias]), np.array([prior]))[0]), 0.0)
-    slope, offset = law.odds
-    return _over(law.density, lambda h: function(h, slope * h + offset), _edges(law), check, passes)
+    return _over(law.density, lambda h: function(h, law.log_odds(h)), _edges(law), check, passes)
 
 
-def _edges(law: LogitLaw) -> Array:
+def _edges(law: AnyLaw) -> Array:
     """Ends of the first panels, in increasing order."""
-    slope, offset = law.odds
-    edges = {centre + side * quadrature.REACH * law.width for centre, _ in law.classes for side in (-1, 0, 1)}
+    edges = {centre + side * quadrature.REACH * width for centre, width in law.spread for side in (-1, 0, 1)}
     low, high = min(edges), max(edges)
-    edges |= set(FIRST_PANELS)
-    if slope != 0.0:
-        edges |= {-offset / slope + part / abs(slope) for part in FIRST_PANELS}
-    if slope != 1.0:
-        edges.add(offset / (1.0 - slope))  # where the sigmoids cross
+    edges |= set(FIRST_PANELS) | law.marks(FIRST_PANELS)
     return np.array(sorted(edge for edge in edges if low <= edge <= high))
 
 
@@ -96,41 +93,40 @@ def _over(
     return OneRule(*found)
 
 
-def _excess(law: LogitLaw, h: Array, x: Array) -> Array:
+def _excess(law: AnyLaw, h: Array, x: Array) -> Array:
     """pi - sigma(h), of infinite logits pi - step(h)."""
     if law.infinite:
         return np.where(h > 0.0, -special.expit(-x), special.expit(x))
     return output_difference(h, x - h)
 
 
-def calibration_error(law: LogitLaw, *, check: bool = False) -> Integral:
+def calibration_error(law: AnyLaw, *, check: bool = False) -> Integral:
     """E |pi - sigma(h)|."""
     return average(law, lambda h, x: np.abs(_excess(law, h, x)), check=check)
 
 
-def top_label_calibration_error(law: LogitLaw, *, check: bool = False) -> Integral:
+def top_label_calibration_error(law: AnyLaw, *, check: bool = False) -> Integral:
     """E |P(right given |h|) - sigma(|h|)|: of the label that is predicted, at a confidence that does not tell which it is.
 
     Samples at h and -h are of one confidence, so that gaps of opposite sign cancel.
     """
     if law.width == 0.0:
         return calibration_error(law)
-    slope, offset = law.odds
 
     def gap(r: Array) -> Array:
-        above, under = (law.density(h) * _excess(law, h, slope * h + offset) for h in (r, -r))
+        above, under = (law.density(h) * _excess(law, h, law.log_odds(h)) for h in (r, -r))
         return np.abs(above - under)
 
     ends = np.unique(np.abs(np.append(_edges(law), 0.0)))
     return _over(np.ones_like, gap, ends, check)
 
 
-def brier_calibration(law: LogitLaw, *, check: bool = False) -> Integral:
+def brier_calibration(law: AnyLaw, *, check: bool = False) -> Integral:
     """E (sigma(h) - pi)^2."""
     return average(law, lambda h, x: _excess(law, h, x) ** 2, check=check)
 
 
-def brier_refinement(law: LogitLaw, *, check: bool = False) -> Integral:
+def brier_refinement(law: AnyLaw, *, check: bool = False) -> Integral:
     """E pi(1 - pi)."""
     return average(law, lambda h, x: special.expit(x) * special.expit(-x), check=check)
 
@@ -139,7 +135,7 @@ def _softplus(x: Array) -> Array:
     return np.logaddexp(0.0, x)
 
 
-def cross_entropy_calibration(law: LogitLaw, *, check: bool = False) -> Integral:
+def cross_entropy_calibration(law: AnyLaw, *, check: bool = False) -> Integral:
     """E KL(pi|sigma(h))."""
     if law.infinite:
         return Integral(math.inf, 0.0)
@@ -150,23 +146,22 @@ def cross_entropy_calibration(law: LogitLaw, *, check: bool = False) -> Integral
     return average(law, divergence, check=check)
 
 
-def cross_entropy_refinement(law: LogitLaw, *, check: bool = False) -> Integral:
+def cross_entropy_refinement(law: AnyLaw, *, check: bool = False) -> Integral:
     """E H(pi)."""
     return average(
         law, lambda h, x: special.expit(x) * _softplus(-x) + special.expit(-x) * _softplus(x), check=check
     )  # fmt: skip
 
 
-def calibrating_temperature(law: LogitLaw) -> float:
+def calibrating_temperature(law: AnyLaw) -> float:
     """tau of least E H(y, sigma(h/tau)), the zero of ``E[(sigma(h/tau) - y) h]``; infinite where h does not tell y (E[s h] <= 0).
 
     The score is convex in 1/tau.  ECE vanishes at ``tau = Delta Q/(2m)`` if the bias is that of least error, and at no tau
     otherwise; then this one is not the one of least ECE either.
     """
-    (upper, rho), (lower, _) = law.classes
-    if not rho * upper - (1.0 - rho) * lower > 0.0 or law.width == 0.0:
+    if not law.pull > 0.0 or law.width == 0.0:
         return math.inf
-    size = max(law.width, abs(upper), abs(lower))
+    size = max(law.width, *(abs(centre) for centre, _ in law.spread))
     unit = law.scaled(1.0 / size)
 
     def slope(beta: float) -> float:
@@ -185,9 +180,7 @@ def calibrating_temperature(law: LogitLaw) -> float:
     return size / float(optimize.brentq(slope, low, high, xtol=1e-15, rtol=1e-13))
 
 
-def tempered(law: LogitLaw) -> LogitLaw:
+def tempered(law: AnyLaw) -> AnyLaw:
     """Law of the logit divided by its calibrating temperature."""
     found = calibrating_temperature(law)
-    return LogitLaw(0.0, 0.0, 0.0, law.rho) if math.isinf(found) else LogitLaw(
-        law.mean / found, law.bias / found, law.width / found, law.rho
-    )  # fmt: skip
+    return LogitLaw(0.0, 0.0, 0.0, law.rho) if math.isinf(found) else law.scaled(1.0 / found)

@@ -31,13 +31,13 @@ def displaced(solution: Solution) -> Solution:
     """
     points = solution.points
     if solution.spectral is not None or any(point.limit or point.vanishes for point in points):
-        return replace(solution, points=_spread(points, solution.quadrature_error))
+        return replace(solution, points=spread(points, solution.quadrature_error))
     walk = Walk(solution.data, solution.equations, solution.settings, solution.level)
     for number, point in enumerate(points, 1):
         walk.advance(point.unknowns + walk.newton(point.unknowns)[0], sharpness_along(points, number))
-    size = _largest_change(points, walk.points)
+    size = largest_change(points, walk.points)
     if not size > 0.0:
-        return replace(solution, points=_spread(points, solution.quadrature_error))
+        return replace(solution, points=spread(points, solution.quadrature_error))
     grown = max(1.0, solution.quadrature_error / size)
     moved = tuple(
         replace(
@@ -75,7 +75,7 @@ def _sizes(points: Sequence[StagePoint]) -> list[np.ndarray]:
     return natural_sizes(*triangles)
 
 
-def _largest_change(before: Sequence[StagePoint], after: Sequence[StagePoint]) -> float:
+def largest_change(before: Sequence[StagePoint], after: Sequence[StagePoint]) -> float:
     """Largest change of an order parameter, relative to its natural size."""
     return max(
         float(np.max(np.abs(new.unknowns - old.unknowns) / sizes))
@@ -83,7 +83,7 @@ def _largest_change(before: Sequence[StagePoint], after: Sequence[StagePoint]) -
     )
 
 
-def _spread(points: Sequence[StagePoint], size: float) -> tuple[StagePoint, ...]:
+def spread(points: Sequence[StagePoint], size: float) -> tuple[StagePoint, ...]:
     """Every unknown off by up to ``size`` of its natural size, and every conjugate of its own."""
     moved = []
     for stage, (point, sizes) in enumerate(zip(points, _sizes(points), strict=True)):

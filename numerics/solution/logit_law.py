@@ -1,17 +1,23 @@
-"""Law of one stage's fresh logit: Gaussian in each of two classes."""
+"""Law of one stage's fresh logit: Gaussian in each of two classes, or in each of several clusters that have two labels."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.deferred import special
+from numerics.deferred import optimize, special
 from numerics.solution import quadrature
 
 Array = NDArray[np.float64]
+
+MARK_STEPS = 400
+"""Steps in which places are looked for where log-odds of clusters change sign."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,29 @@ class LogitLaw:
         slope = 2.0 * self.mean / self.width**2
         return slope, math.log(self.rho / (1.0 - self.rho)) - slope * self.bias
 
+    def log_odds(self, h: Array) -> Array:
+        """True log-odds of s = 1 at h."""
+        slope, offset = self.odds
+        return slope * h + offset
+
+    @property
+    def spread(self) -> tuple[tuple[float, float], ...]:
+        """(centre, width) of all that is Gaussian."""
+        return tuple((centre, self.width) for centre, _ in self.classes)
+
+    @property
+    def pull(self) -> float:
+        """E[s h]."""
+        return sum(sign * share * centre for sign, (centre, share) in zip((1.0, -1.0), self.classes, strict=True))
+
+    def marks(self, panels: Sequence[float]) -> set[float]:
+        """Where the log-odds pass through 0 or through h, and ``panels``, in units of their scale, about the former."""
+        slope, offset = self.odds
+        found = {-offset / slope + part / abs(slope) for part in panels} if slope != 0.0 else set()
+        if slope != 1.0:
+            found.add(offset / (1.0 - slope))
+        return found
+
     def scaled(self, factor: float) -> LogitLaw:
         """Law of ``factor h``, factor > 0."""
         return replace(self, mean=factor * self.mean, bias=factor * self.bias, width=factor * self.width)
@@ -74,3 +103,84 @@ class LogitLaw:
         """Test error of the head that says s = 1 where h > x."""
         above, under = self.below(x)
         return self.rho * above + (1.0 - self.rho) * (1.0 - under)
+
+
+@dataclass(frozen=True)
+class ClusterLaw:
+    """h is Gaussian in each of several clusters.
+
+    Attributes
+    ----------
+    shares, labels, centres, widths : tuples of floats
+        Probability, sign s, mean and standard deviation of h in each.
+
+    Examples
+    --------
+    >>> law = ClusterLaw((0.3, 0.7), (1.0, -1.0), (1.0, -1.0), (2.0, 2.0))
+    >>> same = LogitLaw(mean=1.0, bias=0.0, width=2.0, rho=0.3)
+    >>> bool(abs(law.log_odds(np.array([0.5])) - same.log_odds(np.array([0.5])))[0] < 1e-15)
+    True
+    """
+
+    shares: tuple[float, ...]
+    labels: tuple[float, ...]
+    centres: tuple[float, ...]
+    widths: tuple[float, ...]
+
+    infinite: ClassVar[bool] = False
+
+    @property
+    def width(self) -> float:
+        """The largest."""
+        return max(self.widths)
+
+    @property
+    def rho(self) -> float:
+        """P(s = 1)."""
+        return sum(share for share, label in zip(self.shares, self.labels, strict=True) if label > 0.0)
+
+    @property
+    def spread(self) -> tuple[tuple[float, float], ...]:
+        """See :attr:`LogitLaw.spread`."""
+        return tuple(zip(self.centres, self.widths, strict=True))
+
+    @property
+    def pull(self) -> float:
+        """E[s h]."""
+        return sum(w * s * c for w, s, c in zip(self.shares, self.labels, self.centres, strict=True))
+
+    def _logs(self, h: Array) -> Array:
+        """Logarithms of share times density, clusters first."""
+        shares, centres, widths = (np.array(values)[:, None] for values in (self.shares, self.centres, self.widths))
+        return np.log(shares / widths) - 0.5 * ((np.ravel(h) - centres) / widths) ** 2 - 0.5 * math.log(2.0 * math.pi)
+
+    def density(self, h: Array) -> Array:
+        """Of h, all clusters together."""
+        return np.exp(special.logsumexp(self._logs(h), axis=0)).reshape(np.shape(h))
+
+    def log_odds(self, h: Array) -> Array:
+        """True log-odds of s = 1 at h; infinite where there is one label only."""
+        logs, positive = self._logs(h), np.array(self.labels) > 0.0
+        sides = [special.logsumexp(logs[side], axis=0) if side.any() else -math.inf for side in (positive, ~positive)]
+        return np.reshape(sides[0] - sides[1], np.shape(h))
+
+    def marks(self, panels: Sequence[float]) -> set[float]:
+        """Where the log-odds pass through 0 or through h."""
+        ends = [centre + side * quadrature.REACH * width for centre, width in self.spread for side in (-1.0, 1.0)]
+        grid = np.unique(np.concatenate([np.linspace(min(ends), max(ends), MARK_STEPS), self.centres]))
+        found: set[float] = set()
+        for slope in (0.0, 1.0):
+
+            def apart(h: float, slope: float = slope) -> float:
+                return float(self.log_odds(np.array([h]))[0]) - slope * h
+
+            values = self.log_odds(grid) - slope * grid
+            for (low, high), (below, above) in zip(pairwise(grid), pairwise(values), strict=True):
+                if below * above < 0.0:
+                    found.add(float(optimize.brentq(apart, low, high)))
+        return found
+
+    def scaled(self, factor: float) -> ClusterLaw:
+        """Law of ``factor h``, factor > 0."""
+        centres, widths = (tuple(factor * value for value in values) for values in (self.centres, self.widths))
+        return replace(self, centres=centres, widths=widths)

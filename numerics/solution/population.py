@@ -126,6 +126,14 @@ class Population(GaussianLogits):
         """Rows of F = sqrt(Delta) C, of some stages counted from 0."""
         return math.sqrt(self.data.variance) * self.factor[stages]
 
+    def first(self, stages: int) -> Population:
+        """Of the first stages alone."""
+        k = stages
+        return Population(
+            self.data, self.magnetization[:k], self.bias[:k], self.overlap[:k, :k], self.factor[:k, :k], self.rtol,
+            scale=self.scale[:k], signal=self.signal, norm_ratio=self.norm_ratio[:k], check=self.check,
+        )  # fmt: skip
+
     def combined(self, rows: Array) -> Population:
         """The population of models whose logits are linear combinations of these, shape (models, T): means of teachers, say."""
         some = np.flatnonzero(rows.any(axis=0))  # of a thousand stages, two

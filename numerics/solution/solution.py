@@ -273,21 +273,26 @@ class Solution:
 
     def to_dict(self) -> dict:
         """Everything as plain numbers and lists, ready for JSON (NaN and infinite numbers become None)."""
-        known = observables_of(self.data)
-        result = {
-            "parameters": parameter_values(self.data, self.chain),
-            "converged": self.converged, "residual": self.residual, "iterations": self.iterations,
-            "quadrature_error": self.quadrature_error, "message": self.message,
-            "stages": [
-                {
-                    "name": stage.name, "limit": stage.limit, **{name: getattr(stage, name) for name in known},
-                    **{name + ERROR_SUFFIX: stage.error_of(name) for name in known},
-                }
-                for stage in self.stages
-            ],
-            "overlap": self.overlap.tolist(), "response": self.response.tolist(),
-        }  # fmt: skip
-        return without_nan(result)
+        return in_plain_numbers(self, overlap=self.overlap, response=self.response)
+
+
+def in_plain_numbers(solution: Solution, **arrays: np.ndarray) -> dict:
+    """A solution whose stages have the observables of its data, and what else there is, for JSON."""
+    known = observables_of(solution.data)
+    result = {
+        "parameters": parameter_values(solution.data, solution.chain),
+        "converged": solution.converged, "residual": solution.residual, "iterations": solution.iterations,
+        "quadrature_error": solution.quadrature_error, "message": solution.message,
+        "stages": [
+            {
+                "name": stage.name, "limit": stage.limit, **{name: getattr(stage, name) for name in known},
+                **{name + ERROR_SUFFIX: stage.error_of(name) for name in known},
+            }
+            for stage in solution.stages
+        ],
+        **{name: values.tolist() for name, values in arrays.items()},
+    }  # fmt: skip
+    return without_nan(result)
 
 
 def without_nan(value):
@@ -463,7 +468,7 @@ class StageSolution(AnyStage):
             return math.nan if math.isnan(found.value) else 0.0
         own = found.error
         if isinstance(found, OneRule):
-            again = StageSolution(self.solution, self.number, check=True)
+            again = type(self)(self.solution, self.number, check=True)
             own += abs(again.find(observable).value - found.value)
-        moved = StageSolution(self.solution._displaced, self.number).find(observable).value
+        moved = type(self)(self.solution._displaced, self.number).find(observable).value
         return float(own + abs(moved - found.value) + _ROUNDING * abs(found.value))

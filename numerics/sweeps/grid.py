@@ -279,7 +279,7 @@ class Grid(_AnyGrid):
 
     @property
     def per_task(self) -> int:
-        if self.data.many_classes:
+        if self.data.many_classes or self.data.in_clusters:
             return CLASSES_PER_TASK
         return POINTS_PER_TASK.get(len(self.chain), 1)
 

@@ -33,6 +33,7 @@ class ManyData:
     ruled: bool
     has_real_labels: bool
     many_classes: bool = False
+    in_clusters: bool = False
 
     @classmethod
     def of(cls, points: Sequence[DataModel]) -> ManyData:

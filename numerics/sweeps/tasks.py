@@ -139,7 +139,7 @@ class Solve(Points):
                 points, lambda data, chain: solve(data, chain, settings=self.settings, rtol=self.rtol)
             )
         limits = any(has_limit(chain) for _, chain in points)
-        if len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in points):
+        if self.data.in_clusters or len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in points):
             return self._one_by_one(points, lambda data, chain: solve(data, chain, settings=self.settings))
         settings = settings_of_limits(self.settings) if limits else self.settings
         compiled = compile_chain(in_equations(*points[0]))

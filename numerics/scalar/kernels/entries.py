@@ -32,6 +32,11 @@ def solve_stage(problem, accuracy, x, conjugate, updated):
 
 
 @njit(**OPTIONS)
+def channel_at(problem, accuracy, x, conjugate, slopes):
+    return stage.channel_at(problem, accuracy, x, conjugate, slopes)
+
+
+@njit(**OPTIONS)
 def label_nodes(data, rows):
     return nodes.label_nodes(data, rows)
 

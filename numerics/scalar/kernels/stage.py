@@ -269,24 +269,46 @@ def natural_sizes(order, earlier_responses, sizes):
 
 
 @njit(types.void(PROBLEM, ORDER_PARAMETERS, MEMORY), **PLAIN)
+def channel_half(problem, order, memory):
+    """Conjugates, into ``memory.conjugate``, and their derivatives by the unknowns, into ``memory.chain_rule.d_conjugate``."""
+    chain, averages, gradients = memory.chain_rule, memory.averages, memory.gradients
+    k = order.couplings.size
+    at = places(k)
+    n_statistics = 2 + 2 * k
+    n_averages = n_statistics + 2
+    for r in range(n_averages):
+        chain.channel_input[r] = averages[r]
+    for r in range(k):
+        chain.channel_input[n_averages + r] = order.couplings[r]
+    problem.equations.conjugates(chain.channel_input, chain.channel_constants, memory.conjugate)
+    root, delta, d_input = math.sqrt(problem.delta), problem.delta, chain.d_input
+    for r in range(n_averages):
+        d_input[r, at.m] = gradients[r, 0]
+        d_input[r, at.b] = gradients[r, 1]
+        for c in range(k):
+            d_input[r, at.couplings + c] = root * gradients[r, 2 + c]
+            d_input[r, at.responses + c] = delta * gradients[r, 2 + k + c]
+        d_input[r, at.norm] = 0.5 * root * order.norm * gradients[r, n_statistics]
+        d_input[r, at.response] = delta * order.response * gradients[r, n_statistics + 1]
+    for c in range(k):
+        d_input[n_averages + c, at.couplings + c] = 1.0
+    problem.equations.conjugates_jacobian(chain.channel_input, chain.channel_constants, chain.channel)
+    multiply(chain.channel, d_input, chain.d_conjugate)
+
+
+@njit(types.void(PROBLEM, ORDER_PARAMETERS, MEMORY), **PLAIN)
 def equations(problem, order, memory):
     """Prior minus current order parameters, and its derivative with respect to the unknowns.
 
     ``memory.conjugate`` and ``memory.updated`` are outputs too.
     """
-    chain, averages, gradients = memory.chain_rule, memory.averages, memory.gradients
-    conjugate, updated, residual, jacobian = memory.conjugate, memory.updated, memory.residual, memory.jacobian
+    chain, conjugate, updated = memory.chain_rule, memory.conjugate, memory.updated
+    residual, jacobian = memory.residual, memory.jacobian
     size = residual.size
     k = order.couplings.size
     at = places(k)
-    n_statistics = 2 + 2 * k
-    n_averages = n_statistics + 2
     n_conjugate = size - 1
-    for r in range(n_averages):
-        chain.channel_input[r] = averages[r]
-    for r in range(k):
-        chain.channel_input[n_averages + r] = order.couplings[r]
-    problem.equations.conjugates(chain.channel_input, chain.channel_constants, conjugate)
+    channel_half(problem, order, memory)
     sum_of_rows(problem.equations.prior, conjugate, problem.prior, chain.updated_of_row, updated)
     first_overlap, first_response = updated_places(k)
     new_responses = updated[first_response:]
@@ -309,19 +331,6 @@ def equations(problem, order, memory):
     residual[at.norm] = new_q_perp / q_perp - 1.0 if small else math.log(new_q_perp / q_perp)
     residual[at.response] = math.log(new_responses[k] / order.response)
 
-    root, delta, d_input = math.sqrt(problem.delta), problem.delta, chain.d_input
-    for r in range(n_averages):
-        d_input[r, at.m] = gradients[r, 0]
-        d_input[r, at.b] = gradients[r, 1]
-        for c in range(k):
-            d_input[r, at.couplings + c] = root * gradients[r, 2 + c]
-            d_input[r, at.responses + c] = delta * gradients[r, 2 + k + c]
-        d_input[r, at.norm] = 0.5 * root * order.norm * gradients[r, n_statistics]
-        d_input[r, at.response] = delta * order.response * gradients[r, n_statistics + 1]
-    for c in range(k):
-        d_input[n_averages + c, at.couplings + c] = 1.0
-    problem.equations.conjugates_jacobian(chain.channel_input, chain.channel_constants, chain.channel)
-    multiply(chain.channel, d_input, chain.d_conjugate)
     sum_of_rows(problem.equations.prior_jacobian, conjugate, problem.prior, chain.prior_of_row, chain.prior)
     multiply(chain.prior, chain.d_conjugate[:n_conjugate], chain.d_updated)
     problem.equations.cholesky_jacobian(chain.overlaps, problem.triangle, chain.cholesky)
@@ -430,8 +439,8 @@ def fill_sizes(problem, order, memory):
 
 
 @njit(STATE(PROBLEM, MEMORY, STATE, FloatArray), **INNER)
-def evaluate(problem, memory, state, x):
-    """Residual and Jacobian at ``x``, and the sizes that steps and residuals are judged by."""
+def average(problem, memory, state, x):
+    """Averages of the channel at ``x``, and their gradients."""
     order = unpack(x)
     field = field_of(order, problem.delta)
     samples = memory.block.samples
@@ -459,9 +468,18 @@ def evaluate(problem, memory, state, x):
             state = renew(problem.loss, samples, field, rule, memory.grid_centre, state)
         defect, now_exact = add_averages(memory.block, field, Table(state.points, state.used), state.tables, memory)
         exact = exact or now_exact
-    equations(problem, order, memory)
-    fill_sizes(problem, order, memory)
     return State(state.points, state.tables, state.used, state.sigma, state.gamma, exact, defect, True)
+
+
+@njit(STATE(PROBLEM, MEMORY, STATE, FloatArray), **INNER)
+def evaluate(problem, memory, state, x):
+    """Residual and Jacobian at ``x``, and the sizes that steps and residuals are judged by."""
+    state = average(problem, memory, state, x)
+    if state.finite:
+        order = unpack(x)
+        equations(problem, order, memory)
+        fill_sizes(problem, order, memory)
+    return state
 
 
 @njit(types.float64(FloatArray), **PLAIN)
@@ -490,6 +508,36 @@ def advance(problem, x, move, damping):
 _newton = newton_of(evaluate, advance)
 
 
+@njit(MEMORY(PROBLEM, ACCURACY, FloatArray, FloatArray), **INNER)
+def new_memory(problem, accuracy, conjugate, updated):
+    """Before the first evaluation; conjugates and updated order parameters go where these arrays are."""
+    nodes = problem.nodes
+    n, size = nodes.weight.size, conjugate.size
+    total = 0.0
+    for i in range(n):
+        total += nodes.weight[i]
+    samples = new_samples(problem.loss, nodes.weight, nodes.labels, problem.logits, accuracy.tail)
+    if problem.loss.constraint != TRAINED:
+        find_goals(problem.loss, nodes.labels, problem.logits, samples.target)
+    whole = n if n <= _BLOCK else 0
+    by_row, weighted = node_statistics(nodes.weight[:whole], nodes.statistics[:whole])
+    rough = accuracy.tolerance > _ROUGH_TOLERANCE
+    map_tolerance = _ROUGH_MAP_TOLERANCE if rough else MAP_TOLERANCE
+    return Memory(
+        np.empty(size), np.empty((size, size)), np.empty((3, size)), conjugate, updated, np.empty(size),
+        np.empty((size, size)), np.empty(size), np.empty((size, size)), np.zeros(n), np.zeros(n),
+        Block(samples, by_row, weighted, np.empty((N_SUMS, whole))), new_chain_rule(problem.triangle, problem.delta), total,
+        Rule(accuracy.step, map_tolerance, accuracy.sharing, False, 0.0, np.empty((0, 2))), _ROUGH_DRIFT if rough else 1.0,
+        _EXACT_WIDTH if (size - 4) // 2 < _LONG else _EXACT_LONG_WIDTH,
+    )  # fmt: skip
+
+
+@njit(STATE(), **INNER)
+def new_state():
+    """Before the first evaluation: there is no grid."""
+    return State(np.empty((POINT_ROWS, 256)), np.empty((TABLE_ROWS, 256)), 0, 0.0, 0.0, False, np.inf, True)
+
+
 @njit(OUTCOME(PROBLEM, ACCURACY, FloatArray, FloatArray, FloatArray), **INNER)
 def solve_stage(problem, accuracy, x, conjugate, updated):
     """Newton's method from ``x``, overwritten by the solution.
@@ -501,27 +549,37 @@ def solve_stage(problem, accuracy, x, conjugate, updated):
     updated : array, shape (2k + 3,), output
         Order parameters ``m, Q_t1.., V_t1..`` after one plain iteration.
     """
-    nodes = problem.nodes
-    n, size = nodes.weight.size, x.size
-    total = 0.0
-    for i in range(n):
-        total += nodes.weight[i]
-    samples = new_samples(problem.loss, nodes.weight, nodes.labels, problem.logits, accuracy.tail)
-    if problem.loss.constraint != TRAINED:
-        find_goals(problem.loss, nodes.labels, problem.logits, samples.target)
-    whole = n if n <= _BLOCK else 0
-    by_row, weighted = node_statistics(nodes.weight[:whole], nodes.statistics[:whole])
-    rough = accuracy.tolerance > _ROUGH_TOLERANCE
-    map_tolerance = _ROUGH_MAP_TOLERANCE if rough else MAP_TOLERANCE
-    memory = Memory(
-        np.empty(size), np.empty((size, size)), np.empty((3, size)), conjugate, updated, np.empty(size),
-        np.empty((size, size)), np.empty(size), np.empty((size, size)), np.zeros(n), np.zeros(n),
-        Block(samples, by_row, weighted, np.empty((N_SUMS, whole))), new_chain_rule(problem.triangle, problem.delta), total,
-        Rule(accuracy.step, map_tolerance, accuracy.sharing, False, 0.0, np.empty((0, 2))), _ROUGH_DRIFT if rough else 1.0,
-        _EXACT_WIDTH if (size - 4) // 2 < _LONG else _EXACT_LONG_WIDTH,
-    )  # fmt: skip
-    state = State(np.empty((POINT_ROWS, 256)), np.empty((TABLE_ROWS, 256)), 0, 0.0, 0.0, False, np.inf, True)
-    return _newton(problem, memory, state, x, accuracy)
+    return _newton(problem, new_memory(problem, accuracy, conjugate, updated), new_state(), x, accuracy)
+
+
+@njit(
+    types.Tuple((types.boolean, types.float64))(PROBLEM, ACCURACY, FloatArray, FloatArray, Matrix), **INNER
+)  # fmt: skip
+def channel_at(problem, accuracy, x, conjugate, slopes):
+    """The channel alone, for a prior that is elsewhere: ``problem.prior`` is not looked at.
+
+    Parameters
+    ----------
+    conjugate : array, shape (2k + 4,), output
+        Conjugates at ``x``, then alpha E[f].
+    slopes : array, shape (2k + 4, 2k + 4), output
+        Their derivatives with respect to the unknowns.
+
+    Returns
+    -------
+    Whether they are finite, and the defect of the averages.
+    """
+    memory = new_memory(problem, accuracy, conjugate, np.empty(x.size - 1))
+    state = average(problem, memory, new_state(), x)
+    if not state.finite:
+        return False, np.inf
+    channel_half(problem, unpack(x), memory)
+    finite = True
+    for r in range(x.size):
+        finite = finite and math.isfinite(conjugate[r])
+        for c in range(x.size):
+            slopes[r, c] = memory.chain_rule.d_conjugate[r, c]
+    return finite, state.defect
 
 
 @njit(PROBLEM(PROBLEM, types.float64), **INNER)

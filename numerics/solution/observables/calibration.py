@@ -8,7 +8,7 @@ import numpy as np
 
 from numerics.deferred import special
 from numerics.solution import calibration
-from numerics.solution.observables.registry import in_classes, mixture, observable
+from numerics.solution.observables.registry import in_classes, mixture, observable, two_labels
 
 if TYPE_CHECKING:
     from numerics.solution.stage import AnyStage
@@ -27,7 +27,7 @@ def calibration_offset(stage: AnyStage):
     return stage.fresh.calibration(-1)[1]
 
 
-@observable("calibration error", linear=True, of=mixture)
+@observable("calibration error", linear=True, of=two_labels)
 def calibration_error(stage: AnyStage):
     """Mean of |P(y=1 given h) - sigmoid(h)| on a fresh sample."""
     return calibration.calibration_error(stage.fresh.logit_law(-1), check=stage.fresh.check)
@@ -55,38 +55,38 @@ def train_brier_score(stage: AnyStage):
     return stage.samples.mean(squared_misses if stage.data.many_classes else squared_miss, [stage.own])
 
 
-@observable("calibration part of the Brier score", of=mixture, listed=False)
+@observable("calibration part of the Brier score", of=two_labels, listed=False)
 def brier_calibration(stage: AnyStage):
     """Mean of (sigmoid(h) - P(y=1 given h))^2 on a fresh sample."""
     return calibration.brier_calibration(stage.fresh.logit_law(-1), check=stage.fresh.check)
 
 
-@observable("refinement part of the Brier score", linear=True, of=mixture, listed=False)
+@observable("refinement part of the Brier score", linear=True, of=two_labels, listed=False)
 def brier_refinement(stage: AnyStage):
     """Mean of pi(1 - pi), pi = P(y=1 given h), on a fresh sample: the Brier score of the best output that depends on h alone."""
     return calibration.brier_refinement(stage.fresh.logit_law(-1), check=stage.fresh.check)
 
 
-@observable("calibration part of the cross-entropy", of=mixture, listed=False)
+@observable("calibration part of the cross-entropy", of=two_labels, listed=False)
 def cross_entropy_calibration(stage: AnyStage):
     """Mean of KL(P(y=1 given h) | sigmoid(h)) on a fresh sample; with ``cross_entropy_refinement`` it is
     ``test_cross_entropy``."""
     return calibration.cross_entropy_calibration(stage.fresh.logit_law(-1), check=stage.fresh.check)
 
 
-@observable("refinement part of the cross-entropy", linear=True, of=mixture, listed=False)
+@observable("refinement part of the cross-entropy", linear=True, of=two_labels, listed=False)
 def cross_entropy_refinement(stage: AnyStage):
     """Mean entropy of P(y=1 given h) on a fresh sample."""
     return calibration.cross_entropy_refinement(stage.fresh.logit_law(-1), check=stage.fresh.check)
 
 
-@observable("calibrating temperature", of=mixture, listed=False)
+@observable("calibrating temperature", of=two_labels, listed=False)
 def calibrating_temperature(stage: AnyStage):
     """tau with the least mean of H(y, sigmoid(h/tau)) on fresh samples; infinite where h does not tell the class."""
     return calibration.calibrating_temperature(stage.fresh.logit_law(-1)) * stage.fresh.scale[-1]
 
 
-@observable("calibration error at that temperature", linear=True, of=mixture, listed=False)
+@observable("calibration error at that temperature", linear=True, of=two_labels, listed=False)
 def tempered_calibration_error(stage: AnyStage):
     """``calibration_error`` of h divided by its calibrating temperature; 0 only if the bias is the best one."""
     tempered = calibration.tempered(stage.fresh.logit_law(-1))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.solution import joint_classifier
-from numerics.solution.observables.registry import TEACHER, mixture, observable
+from numerics.solution.observables.registry import TEACHER, mixture, observable, two_labels
 from numerics.solution.quadrature import Integral, OneRule
 
 if TYPE_CHECKING:
@@ -21,19 +21,19 @@ ROUNDING = 1e-15
 """Of a difference of distribution functions."""
 
 
-@observable("P(teacher right, student wrong)", kind=TEACHER, linear=True, of=mixture, listed=False)
+@observable("P(teacher right, student wrong)", kind=TEACHER, linear=True, of=two_labels, listed=False)
 def teacher_right_wrong(stage: AnyStage, other: Row):
     """P(the teacher classifies a fresh sample rightly and this stage wrongly); NaN for the first stage."""
     return stage.pair(other).right_and_wrong(1, 0)
 
 
-@observable("P(teacher wrong, student right)", kind=TEACHER, linear=True, of=mixture, listed=False)
+@observable("P(teacher wrong, student right)", kind=TEACHER, linear=True, of=two_labels, listed=False)
 def teacher_wrong_right(stage: AnyStage, other: Row):
     """The other way round: ``test_error`` is the teacher's plus ``teacher_right_wrong`` minus this."""
     return stage.pair(other).right_and_wrong(0, 1)
 
 
-@observable("disagreement bound", kind=TEACHER, linear=True, of=mixture)
+@observable("disagreement bound", kind=TEACHER, linear=True, of=two_labels)
 def disagreement_bound(stage: AnyStage, other: Row):
     """The teacher's test error plus P(this stage and its teacher label a fresh sample differently); NaN for the first stage."""
     pair = stage.pair(other)

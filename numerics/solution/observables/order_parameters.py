@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from numerics.solution.observables.registry import observable, one_logit
+from numerics.solution.observables.registry import observable, one_direction, one_logit
 
 if TYPE_CHECKING:
     from numerics.solution.stage import AnyStage
 
 
-@observable("magnetization $m$", algebraic=True, of=one_logit)
+@observable("magnetization $m$", algebraic=True, of=one_direction)
 def magnetization(stage: AnyStage):
     """m = w.v/N; for labels of a rule w.theta/N."""
     return stage.fresh.scaled(stage.fresh.alignment(-1), -1)
@@ -42,7 +42,7 @@ def response(stage: AnyStage):
     return stage.response_to_field
 
 
-@observable(r"cosine with $v$", algebraic=True, linear=True, of=one_logit)
+@observable(r"cosine with $v$", algebraic=True, linear=True, of=one_direction)
 def cosine(stage: AnyStage):
     """Cosine between w and v; NaN without weights."""
     return stage.fresh.cosine(-1)

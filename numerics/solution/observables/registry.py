@@ -216,6 +216,11 @@ def signs(data: DataModel) -> bool:
 
 def mixture(data: DataModel) -> bool:
     """Whether inputs come in two classes, which are their labels."""
+    return two_labels(data) and not data.in_clusters
+
+
+def two_labels(data: DataModel) -> bool:
+    """Whether inputs come in two classes, or in clusters that have two labels."""
     return not data.ruled and not data.many_classes
 
 
@@ -227,6 +232,11 @@ def in_classes(data: DataModel) -> bool:
 def one_logit(data: DataModel) -> bool:
     """Whether a stage has one logit."""
     return not data.many_classes
+
+
+def one_direction(data: DataModel) -> bool:
+    """Whether what is to be learned is one direction: v, or a rule."""
+    return one_logit(data) and not data.in_clusters
 
 
 def rule_of_classes(data: DataModel) -> bool:
