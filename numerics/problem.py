@@ -178,7 +178,8 @@ def _written_samples(data: DataModel) -> dict[str, object]:
     """Measured samples; nothing of other data."""
     if not isinstance(data, Measured):
         return {}
-    return {"X": data.X.tolist(), "y": data.y.tolist(), "alpha": data.alpha, "folds": data.folds, "seed": data.seed}
+    return {"X": data.X.tolist(), "y": data.y.tolist(), "alpha": data.alpha, "folds": data.folds, "seed": data.seed,
+            "covariances": data.covariances}  # fmt: skip
 
 
 def _written_arrays(value: object) -> dict[str, object]:
@@ -224,7 +225,8 @@ def _written_loss(loss: Loss) -> dict[str, object]:
 def _data(described: object) -> DataModel:
     given = _object(described, "data")
     if "X" in given:
-        return _built(Measured, _read_arrays(given, "data"), "data")
+        arrays = _read_arrays({key: given[key] for key in ("X", "y") if key in given}, "data")
+        return _built(Measured, given | arrays, "data")
     further = given.get("further", [])
     if not isinstance(further, list):
         raise ParameterError("data.further must be a list of data sets")

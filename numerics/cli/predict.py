@@ -19,7 +19,7 @@ from numerics.models import Chain, Estimator, LinearMap, Measured, ParameterErro
 from numerics.models.measured import FOLDS
 from numerics.phase_diagram import write_data, write_figure
 from numerics.plots.measured import overview
-from numerics.predict.check import Check, check, learning_curves, limits, reliability, sample_range
+from numerics.predict.check import Check, better_kind, check, learning_curves, limits, reliability, sample_range
 from numerics.predict.choose import CANDIDATES, Choice, choose, cross_validate
 from numerics.predict.reading import BUILT_IN, SCALES, Table, built_in, read_file
 from numerics.solution.solution import without_nan
@@ -114,9 +114,10 @@ def _distillation(mixing: float, temperature: float) -> Distillation:
 
 def describe(found: Table, data: Measured, chain: Chain) -> str:
     """The data and the stages, in words."""
+    kind = {"pooled": "one covariance for both classes", "per class": "one covariance a class"}[data.covariances]
     lines = [
-        f"{found.title}: {found.samples.count} samples of N = {found.samples.size} columns, {100 * data.rho:.3g}% positive; "
-        + "; ".join(found.notes)
+        f"{found.title}: {found.samples.count} samples of N = {found.samples.size} columns, {100 * data.rho:.3g}% positive, "
+        f"{kind}; " + "; ".join(found.notes)
     ]
     for name, stage in zip(chain.names, chain.stages, strict=True):
         columns = found.samples.size if stage.features is None else len(stage.features.matrix)
@@ -206,9 +207,10 @@ def document_of(
             "predicted": one.prediction.test_error.tolist(), "standard_error": one.prediction.standard_error.tolist(),
             "gaussian": one.prediction.gaussian_error.tolist(), "cross_entropy": one.prediction.test_cross_entropy.tolist(),
             "measured": one.measured.tolist(), "measured_standard_error": one.standard_error.tolist(),
+            "covariances": one.prediction.data.covariances, "difference_of_other_covariances": one.difference.tolist(),
             "z": one.z.tolist(), "deviation": one.deviation.tolist(), "trusted": one.trusted.tolist(), "verdict": one.verdict,
         },
-        "limits": list(limits(one.prediction)),
+        "limits": list(limits(one.prediction, one.other)),
         "choices": [
             {"method": c.method, "parameters": c.parameters, "error": c.error, "points": c.evaluations, "seconds": c.seconds}
             for c in choices
@@ -259,6 +261,10 @@ def document_of(
 @click.option(
     "--samples", metavar="M,...", help="Training set sizes.  [default: all over the range that can be predicted]"
 )
+@click.option(
+    "--covariances", type=click.Choice(("auto", "pooled", "class")), default="auto", show_default=True,
+    help="One covariance for both classes, one for each, or the latter where it makes a difference (up to 200 columns).",
+)  # fmt: skip
 @click.option("--fits", type=click.IntRange(min=2), default=8, show_default=True, help="Real fits at a point.")
 @click.option("--choose", "choosing", is_flag=True, help="Also find ridges, chi and T of least predicted error.")
 @click.option("--cross-validate", "crossing", is_flag=True, help="The same by cross-validation with real fits.")
@@ -302,6 +308,9 @@ def predict_command(
         first, choices, points = next(iter(chains.values())), [], None
         with patience("predicting, and fitting to compare; what is new in a chain is compiled first"):
             at = sizes[len(sizes) // 2]
+            kinds = {"pooled": "pooled", "class": "per class"}
+            kind = flags["covariances"]
+            data = better_kind(data.at(at), first) if kind == "auto" else data.taking(kinds[kind])
             one = check(data.at(at), first, fits, seed, n_jobs=jobs)
             fitted = sorted({at, *(sizes[round(k)] for k in np.linspace(0, len(sizes) - 1, FITTED))})
             curves = learning_curves(data, chains, sizes, fits, seed, fitted=fitted, n_jobs=jobs)
@@ -333,7 +342,9 @@ def predict_command(
             parts.append("nothing is chosen by prediction: see above")
         parts += [choices_text(choices)] if choices else []
         parts.append(
-            "\n".join(textwrap.fill(f"- {line}", WIDTH, subsequent_indent="  ") for line in limits(one.prediction))
+            "\n".join(
+                textwrap.fill(f"- {line}", WIDTH, subsequent_indent="  ") for line in limits(one.prediction, one.other)
+            )
         )
         click.echo("\n\n".join(part for part in parts if part) + "\n")
         for made in (*pictures, path):

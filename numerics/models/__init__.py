@@ -56,8 +56,8 @@ __all__ = [
     "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ClassMixture", "ClassSet",
     "Clusters", "ConvergenceWarning", "DataModel", "DataSet", "Dense", "Description", "Estimator", "Frozen", "GaussianMixture",
     "Gram", "Hebbian", "Inputs", "Isotropic", "LinearMap", "LinearRule", "Measured", "ParameterError", "PowerLaw", "RandomFeatures",
-    "Rule", "Spectrum", "Stage", "check_fit", "chosen", "class_tree", "described", "equal_overlaps", "gram_of_correlations", "helmert",
-    "in_equations", "mixture_of_samples", "orthogonal_means", "parameter_paths", "parameter_value", "parameter_values",
+    "Rule", "Spectrum", "Stage", "check_fit", "chosen", "class_tree", "described", "equal_overlaps", "gram_of_correlations",
+    "helmert", "in_equations", "mixture_of_samples", "orthogonal_means", "parameter_paths", "parameter_value", "parameter_values",
     "require_count", "require_noise", "require_number", "similar_pairs", "simplex_means", "structured", "total_alpha",
     "with_parameter",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.models.checks import ParameterError, require_alpha, require_count
+from numerics.models.clusters import Clusters
 from numerics.models.data import DataSet, GaussianMixture
 from numerics.models.dense import Dense, _Content, _frozen, _short
 from numerics.models.inputs import Inputs
@@ -29,6 +30,9 @@ FOLDS = 5
 
 FEWEST = 2
 """Samples of a class."""
+
+COVARIANCES = ("pooled", "per class")
+"""What predictions take the classes to have: one covariance for both, or one each."""
 
 _CONSTANT = 1e-12
 """Standard deviation of a column, over its largest entry, below which it is constant."""
@@ -48,27 +52,38 @@ class ClassMoments(NamedTuple):
     inputs : Dense
         Covariance of both classes around their means, unbiased; direction v, which is half the difference of the means times
         sqrt(N).
+    covariances : array, shape (2, p, p)
+        Of the positive class and of the negative one.
     """
 
     count: int
     share: float
     midpoint: Array
     inputs: Dense
+    covariances: Array
 
     @classmethod
     def of(cls, X: Array, y: Array) -> ClassMoments:
         """Of inputs, shape (n, p), with signs y, shape (n,)."""
         upper, lower = (X[y == sign].mean(axis=0) for sign in (1.0, -1.0))
-        apart = X - np.where(y[:, None] > 0, upper, lower)
-        covariance = apart.T @ apart / max(len(y) - 2, 1)
+        scatters, counts = [], []
+        for sign, mean in ((1.0, upper), (-1.0, lower)):
+            apart = X[y == sign] - mean
+            scatters.append(apart.T @ apart)
+            counts.append(len(apart))
+        covariance = sum(scatters) / max(len(y) - 2, 1)
         direction = math.sqrt(X.shape[1]) * 0.5 * (upper - lower)
         if not direction.any():
             raise ParameterError("X must have class means that differ, those of the two classes are equal")
-        return cls(len(y), float(np.mean(y > 0)), 0.5 * (upper + lower), Dense(covariance, direction))
+        each = np.array([scatter / max(count - 1, 1) for scatter, count in zip(scatters, counts, strict=True)])
+        return cls(len(y), float(np.mean(y > 0)), 0.5 * (upper + lower), Dense(covariance, direction), each)
 
-    def mixture(self, alpha: float, share: float) -> GaussianMixture:
-        """What theory takes for the population, in a training set of which so much is positive."""
-        return GaussianMixture(alpha, share, 1.0, inputs=self.inputs)
+    def population(self, covariances: str, alpha: float, share: float) -> GaussianMixture | Clusters:
+        """What theory takes for the population, as seen from the midpoint, in a training set of which so much is positive."""
+        if covariances == "pooled":
+            return GaussianMixture(alpha, share, 1.0, inputs=self.inputs)
+        half = self.inputs.direction / math.sqrt(self.inputs.size)
+        return Clusters(alpha, np.array([half, -half]), self.covariances, (1, -1), (share, 1.0 - share))
 
 
 class Samples(_Content):
@@ -251,6 +266,8 @@ class Measured(GaussianMixture):
         Parts of the samples for cross-fitting, >= 2.
     seed : int
         Of the folds.
+    covariances : str
+        "pooled" or "per class": what predictions take the classes to have.  The mixture that is solved has a pooled one.
 
     Raises
     ------
@@ -277,6 +294,7 @@ class Measured(GaussianMixture):
     y: Array = None
     folds: int = FOLDS
     seed: int = 0
+    covariances: str = "pooled"
     rho: float = field(init=False, default=0.5)
     delta: float = field(init=False, default=1.0)
     label_noise: float = field(init=False, default=0.0)
@@ -287,8 +305,12 @@ class Measured(GaussianMixture):
     title: ClassVar[str] = "Measured samples"
     sampled: ClassVar[bool] = True
 
-    def __init__(self, X: object, y: object, alpha: float | None = None, folds: int = FOLDS, seed: int = 0) -> None:
+    def __init__(
+        self, X: object, y: object, alpha: float | None = None, folds: int = FOLDS, seed: int = 0, covariances: str = "pooled"
+    ) -> None:  # fmt: skip
         samples = Samples(X, y)
+        if covariances not in COVARIANCES:
+            raise ParameterError(f"covariances must be one of {', '.join(COVARIANCES)}, got {covariances!r}")
         most = samples.count / samples.size
         values = {
             "X": samples.X,
@@ -296,6 +318,7 @@ class Measured(GaussianMixture):
             "samples": samples,
             "folds": require_count("folds", folds, 2),
             "seed": require_count("seed", seed, 0),
+            "covariances": covariances,
             "rho": moments_of(samples).share,
             "delta": 1.0,
             "label_noise": 0.0,
@@ -327,6 +350,14 @@ class Measured(GaussianMixture):
         """The same samples, asked about training sets of M of them."""
         return self.with_value("alpha", n_samples / self.samples.size)
 
+    def taking(self, covariances: str) -> Measured:
+        """The same samples, with classes taken to have covariances of this kind."""
+        if covariances not in COVARIANCES:
+            raise ParameterError(f"covariances must be one of {', '.join(COVARIANCES)}, got {covariances!r}")
+        found = copy.copy(self)
+        object.__setattr__(found, "covariances", covariances)
+        return found
+
     def with_value(self, name: str, value: object) -> Measured:
         """A copy in which alpha, all that may be varied, has another value."""
         found = copy.copy(self)
@@ -342,7 +373,7 @@ class Measured(GaussianMixture):
 
     @property
     def _key(self) -> tuple:
-        return self.samples, self.alpha, self.folds, self.seed
+        return self.samples, self.alpha, self.folds, self.seed, self.covariances
 
     def __repr__(self) -> str:
         return f"Measured({self.samples.count}x{self.samples.size}, alpha={self.alpha!r})"

@@ -11,6 +11,7 @@ import xarray
 from numpy.typing import NDArray
 
 from numerics.models import Chain, Measured, Stage, parameter_values, require_count
+from numerics.models.measured import COVARIANCES
 from numerics.predict.box import Box
 from numerics.predict.fits import measure
 from numerics.predict.margins import Prediction, most_samples, predict
@@ -23,6 +24,12 @@ LARGEST_SCORE = 2.0
 
 LARGEST_DEVIATION = 0.25
 """Relative deviation from the fits, beyond two of their standard errors, up to which settings are ranked."""
+
+LARGEST_COMPARED = 200
+"""Columns up to which one covariance a class is tried beside a pooled one: its cost grows like their third power."""
+
+DIFFERENT = 0.05
+"""Relative difference of the two predictions from which one covariance a class is taken."""
 
 FEWEST = 16
 """Samples of the smallest training set of a curve."""
@@ -43,10 +50,20 @@ class Check:
     prediction : Prediction
     runs : SimulationResult
         Of the fits.
+    other : Prediction or None
+        With covariances of the other kind, pooled or one for each class; None where there are too many columns.
     """
 
     prediction: Prediction
     runs: SimulationResult
+    other: Prediction | None = None
+
+    @property
+    def difference(self) -> Array:
+        """Of the other prediction, relative to the one that counts, shape (T,); NaN if there is none."""
+        if self.other is None:
+            return np.full(len(self.measured), np.nan)
+        return self.other.test_error / self.prediction.test_error - 1.0
 
     @property
     def measured(self) -> Array:
@@ -110,12 +127,22 @@ def check(
     ParameterError
         As of the two.
     """
-    prediction = predict(data, chain)
-    return Check(prediction, measure(data.X, data.y, data, chain, n_fits, seed, n_jobs=n_jobs))
+    prediction, other = predict(data, chain), None
+    if data.samples.size <= LARGEST_COMPARED:
+        other = predict(data.taking(next(kind for kind in COVARIANCES if kind != data.covariances)), chain)
+    return Check(prediction, measure(data.X, data.y, data, chain, n_fits, seed, n_jobs=n_jobs), other)
 
 
-def limits(prediction: Prediction) -> tuple[str, ...]:
-    """What a prediction cannot say, a sentence each."""
+def better_kind(data: Measured, chain: Chain) -> Measured:
+    """The data with one covariance a class where that is affordable and changes the errors by more than DIFFERENT; else pooled."""
+    if data.samples.size > LARGEST_COMPARED:
+        return data.taking("pooled")
+    pooled, each = (predict(data.taking(kind), chain).test_error for kind in COVARIANCES)
+    return data.taking(COVARIANCES[int(np.abs(each / pooled - 1.0).max() > DIFFERENT)])
+
+
+def limits(prediction: Prediction, other: Prediction | None = None) -> tuple[str, ...]:
+    """What a prediction cannot say, a sentence each; ``other`` is one with covariances of the other kind."""
     found = ["training sets are taken to have the shares of the classes: unstratified draws do worse at large ridges"]
     count = prediction.data.samples.count
     if (prediction.test_error < FEW_PER_MILLE).any():
@@ -124,7 +151,17 @@ def limits(prediction: Prediction) -> tuple[str, ...]:
         found.append(
             f"M = {prediction.n_samples} is above a third of the {count} samples, where small errors come out wrong"
         )
-    found.append("one covariance is taken for both classes, and is not compared with one for each")
+    kinds = {"pooled": "one covariance for both classes", "per class": "one covariance for each class"}
+    if other is None:
+        found.append(f"{kinds[prediction.data.covariances]} is taken, and is not compared with the other way")
+    else:
+        apart = ", ".join(
+            f"{name} {value:+.1%}"
+            for name, value in zip(prediction.chain.names, other.test_error / prediction.test_error - 1.0, strict=True)
+        )
+        found.append(
+            f"{kinds[prediction.data.covariances]} is taken; with {kinds[other.data.covariances]} predicted errors are: {apart}"
+        )
     return tuple(found)
 
 
@@ -175,8 +212,10 @@ def learning_curves(
         {name: (places, values) for name, values in found.items()},
         coords={"setting": list(chains), "stage": list(names), "samples": list(samples)},
         attrs={
-            "n_samples": data.samples.count, "n_columns": data.samples.size, "folds": data.folds, "seed": data.seed,
-            "n_fits": n_fits, "fits_seed": seed, "failures": "\n".join(failures), "failed_points": len(failures),
+            "n_samples": data.samples.count, "n_columns": data.samples.size, "folds": data.folds,
+            "seed": data.seed,
+            "covariances": data.covariances, "n_fits": n_fits, "fits_seed": seed,
+            "failures": "\n".join(failures), "failed_points": len(failures),
             "parameters": "\n".join(f"{title}: {parameter_values(data, chain)}" for title, chain in chains.items()),
         },
     )  # fmt: skip

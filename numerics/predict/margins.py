@@ -22,8 +22,19 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from numerics.clusters import weights as clusters
+from numerics.clusters.solution import ClusterSolution
 from numerics.deferred import special
-from numerics.models import Chain, ConvergenceWarning, GaussianMixture, Measured, ParameterError, Stage, check_fit
+from numerics.models import (
+    Chain,
+    Clusters,
+    ConvergenceWarning,
+    GaussianMixture,
+    Measured,
+    ParameterError,
+    Stage,
+    check_fit,
+)
 from numerics.models.measured import Fold, folds_of, stratified_counts
 from numerics.settings import DEFAULT, Settings
 from numerics.solution.solution import Solution
@@ -158,7 +169,7 @@ def _predicted(data: Measured, chain: Chain, settings: Settings) -> Prediction:
             f"alpha must give training sets of at most {most_samples(data)} samples, {LARGEST_SHARE:g} of those that a population "
             f"is estimated from, got {data.n_samples}"
         )
-    folds = _folds(data)
+    folds, law = _folds(data), clusters.logits_on if data.covariances == "per class" else logits_on
     means, variances = np.full((stages, size), np.nan), np.full((stages, size), np.nan)
     gaussian, failures, solution = np.full((len(folds), stages), np.nan), [], None
     for k, fold in enumerate(folds):
@@ -169,7 +180,7 @@ def _predicted(data: Measured, chain: Chain, settings: Settings) -> Prediction:
             continue
         apart = data.samples.X[fold.held] - fold.moments.midpoint
         for t in range(stages):
-            means[t, fold.held], variances[t, fold.held] = logits_on(solution, t, apart)
+            means[t, fold.held], variances[t, fold.held] = law(solution, t, apart)
             gaussian[k, t] = _gaussian_error(solution, t, fold.moments.share)
     signs = data.samples.y
     wrong = special.ndtr(-signs * means / np.sqrt(variances))
@@ -183,17 +194,21 @@ def _predicted(data: Measured, chain: Chain, settings: Settings) -> Prediction:
     )  # fmt: skip
 
 
-def corrected(data: Measured, chain: Chain, fold: Fold) -> tuple[GaussianMixture, Chain]:
+def corrected(data: Measured, chain: Chain, fold: Fold) -> tuple[GaussianMixture | Clusters, Chain]:
     """What theory is asked on the population that is estimated from a fold's other samples."""
     n_samples = 1.0 / (1.0 / data.n_samples - 1.0 / fold.moments.count)
     share = stratified_counts(data.samples.y, data.n_samples)[0] / data.n_samples
-    return fold.moments.mixture(n_samples / data.samples.size, share), with_ridges(chain, n_samples / data.n_samples)
+    population = fold.moments.population(data.covariances, n_samples / data.samples.size, share)
+    return population, with_ridges(chain, n_samples / data.n_samples)
 
 
-def _gaussian_error(solution: Solution, stage: int, share: float) -> float:
+def _gaussian_error(solution: Solution | ClusterSolution, stage: int, share: float) -> float:
     """Test error where so much of the samples is positive, which may be another share than in training."""
-    m, b, q = solution.magnetization[stage], solution.bias[stage], solution.overlap[stage, stage]
-    wrong = special.ndtr(-np.array([m + b, m - b]) / math.sqrt(q))
+    if solution.data.in_clusters:
+        wrong = solution[stage].cluster_errors
+    else:
+        m, b, q = solution.magnetization[stage], solution.bias[stage], solution.overlap[stage, stage]
+        wrong = special.ndtr(-np.array([m + b, m - b]) / math.sqrt(q))
     return float(wrong @ [share, 1.0 - share])
 
 

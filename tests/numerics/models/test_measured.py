@@ -59,6 +59,7 @@ def test_parameters_are_checked() -> None:
     for arguments, words in (
         ({"alpha": 40.0}, "alpha must be at most 33.3333"),
         ({"folds": 1}, "folds must be an integer >= 2"),
+        ({"covariances": "each"}, "covariances must be one of pooled, per class"),
     ):
         with pytest.raises(ParameterError, match=words):
             Measured(X, Y, **arguments)
@@ -104,6 +105,6 @@ def test_folds_are_stratified_and_leave_out_what_they_hold() -> None:
 
 def test_files_of_problems_hold_the_samples() -> None:
     chain = Chain.of(Estimator(CrossEntropy(), 0.5))
-    data = Measured(X, Y, alpha=5, folds=3)
+    data = Measured(X, Y, alpha=5, folds=3, covariances="per class")
     again, _ = read_problem(write_problem(data, chain))
     assert again == data

@@ -10,7 +10,7 @@ import pytest
 from numerics import Estimator, LinearMap, Measured, ParameterError
 from numerics.models import Chain
 from numerics.predict import check, choose, cross_validate, learning_curves, measure, predict, reliability
-from numerics.predict.check import limits
+from numerics.predict.check import better_kind, limits
 from numerics.predict.reading import built_in
 from theory.losses import CrossEntropy, Distillation
 
@@ -41,6 +41,21 @@ def test_a_check_sets_both_beside_each_other() -> None:
     worse = replace(one, prediction=replace(one.prediction, test_error=one.prediction.test_error * 2.0))
     assert not worse.trusted.any()
     assert worse.verdict.startswith("DO NOT TRUST predictions of teacher and student")
+
+
+def test_covariances_of_both_kinds_are_compared() -> None:
+    narrow, wide = drawn().at(120), drawn(scale=4.0).at(120)
+    assert better_kind(narrow, CHAIN).covariances == "pooled"
+    assert better_kind(wide, CHAIN).covariances == "per class"
+    one = check(wide.taking("per class"), CHAIN, n_fits=4)
+    np.testing.assert_allclose(one.other.test_error, predict(wide, CHAIN).test_error)
+    assert np.abs(one.difference).max() > 0.05
+    (line,) = [line for line in limits(one.prediction, one.other) if "covariance" in line]
+    assert line.startswith(
+        "one covariance for each class is taken; with one covariance for both classes predicted errors are:"
+    )
+    (line,) = [line for line in limits(one.prediction) if "covariance" in line]
+    assert line.endswith("is not compared with the other way")
 
 
 def test_what_cannot_be_predicted_is_said() -> None:
@@ -156,6 +171,14 @@ def test_classes_of_different_shape_are_flagged() -> None:
     chain = [
         Estimator(CrossEntropy(), 0.1), Estimator(Distillation(1.0, 2.0), 0.05, features=found.map_of("half"))
     ]  # fmt: skip
-    one = check(Measured(found.X, found.labels).at(284), chain, n_fits=24)
+    data = Measured(found.X, found.labels).at(284)
+    one = check(data, chain, n_fits=24)
     assert one.deviation[0] > 0.5
     assert not one.trusted[0]
+    each = better_kind(data, Chain.of(chain))
+    assert each.covariances == "per class"
+    again = check(each, chain, n_fits=24)
+    assert again.trusted.all()
+    np.testing.assert_array_equal(again.prediction.test_error, one.other.test_error)
+    apart = np.abs(again.prediction.test_error - again.measured)
+    assert (apart < 0.25 * again.measured + 2.0 * again.standard_error).all()

@@ -7,7 +7,18 @@ import math
 import numpy as np
 import pytest
 
-from numerics import Dense, Estimator, GaussianMixture, LinearMap, Measured, ParameterError, Spectrum, solve, sweep
+from numerics import (
+    Clusters,
+    Dense,
+    Estimator,
+    GaussianMixture,
+    LinearMap,
+    Measured,
+    ParameterError,
+    Spectrum,
+    solve,
+    sweep,
+)
 from numerics.models import Chain
 from numerics.optimize import optimize
 from numerics.predict import measure, predict
@@ -38,6 +49,23 @@ def test_on_many_gaussian_samples_it_is_theory() -> None:
         assert abs(found.gaussian_error[t] - error) < 3.0 * math.sqrt(error * (1 - error) / len(y))
         assert found.test_cross_entropy[t] == pytest.approx(exact[t].test_cross_entropy, rel=0.02)
         assert found.class_errors[t] @ [0.6, 0.4] == pytest.approx(found.test_error[t])
+
+
+def test_with_one_covariance_a_class_it_is_theory_of_clusters() -> None:
+    generator, n = np.random.default_rng(3), 12000
+    y = np.where(np.arange(n) < 0.4 * n, 1.0, -1.0)
+    spread = np.where(y[:, None] > 0, np.linspace(0.2, 0.6, SIZE), np.linspace(2.5, 0.5, SIZE))
+    X = generator.standard_normal((n, SIZE)) * spread + np.outer(y, POPULATION.direction) / math.sqrt(SIZE)
+    half = POPULATION.direction / math.sqrt(SIZE)
+    shapes = np.array([np.diag(np.linspace(*ends, SIZE) ** 2) for ends in ((0.2, 0.6), (2.5, 0.5))])
+    exact = solve(Clusters(4.0, [half, -half], shapes, (1, -1), (0.4, 0.6)), CHAIN)
+    found = predict(Measured(X, y, covariances="per class").at(64), CHAIN)
+    pooled = predict(Measured(X, y).at(64), CHAIN)
+    for t in range(2):
+        error = exact[t].test_error
+        for values in (found.test_error, found.gaussian_error):
+            assert abs(values[t] - error) < 3.0 * math.sqrt(error * (1 - error) / n)
+        assert abs(pooled.test_error[t] - error) > 4.0 * math.sqrt(error * (1 - error) / n)
 
 
 def test_the_noise_of_the_estimate_is_taken_out_once() -> None:
