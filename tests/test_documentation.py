@@ -23,6 +23,7 @@ from click.testing import CliRunner
 import figures.__main__
 import numerics.cli.anatomy
 import numerics.cli.neurons
+import numerics.cli.predict
 import numerics.cli.program
 import numerics.cli.simulate
 import numerics.cli.solve
@@ -64,6 +65,7 @@ COMMANDS = {
     "numerics.random_box": numerics.random_box.main,
     "numerics.neurons": numerics.cli.neurons.neurons_command,
     "numerics.anatomy": numerics.cli.anatomy.anatomy_command,
+    "numerics.predict": numerics.cli.predict.predict_command,
     "figures": figures.__main__.main,
     "theory": theory.__main__.main,
 }
@@ -77,6 +79,7 @@ LONG = (
     r"numerics\.phase_diagram .*--y .*",  # a heat map takes longer to draw than all the rest
     r"numerics\.random_box .*",
     r"numerics\.neurons",  # minutes of training
+    r"numerics\.predict FILE",  # which one has
     r"figures .*",
     r"numerics .*",  # runs another one in its own process
     r"theory",

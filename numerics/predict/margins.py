@@ -30,15 +30,16 @@ from numerics.models import (
     Clusters,
     ConvergenceWarning,
     GaussianMixture,
+    LinearMap,
     Measured,
     ParameterError,
     Stage,
     check_fit,
 )
-from numerics.models.measured import Fold, folds_of, stratified_counts
+from numerics.models.measured import Fold, Samples, folds_of, stratified_counts
 from numerics.settings import DEFAULT, Settings
 from numerics.solution.solution import Solution
-from numerics.solution.weight_law import logits_on
+from numerics.solution.weight_law import SeenInputs, logits_on
 from numerics.solver import ConvergenceError, solve
 
 Array = NDArray[np.float64]
@@ -169,7 +170,9 @@ def _predicted(data: Measured, chain: Chain, settings: Settings) -> Prediction:
             f"alpha must give training sets of at most {most_samples(data)} samples, {LARGEST_SHARE:g} of those that a population "
             f"is estimated from, got {data.n_samples}"
         )
-    folds, law = _folds(data), clusters.logits_on if data.covariances == "per class" else logits_on
+    folds, pooled = _folds(data), data.covariances == "pooled"
+    law = logits_on if pooled else clusters.logits_on
+    held = _held(data.samples, data.folds, data.seed, _maps(chain) if pooled else None)
     means, variances = np.full((stages, size), np.nan), np.full((stages, size), np.nan)
     gaussian, failures, solution = np.full((len(folds), stages), np.nan), [], None
     for k, fold in enumerate(folds):
@@ -178,9 +181,8 @@ def _predicted(data: Measured, chain: Chain, settings: Settings) -> Prediction:
             failures.append(f"fold {k}: {solution.message}")
             solution = None
             continue
-        apart = data.samples.X[fold.held] - fold.moments.midpoint
         for t in range(stages):
-            means[t, fold.held], variances[t, fold.held] = law(solution, t, apart)
+            means[t, fold.held], variances[t, fold.held] = law(solution, t, held[k])
             gaussian[k, t] = _gaussian_error(solution, t, fold.moments.share)
     signs = data.samples.y
     wrong = special.ndtr(-signs * means / np.sqrt(variances))
@@ -192,6 +194,22 @@ def _predicted(data: Measured, chain: Chain, settings: Settings) -> Prediction:
         logit_means=means, logit_variances=variances, converged=not failures, message="; ".join(failures) or "converged",
         seconds=time.perf_counter() - begin,
     )  # fmt: skip
+
+
+def _maps(chain: Chain) -> tuple[LinearMap | None, ...]:
+    return tuple(stage.features for stage in chain.stages)
+
+
+@lru_cache(maxsize=4)
+def _held(
+    samples: Samples, parts: int, seed: int, maps: tuple[LinearMap | None, ...] | None
+) -> tuple[Array | SeenInputs, ...]:
+    """Inputs of each fold from its midpoint, where maps are given as stages see them."""
+    found = []
+    for fold in folds_of(samples, parts, seed):
+        apart = samples.X[fold.held] - fold.moments.midpoint
+        found.append(apart if maps is None else SeenInputs.of(fold.moments.inputs, maps, apart))
+    return tuple(found)
 
 
 def corrected(data: Measured, chain: Chain, fold: Fold) -> tuple[GaussianMixture | Clusters, Chain]:

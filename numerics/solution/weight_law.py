@@ -84,6 +84,32 @@ def _eigenbases(inputs: Dense, maps: tuple[LinearMap | None, ...]) -> tuple[_Eig
     return bases, between
 
 
+class SeenInputs(NamedTuple):
+    """What stages see of some inputs, in their bases: what a law of logits costs most, if it is asked for at many parameters.
+
+    Attributes
+    ----------
+    inputs : Dense
+    maps : tuple of LinearMap or None
+        Of the stages.
+    rows : list of arrays, shapes (n, p_t)
+    """
+
+    inputs: Dense
+    maps: tuple[LinearMap | None, ...]
+    rows: list[Array]
+
+    @classmethod
+    def of(cls, inputs: Dense, maps: tuple[LinearMap | None, ...], x: Array) -> SeenInputs:
+        """Of x, shape (n, p), not divided by sqrt(N), measured from the midpoint of the classes."""
+        bases, _ = _eigenbases(inputs, maps)
+        found: dict[LinearMap | None, Array] = {}
+        for seen, rows in zip(maps, bases.rows, strict=True):
+            if seen not in found:
+                found[seen] = x @ rows.T
+        return cls(inputs, maps, [found[seen] for seen in maps])
+
+
 def law_of_weights(solution: Solution, stage: int) -> WeightLaw:
     """Mean and covariance of the weights of a stage over training sets, on inputs whose classes share a covariance.
 
@@ -113,19 +139,19 @@ def law_of_weights(solution: Solution, stage: int) -> WeightLaw:
     True
     """
     inputs = _require_known(solution, stage)
-    sources = _sources(solution, stage, np.eye(inputs.size))
+    sources = _sources(solution, stage, SeenInputs.of(inputs, _maps(solution), np.eye(inputs.size)))
     mean, covariance = _moments(solution, stage, sources, whole=True)
     return WeightLaw(mean, 0.5 * (covariance + covariance.T))
 
 
-def logits_on(solution: Solution, stage: int, inputs: Array) -> LogitMoments:
+def logits_on(solution: Solution, stage: int, inputs: Array | SeenInputs) -> LogitMoments:
     """Law over training sets of the logits of a stage on given inputs, measured from the midpoint of the classes.
 
     Parameters
     ----------
     solution, stage
         As of :func:`law_of_weights`.
-    inputs : array, shape (n, p)
+    inputs : array, shape (n, p), or SeenInputs
         Not divided by sqrt(N).
 
     Raises
@@ -133,8 +159,13 @@ def logits_on(solution: Solution, stage: int, inputs: Array) -> LogitMoments:
     ParameterError
         As of :func:`law_of_weights`.
     """
-    size = _require_known(solution, stage).size
-    mean, variance = _moments(solution, stage, _sources(solution, stage, np.asarray(inputs, dtype=float)), whole=False)
+    dense, maps = _require_known(solution, stage), _maps(solution)
+    size = dense.size
+    if not isinstance(inputs, SeenInputs):
+        inputs = SeenInputs.of(dense, maps, np.asarray(inputs, dtype=float))
+    elif inputs.inputs != dense or inputs.maps != maps:
+        raise ParameterError("inputs must be what the stages of this solution see")
+    mean, variance = _moments(solution, stage, _sources(solution, stage, inputs), whole=False)
     return LogitMoments(mean / math.sqrt(size) + solution.bias[stage], np.maximum(variance, 0.0) / size)
 
 
@@ -172,13 +203,13 @@ class _Coefficients(NamedTuple):
     seen: list[Array]
 
 
-def _sources(solution: Solution, stage: int, inputs: Array) -> list[_Coefficients]:
-    """Of stages 0 to ``stage``; inputs of shape (n, p)."""
+def _sources(solution: Solution, stage: int, inputs: SeenInputs) -> list[_Coefficients]:
+    """Of stages 0 to ``stage``."""
     maps, stages = _maps(solution), solution.resolved
     bases, between = _eigenbases(solution.data.inputs, maps)
     points = [_conjugates(point) for point in solution.points[: stage + 1]]
     pulls: list[Array | None] = [None] * (stage + 1)
-    pulls[stage] = inputs @ bases.rows[stage].T
+    pulls[stage] = inputs.rows[stage]
     found: list[_Coefficients] = []
     for k in range(stage, -1, -1):
         _, _, reactions = points[k]
