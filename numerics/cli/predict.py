@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import click
 import numpy as np
 import xarray
 
+from numerics.anatomy.levels import TITLES
 from numerics.cli.command import OUTPUT_FOLDER, Command, blaming, given, patience, require_writable
 from numerics.cli.flags import jobs_option
 from numerics.cli.report import number, table
@@ -21,7 +23,9 @@ from numerics.phase_diagram import write_data, write_figure
 from numerics.plots.measured import overview
 from numerics.predict.check import Check, better_kind, check, learning_curves, limits, reliability, sample_range
 from numerics.predict.choose import CANDIDATES, Choice, choose, cross_validate
+from numerics.predict.knowledge import MeasuredLevels, levels_on
 from numerics.predict.reading import BUILT_IN, SCALES, Table, built_in, read_file
+from numerics.simulation.result import Estimate
 from numerics.solution.solution import without_nan
 from theory.losses import CrossEntropy, Distillation
 
@@ -189,19 +193,81 @@ def reliability_text(points: xarray.Dataset) -> str:
     return f"{points.sizes['setting']} settings, {points.attrs['n_fits']} fits each\n{table(rows)}"
 
 
-def document_of(
-    found: Table, one: Check, curves: xarray.Dataset, choices: Sequence[Choice], points: xarray.Dataset | None
-) -> dict:  # fmt: skip
+def levels_text(found: MeasuredLevels) -> str:
+    """Test errors of students who know more and more, and what each level gains, predicted and measured."""
+    rows = [["the student is given", "predicted", "fits", "gain", "predicted", "fits"]]
+    named = [""] + [name for name in found.gains if name != "total"]
+    for (name, error), gain in zip(found.errors.items(), named, strict=True):
+        rows.append([TITLES[name], f"{error:.4f}", _estimate(found.fits[name], ".4f"), gain, *_gains(found, gain)])
+    rows.append(["", "", "", "total", *_gains(found, "total")])
+    return table(rows)
+
+
+def _estimate(found: Estimate, how: str) -> str:
+    return f"{found.mean:{how}}({max(round(1e4 * found.standard_error), 1)})"
+
+
+def _gains(found: MeasuredLevels, gain: str) -> list[str]:
+    return [_estimate(part[gain], "+.4f") if gain else "" for part in (found.gains, found.measured_gains)]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the command found out.
+
+    Attributes
+    ----------
+    data : Table
+    one : Check
+    curves : Dataset
+    points : Dataset or None
+        Settings all over the ranges.
+    choices : list of Choice
+    refused : bool
+        Whether a choice by prediction was asked for, and not given.
+    levels : MeasuredLevels or None
+    """
+
+    data: Table
+    one: Check
+    curves: xarray.Dataset
+    points: xarray.Dataset | None
+    choices: list[Choice]
+    refused: bool
+    levels: MeasuredLevels | None
+
+
+def report(found: Findings) -> str:
+    """One screen."""
+    one = found.one
+    parts = [
+        describe(found.data, one.prediction.data, one.prediction.chain),
+        curves_text(found.curves),
+        textwrap.fill(one.verdict, WIDTH),
+        ranking_text(found.curves, one),
+    ]
+    parts += [] if found.points is None else [reliability_text(found.points)]
+    parts += [] if found.levels is None else [levels_text(found.levels)]
+    parts += ["nothing is chosen by prediction: see above"] if found.refused else []
+    parts += [choices_text(found.choices)] if found.choices else []
+    lines = limits(one.prediction, one.other)
+    parts.append("\n".join(textwrap.fill(f"- {line}", WIDTH, subsequent_indent="  ") for line in lines))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def document_of(found: Findings) -> dict:
     """Everything for JSON."""
+    one = found.one
 
     def plain(dataset: xarray.Dataset) -> dict:
         return {name: dataset[name].values.tolist() for name in [*dataset.coords, *dataset.data_vars]}
 
     return without_nan({
         "data": {
-            "title": found.title, "samples": found.samples.count, "columns": found.samples.size, "notes": list(found.notes),
+            "title": found.data.title, "samples": found.data.samples.count, "columns": found.data.samples.size,
+            "notes": list(found.data.notes),
         },
-        "curves": plain(curves),
+        "curves": plain(found.curves),
         "check": {
             "samples": one.prediction.n_samples, "fits": one.runs.n_runs, "stages": list(one.runs.chain.names),
             "predicted": one.prediction.test_error.tolist(), "standard_error": one.prediction.standard_error.tolist(),
@@ -213,9 +279,10 @@ def document_of(
         "limits": list(limits(one.prediction, one.other)),
         "choices": [
             {"method": c.method, "parameters": c.parameters, "error": c.error, "points": c.evaluations, "seconds": c.seconds}
-            for c in choices
+            for c in found.choices
         ],
-        "reliability": None if points is None else plain(points),
+        "levels": None if found.levels is None else found.levels.to_dict(),
+        "reliability": None if found.points is None else plain(found.points),
     })  # fmt: skip
 
 
@@ -268,6 +335,9 @@ def document_of(
 @click.option("--fits", type=click.IntRange(min=2), default=8, show_default=True, help="Real fits at a point.")
 @click.option("--choose", "choosing", is_flag=True, help="Also find ridges, chi and T of least predicted error.")
 @click.option("--cross-validate", "crossing", is_flag=True, help="The same by cross-validation with real fits.")
+@click.option(
+    "--levels", "taking_apart", is_flag=True, help="Also say what each level of the teacher's knowledge gains."
+)
 @click.option("--reliability", "settings", type=click.IntRange(min=2), metavar="SETTINGS", help="Also predict and fit so many "
               "settings all over the ranges of --choose.")  # fmt: skip
 @click.option("--folds", type=click.IntRange(min=2), default=FOLDS, show_default=True, help="Parts for cross-fitting.")
@@ -278,12 +348,9 @@ def document_of(
 @click.option("--output", metavar="STEM", type=click.Path(path_type=Path), default=OUTPUT_FOLDER / "predict", show_default=True,
               help="Files to write, without suffix.")  # fmt: skip
 @jobs_option
-def predict_command(
-    file: Path | None, name: str | None, samples: str | None, fits: int, choosing: bool, crossing: bool, settings: int | None,
-    as_json: bool, **flags,
-) -> int:  # fmt: skip
+def predict_command(file: Path | None, name: str | None, output: Path, as_json: bool, **flags) -> int:
     """``python -m numerics.predict``."""
-    seed, jobs, output = flags["seed"], flags["jobs"], flags["output"]
+    seed, jobs, fits = flags["seed"], flags["jobs"], flags["fits"]
     blamed = {"alpha": "--samples: alpha", "label": "--label", "classes": "--classes", "drop": "--drop", "mixing": "--mixing",
               "temperature": "--temperature", "ridge": "--teacher-ridge, --student-ridge: ridge", "columns": "--student-columns",
               "activation": "--student-features: activation", "count": "--student-features: COUNT"}  # fmt: skip
@@ -304,8 +371,8 @@ def predict_command(
             *(of_features if flags["student_features"] else maps), ridges, flags["mixing"], flags["temperature"]
         )
         data = Measured(found.X, found.labels, folds=flags["folds"], seed=seed)
-        sizes = sizes_of(samples, data)
-        first, choices, points = next(iter(chains.values())), [], None
+        sizes = sizes_of(flags["samples"], data)
+        first = next(iter(chains.values()))
         with patience("predicting, and fitting to compare; what is new in a chain is compiled first"):
             at = sizes[len(sizes) // 2]
             kinds = {"pooled": "pooled", "class": "per class"}
@@ -314,41 +381,25 @@ def predict_command(
             one = check(data.at(at), first, fits, seed, n_jobs=jobs)
             fitted = sorted({at, *(sizes[round(k)] for k in np.linspace(0, len(sizes) - 1, FITTED))})
             curves = learning_curves(data, chains, sizes, fits, seed, fitted=fitted, n_jobs=jobs)
-            if settings:
-                points = reliability(data, first, OVER, settings, fits, seed, n_jobs=jobs)
-            if choosing and one.trusted.all():
-                choices.append(choose(data, first, OVER, candidates=CANDIDATES, seed=seed))
-            if crossing:
-                choices.append(cross_validate(data, first, OVER, candidates=CANDIDATES, seed=seed))
+            points = (
+                reliability(data, first, OVER, flags["settings"], fits, seed, n_jobs=jobs)
+                if flags["settings"]
+                else None
+            )
+            ways = [choose] if flags["choosing"] and one.trusted.all() else []
+            ways += [cross_validate] if flags["crossing"] else []
+            choices = [way(data, first, OVER, candidates=CANDIDATES, seed=seed) for way in ways]
+            levels = levels_on(data.at(at), first, fits, seed, n_jobs=jobs) if flags["taking_apart"] else None
+    findings = Findings(found, one, curves, points, choices, flags["choosing"] and choose not in ways, levels)
     title = f"{found.title}: predicted (thick; band: scatter of folds), Gaussian formula (thin), real fits (points)"
     groups = {"curves": curves, **({} if points is None else {"reliability": points})}
-    write_data(
-        path,
-        groups,
-        {"title": f"Predictions for {found.title}", "verdict": one.verdict, "notes": "\n".join(found.notes)},
-    )
+    notes = {"verdict": one.verdict, "notes": "\n".join(found.notes)}
+    write_data(path, groups, {"title": f"Predictions for {found.title}", **notes})
     pictures = write_figure(stem, lambda: overview(curves, points, title))
     if as_json:
-        click.echo(json.dumps(document_of(found, one, curves, choices, points), indent=2, allow_nan=False))
+        click.echo(json.dumps(document_of(findings), indent=2, allow_nan=False))
     else:
-        parts = [
-            describe(found, data, first),
-            curves_text(curves),
-            textwrap.fill(one.verdict, WIDTH),
-            ranking_text(curves, one),
-        ]
-        parts += [] if points is None else [reliability_text(points)]
-        if choosing and not one.trusted.all():
-            parts.append("nothing is chosen by prediction: see above")
-        parts += [choices_text(choices)] if choices else []
-        parts.append(
-            "\n".join(
-                textwrap.fill(f"- {line}", WIDTH, subsequent_indent="  ") for line in limits(one.prediction, one.other)
-            )
-        )
-        click.echo("\n\n".join(part for part in parts if part) + "\n")
-        for made in (*pictures, path):
-            click.echo(made)
+        click.echo("\n".join([report(findings), *(str(made) for made in (*pictures, path))]))
     failed = curves.attrs["failed_points"]
     if failed or not one.runs.converged:
         click.echo(f"not converged: {curves.attrs['failures'] or one.runs.message}".replace("\n", "; "), err=True)

@@ -1,8 +1,8 @@
 """Ridge, temperature and mixing for measured data, before anything is trained.
 
 In reading order: ``margins`` (errors to be expected, from theory and held-out samples), ``fits`` (the same measured, by training),
-``check`` (one beside the other, curves), ``choose`` (the best parameters, by prediction and by cross-validation), ``reading``
-(files), ``estimators`` (of scikit-learn).
+``check`` (one beside the other, curves), ``choose`` (the best parameters, by prediction and by cross-validation), ``knowledge``
+(levels of the teacher's knowledge), ``reading`` (files), ``estimators`` (of scikit-learn).
 
 Examples
 --------
@@ -26,13 +26,14 @@ from typing import Any
 from numerics.predict.check import Check, check, learning_curves, reliability
 from numerics.predict.choose import Choice, choose, cross_validate
 from numerics.predict.fits import measure
+from numerics.predict.knowledge import MeasuredLevels, levels_on
 from numerics.predict.margins import Prediction, predict
 
 _ESTIMATORS = ("DistillationPredictor", "DistilledClassifier", "UntrustedError")  # they need scikit-learn
 
 __all__ = [
-    "Check", "Choice", "DistillationPredictor", "DistilledClassifier", "Prediction", "UntrustedError", "check", "choose",
-    "cross_validate", "learning_curves", "measure", "predict", "reliability",
+    "Check", "Choice", "DistillationPredictor", "DistilledClassifier", "MeasuredLevels", "Prediction", "UntrustedError", "check",
+    "choose", "cross_validate", "learning_curves", "levels_on", "measure", "predict", "reliability",
 ]  # fmt: skip
 
 

@@ -47,7 +47,18 @@ def test_report_and_files(table: Path, tmp_path: Path) -> None:
 
 
 def test_json_and_choices(table: Path, tmp_path: Path) -> None:
-    flags = ("--samples", "60", "--fits", "4", "--choose", "--cross-validate", "--json", "--output", tmp_path / "found")
+    flags = (
+        "--samples",
+        "60",
+        "--fits",
+        "4",
+        "--choose",
+        "--cross-validate",
+        "--levels",
+        "--json",
+        "--output",
+        tmp_path / "found",
+    )
     result = run(predict_command, table, "--student-columns", "a,c", *flags)
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
@@ -61,6 +72,9 @@ def test_json_and_choices(table: Path, tmp_path: Path) -> None:
         "student.temperature",
     }
     assert found["curves"]["samples"] == [60]
+    errors = found["levels"]["errors"]
+    assert errors["instance"] == found["check"]["predicted"][1]
+    assert found["levels"]["gains"]["total"]["mean"] == pytest.approx(errors["hard"] - errors["instance"])
 
 
 def test_features_of_the_student(table: Path, tmp_path: Path) -> None:
