@@ -297,7 +297,7 @@ def document_of(found: Findings) -> dict:
     "  python -m numerics.predict\n"
     "  python -m numerics.predict measurements.csv --label sick --teacher-ridge 0.1,1,10 --choose",
 )
-@click.argument("file", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--data",
     "name",

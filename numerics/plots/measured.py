@@ -44,12 +44,8 @@ def learning_curves_of(axes: Axes, curves: xarray.Dataset) -> None:
 
 def predicted_against_fits(axes: Axes, points: xarray.Dataset) -> None:
     """Cross-fitted predictions (filled) and Gaussian formulas (open) against real fits, with bars of both."""
-    values = np.concatenate(
-        [points.test_error.values.ravel(), points.gaussian_error.values.ravel(), points.fits.values.ravel()]
-    )
-    values = values[np.isfinite(values) & (values > 0)]
-    low, high = 0.8 * float(values.min()), 1.25 * float(values.max())
-    axes.plot([low, high], [low, high], color=style.GREY, lw=0.7)
+    x, y = _range(points.fits), _range(points.fits, points.test_error, points.gaussian_error)
+    axes.plot(y, y, color=style.GREY, lw=0.7)
     for (colour, marker), stage in zip(style.stage_looks(points.sizes["stage"]), points.stage.values, strict=True):
         one = points.sel(stage=stage)
         axes.errorbar(
@@ -60,10 +56,17 @@ def predicted_against_fits(axes: Axes, points: xarray.Dataset) -> None:
             one.fits, one.gaussian_error, ls="none", marker=marker, color=colour, markerfacecolor="white",
             markeredgewidth=0.6, label=f"{stage}, Gaussian formula",
         )  # fmt: skip
-    for which in "xy":
-        style.log_ticks(axes, which, low, high)
+    style.log_ticks(axes, "x", *x)
+    style.log_ticks(axes, "y", *y)
     axes.set(xlabel="test error of real fits", ylabel="predicted test error")
     axes.legend(fontsize=6.5, loc="upper left")
+
+
+def _range(*arrays: xarray.DataArray) -> tuple[float, float]:
+    """Ends of a logarithmic axis on which all values that are positive have room."""
+    values = np.concatenate([array.values.ravel() for array in arrays])
+    values = values[np.isfinite(values) & (values > 0)]
+    return 0.8 * float(values.min()), 1.25 * float(values.max())
 
 
 def overview(curves: xarray.Dataset, points: xarray.Dataset | None, note: str) -> Figure:

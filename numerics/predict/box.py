@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,17 @@ class Box:
         if stage not in chain.names:
             raise ParameterError(f"stage must be one of {', '.join(chain.names)}, got {stage!r}")
         self.chain, self.paths, self.place = chain, tuple(over), chain.names.index(stage)
+        self._loss_keys: dict[int, dict[str, int]] = {}
+        for k, path in enumerate(self.paths):
+            owner, _, key = path.rpartition(".")
+            t = chain.names.index(owner) if owner in chain.names else -1
+            if (
+                t >= 0
+                and key in getattr(getattr(chain[t], "loss", None), "parameters", {})
+                and not hasattr(chain[t], key)
+            ):
+                self._loss_keys.setdefault(t, {})[key] = k
+        self._of_losses = {self.paths[k] for keys in self._loss_keys.values() for k in keys.values()}
         self.lower, self.upper, self.logarithmic = (np.empty(len(over)) for _ in range(3))
         for k, (path, bounds) in enumerate(over.items()):
             try:
@@ -63,8 +75,14 @@ class Box:
     def at(self, data: Measured, unit: Array) -> Chain:
         """The chain there."""
         chain = self.chain
-        for path, value in zip(self.paths, self.values(unit), strict=True):
-            chain = with_parameter(data, chain, path, float(value))[1]
+        for path, value in zip(self.paths, self.values(unit).tolist(), strict=True):
+            if path not in self._of_losses:
+                chain = with_parameter(data, chain, path, value)[1]
+        stages = list(chain.stages)
+        for t, keys in self._loss_keys.items():  # together: a loss is a formula, which takes its time to be made
+            given = {key: self.values(unit)[k] for key, k in keys.items()}
+            stages[t] = replace(stages[t], loss=stages[t].loss.with_parameters(**given))
+        chain = Chain(tuple(stages))
         return chain
 
     def candidates(self, count: int, seed: int) -> Array:

@@ -113,5 +113,7 @@ def test_bad_files_are_one_line_and_nothing_is_written(tmp_path: Path) -> None:
     stem, path = tmp_path / "out" / "found", tmp_path / "table.csv"
     path.write_text("a,b\n1,0\n2,0\n,1\n4,1\n")
     assert_one_line_error(run(predict_command, path, "--output", stem), "column 'a' must have no missing value")
-    assert_one_line_error(run(predict_command, tmp_path / "none.csv", "--output", stem), "does not exist")
+    assert_one_line_error(
+        run(predict_command, tmp_path / "none.csv", "--output", stem), "FILE: none.csv cannot be read"
+    )
     assert not stem.parent.exists()
