@@ -64,19 +64,14 @@ class ClusterPopulation(ClusterSamples):
     data : Clusters
     parts : sequence of Population
         Of each cluster, with variance 1: Q is that of its fields.
-    squares : array, shape (T,)
-        |w_t|^2/N.
+    squares, bias : arrays, shape (T,)
+        |w_t|^2/N and b_t.
     """
 
-    def __init__(self, data: Clusters, parts: Sequence[Population], squares: Array) -> None:
+    def __init__(self, data: Clusters, parts: Sequence[Population], squares: Array, bias: Array) -> None:
         super().__init__(parts, data.test_weights)
-        self.data, self.squares = data, squares
+        self.data, self.squares, self.bias = data, squares, bias
         self.check = self.parts[0].check
-
-    @property
-    def bias(self) -> Array:
-        """b_t, shape (T,)."""
-        return self.parts[0].bias
 
     @property
     def overlap(self) -> Array:
@@ -85,13 +80,15 @@ class ClusterPopulation(ClusterSamples):
 
     def first(self, stages: int) -> ClusterPopulation:
         """Of the first stages alone."""
-        return ClusterPopulation(self.data, [part.first(stages) for part in self.parts], self.squares[:stages])
+        return ClusterPopulation(
+            self.data, [part.first(stages) for part in self.parts], self.squares[:stages], self.bias[:stages]
+        )
 
     def combined(self, rows: Array) -> ClusterPopulation:
         """See :meth:`Population.combined`; the norm of the mean of several weights is not known."""
         single = np.count_nonzero(rows, axis=1) == 1
         squares = np.where(single, self.squares[np.argmax(rows != 0.0, axis=1)], np.nan)
-        return ClusterPopulation(self.data, [part.combined(rows) for part in self.parts], squares)
+        return ClusterPopulation(self.data, [part.combined(rows) for part in self.parts], squares, rows @ self.bias)
 
     def scaled(self, values: Array, t: int, power: int = 1) -> Array:
         """Itself: all weights are finite."""
@@ -123,6 +120,10 @@ class ClusterPopulation(ClusterSamples):
     def test_error(self, t: int) -> float:
         """P(s h_t < 0)."""
         return float(self.shares @ self.cluster_errors(t))
+
+    def direction_error(self, t: int) -> float:
+        """P(s h_t < 0) after the best threshold."""
+        return self.logit_law(t).least_error
 
     def agreement(self, t: int, s: int) -> float:
         """Probability that stages t and s give a test point the same label."""

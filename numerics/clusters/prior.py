@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from numerics.models import Clusters, LinearMap
+from numerics.models import Clusters, Estimator, LinearMap
 from numerics.models.dense import eigenbasis
 
 Array = NDArray[np.float64]
@@ -62,21 +62,19 @@ class WeightPrior:
 
     Parameters
     ----------
-    means : array, shape (C, p)
-        sqrt(N) times the mean of the inputs of each cluster, with the sign of its label.
+    means : array, shape (T, C, p)
+        sqrt(N) times the mean of the inputs of each cluster, with the sign of its label, for each stage.
     covariances : array, shape (C, p, p)
     maps : sequence of LinearMap or None
         What each stage sees.
-    size : int
-        N.
     common : bool, optional
         Whether to take the eigenvectors that all covariances have for coordinates; by default wherever there are such.
     """
 
     def __init__(
-        self, means: Array, covariances: Array, maps: Sequence[LinearMap | None], size: int, common: bool | None = None
+        self, means: Array, covariances: Array, maps: Sequence[LinearMap | None], common: bool | None = None
     ) -> None:
-        self.size, self.clusters = size, len(means)
+        self.clusters, self.size = means.shape[1:]
         self.basis = None if common is False or any(seen is not None for seen in maps) else common_basis(covariances)
         if common and self.basis is None:
             raise ValueError("common must be False where covariances have no eigenvectors in common")
@@ -90,11 +88,17 @@ class WeightPrior:
         self._tables: tuple[Array, ...] | None = None
 
     @classmethod
-    def of(cls, data: Clusters, maps: Sequence[LinearMap | None], common: bool | None = None) -> WeightPrior:
-        """Of the stages of a chain on clusters."""
-        signed = math.sqrt(data.size) * np.array(data.labels)[:, None] * data.means
+    def of(cls, data: Clusters, stages: Sequence[Estimator], common: bool | None = None) -> WeightPrior:
+        """Of the stages of a chain on clusters.
+
+        A stage that learns its bias sees inputs around their mean: what all clusters have in common is nothing but a bias, and
+        steps of one would be undone by steps of the other.
+        """
+        free = np.array([stage.fixed_bias is None for stage in stages])
+        apart = data.means - free[:, None, None] * data.centre
+        signed = math.sqrt(data.size) * np.array(data.labels)[:, None] * apart
         covariances = np.array([data.covariance(c) for c in range(len(data))])
-        return cls(signed, covariances, maps, data.size, common)
+        return cls(signed, covariances, [stage.features for stage in stages], common)
 
     @property
     def kind(self) -> str:
@@ -105,14 +109,10 @@ class WeightPrior:
 
     def mean_of(self, t: int) -> Array:
         """M_ct of stage t, from 0, shape (C, B, p_t, 1)."""
-        seen = self.maps[t]
-        if ("mean", seen) not in self._kept:
-            if self.basis is not None:
-                found = (self._means @ self.basis)[:, :, None, None]
-            else:
-                found = (self._means if seen is None else self._means @ seen.matrix.T)[:, None, :, None]
-            self._kept["mean", seen] = np.ascontiguousarray(found)
-        return self._kept["mean", seen]
+        seen, means = self.maps[t], self._means[t]
+        if self.basis is not None:
+            return np.ascontiguousarray((means @ self.basis)[:, :, None, None])
+        return np.ascontiguousarray((means if seen is None else means @ seen.matrix.T)[:, None, :, None])
 
     def seen(self, t: int, s: int) -> Array:
         """Omega^c_ts of stages t and s, shape (C, B, p_t, p_s)."""
@@ -280,6 +280,11 @@ class WeightPrior:
         if self.maps[s] is not None:
             found[1], found[2] = self.maps[s].matrix.T @ found[1], found[2] @ self.maps[s].matrix
         return tuple(found)
+
+    def along(self, direction: Array) -> Array:
+        """E[w_t].x/sqrt(N) of the solved stages on an input x, shape (T,)."""
+        found = [self.law(t, t)[0] @ direction for t in range(self.stages)]
+        return np.array(found) / math.sqrt(self.size)
 
     def squares(self) -> Array:
         """E|w_t|^2/N of the solved stages, shape (T,)."""

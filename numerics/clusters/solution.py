@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.clusters.population import ClusterPopulation, ClusterSamples
-from numerics.clusters.solver import ClusterPoints, Refinement, Walk, largest_difference
+from numerics.clusters.solver import ClusterPoints, Refinement, Walk, largest_difference, shifts_of
 from numerics.codegen import observables
 from numerics.driver.outcome import Status
 from numerics.models import Chain, Clusters, ParameterError, chosen
@@ -34,7 +34,7 @@ class ClusterSolution:
     data, chain
         The problem.
     points : tuple of tuples
-        Saddle points of the stages that are solved, one of each cluster.
+        Saddle points of the stages that are solved, one of each cluster; stages that learn their bias see inputs around their mean.
     converged : bool
         Every stage converged, to a small residual and quadrature error.
     residual, quadrature_error, iterations, message
@@ -68,6 +68,7 @@ class ClusterSolution:
     level: int = field(repr=False)
     settings: Settings = field(repr=False)
     squares: Array = field(repr=False)
+    shifts: Array = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.chain)
@@ -118,12 +119,12 @@ class ClusterSolution:
     @property
     def means(self) -> Array:
         """E[w_t].mean_c/sqrt(N): the mean logit of each cluster without the bias, shape (T, C)."""
-        return self._collect(lambda state: state.magnetization) * np.array(self.data.labels)
+        return self._collect(lambda state: state.magnetization) * np.array(self.data.labels) + self.shifts[:, None]
 
     @property
     def bias(self) -> Array:
         """b_t, shape (T,)."""
-        return self.state.bias
+        return self.state.bias - self.shifts
 
     @cached_property
     def cluster_overlaps(self) -> Array:
@@ -161,7 +162,8 @@ class ClusterSolution:
             for stage, other in zip(self.points, self.before.points, strict=True)
         )
         squares = self.squares + share * (self.before.prior.squares() - self.squares)
-        return replace(self, points=points, squares=squares)
+        shifts = self.shifts + share * (shifts_of(self.before) - self.shifts)
+        return replace(self, points=points, squares=squares, shifts=shifts)
 
     def to_dict(self) -> dict:
         """Everything as plain numbers and lists, ready for JSON (NaN and infinite numbers become None)."""
@@ -205,7 +207,7 @@ class ClusterStage(StageSolution):
             part.state.population(part.data.alone, k, solution.settings.rtol, check=self._check)
             for part in solution.parts
         ]
-        return ClusterPopulation(self.data, parts, solution.squares[:k])
+        return ClusterPopulation(self.data, parts, solution.squares[:k], solution.bias[:k])
 
     @cached_property
     def samples(self) -> ClusterSamples:
@@ -277,10 +279,11 @@ def solve_clusters(
     elif not outcome.residual <= settings.residual_tolerance:
         message = f"the residual {outcome.residual:.1e} exceeds {settings.residual_tolerance:.1e}"
     if not points:  # so that there is something to ask for the shapes of order parameters
-        unknown = StagePoint(np.full(4, np.nan), np.full(3, np.nan), outcome.status, 0, np.inf, np.inf, np.inf)
-        points = ((unknown,) * len(data),)
-    squares = np.append(walk.prior.squares(), np.full(len(chain) - walk.prior.stages, np.nan))
+        failed = StagePoint(np.full(4, np.nan), np.full(3, np.nan), outcome.status, 0, np.inf, np.inf, np.inf)
+        points = ((failed,) * len(data),)
+    unknown = np.full(len(chain) - walk.prior.stages, np.nan)
+    squares, shifts = (np.append(values, unknown) for values in (walk.prior.squares(), shifts_of(walk)))
     return ClusterSolution(
         data, chain, points, walk, refinement.before, message == "converged", outcome.residual, error, outcome.iterations, message,
-        walk.level.number, settings, squares,
+        walk.level.number, settings, squares, shifts,
     )  # fmt: skip

@@ -30,7 +30,7 @@ ClusterPoints = tuple[StagePoint, ...]
 DAMPED = 4
 """Steps of half the residual that a cold start begins with."""
 
-_PATH_ITERATIONS = 25
+_PATH_ITERATIONS, _PATH_TOLERANCE = 25, 1e-3
 _SAFETY, _LEAST_GAIN = 2.0, 0.01  # of the error of a level over what a coarser one says
 _CHECK_TAIL, _TAIL_REFINEMENT, _TOLERANCE_REFINEMENT = 100.0, 0.1, 0.01
 
@@ -62,7 +62,7 @@ class Walk:
     defect: float = 0.0
 
     def __post_init__(self) -> None:
-        self.prior = WeightPrior.of(self.data, [stage.features for stage in self.chain.stages], self.common)
+        self.prior = WeightPrior.of(self.data, self.chain.stages, self.common)
         self.nodes: list[Nodes] = [label_nodes(part) for part in self.data.parts]
 
     def equations(self) -> StageEquations:
@@ -122,9 +122,8 @@ class Walk:
     def _from_large_ridge(self, equations: StageEquations, failed: Found) -> Found:
         """Follow the stage along falling ridges, from where weights hardly react."""
         goal, settings = equations.ridge, self.settings
-        _, curvature = equations.loss_units()
         first = max(
-            math.log(settings.first_ridge * curvature * (1.0 + equations.alpha) * equations.largest_variance),
+            math.log(settings.first_ridge * equations.curvature * (1.0 + equations.alpha) * equations.largest_variance),
             math.log(goal),
         )
 
@@ -134,12 +133,20 @@ class Walk:
 
         shape = (equations.clusters, equations.width)
         path = Path(at, first, math.log(goal), np.ravel, lambda x: x.reshape(shape).copy())
-        found = chord_along(
-            path, at(first).start(), self.level.tolerance, min(settings.max_iterations, _PATH_ITERATIONS),
+        followed = chord_along(
+            path,
+            at(first).start(),
+            _PATH_TOLERANCE,
+            min(settings.max_iterations, _PATH_ITERATIONS),
             settings.ridge_steps,
-        )  # fmt: skip
+        )
         equations.ridge = goal
-        return found if found.factors is not None else failed._replace(outcome=found.outcome)
+        if followed.outcome.status != Status.CONVERGED:
+            return failed._replace(outcome=followed.outcome)
+        found = chord(equations, followed.x, self.level.tolerance, settings.max_iterations, 0, followed.factors)
+        return found._replace(
+            outcome=found.outcome._replace(iterations=found.outcome.iterations + followed.outcome.iterations)
+        )
 
 
 def largest_difference(before: Sequence[ClusterPoints], after: Sequence[ClusterPoints]) -> float:
@@ -147,6 +154,13 @@ def largest_difference(before: Sequence[ClusterPoints], after: Sequence[ClusterP
     return max(
         largest_change(old, new) for old, new in zip(zip(*before, strict=True), zip(*after, strict=True), strict=True)
     )
+
+
+def shifts_of(walk: Walk) -> Array:
+    """Mean logit without bias, E[w_t].E[x]/sqrt(N), of the solved stages that learn their bias, 0 of others, shape (T,)."""
+    found = walk.prior.along(walk.data.centre)
+    free = [stage.fixed_bias is None for stage in walk.chain.stages[: len(found)]]
+    return np.where(free, found, 0.0)
 
 
 class Refinement:

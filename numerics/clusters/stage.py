@@ -2,7 +2,7 @@
 
 Unknowns are those of :mod:`numerics.scalar.kernels.layout` once a cluster, with one bias for all: an array (C, 2k + 4) with equal
 entries in the column of the bias.  Moves are in natural units, ``b`` first, then ``m, C_1.., ln q_perp, V_1.., ln V`` of each
-cluster.  In the first stage m moves along with the norm, or Newton's method loses its way where weights are nearly infinite; a
+cluster.  In the first stage m moves along with a large norm, or Newton's method loses its way where weights are nearly infinite; a
 q_perp that is small beside q, and may be on its way to 0, moves itself, in units of q.
 """
 
@@ -31,12 +31,9 @@ Array = NDArray[np.float64]
 _SMALL_SHARE = 1e-2  # of q_perp in q: below, its equation is solved for q_perp itself, which may be on its way to 0
 _SMALLEST_FACTOR = 1e-4  # by which q_perp may fall in one step then
 _SMALL_RESPONSE = 1e-3  # of a stage to another, relative to itself: smaller ones are not looked at by themselves
-_FIRST_SHARE = (
-    0.5  # of q_perp in q, and norm of logits in units of the loss, in the plain iteration that a stage starts from
-)
-_FIRST_NORM = 0.1
+_FIRST_NORM = 0.1  # of logits in units of the loss, in the plain iteration that a stage starts from
+_LARGEST_START, _LEAST_START_SHARE = 3.0, 1e-3  # of logits in these units, and of q_perp in q, after it
 _TINY = 1e-300
-_RESPONSE_STEPS = 60
 
 
 class StageEquations:
@@ -87,6 +84,8 @@ class StageEquations:
                 )
             )  # fmt: skip
 
+        self.unit, self.curvature = self._loss_units()
+
     # The two halves.
 
     def channel(self, x: Array) -> tuple[Array, Array, float] | None:
@@ -117,10 +116,13 @@ class StageEquations:
     def _units(self, x: Array) -> tuple[Array, float]:
         """Natural sizes of the unknowns of each cluster, (C, 2k + 4), and that of the bias."""
         units, roots = np.ones_like(x), np.empty(len(x))
+        apart = float(np.sqrt(np.mean(x[:, self.at.m] ** 2)))
         for c, row in enumerate(x):
             order = layout.unpack(row)
             roots[c] = math.sqrt(_square(order))
-            units[c, self.at.m] = units[c, self.at.couplings : self.at.norm] = roots[c]
+            units[c, self.at.couplings : self.at.norm] = roots[c]
+            # Of a cluster that is narrow beside the distances of clusters, these.
+            units[c, self.at.m] = math.hypot(roots[c], apart)
             own = order.response
             units[c, self.at.responses : self.at.response] = np.sqrt(own * self.gauges[c]) + _SMALL_RESPONSE * own
             share = order.norm**2 / roots[c] ** 2
@@ -177,10 +179,13 @@ class StageEquations:
         found = []
         for c in range(self.clusters):
             part = np.diag(units[c, self.own])
-            if self.k == 0:
-                part[0, 1] = 0.5 * x[c, self.at.m]
+            part[0, 1] += self._carried(x[c])
             found.append(part)
         return found
+
+    def _carried(self, x: Array) -> float:
+        """By how much m moves along with ln q_perp: in the first stage, where logits are large."""
+        return 0.5 * x[self.at.m] if self.k == 0 and math.exp(0.5 * x[self.at.norm]) > self.unit else 0.0
 
     def _split(self, order: Array, c: int) -> tuple[Array, float, Array]:
         """Row of the Cholesky factor, q_perp and responses from order parameters."""
@@ -222,8 +227,6 @@ class StageEquations:
         d_perp = d_order[1 + k] - 2.0 * row @ d_row
         found = np.empty((self.width, pull.shape[1]))
         found[at.m] = (d_order[0] - pull[at.m]) / units[at.m]
-        if k == 0:
-            found[at.m] -= 0.5 * pull[at.norm] * (order[0] - x[at.m]) / units[at.m]
         found[at.couplings : at.norm] = (d_row - pull[at.couplings : at.norm]) / units[at.couplings : at.norm, None]
         vanishing = q_perp <= SMALLEST_SHARE * own
         scale = own if small else q_perp
@@ -249,7 +252,7 @@ class StageEquations:
             step *= units[c]
             grown = math.log(max(1.0 + step[at.norm], _SMALLEST_FACTOR)) if small else step[at.norm]
             step[at.b], step[at.norm] = 0.0, grown
-            if self.k == 0:
+            if self._carried(x[c]):
                 found[c, at.m] *= math.exp(0.5 * grown)
             found[c] += step
             order = layout.unpack(found[c])
@@ -258,7 +261,7 @@ class StageEquations:
 
     # Starts.
 
-    def loss_units(self) -> tuple[float, float]:
+    def _loss_units(self) -> tuple[float, float]:
         """Natural units of logits and of the loss's curvature: the cross-entropy's are 1 and 1."""
         functions = LossFunctions(self.stage.loss)
         force = curvature = total = 0.0
@@ -275,7 +278,7 @@ class StageEquations:
     def start(self) -> Array:
         """What one plain iteration makes of small logits, with the response of samples that are not correlated."""
         k, at = self.k, self.at
-        unit, curvature = self.loss_units()
+        unit, curvature = self.unit, self.curvature
         variances = self._variances()
         x = np.zeros((self.clusters, self.width))
         bias = self.stage.fixed_bias
@@ -290,14 +293,19 @@ class StageEquations:
         found = self.plain(x)
         if found is None:
             return x
-        for c, order in enumerate(found[1].order):
-            row, q_perp, responses = self._split(order, c)
-            whole = float(order[1 + k])
-            if not (whole > 0.0 and responses[k] > 0.0):
-                continue
-            x[c, at.m] = order[0]
-            x[c, at.couplings : at.norm] = row
-            x[c, at.norm] = math.log(max(q_perp, 1e-3 * whole))
+        order = found[1].order
+        # Where means, or variances, are large, the iteration overshoots.
+        less_mean, less = (
+            min(1.0, _LARGEST_START * unit / (float(np.max(size)) + _TINY))
+            for size in (np.abs(order[:, 0]), np.sqrt(np.maximum(order[:, 1 + k], 0.0)))
+        )
+        for c in range(self.clusters):
+            row, q_perp, responses = self._split(order[c], c)
+            whole = float(order[c, 1 + k])
+            if whole > 0.0 and responses[k] > 0.0:
+                x[c, at.m] = less_mean * order[c, 0]
+                x[c, at.couplings : at.norm] = less * row
+                x[c, at.norm] = math.log(less**2 * max(q_perp, _LEAST_START_SHARE * whole))
         return x
 
     @property

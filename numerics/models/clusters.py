@@ -134,6 +134,11 @@ class Clusters(_Content, DataModel):
         """p."""
         return self.means.shape[1]
 
+    @property
+    def centre(self) -> Array:
+        """E[x] of training samples, shape (p,)."""
+        return np.array(self.weights) @ self.means
+
     def covariance(self, cluster: int) -> Array:
         """Of one cluster, counted from 0, shape (p, p)."""
         return self.covariances if self.covariances.ndim == 2 else self.covariances[cluster]

@@ -223,7 +223,7 @@ def clusters_of(data: Clusters, sample: Sample, fits: Sequence[StageFit]) -> Clu
         overlap = on_inputs @ by_copy(data.covariance(c), on_inputs).T / n_inputs
         aligned = sign * on_inputs @ sample.cluster_means[c] / n_inputs
         parts.append(Population(part.alone, aligned, biases, 0.5 * (overlap + overlap.T)))
-    return ClusterPopulation(data, parts, np.array([w @ w / n_inputs for w in weights]))
+    return ClusterPopulation(data, parts, np.array([w @ w / n_inputs for w in weights]), biases)
 
 
 def measure(

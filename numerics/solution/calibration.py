@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -183,4 +184,7 @@ def calibrating_temperature(law: AnyLaw) -> float:
 def tempered(law: AnyLaw) -> AnyLaw:
     """Law of the logit divided by its calibrating temperature."""
     found = calibrating_temperature(law)
-    return LogitLaw(0.0, 0.0, 0.0, law.rho) if math.isinf(found) else law.scaled(1.0 / found)
+    if math.isinf(found):
+        return LogitLaw(0.0, 0.0, 0.0, law.rho)
+    cooled = law.scaled(1.0 / found)
+    return replace(cooled, infinite=False) if cooled.infinite else cooled

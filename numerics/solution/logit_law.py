@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.deferred import optimize, special
+from numerics.deferred import special
 from numerics.solution import quadrature
 
 Array = NDArray[np.float64]
 
-MARK_STEPS = 400
-"""Steps in which places are looked for where log-odds of clusters change sign."""
+MARK_STEPS, MARK_HALVINGS = 400, 50
+"""Steps in which places are looked for where log-odds of clusters change sign, and halvings of those that hold one."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +155,12 @@ class ClusterLaw:
 
     def density(self, h: Array) -> Array:
         """Of h, all clusters together."""
-        return np.exp(special.logsumexp(self._logs(h), axis=0)).reshape(np.shape(h))
+        return np.exp(_log_of_sum(self._logs(h))).reshape(np.shape(h))
 
     def log_odds(self, h: Array) -> Array:
         """True log-odds of s = 1 at h; infinite where there is one label only."""
         logs, positive = self._logs(h), np.array(self.labels) > 0.0
-        sides = [special.logsumexp(logs[side], axis=0) if side.any() else -math.inf for side in (positive, ~positive)]
+        sides = [_log_of_sum(logs[side]) if side.any() else -math.inf for side in (positive, ~positive)]
         return np.reshape(sides[0] - sides[1], np.shape(h))
 
     def marks(self, panels: Sequence[float]) -> set[float]:
@@ -170,17 +169,32 @@ class ClusterLaw:
         grid = np.unique(np.concatenate([np.linspace(min(ends), max(ends), MARK_STEPS), self.centres]))
         found: set[float] = set()
         for slope in (0.0, 1.0):
-
-            def apart(h: float, slope: float = slope) -> float:
-                return float(self.log_odds(np.array([h]))[0]) - slope * h
-
             values = self.log_odds(grid) - slope * grid
-            for (low, high), (below, above) in zip(pairwise(grid), pairwise(values), strict=True):
-                if below * above < 0.0:
-                    found.add(float(optimize.brentq(apart, low, high)))
+            turns = np.flatnonzero(values[:-1] * values[1:] < 0.0)
+            low, high, sign = grid[turns], grid[turns + 1], np.sign(values[turns])
+            for _ in range(MARK_HALVINGS if len(turns) else 0):
+                middle = 0.5 * (low + high)
+                before = sign * (self.log_odds(middle) - slope * middle) > 0.0
+                low, high = np.where(before, middle, low), np.where(before, high, middle)
+            found |= set(low.tolist())
         return found
+
+    @property
+    def least_error(self) -> float:
+        """Test error of the best head that says s = 1 where h > x: at its x the log-odds vanish, or x is infinite."""
+        x = np.array([-math.inf, *self.marks(()), math.inf])
+        shares, labels, centres, widths = (
+            np.array(values)[:, None] for values in (self.shares, self.labels, self.centres, self.widths)
+        )
+        return float((shares * special.ndtr(labels * (x - centres) / widths)).sum(axis=0).min())
 
     def scaled(self, factor: float) -> ClusterLaw:
         """Law of ``factor h``, factor > 0."""
         centres, widths = (tuple(factor * value for value in values) for values in (self.centres, self.widths))
         return replace(self, centres=centres, widths=widths)
+
+
+def _log_of_sum(logs: Array) -> Array:
+    """ln sum exp over the first axis."""
+    largest = logs.max(axis=0)
+    return largest + np.log(np.exp(logs - largest).sum(axis=0))

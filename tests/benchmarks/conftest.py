@@ -11,6 +11,7 @@ ROWS: tuple[tuple[str, str, str | None], ...] = (
     ("two stages along a curve, compiled core, each point", "curve", None),
     ("two stages on a dense covariance of 1000 inputs, from nearby", "dense", None),
     ("the same, once a covariance and a map", "dense, once", None),
+    ("two stages on two clusters of 500 inputs, one covariance a cluster, from nearby", "clusters", None),
     ("two stages, a loss that does not split, same points", "general", "split"),
     ("call of `solve` from Python, two stages", "solve", None),
     ("what the call adds to the core", "overhead", None),

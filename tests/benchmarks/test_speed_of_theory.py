@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -15,7 +16,7 @@ from numba import njit
 from scipy.special import expit
 from straightforward import solve_logistic
 
-from numerics import Chain, Dense, Estimator, GaussianMixture, LinearMap, solve, sweep
+from numerics import Chain, Clusters, Dense, Estimator, GaussianMixture, LinearMap, solve, sweep
 from numerics.codegen.cache import CACHE_VARIABLE
 from numerics.random_box import random_points
 from numerics.scalar.compiled import PointArrays, compile_chain
@@ -29,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 N_BOX = 1000
 N_GENERAL = 200
 N_DENSE = 1000
+N_CLUSTERS = 500
 CURVE = np.geomspace(0.1, 6.0, 60)
 DATA = GaussianMixture(3.0, 0.2, 1.0)
 ONE = Chain.of(Estimator(CrossEntropy(), 0.1))
@@ -125,6 +127,25 @@ def test_two_stages_on_dense_inputs(benchmark, measured) -> None:
     assert (arrays.solved == 2).all()
     measured["dense"] = benchmark.stats.stats.min
     assert measured["dense"] < 10e-3
+
+
+def test_clusters_of_their_own_covariances_from_nearby(benchmark, measured) -> None:
+    generator = np.random.default_rng(0)
+    covariances = []
+    for power in (0.3, 0.5):
+        samples = (
+            generator.normal(size=(N_CLUSTERS, 2 * N_CLUSTERS)) * (np.arange(1, N_CLUSTERS + 1) ** -power)[:, None]
+        )
+        covariances.append(samples @ samples.T / (2 * N_CLUSTERS))
+    means = generator.normal(size=(2, N_CLUSTERS)) / np.sqrt(N_CLUSTERS)
+    data = Clusters(2.0, means, np.array(covariances), [1, -1], [0.3, 0.7])
+    chain = Chain.of([TWO[0], Estimator(Distillation(), 1e-2)])
+    start, near = solve(data, chain), replace(data, alpha=2.02)
+    found = benchmark.pedantic(solve, (near, chain), {"start": start}, rounds=3)
+    assert found.converged
+    assert found.prior == "one covariance a cluster"
+    measured["clusters"] = benchmark.stats.stats.min
+    assert measured["clusters"] < 2.0
 
 
 def test_call_of_solve(benchmark, measured) -> None:

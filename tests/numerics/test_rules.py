@@ -558,7 +558,7 @@ REFUSED = {
     "objective": (
         lambda: find_best(REAL, Estimator(SQUARE, 0.1), {"teacher.ridge": (0.1, 1.0)}, "teacher.test_error"), "observable must be",
     ),
-    "data": (lambda: solve("rule", Estimator(SQUARE, 0.1)), "data must be a GaussianMixture, a ClassMixture or a LinearRule"),
+    "data": (lambda: solve("rule", Estimator(SQUARE, 0.1)), "data must be a GaussianMixture, a ClassMixture, Clusters or"),
     "linear": (lambda: solve(REAL, Estimator(LinearLoss(), 0.0)), "ridge of teacher must be > 0"),
 }  # fmt: skip
 

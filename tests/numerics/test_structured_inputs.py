@@ -354,4 +354,4 @@ def test_real_networks_make_the_errors_that_their_second_moments_say() -> None:
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_random_problems_converge(dense: bool) -> None:
-    assert failures(20, seed=1, dense=dense) == []
+    assert failures(20, seed=1, kind="dense" if dense else "") == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from numerics.solution.observables.registry import mixture, observable, signs
+from numerics.solution.observables.registry import observable, signs, two_labels
 
 if TYPE_CHECKING:
     from numerics.solution.stage import AnyStage
@@ -34,13 +34,13 @@ def generalization_gap(stage: AnyStage):
     return test_error(stage) - train_error(stage)
 
 
-@observable("test error after the best threshold", algebraic=True, linear=True, of=mixture, listed=False)
+@observable("test error after the best threshold", algebraic=True, linear=True, of=two_labels, listed=False)
 def direction_error(stage: AnyStage):
     """P(s h < 0) on a fresh sample with the bias that is best for these weights: what their direction is good for."""
     return stage.fresh.direction_error(-1)
 
 
-@observable("test error that the best threshold takes away", algebraic=True, linear=True, of=mixture, listed=False)
+@observable("test error that the best threshold takes away", algebraic=True, linear=True, of=two_labels, listed=False)
 def threshold_error(stage: AnyStage):
     """Test error minus ``direction_error``: what a wrong bias costs.  It is never negative: in finite systems, whose biases
     fluctuate, it is above that of the limit where that is nearly 0."""
