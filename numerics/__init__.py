@@ -49,6 +49,7 @@ _HOMES = {
         "simplex_means",
         "with_parameter",
     ),
+    "predict.fits": ("measure",),
     "simulation.run": ("Simulation", "simulate"),
     "solution.observables": ("OBSERVABLES",),
     "solution.solution": ("Solution",),

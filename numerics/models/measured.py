@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from numerics.models.checks import ParameterError, require_alpha, require_count
 from numerics.models.clusters import Clusters
 from numerics.models.data import DataSet, GaussianMixture
-from numerics.models.dense import Dense, _Content, _frozen, _short
+from numerics.models.dense import MOST_DENSE, Dense, _Content, _frozen, _short
 from numerics.models.inputs import Inputs
 
 Array = NDArray[np.float64]
@@ -33,6 +33,9 @@ FEWEST = 2
 
 COVARIANCES = ("pooled", "per class")
 """What predictions take the classes to have: one covariance for both, or one each."""
+
+_LARGEST = 1e100
+"""Entry whose fourth power is not far from the largest float."""
 
 _CONSTANT = 1e-12
 """Standard deviation of a column, over its largest entry, below which it is constant."""
@@ -146,6 +149,8 @@ def _inputs(X: object, columns: Sequence[str] | None) -> Array:
         raise ParameterError(f"X must hold real numbers, got {_short(X)}")
     if array.ndim != 2 or min(array.shape) < 1:
         raise ParameterError(f"X must be a matrix, a row a sample, got shape {array.shape}")
+    if array.shape[1] > MOST_DENSE:
+        raise ParameterError(f"X must have at most {MOST_DENSE} columns, got {array.shape[1]}")
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         row, column = bad[0]
@@ -153,6 +158,8 @@ def _inputs(X: object, columns: Sequence[str] | None) -> Array:
         raise ParameterError(
             f"X must have finite numbers, got {array[row, column]:g} in column {name}, row {row} ({len(bad)} in all)"
         )
+    if np.abs(array).max() > _LARGEST:
+        raise ParameterError(f"X must have entries of at most {_LARGEST:g} in size, got {np.abs(array).max():g}")
     return _frozen(array)
 
 

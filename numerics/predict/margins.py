@@ -161,7 +161,7 @@ def _folds(data: Measured) -> tuple[Fold, ...]:
     return folds_of(data.samples, data.folds, data.seed)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _predicted(data: Measured, chain: Chain, settings: Settings) -> Prediction:
     begin = time.perf_counter()
     size, stages = data.samples.count, len(chain)
@@ -185,7 +185,8 @@ def _predicted(data: Measured, chain: Chain, settings: Settings) -> Prediction:
             means[t, fold.held], variances[t, fold.held] = law(solution, t, held[k])
             gaussian[k, t] = _gaussian_error(solution, t, fold.moments.share)
     signs = data.samples.y
-    wrong = special.ndtr(-signs * means / np.sqrt(variances))
+    with np.errstate(divide="ignore", invalid="ignore"):  # weights that are the same in all training sets
+        wrong = special.ndtr(-signs * means / np.sqrt(variances))
     return Prediction(
         data=data, chain=chain, test_error=wrong.mean(axis=1),
         test_cross_entropy=_cross_entropy(signs * means, variances).mean(axis=1),

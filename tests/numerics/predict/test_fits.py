@@ -49,6 +49,7 @@ def test_all_that_simulations_measure_is_measured() -> None:
     runs = measure(X, Y, DATA, CHAIN, n_runs=4)
     assert runs.converged
     assert (runs.n_samples, runs.n_inputs, runs.active) == (N_SAMPLES, SIZE, (5, 2))
+    assert (runs.effective_data, runs.effective_chain.stages) == (DATA, tuple(CHAIN))
     student = runs[1]
     for name in OBSERVABLES:
         if name in dir(student) and name not in OF_GAUSSIANS and name != "excess_risk":
