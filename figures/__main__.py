@@ -16,6 +16,7 @@ with starting(__name__):
     import figures.anatomy_bounds
     import figures.classes
     import figures.features
+    import figures.measured
     import figures.mignacco
     import figures.neurons
     import figures.saglietti

@@ -15,6 +15,8 @@ Data may have ``"inputs": {"eigenvalues": [...], "squared_signal": [...]}`` (:cl
 ``"features": {"ratio": 2, "activation": "relu"}`` (:class:`~numerics.models.RandomFeatures`) or ``{"matrix": [[...], ...]}``
 (:class:`~numerics.models.LinearMap`).  In the place of a matrix or of a direction there may be the name of a file ``.npy``.
 
+Data with ``"X"`` and ``"y"`` are :class:`~numerics.models.Measured` samples, a row a sample, or the names of files ``.npy``.
+
 Data with ``"gram"`` are a :class:`~numerics.models.ClassMixture`: a matrix, or a family of matrices such as
 ``{"family": "similar_pairs", "classes": 4, "similarity": 0.6}``; their further data sets are
 :class:`~numerics.models.ClassSet`.  So are data with the inputs ``{"eigenvalues": [...], "means": [[...], ...]}``
@@ -56,6 +58,7 @@ from numerics.models import (
     Hebbian,
     LinearMap,
     LinearRule,
+    Measured,
     ParameterError,
     PowerLaw,
     RandomFeatures,
@@ -142,7 +145,7 @@ def write_problem(data: DataModel, chain: Chain) -> str:
     '{"data": {"alpha": 2.0, "rho": 0.4, "delta": 0.5}, "chain": [{"loss": {"name": "square"}, "ridge": 0.1}]}'
     """
     kinds = {kind: name for name, kind in STAGES.items()}
-    described = {} if isinstance(data, Clusters) else _given(data)
+    described = {} if isinstance(data, Clusters) else _written_samples(data) or _given(data)
     if isinstance(data, LinearRule):
         described = {"rule": data.output, **{key: value for key, value in described.items() if key != "output"}}
     if isinstance(data, ClassMixture):
@@ -171,6 +174,14 @@ def write_problem(data: DataModel, chain: Chain) -> str:
 def _given(value: object, *, whole: bool = False) -> dict[str, object]:
     """Fields of a dataclass that differ from their defaults, or all of them."""
     return {f.name: getattr(value, f.name) for f in fields(value) if whole or getattr(value, f.name) != f.default}
+
+
+def _written_samples(data: DataModel) -> dict[str, object]:
+    """Measured samples; nothing of other data."""
+    if not isinstance(data, Measured):
+        return {}
+    return {"X": data.X.tolist(), "y": data.y.tolist(), "alpha": data.alpha, "folds": data.folds, "seed": data.seed,
+            "covariances": data.covariances}  # fmt: skip
 
 
 def _written_arrays(value: object) -> dict[str, object]:
@@ -217,6 +228,9 @@ def _written_loss(loss: Loss) -> dict[str, object]:
 
 def _data(described: object) -> DataModel:
     given = _object(described, "data")
+    if "X" in given:
+        arrays = _read_arrays({key: given[key] for key in ("X", "y") if key in given}, "data")
+        return _built(Measured, given | arrays, "data")
     further = given.get("further", [])
     if not isinstance(further, list):
         raise ParameterError("data.further must be a list of data sets")

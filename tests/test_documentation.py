@@ -23,6 +23,7 @@ from click.testing import CliRunner
 import figures.__main__
 import numerics.cli.anatomy
 import numerics.cli.neurons
+import numerics.cli.predict
 import numerics.cli.program
 import numerics.cli.simulate
 import numerics.cli.solve
@@ -41,7 +42,7 @@ PAGES = ("README.md", "CONTRIBUTING.md")
 NAMESAKES = {"numerics.solve", "numerics.simulate", "numerics.sweep"}
 """Modules that are functions of the same name once imported; what they hold is tested where it is defined."""
 
-OPTIONAL = {"numerics.explorer": "ipywidgets"}
+OPTIONAL = {"numerics.explorer": "ipywidgets", "numerics.predict.estimators": "sklearn"}
 """Modules that need an extra, and the package they need."""
 
 ALSO_SHOWN = (
@@ -64,6 +65,7 @@ COMMANDS = {
     "numerics.random_box": numerics.random_box.main,
     "numerics.neurons": numerics.cli.neurons.neurons_command,
     "numerics.anatomy": numerics.cli.anatomy.anatomy_command,
+    "numerics.predict": numerics.cli.predict.predict_command,
     "figures": figures.__main__.main,
     "theory": theory.__main__.main,
 }
@@ -77,6 +79,7 @@ LONG = (
     r"numerics\.phase_diagram .*--y .*",  # a heat map takes longer to draw than all the rest
     r"numerics\.random_box .*",
     r"numerics\.neurons",  # minutes of training
+    r"numerics\.predict (FILE|.*--choose.*)",  # a file that one has; half a minute of fits
     r"figures .*",
     r"numerics .*",  # runs another one in its own process
     r"theory",

@@ -334,7 +334,7 @@ class Loss:
         Those that move with another logit are left out.
         """
         values = dict(zip(self.symbols, map(sympy.Float, self.values), strict=True))
-        slope = self.gradient.subs(values)
+        slope = self.gradient.xreplace(values)
         return tuple(numeric_bends(slope, symbol) for symbol in self.logits)
 
     def check_convex(self) -> None:

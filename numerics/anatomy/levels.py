@@ -181,7 +181,8 @@ class Question:
         used = {found for one in shorter.stages for found in one.sets}
         if "training" not in used:
             raise ParameterError(f"sets of {name} and the stages before must include training")
-        data = replace(data, further=tuple(found for found in data.further if found.name in used))
+        if data.further:
+            data = replace(data, further=tuple(found for found in data.further if found.name in used))
         return cls(data, shorter, shorter[-1].loss.stages(len(shorter))[0])
 
     @property

@@ -7,29 +7,15 @@ those on the inputs, ``A^T w`` for a stage with a map A: ``h = w.x/sqrt(p) + b``
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numerics.clusters.solution import ClusterSolution
 from numerics.models import ParameterError
+from numerics.solution.weight_law import LogitMoments, WeightLaw
 
 Array = NDArray[np.float64]
-
-
-class WeightLaw(NamedTuple):
-    """Gaussian law of the weights of a stage over training sets: mean, shape (p,), and covariance, shape (p, p)."""
-
-    mean: Array
-    covariance: Array
-
-
-class LogitMoments(NamedTuple):
-    """Mean and variance over training sets of the logit of each input, both of shape (n,)."""
-
-    mean: Array
-    variance: Array
 
 
 def law_of_weights(solution: ClusterSolution, stage: int) -> WeightLaw:

@@ -38,6 +38,7 @@ from numerics.models.gram import (
     simplex_means,
 )
 from numerics.models.inputs import Inputs, Isotropic, PowerLaw, Spectrum
+from numerics.models.measured import Measured
 from numerics.models.parameters import (
     PARAMETERS,
     Description,
@@ -51,11 +52,11 @@ from numerics.models.shared_covariance import SharedCovariance
 from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Rule, Stage
 
 __all__ = [
-    "BayesOptimal", "Chain", "ClassLaw", "ClassMixture", "ClassSet", "Clusters", "ConvergenceWarning", "DataModel", "DataSet",
-    "Dense", "Description", "Estimator", "Frozen", "GaussianMixture", "Gram", "Hebbian", "Inputs", "Isotropic", "LinearMap",
-    "LinearRule", "OUTPUTS", "PARAMETERS", "ParameterError", "PowerLaw", "ROUNDING", "RandomFeatures", "Rule",
-    "SharedCovariance", "Spectrum", "Stage", "TRAINING", "check_fit", "chosen", "class_tree", "described", "equal_overlaps",
-    "gram_of_correlations", "helmert", "in_equations", "mixture_of_samples", "orthogonal_means", "parameter_paths",
-    "parameter_value", "parameter_values", "require_count", "require_noise", "require_number", "similar_pairs",
-    "simplex_means", "structured", "total_alpha", "with_parameter",
+    "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ClassMixture", "ClassSet",
+    "Clusters", "ConvergenceWarning", "DataModel", "DataSet", "Dense", "Description", "Estimator", "Frozen",
+    "GaussianMixture", "Gram", "Hebbian", "Inputs", "Isotropic", "LinearMap", "LinearRule", "Measured", "ParameterError",
+    "PowerLaw", "RandomFeatures", "Rule", "SharedCovariance", "Spectrum", "Stage", "check_fit", "chosen", "class_tree",
+    "described", "equal_overlaps", "gram_of_correlations", "helmert", "in_equations", "mixture_of_samples",
+    "orthogonal_means", "parameter_paths", "parameter_value", "parameter_values", "require_count", "require_noise",
+    "require_number", "similar_pairs", "simplex_means", "structured", "total_alpha", "with_parameter",
 ]  # fmt: skip

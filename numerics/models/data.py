@@ -91,6 +91,9 @@ class DataModel(ABC):
     many_classes: ClassVar[bool] = False
     """Whether there may be more than two classes, each with a logit of its own."""
 
+    sampled: ClassVar[bool] = False
+    """Whether the laws are estimates from samples, on which errors are expected as well (:mod:`numerics.models.measured`)."""
+
     in_clusters: ClassVar[bool] = False
     """Whether inputs come in clusters, each with order parameters of its own."""
 

@@ -252,7 +252,7 @@ def measure(
         found["means"] = (signed * np.array(data.labels)[:, None]).T
         found["cluster_overlaps"] = np.stack([part.overlap for part in population.parts], axis=-1)
         found["cluster_errors"] = np.array([population.cluster_errors(t) for t in range(n_stages)])
-    return found | _observables(stages, further)
+    return found | observables_of_stages(stages, further)
 
 
 def _measure_classes(
@@ -275,10 +275,10 @@ def _measure_classes(
         "class_errors": np.array([stage.fresh.class_errors(-1) for stage in stages]),
         "confusion": np.array([stage.fresh.confusion(-1) for stage in stages]),
     }  # fmt: skip
-    return found | _observables(stages, further)
+    return found | observables_of_stages(stages, further)
 
 
-def _observables(stages: Sequence[MeasuredStage], further: Further | None) -> dict[str, Array]:
+def observables_of_stages(stages: Sequence[MeasuredStage], further: Further | None = None) -> dict[str, Array]:
     """Those of the registry, what is further asked for, and how well they are known."""
     data, hidden = stages[0].data, stages[0].chain.hidden
     found: dict[str, Array] = {}

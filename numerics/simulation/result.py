@@ -144,8 +144,9 @@ class SimulationResult:
 
     @staticmethod
     def _with_alphas(data: DataModel, alphas: Sequence[float]) -> DataModel:
+        changed = data.with_value("alpha", alphas[0])
         further = (replace(data_set, alpha=alpha) for data_set, alpha in zip(data.further, alphas[1:], strict=True))
-        return replace(data, alpha=alphas[0], further=tuple(further))
+        return replace(changed, further=tuple(further)) if data.further else changed
 
     @property
     def effective_chain(self) -> Chain:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -42,7 +42,7 @@ from numerics.simulation.draw import (
 from numerics.simulation.measure import Further, measure
 from numerics.simulation.responses import measure_class_responses, measure_responses
 from numerics.simulation.result import SimulationResult
-from numerics.simulation.train import train
+from numerics.simulation.train import StageFit, train
 from numerics.solver import ConvergenceError, ConvergenceWarning
 
 
@@ -196,11 +196,7 @@ def simulate(
         )
         masks, frozen = draw_masks(resolved, n_inputs, own_seed), draw_frozen(resolved, sample.mean, own_seed)
         fits = train(sample, resolved, masks, gradient_tolerance, frozen)
-        failures = [
-            f"run {k}, {name}: {fit.message}"
-            for name, fit in zip(resolved.names, fits, strict=True)
-            if not fit.converged
-        ]
+        failures = failures_of(k, resolved, fits)
         if failures and throw:
             raise ConvergenceError("; ".join(failures))
         found = measure(data, sample, resolved, fits, further)
@@ -213,16 +209,34 @@ def simulate(
                 found["response"] = measure_responses(sample, resolved, fits)[hidden:, hidden:]
         return found, failures
 
+    runs, failures = repeat(run, n_runs, n_jobs, progress)
+    message = "; ".join(failures) or "all fits converged"
+    if failures:
+        warnings.warn(message, ConvergenceWarning, stacklevel=2)
+    return SimulationResult(data, chain, n_inputs, set_sizes, active[hidden:], seed, runs, not failures, message)
+
+
+Run = tuple[dict[str, Array], list[str]]
+"""What one run measured, and which of its fits failed."""
+
+
+def repeat(
+    run: Callable[[int], Run], n_runs: int, n_jobs: int = 1, progress: bool = False
+) -> tuple[dict[str, Array], list[str]]:
+    """What runs 0, 1, ... measured, each array with an axis of runs in front, and which fits failed."""
     # One thread per run: most time goes into passes over memory, and threads that wait for a busy core cost
     # more than they bring.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_jobs) as pool:
         outcomes = list(tqdm(pool.map(run, range(n_runs)), total=n_runs, desc="runs", delay=2, disable=not progress))
-    failures = [failure for _, failed in outcomes for failure in failed]
-    message = "; ".join(failures) or "all fits converged"
-    if failures:
-        warnings.warn(message, ConvergenceWarning, stacklevel=2)
     runs = {name: np.array([found[name] for found, _ in outcomes]) for name in outcomes[0][0]}
-    return SimulationResult(data, chain, n_inputs, set_sizes, active[hidden:], seed, runs, not failures, message)
+    return runs, [failure for _, failed in outcomes for failure in failed]
+
+
+def failures_of(run: int, chain: Chain, fits: Sequence[StageFit]) -> list[str]:
+    """Which stages of a run did not converge, in words."""
+    return [
+        f"run {run}, {name}: {fit.message}" for name, fit in zip(chain.names, fits, strict=True) if not fit.converged
+    ]
 
 
 def _require_copies(data: Clusters, n_inputs: int) -> None:

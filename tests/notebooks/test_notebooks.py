@@ -15,7 +15,9 @@ pytest.importorskip("ipykernel")
 pytest.importorskip("ipywidgets")
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
-NAMES = ("anatomy", "classes", "derivation", "double_descent", "explore", "features", "neurons", "your_own_loss")
+NAMES = (
+    "anatomy", "classes", "derivation", "double_descent", "explore", "features", "neurons", "your_own_data", "your_own_loss",
+)  # fmt: skip
 SIZE, TOGETHER = 800_000, 1_800_000  # bytes
 
 PATHS = re.compile(
@@ -93,6 +95,7 @@ def test_what_they_show() -> None:
     assert len(pictures(read("double_descent"))) == 6
     assert len(pictures(read("your_own_loss"))) == 5
     assert len(pictures(read("anatomy"))) == 3
+    assert len(pictures(read("your_own_data"))) == 3
     assert len(pictures(read("neurons"))) == 5
     explore = read("explore")
     (shown,) = outputs(explore)

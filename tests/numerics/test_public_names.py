@@ -33,6 +33,7 @@ MODULES = {
     "numerics.square_chain": "limit_of_self_distillation",
     "numerics.neurons.exact": "NeuronsNeeded neurons_needed",
     "numerics.anatomy": "Anatomy SimulatedAnatomy anatomy simulate_anatomy",
+    "numerics.predict": "Check Choice Prediction check choose cross_validate learning_curves measure predict reliability",
     "theory.losses": "BUILT_IN CrossEntropy Distillation LinearLoss Loss PseudoLabels Range SquareDistillation SquareLoss",
     "theory.symbols": "TEACHER h ridge",
     "theory.potential": "QuadraticPrior channel_equations conditional_moments conjugates coupling "
@@ -43,7 +44,7 @@ MODULES = {
 
 COMMANDS = (
     "numerics.solve", "numerics.simulate", "numerics.sweep", "numerics.phase_diagram", "numerics.random_box", "numerics.anatomy",
-    "numerics.neurons", "theory", "figures",
+    "numerics.neurons", "numerics.predict", "theory", "figures",
 )  # fmt: skip
 """What is run with ``python -m``."""
 

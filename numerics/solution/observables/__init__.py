@@ -20,6 +20,7 @@ from numerics.solution.observables import joint_classifier
 from numerics.solution.observables import rule
 from numerics.solution.observables import bounds
 from numerics.solution.observables import anatomy
+from numerics.solution.observables import measured
 # isort: on
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "errors",
     "joint_classifier",
     "losses",
+    "measured",
     "order_parameters",
     "rule",
 ]
