@@ -50,6 +50,7 @@ _TRIED, _TYPICAL = (
 _BATCH = 2 * 10**5  # places times nodes evaluated at a time
 _SURE = 1e200  # score of a sign that is known
 _ROUNDING = 4e-16
+_PLACING = 4e-10  # relative error of an average that all levels have: weights of points are good to MAP_TOLERANCE of grids, squared
 _DEFECT_SAFETY = 4.0  # error of an average over the deviation of its weights from what they add up to
 
 
@@ -421,7 +422,7 @@ class TrainingSamples(WeightedSamples):
             if error <= self.rtol * abs(value) or (finer >= 0 and 2 * nodes.weight.size > MOST_NODES):
                 break
             before = value
-        return Integral(value, error)
+        return Integral(value, max(error, _PLACING * nodes.mean(np.abs(values))))
 
     def _with_goal(self, nodes: Nodes) -> Nodes:
         """Nodes with the logit of this stage, if that is a function of the earlier ones: nothing is left to integrate."""
