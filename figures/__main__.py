@@ -14,6 +14,7 @@ with starting(__name__):
 
     import figures.anatomy
     import figures.anatomy_bounds
+    import figures.class_targets
     import figures.classes
     import figures.features
     import figures.measured

@@ -1,5 +1,5 @@
-"""An interface for notebooks: sliders for the parameters of a teacher and its student, on two classes or labels of a rule; curves,
-numbers, simulation, export.
+"""An interface for notebooks: sliders for the parameters of a teacher and its student, on two classes, on many, or on labels of a
+rule; curves, numbers, simulation, export.
 
 In a notebook one line shows it::
 
@@ -35,11 +35,13 @@ from matplotlib.ticker import AutoLocator, ScalarFormatter
 from PIL import Image
 
 from numerics import thresholds
+from numerics.classes.solution import ClassSolution
 from numerics.cli.command import replacing, require_writable
 from numerics.cli.report import simulated
 from numerics.models import (
     OUTPUTS,
     Chain,
+    ClassMixture,
     DataModel,
     Description,
     Estimator,
@@ -50,6 +52,7 @@ from numerics.models import (
     in_equations,
     parameter_paths,
     require_number,
+    similar_pairs,
     with_parameter,
 )
 from numerics.phase_diagram import SIMULATED_ALPHAS, refined_grid, thresholds_in_alpha, write_data
@@ -79,6 +82,12 @@ except ImportError as error:
 
 CURVE_POINTS = 60
 """Points of a curve, denser around thresholds."""
+
+CURVE_POINTS_OF_CLASSES, ACCURACY_OF_CLASSES = 20, 1e-3
+"""Of many classes, of which a point takes as long as a curve of two; their test errors are drawn to this accuracy."""
+
+MOST_CLASSES = 6
+"""That a slider offers."""
 
 PEAKS = {"interpolation": (0.3, 0.15), "student_separability": (0.08, 0.1), "teacher_separability": (0.08, 0.1)}
 """Share of the points spent around a threshold, and the width in log(alpha) they spread over."""
@@ -117,6 +126,12 @@ class Slider:
     label: str
     value: float
 
+    def put(self, data: DataModel, chain: Chain, value: float) -> tuple[DataModel, Chain]:
+        """Data and chain with this value."""
+        for path in self.paths:
+            data, chain = with_parameter(data, chain, path, value)
+        return data, chain
+
     def applies(self, data: DataModel, chain: Chain) -> bool:
         """Whether data and chain have this parameter, and it does something."""
         smoothed_numbers = self.key == "smoothing" and data.has_real_labels
@@ -143,12 +158,49 @@ class Slider:
         return slider
 
 
+class ClassesSlider(Slider):
+    """The number of classes, in pairs that are alike."""
+
+    def applies(self, data: DataModel, chain: Chain) -> bool:
+        return data.many_classes
+
+    @property
+    def ends(self) -> Description:
+        return Description("number of classes", "classes", "K", 3, MOST_CLASSES)
+
+    def slider(self) -> widgets.IntSlider:
+        return widgets.IntSlider(
+            value=int(self.value), min=3, max=MOST_CLASSES, description=self.label, style={"description_width": "112px"},
+            layout={"width": f"{_SLIDER}px", "margin": "0"},
+        )  # fmt: skip
+
+    def put(self, data: DataModel, chain: Chain, value: float) -> tuple[DataModel, Chain]:
+        return _classes(int(value)), chain
+
+
+class RarestSlider(ClassesSlider):
+    """How often the last class is seen, as a part of how often each of the others is."""
+
+    @property
+    def ends(self) -> Description:
+        return Description("weight of the last class over that of the others", "last class", "rho_K/rho_1", 0.05, 1.0)
+
+    slider = Slider.slider
+
+    def put(self, data: DataModel, chain: Chain, value: float) -> tuple[DataModel, Chain]:
+        weights = np.array([1.0] * (data.classes_count - 1) + [value])
+        return ClassMixture(data.alpha, weights / weights.sum(), data.gram), chain
+
+
 def _format(slider: widgets.FloatSlider | widgets.FloatLogSlider) -> None:
     slider.readout_format = _SMALL if 0 < slider.value < _SCIENTIFIC else _ORDINARY
 
 
 SLIDERS = (
+    ClassesSlider("classes", (), "K, classes", 3),
+    RarestSlider("rarest", (), "rarest class", 1.0),
     Slider("alpha", ("alpha",), "alpha = M/N", 0.8),
+    Slider("similarity", ("similarity",), "s, similarity", 0.5),
     Slider("rho", ("rho",), "rho, P(y=1)", 0.2),
     Slider("delta", ("delta",), "Delta, noise", 1.0),
     Slider("noise", ("noise",), "noise of the rule", 0.25),
@@ -163,10 +215,10 @@ SLIDERS = (
 )
 """What can be moved, where the data have it."""
 
-CLASSES = "classes"
+CLASSES, MANY = "classes", "many-classes"
 RULES = {
-    "two Gaussian classes": CLASSES, "regression": "identity", "sign of a linear rule": "sign", "probit of a linear rule": "probit",
-    "logit of a linear rule": "logit",
+    "two Gaussian classes": CLASSES, "many Gaussian classes": MANY, "regression": "identity", "sign of a linear rule": "sign",
+    "probit of a linear rule": "probit", "logit of a linear rule": "logit",
 }  # fmt: skip
 """Where labels come from: what the choice says, and the output of the rule if there is one."""
 
@@ -177,9 +229,14 @@ DRAWN_OF_NUMBERS = ("mean_squared_error", "norm")
 
 def _without_values(rule: str | None) -> tuple[DataModel, Chain]:
     """Data and chain whose parameters the sliders set."""
-    data = GaussianMixture(1.0) if rule is None else LinearRule(1.0, output=rule)
+    data = _classes(3) if rule == MANY else GaussianMixture(1.0) if rule is None else LinearRule(1.0, output=rule)
     losses = (SquareLoss(), SquareDistillation()) if data.has_real_labels else (CrossEntropy(), Distillation())
     return data, Chain(tuple(Estimator(loss, 1.0) for loss in losses))
+
+
+def _classes(count: int) -> ClassMixture:
+    """In pairs that are alike, the rest of the parameters to be set."""
+    return ClassMixture(1.0, gram=similar_pairs(count, 0.0))
 
 
 def _first_observable(data: DataModel) -> str:
@@ -320,10 +377,11 @@ class Explorer:
     settings : Settings
         Accuracy.  Points that do not reach it are left out of curves and tables, and the message says which.
     rule : str or None
-        "identity" (regression), "sign", "probit" or "logit" for labels of a :class:`numerics.LinearRule`; None for two Gaussian
-        classes.
+        "identity" (regression), "sign", "probit" or "logit" for labels of a :class:`numerics.LinearRule`; "many-classes" for a
+        :class:`numerics.ClassMixture` of similar pairs; None for two Gaussian classes.
     **values : float
         Where the sliders start: ``alpha``, ``teacher_ridge``, ``student_ridge``, ``eta``, ``chi``; of classes ``rho``, ``delta``;
+        of many ``classes``, ``similarity``, ``rarest`` (weight of the last class over that of the others) and ``delta``;
         of rules ``noise`` or ``slope``; of all but regression ``temperature``, ``label_noise``, ``smoothing`` (of teacher and
         student).
 
@@ -344,8 +402,8 @@ class Explorer:
     file : ipywidgets.Text
         Name of the files that are saved, without suffix.
     figure : matplotlib.figure.Figure
-    alphas : ndarray, shape (60,)
-    curves : dict of ndarray, shape (2, 60)
+    alphas : ndarray, shape (60,), of many classes (20,)
+    curves : dict of ndarray, shape (2, 60), of many classes (2, 20)
         Values drawn, by observable; NaN where a point did not converge.
     solution : Solution
         At the current alpha.
@@ -500,7 +558,7 @@ class Explorer:
     @property
     def parameters(self) -> dict[str, float]:
         """Values of the sliders that the data have, by keyword."""
-        return {slider.key: float(self.sliders[slider.key].value) for slider in self._applying(self.rule)}
+        return {slider.key: self.sliders[slider.key].value for slider in self._applying(self.rule)}
 
     def _applying(self, rule: str | None) -> list[Slider]:
         """Sliders of the parameters that data and chain have."""
@@ -515,14 +573,16 @@ class Explorer:
             For an unknown parameter or rule, one that the data do not have, or a value outside its slider.
         """
         rule = self.rule if rule is _SAME else rule
-        if rule is not None and rule not in OUTPUTS:
-            raise ParameterError(f"rule must be None or one of {', '.join(OUTPUTS)}, got {rule!r}")
+        if rule is not None and rule not in (*OUTPUTS, MANY):
+            raise ParameterError(f"rule must be None or one of {', '.join((*OUTPUTS, MANY))}, got {rule!r}")
         known = {slider.key: slider for slider in self._applying(rule)}
         for key, value in values.items():
             if key not in known:
                 raise ParameterError(f"unknown parameter {key!r}; there are {', '.join(known)}")
             low, high = known[key].ends.low, known[key].ends.high
             require_number(key, value, at_least=low, at_most=high, allowed=f"in [{low:g}, {high:g}] here")
+            if key == "classes" and value != int(value):
+                raise ParameterError(f"classes must be an integer, got {value!r}")
         self._held = True
         try:
             self.rules.value = rule or CLASSES
@@ -556,8 +616,7 @@ class Explorer:
         """Data and chain that the sliders describe."""
         data, chain = _without_values(self.rule)
         for slider in self._applying(self.rule):
-            for path in slider.paths:
-                data, chain = with_parameter(data, chain, path, self.parameters[slider.key])
+            data, chain = slider.put(data, chain, self.parameters[slider.key])
         return data, chain
 
     @property
@@ -582,7 +641,8 @@ class Explorer:
             self._key = None  # until it is done
             self.limits = thresholds_in_alpha(data, chain)
             peaks = {value: PEAKS[name] for name, value in self.limits.items()}
-            self.alphas = refined_grid(*ALPHA_RANGE, CURVE_POINTS, peaks)
+            count = CURVE_POINTS_OF_CLASSES if data.many_classes else CURVE_POINTS
+            self.alphas = refined_grid(*ALPHA_RANGE, count, peaks)
             points = [(with_parameter(data, chain, "alpha", float(alpha))) for alpha in self.alphas]
             self._solutions = self._solve_curve(points)
             self.curves = {}
@@ -593,6 +653,8 @@ class Explorer:
 
     def _solve_curve(self, points: Sequence[tuple[DataModel, Chain]]) -> list[Solution | None]:
         """Solutions along alpha, None where a point did not converge."""
+        if points[0][0].many_classes:
+            return self._follow(points)
         if is_spectral(*points[0]):
             with self._quiet():
                 found = [solve(*point, settings=self.settings) for point in points]
@@ -605,8 +667,18 @@ class Explorer:
             for i, (point, good) in enumerate(zip(points, converged, strict=True))
         ]
 
+    def _follow(self, points: Sequence[tuple[DataModel, Chain]]) -> list[ClassSolution | None]:
+        """Of many classes, each from the one before."""
+        found, before = [], None
+        with self._quiet():
+            for point in points:
+                solution = solve(*point, rtol=ACCURACY_OF_CLASSES, start=before)
+                before = solution if solution.converged else None
+                found.append(before)
+        return found
+
     def _curve(self, name: str) -> np.ndarray:
-        """Values of an observable along the curve, shape (2, 60)."""
+        """Values of an observable along the curve, shape (2, points)."""
         if name not in self.curves:
             start = time.perf_counter()
             nothing = (math.nan, math.nan)
@@ -739,8 +811,11 @@ class Explorer:
                 for name in group
             ]
             if heading == "order parameters":
-                rows.append(("overlap Q of both", "", _number(solution.overlap[1, 0], known)))
-                rows.append(("response V of student to teacher", "", _number(solution.response[1, 0], known)))
+                overlap, response = (
+                    np.trace(np.atleast_2d(block[1, 0])) for block in (solution.overlap, solution.response)
+                )
+                rows.append(("overlap Q of both", "", _number(overlap, known)))
+                rows.append(("response V of student to teacher", "", _number(response, known)))
             body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
             head = "".join(f"<th>{cell}</th>" for cell in (heading, *names))
             tables.append(f"<tr style='text-align:left'>{head}</tr>{body}")
@@ -925,16 +1000,18 @@ class Explorer:
         data, chain = self.model
         names = observables_of(data)
         with self._quiet():
-            curves = sweep(data, chain, {"alpha": self.alphas}, names, jobs=1, settings=self.settings)
+            rtol = ACCURACY_OF_CLASSES if data.many_classes else None
+            curves = sweep(data, chain, {"alpha": self.alphas}, names, jobs=1, settings=self.settings, rtol=rtol)
         solution, stages = self.solution, ("stage", "other_stage")
+        blocks = (*stages, "class", "other_class") if data.many_classes else stages
         point = xarray.Dataset(
             {
                 **{
                     name: ("stage", [getattr(s, name) for s in solution.stages], {"long_name": long_name(name)})
                     for name in (*names, *(name + ERROR_OF for name in names))
                 },
-                "overlap": (stages, solution.overlap, {"long_name": "overlap Q"}),
-                "response_matrix": (stages, solution.response, {"long_name": "response V"}),
+                "overlap": (blocks, solution.overlap, {"long_name": "overlap Q"}),
+                "response_matrix": (blocks, solution.response, {"long_name": "response V"}),
                 "converged": ((), solution.converged),
                 "residual": ((), solution.residual, {"long_name": "undamped, scaled residual"}),
                 "quadrature_error": ((), solution.quadrature_error, {"long_name": "quadrature error estimate"}),

@@ -15,13 +15,16 @@ Classes are counted 0, .., K-1, and are the LAST axis wherever there is one.
 - Gauge: a constant added to all logits changes no built-in loss, so that W and b sum to 0 over the classes at the minimum, or may
   be taken so.  Solvers and simulations use d = K-1 coordinates, ``h = B^T u``, with the rows of ``helmert(K)`` (d, K):
   ``B B^T = 1``, ``B 1 = 0``.  Then ``|W|^2`` is that of ``B W``: the ridge is the same in both.
-- Loss: ``numerics.classes.losses.ClassLoss(loss, K)``.  On arrays ``h`` (n, K) of logits, ``labels`` (n,) of integers and
-  ``taught`` (n, teachers, K), the logits of the stages ``loss.stages(t)``:
+- Loss: ``numerics.classes.formulas.class_loss(loss, K)``, a ``numerics.classes.losses.ClassLoss``.  On arrays ``h`` (n, K) of
+  logits, ``labels`` (n,) of integers and ``taught`` (n, teachers, K), the logits of the stages ``loss.stages(t)``:
 
   - ``targets(labels, taught, similarity)`` is c, (n, K), which does not depend on h;
   - ``slope(h)`` is S, (n, K), so that the force is ``c - S`` and the gradient in the gauge is ``(S - c) @ B.T``;
   - ``curvature(h)`` is dS/dh, (n, K, K);
-  - ``value(h, targets, taught)`` is l, (n,), with the constants that make it a cross-entropy or a square.
+  - ``gradient(h, targets)`` is S - c, (n, K), and ``value(h, targets, taught)`` is l, (n,), with the constants that make it a
+    cross-entropy or a square.
+
+  A formula has a gradient and a curvature ``curvature(h, targets)`` alone; its targets are labels and the teachers' logits.
 
   ``similarity`` (K, K) is needed where ``needs_similarity``: row y is the mean of softmax(h_teacher/T) over the training samples
   with label y, of the data sets that the stage is trained on, which ``similarity(labels, taught)`` computes from the samples, or

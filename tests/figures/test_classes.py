@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from committed_figures import committed, drawn_from_what_is_committed, rms_of_scores
+from committed_figures import COMMITTED, committed, drawn_from_what_is_committed, rms_of_scores
 
 from figures.classes import crossing
 
-NAMES = ("classes-1", "classes-2", "classes-3", "classes-4", "classes-5")
-MEASURED = [name for name in NAMES if name != "classes-4"]
+NAMES = tuple(f"classes-{number}" for number in range(1, 9))
+MEASURED = [name for name in NAMES if name not in ("classes-4", "classes-6", "classes-7")]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,3 +96,44 @@ def test_a_smoothed_teacher_and_an_able_one() -> None:
 def test_where_a_difference_changes_sign() -> None:
     assert crossing(np.array([0.0, 1.0, 2.0]), np.array([3.0, 1.0, -1.0])) == pytest.approx(1.5)
     assert np.isnan(crossing(np.array([0.0, 1.0]), np.array([1.0, 2.0])))
+
+
+def test_small_probabilities_carry_more_at_high_temperature() -> None:
+    """Two samples an input; points of the fewer ones are off by what falls like 1/N."""
+    for alpha in ("0.5", "2"):
+        full, two, one = (
+            committed("classes-6", f"{alpha}_{kind}").test_error.sel(stage="student")
+            for kind in ("full", "top-2", "top-1")
+        )
+        assert float(full[-1]) < float(full[0]) - 0.003
+        assert float(one[-1]) > float(one[0]) + 0.002
+        for worse, better in ((one, two), (two, full)):
+            apart = [float(worse[place] - better[place]) for place in (0, -1)]
+            assert 0.0 < apart[0] < 0.8 * apart[1]
+    scores = json.loads((COMMITTED / "classes-6.json").read_text(encoding="utf-8"))["z_scores"]
+    assert max(entry["rms"] for part, entry in scores.items() if part.startswith("simulated_2_")) < 2.0
+
+
+def test_the_best_temperature_falls_with_samples() -> None:
+    found = committed("classes-7", "best")
+    assert bool(found.inside.all())
+    many = found.sel(alpha=slice(1.2, None)).temperature
+    assert np.all(np.diff(many, axis=1) < 0)
+    assert np.all(found.sel(alpha=slice(None, 0.8)).temperature < 1.05)
+    assert -0.016 < float(found.change.min()) < -0.014
+    assert float(found.change.max()) < 1e-4
+
+
+def test_soft_targets_gain_with_size() -> None:
+    for alpha, gain in (("1.5", 0.014), ("6", 0.012)):
+        hard, soft = (
+            committed("classes-8", f"{alpha}_{kind}")
+            .test_error.sel(stage="student")
+            .interp({"student.eta": [0.2, 0.5, 0.8, 1.0]})
+            for kind in ("hard", "soft")
+        )
+        apart = (hard - soft).values
+        assert np.all(np.diff(apart) > 0.001)
+        assert apart[-1] == pytest.approx(gain, abs=1e-3)
+        teacher = float(committed("classes-8", f"{alpha}_soft").test_error.sel(stage="teacher")[0])
+        assert float(soft[-1]) < teacher < float(hard[2])

@@ -19,7 +19,7 @@ from PIL import Image
 
 pytest.importorskip("ipywidgets")
 
-from numerics import Estimator, GaussianMixture, explorer, simulate, solve
+from numerics import ClassMixture, Estimator, GaussianMixture, explorer, similar_pairs, simulate, solve
 from numerics.explorer import SLIDERS, Explorer, explore
 from numerics.models import Chain, ParameterError, with_parameter
 from numerics.phase_diagram import SIMULATED_ALPHAS
@@ -29,7 +29,8 @@ from numerics.solution.observables.registry import observables_of
 from numerics.thresholds import bayes_error, separability_threshold
 from theory.losses import CrossEntropy, Distillation
 
-START = {slider.key: slider.value for slider in SLIDERS if slider.key not in ("noise", "slope")}
+ELSEWHERE = ("noise", "slope", "classes", "rarest", "similarity")
+START = {slider.key: slider.value for slider in SLIDERS if slider.key not in ELSEWHERE}
 """Where the sliders of two classes start."""
 
 
@@ -247,7 +248,10 @@ def test_setting_several_draws_once(shown: Explorer, monkeypatch: pytest.MonkeyP
     [
         ({"noise": 1.0}, "unknown parameter 'noise'; there are alpha, rho, delta"),
         ({"rule": "identity", "temperature": 2.0}, "unknown parameter 'temperature'; there are alpha, noise"),
-        ({"rule": "cube"}, "rule must be None or one of identity, sign, probit, logit, got 'cube'"),
+        ({"rule": "cube"}, "rule must be None or one of identity, sign, probit, logit, many-classes, got 'cube'"),
+        ({"rule": "many-classes", "classes": 3.5}, "classes must be an integer, got 3.5"),
+        ({"rule": "many-classes", "classes": 7}, r"classes must be in \[3, 6\] here, got 7"),
+        ({"rule": "many-classes", "rho": 0.5}, "unknown parameter 'rho'; there are classes, rarest, alpha, similarity"),
         ({"beta": 1.0}, "unknown parameter 'beta'; there are alpha, rho, delta"),
         ({"alpha": 100.0}, r"alpha must be in \[0.05, 6\] here, got 100.0"),
         ({"eta": 0.0}, r"eta must be in \[0.05, 1\]"),
@@ -326,6 +330,42 @@ def test_rules_and_regression(shown: Explorer, rule: str, eta: float, first: str
     assert shown.message == "all points converged"
     assert shown._panels[0].name == "test_error"
     assert len(shown.figure.legends[0].get_texts()) == 4
+
+
+@pytest.mark.slow
+def test_many_classes(shown: Explorer, tmp_path: Path) -> None:
+    chosen = {"teacher_ridge": 0.2, "student_ridge": 0.1, "temperature": 2.0, "alpha": 2.0}
+    shown.set(rule=explorer.MANY, classes=3, similarity=0.6, rarest=0.5, **chosen)
+    assert shown.message == "all points converged"
+    data, chain = shown.model
+    assert data == ClassMixture(2.0, [0.4, 0.4, 0.2], similar_pairs(3, 0.6))
+    assert chain[1] == Estimator(Distillation(temperature=2.0), 0.1, eta=0.5)
+    assert {"rho", "noise", "slope"}.isdisjoint(shown.parameters)
+    assert shown.sliders["similarity"].layout.display is None
+    assert shown.sliders["rho"].layout.display == "none"
+    for i in (2, 11, 18):
+        solution = solve(*with_parameter(data, chain, "alpha", float(shown.alphas[i])))
+        for panel, name in zip(shown._panels, ("test_error", "generalization_gap", "norm"), strict=True):
+            for k, line in enumerate(panel.lines):
+                assert line.get_ydata()[i] == pytest.approx(getattr(solution[k], name), rel=3e-3, abs=3e-3)
+    here = solve(data, chain)
+    assert shown._panels[0].dots[1].get_ydata()[0] == pytest.approx(here[1].test_error, abs=1e-9)
+    assert f"overlap Q of both||{np.trace(here.overlap[1, 0]):.6g}|" in plain(shown.table.value)
+    assert repr(shown).startswith(
+        "explore(rule='many-classes', classes=3, rarest=0.5, alpha=2, similarity=0.6, delta=1, "
+    )
+    shown.inputs.value, shown.runs.value = 60, 3
+    shown.buttons["simulate"].click()
+    assert "test errors differ from theory" in shown.message, shown.message
+    assert np.median(np.abs(np.divide(*shown.deviations("test_error")))) < 3.0
+    shown.save(tmp_path / "classes.nc")
+    point = xarray.load_dataset(tmp_path / "classes.nc", group="point")
+    np.testing.assert_allclose(point.overlap, here.overlap, atol=1e-9)
+    curves = xarray.load_dataset(tmp_path / "classes.nc", group="curves")
+    np.testing.assert_allclose(curves.test_error, shown.curves["test_error"], atol=2e-3)
+    shown.sliders["classes"].value = 4
+    assert shown.model[0] == ClassMixture(2.0, np.array([2, 2, 2, 1]) / 7, similar_pairs(4, 0.6))
+    assert shown.message == "all points converged"
 
 
 def test_small_values_are_shown_as_powers_of_ten(shown: Explorer) -> None:
