@@ -113,7 +113,7 @@ class Samples(_Content):
     """
 
     def __init__(self, X: object, y: object, columns: Sequence[str] | None = None) -> None:
-        self.X = _inputs(X, columns)
+        self.X = finite_inputs(X, columns)
         self.y, self.labels = signs_of(y)
         if len(self.X) != len(self.y):
             raise ParameterError(
@@ -139,7 +139,8 @@ class Samples(_Content):
         return self.X.shape[1]
 
 
-def _inputs(X: object, columns: Sequence[str] | None) -> Array:
+def finite_inputs(X: object, columns: Sequence[str] | None = None) -> Array:
+    """A matrix of finite numbers, a row a sample; ParameterError for anything else."""
     try:
         array = np.asarray(X)
         array = array.astype(float) if array.dtype.kind in "biuf" else None
@@ -171,31 +172,37 @@ def _require_varying(X: Array, columns: Sequence[str] | None) -> None:
         raise ParameterError(f"X must have no constant column; leave out {names}{more}")
 
 
-def signs_of(y: object) -> tuple[Array, tuple]:
-    """-1 and 1, and the two labels that they stand for, in increasing order; ParameterError if there are not two."""
+def class_places(y: object) -> tuple[NDArray[np.intp], NDArray]:
+    """Number of the class of each sample, and the labels of the classes in increasing order; ParameterError if they are none."""
     array = np.asarray(y)
     if array.ndim != 1:
         raise ParameterError(f"y must be a vector of labels, got shape {array.shape}")
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise ParameterError(f"y must have no missing label, got {array[~np.isfinite(array)][0]:g}")
-        if (array != np.round(array)).any():
-            raise ParameterError(
-                f"y must be labels of two classes, not numbers such as {array[array != np.round(array)][0]:g}"
-            )
+        fractions = array[array != np.round(array)]
+        if len(fractions):
+            raise ParameterError(f"y must be labels of classes, not numbers such as {fractions[0]:g}")
     if array.dtype.kind == "O" and any(label is None or label != label for label in array):
         raise ParameterError("y must have no missing label")
     try:
-        labels, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
+        labels, places = np.unique(array, return_inverse=True)
     except TypeError:
         raise ParameterError(f"y must be labels of one kind, got {_short(y)}") from None
+    return places.ravel(), labels
+
+
+def signs_of(y: object) -> tuple[Array, tuple]:
+    """-1 and 1, and the two labels that they stand for, in increasing order; ParameterError if there are not two."""
+    places, labels = class_places(y)
     if len(labels) != 2:
         shown = ", ".join(map(str, labels[:5])) + (", ..." if len(labels) > 5 else "")
         raise ParameterError(f"y must have two classes, got {len(labels)} ({shown})")
+    counts = np.bincount(places)
     if counts.min() < FEWEST:
         few = labels[np.argmin(counts)]
         raise ParameterError(f"y must have at least {FEWEST} samples of each class, got {counts.min()} of {few}")
-    signs = np.where(inverse.ravel() == 1, 1.0, -1.0)
+    signs = np.where(places == 1, 1.0, -1.0)
     signs.setflags(write=False)
     return signs, tuple(labels.tolist())
 
@@ -222,12 +229,12 @@ class Fold(NamedTuple):
     moments: ClassMoments
 
 
-def stratified_parts(y: Array, parts: int, generator: np.random.Generator) -> NDArray[np.intp]:
+def stratified_parts(places: NDArray, parts: int, generator: np.random.Generator) -> NDArray[np.intp]:
     """Number of the part that each sample belongs to, each part with the same share of each class up to one sample, shape (n,)."""
-    found = np.empty(len(y), dtype=np.intp)
+    found = np.empty(len(places), dtype=np.intp)
     first = 0
-    for sign in (1.0, -1.0):
-        rows = generator.permutation(np.flatnonzero(y == sign))
+    for label in np.unique(places)[::-1]:
+        rows = generator.permutation(np.flatnonzero(places == label))
         found[rows] = (
             first + np.arange(len(rows))
         ) % parts  # the next class goes on where this one ended: parts of one size

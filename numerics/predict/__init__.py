@@ -2,7 +2,7 @@
 
 In reading order: ``margins`` (errors to be expected, from theory and held-out samples), ``fits`` (the same measured, by training),
 ``check`` (one beside the other, curves), ``choose`` (the best parameters, by prediction and by cross-validation), ``knowledge``
-(levels of the teacher's knowledge), ``reading`` (files), ``estimators`` (of scikit-learn).
+(levels of the teacher's knowledge), ``classes`` (K of them), ``reading`` (files), ``estimators`` (of scikit-learn).
 
 Examples
 --------
@@ -25,6 +25,7 @@ from typing import Any
 
 from numerics.predict.check import Check, check, learning_curves, reliability
 from numerics.predict.choose import Choice, choose, cross_validate
+from numerics.predict.classes import ClassPrediction, measure_classes, predict_classes
 from numerics.predict.fits import measure
 from numerics.predict.knowledge import MeasuredLevels, levels_on
 from numerics.predict.margins import Prediction, predict
@@ -32,8 +33,9 @@ from numerics.predict.margins import Prediction, predict
 _ESTIMATORS = ("DistillationPredictor", "DistilledClassifier", "UntrustedError")  # they need scikit-learn
 
 __all__ = [
-    "Check", "Choice", "DistillationPredictor", "DistilledClassifier", "MeasuredLevels", "Prediction", "UntrustedError", "check",
-    "choose", "cross_validate", "learning_curves", "levels_on", "measure", "predict", "reliability",
+    "Check", "Choice", "ClassPrediction", "DistillationPredictor", "DistilledClassifier", "MeasuredLevels", "Prediction",
+    "UntrustedError", "check", "choose", "cross_validate", "learning_curves", "levels_on", "measure", "measure_classes", "predict",
+    "predict_classes", "reliability",
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from surroundings import ROOT, python
 from figures.__main__ import main as figures
 from numerics.cli.anatomy import anatomy_command
 from numerics.cli.neurons import neurons_command
+from numerics.cli.predict import predict_command
 from numerics.cli.simulate import simulate_command
 from numerics.cli.solve import solve_command
 from numerics.cli.sweep import sweep_command
@@ -29,6 +30,7 @@ COMMANDS = {
     "phase_diagram": (phase_diagram, ()),
     "random_box": (random_box, ()),
     "neurons": (neurons_command, ()),
+    "predict": (predict_command, ()),
     "anatomy": (anatomy_command, ("--alpha", 1)),
     "figures": (figures, ()),
     "theory": (derivation, ()),

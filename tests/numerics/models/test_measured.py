@@ -46,7 +46,7 @@ def without(value: float) -> np.ndarray:
         (X, np.zeros(len(X)), "y must have two classes, got 1 "),
         (X, np.arange(len(X)) % 3, "y must have two classes, got 3 "),
         (X, np.arange(len(X)) == 5, "y must have at least 2 samples of each class, got 1 of True"),
-        (X, Y + 0.5, "y must be labels of two classes, not numbers such as"),
+        (X, Y + 0.5, "y must be labels of classes, not numbers such as"),
         (X, np.where(Y == 1, np.nan, 0.0), "y must have no missing label, got nan"),
         (X, [None, *Y[1:].tolist()], "y must have no missing label"),
         (np.ones((6, 2)) * np.arange(6)[:, None] % 3, [0, 0, 0, 1, 1, 1], "X must have class means that differ"),

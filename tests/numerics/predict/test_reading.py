@@ -60,7 +60,7 @@ BAD = [
     ("1,2,a 2,2,b 3,2,a 4,2,b", {}, "X must have no constant column; leave out 'width'"),
     ("1,2,a 2,1,a 3,5,a 4,4,a", {}, "y must have two classes, got 1 (a)"),
     ("1,2,a 2,1,b 3,5,a 4,4,a", {}, "y must have at least 2 samples of each class, got 1 of b"),
-    ("1,2,0.5 2,1,1.5 3,5,0.5 4,4,1.5", {}, "y must be labels of two classes, not numbers such as 0.5"),
+    ("1,2,0.5 2,1,1.5 3,5,0.5 4,4,1.5", {}, "y must be labels of classes, not numbers such as 0.5"),
     ("1,2,a 2,1,b 3,5, 4,4,b", {}, "label 'kind' must have no missing value, it has 1"),
     ("1,2,a 2,1,b 3,5,a 4,4,b", {"label": "sort"}, "label must be one of the columns length, width, kind, got 'sort'"),
     ("1,2,a 2,1,b 3,5,a 4,4,b", {"classes": ("a", "z")}, "classes must be two of a, b, got a,z"),
