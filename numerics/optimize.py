@@ -5,8 +5,8 @@ solution ``x(p)`` at shifted parameters is ``-J^-1 R(x(p), p + e) = e dx/dp + O(
 tangent, without solving anything again.  Earlier stages move along their own tangents meanwhile, so that a stage feels the
 parameter directly and through its teachers.
 
-Solutions on K classes are not differentiated: on the nodes of one of them, which do not move with parameters, observables are as
-smooth as they are, and searches take differences.  What the search finds there is good to the error of these nodes.
+Solutions on K classes and on clusters are not differentiated: searches take differences.  Of K classes they are those on the nodes
+of one solution, which do not move with parameters, so that observables are smooth; what is found is good to the error of these.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ SCANNED_TO = 10.0
 """Accuracy of a scan of K classes, times that of solutions by default."""
 
 DIFFERENCE, NEAR = 0.002, 0.15
-"""Of K classes, as parts of the search range: half the distance over which slopes are taken, and up to which solutions are
-followed from one another; over it the quadrature error makes a slope that counts as none."""
+"""As parts of the search range: half the distance over which differences are taken, and up to which solutions are followed from
+one another; over the latter the quadrature error of K classes makes a slope that counts as none."""
 
 _CENTRAL = {-2: 1 / 12, -1: -8 / 12, 1: 8 / 12, 2: -1 / 12}
 _FORWARD = {0: -25 / 12, 1: 4.0, 2: -3.0, 3: 4 / 3, 4: -1 / 4}
@@ -168,7 +168,7 @@ def optimize(
     if not over:
         raise ParameterError("over must name at least one parameter")
     axes = [_Axis.between(data, chain, path, bounds) for path, bounds in over.items()]
-    kind = _ClassSearch if data.many_classes else _Search
+    kind = _ClassSearch if data.many_classes else _DifferenceSearch if data.in_clusters else _Search
     search = kind(data, chain, axes, _reader(data, chain, observable), -1.0 if maximize else 1.0, settings)
     u = _bottom_of_valleys(search) if len(axes) == 1 else _descend(search)
     return _report(search, u, observable, maximize)
@@ -244,7 +244,7 @@ def _require_slopes(data: DataModel) -> None:
         )
     if data.in_clusters:
         raise ParameterError(
-            "data must be a GaussianMixture or a LinearRule: solutions on Clusters are not differentiated; take sweep"
+            "data must be a GaussianMixture or a LinearRule: solutions on Clusters are not differentiated; take sweep or optimize"
         )
 
 
@@ -435,23 +435,56 @@ class _Search:
         return result
 
 
-class _ClassSearch(_Search):
-    """The same of K classes: a scan of complete solutions, then the nodes of the best of them for all that follows."""
+class _DifferenceSearch(_Search):
+    """The same of solutions that cost much and are not differentiated: each from the nearest, slopes by differences."""
 
     scanned, samples, finish = SCAN_POINTS // 2 + 1, SAMPLES_PER_PARAMETER - 1, 1e-12
+
+    def solution(self, u: np.ndarray) -> Solution:
+        key = tuple(float(coordinate) for coordinate in u)
+        if key not in self._solved:
+            self.evaluations += 1
+            self._solved[key] = self._solve(u)
+        return self._solved[key]
+
+    def _solve(self, u: np.ndarray) -> Solution:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return solve(*self.problem(u), start=self._nearest(u), settings=self.settings)
+
+    def _nearest(self, u: np.ndarray) -> Solution | None:
+        """The converged solution that is nearest, if it is near."""
+        width = self.upper - self.lower
+        found = [(np.abs((u - key) / width).max(), key) for key, known in self._solved.items() if known.converged]
+        distance, key = min(found, default=(math.inf, None))
+        return self._solved[key] if distance <= NEAR else None
+
+    def noise(self, u: np.ndarray) -> float:
+        # Ten times: a slope is a difference.
+        return max(10.0 * super().noise(u), self.solution(u).quadrature_error * abs(self.value(u)) / DIFFERENCE)
+
+    def slope(self, u: np.ndarray) -> np.ndarray:
+        result = np.empty(len(self.axes))
+        for k, axis in enumerate(self.axes):
+            step = DIFFERENCE * (axis.upper - axis.lower)
+            ends = [float(np.clip(u[k] + sign * step, axis.lower, axis.upper)) for sign in (-1, 1)]
+            values = []
+            for end in ends:
+                moved = np.array(u, dtype=float)
+                moved[k] = end
+                values.append(self.value(moved))
+            result[k] = (values[1] - values[0]) / (ends[1] - ends[0])
+        return np.where(np.isfinite(result), result, math.nan)
+
+
+class _ClassSearch(_DifferenceSearch):
+    """The same of K classes: a scan of complete solutions, then the nodes of the best of them for all that follows."""
 
     def __init__(self, *problem: object) -> None:
         super().__init__(*problem)
         self._like: ClassSolution | None = None
         self._rough = SCANNED_TO * default_rtol(self.data.classes_count)
         self._final: dict[tuple[float, ...], ClassSolution] = {}
-
-    def solution(self, u: np.ndarray) -> ClassSolution:
-        key = tuple(float(coordinate) for coordinate in u)
-        if key not in self._solved:
-            self.evaluations += 1
-            self._solved[key] = self._solve(u)
-        return self._solved[key]
 
     def _solve(self, u: np.ndarray) -> ClassSolution:
         near = self._nearest(u)
@@ -460,13 +493,6 @@ class _ClassSearch(_Search):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             return solve(*self.problem(u), start=near, rtol=self._rough, settings=self.settings)
-
-    def _nearest(self, u: np.ndarray) -> ClassSolution | None:
-        """The converged solution that is nearest, if it is near."""
-        width = self.upper - self.lower
-        found = [(np.abs((u - key) / width).max(), key) for key, known in self._solved.items() if known.converged]
-        distance, key = min(found, default=(math.inf, None))
-        return self._solved[key] if distance <= NEAR else None
 
     def settle(self, u: np.ndarray) -> None:
         self._like = self.final(u)
@@ -482,7 +508,7 @@ class _ClassSearch(_Search):
 
     def noise(self, u: np.ndarray) -> float:
         """What changes the observable by its error within ``NEAR`` of the range."""
-        return max(10.0 * super().noise(u), self._error(u) / NEAR)  # ten times: a slope is a difference
+        return max(10.0 * _Search.noise(self, u), self._error(u) / NEAR)  # ten times: a slope is a difference
 
     def flat(self, u: np.ndarray) -> float:
         return max(super().flat(u), self._error(u))
@@ -492,19 +518,6 @@ class _ClassSearch(_Search):
         solution = self.final(u)
         values = [self.read(replace(solution, walk=walk)) for walk in solution.checks]
         return float(np.sqrt(np.mean((np.array(values) - self.read(solution)) ** 2))) if values else 0.0
-
-    def slope(self, u: np.ndarray) -> np.ndarray:
-        result = np.empty(len(self.axes))
-        for k, axis in enumerate(self.axes):
-            step = DIFFERENCE * (axis.upper - axis.lower)
-            ends = [float(np.clip(u[k] + sign * step, axis.lower, axis.upper)) for sign in (-1, 1)]
-            values = []
-            for end in ends:
-                moved = np.array(u, dtype=float)
-                moved[k] = end
-                values.append(self.value(moved))
-            result[k] = (values[1] - values[0]) / (ends[1] - ends[0])
-        return np.where(np.isfinite(result), result, math.nan)
 
 
 def _bottom_of_valleys(search: _Search) -> np.ndarray:

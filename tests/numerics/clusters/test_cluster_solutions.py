@@ -356,13 +356,23 @@ def test_stages_that_are_not_solved_are_refused_by_name(stage: Estimator, messag
         solve(three_clusters(), stage)
 
 
+def test_optimum_on_clusters() -> None:
+    """Two clusters of one covariance: where the exact derivative of the same problem on dense inputs vanishes."""
+    direction = np.random.default_rng(2).standard_normal(6)
+    covariance = np.diag(np.linspace(0.5, 2.0, 6))
+    data = Clusters(1.5, np.array([direction, -direction]) / np.sqrt(6.0), covariance, [1, -1], [0.3, 0.7])
+    same = GaussianMixture(1.5, 0.3, inputs=Dense(covariance, direction))
+    over = {"teacher.ridge": (1e-2, 10.0)}
+    found, expected = (optimize(d, TEACHER, over, "teacher.test_error") for d in (data, same))
+    assert found.converged
+    assert found.value == pytest.approx(expected.value, abs=1e-9)
+    assert found.parameters["teacher.ridge"] == pytest.approx(expected.parameters["teacher.ridge"], rel=1e-4)
+
+
 def test_what_does_not_know_clusters_says_so() -> None:
     data, chain = three_clusters(), Chain.of([TEACHER, student()])
     still = Clusters(1.0, EYE, [EYE, np.diag([1.0, 0.0])], [1, -1])
     calls = {
-        "solutions on Clusters are not differentiated": lambda: optimize(
-            data, chain, {"teacher.ridge": (0.1, 1)}, "test_error"
-        ),
         "Clusters are not differentiated": lambda: derivatives(solve(data, chain), ["teacher.ridge"], ["test_error"]),
         "at most 4 stages where data are Clusters, got 5": lambda: solve(data, [TEACHER] * 5),
         "start must be a solution of Clusters or None, got 3": lambda: solve(data, chain, start=3),
