@@ -122,13 +122,7 @@ class Prior:
 
     def _factor(self, conjugates: Conjugates) -> Array:
         """R with R R^T = Qh of all stages, (td, td)."""
-        t, d, _ = conjugates.overlaps.shape
-        whole = np.zeros((t * d, t * d))
-        for r, row in enumerate([*(c.overlaps for c in self.conjugates), conjugates.overlaps]):
-            for s, block in enumerate(row):
-                whole[r * d : (r + 1) * d, s * d : (s + 1) * d] = block
-                whole[s * d : (s + 1) * d, r * d : (r + 1) * d] = block.T
-        values, vectors = np.linalg.eigh(whole)
+        values, vectors = np.linalg.eigh(_whole([*(c.overlaps for c in self.conjugates), conjugates.overlaps]))
         return vectors * np.sqrt(np.clip(values, 0.0, None))
 
     def _weights(self, alignment: Array, propagators: Array, factor: Array) -> Array:
@@ -174,6 +168,12 @@ class Prior:
         self.alignments.append(row[0])
         self.propagators.append(row[1])
         self.conjugates.append(conjugates)
+
+    def covariance_of_fields(self, t: int) -> Array:
+        """Of what fields, not means, give to a weight of stage t that is kept, on each group, (g, d, d)."""
+        whole, d = _whole([c.overlaps for c in self.conjugates[:t]]), self.alignments[t - 1].shape[1]
+        propagators = self.propagators[t - 1].transpose(0, 2, 1, 3).reshape(len(self.groups.share), d, t * d)
+        return self.groups.variance[:, None, None] * (propagators @ whole @ propagators.transpose(0, 2, 1))
 
     def slopes(self, t: int, ridge: float, conjugates: Conjugates) -> tuple[Array, Array, Array]:
         """Derivatives of m_t, Q_t1..Q_tt and V_t1..V_tt, flattened, with respect to (mh_t, Qh_t1.., Vh_t1..), flattened.
@@ -224,6 +224,17 @@ class Prior:
                 v_slope[s][:, responses(r)] = -product(2, rows[r][1][:, s].transpose(0, 2, 1))
         q_slope[-1] += q_slope[-1].transpose(1, 0, 2).copy()
         return m_slope, q_slope.reshape(t, d * d, -1), v_slope
+
+
+def _whole(rows: Sequence[Array]) -> Array:
+    """Qh of all stages, (td, td), from its rows Qh_t1..Qh_tt."""
+    d = rows[0].shape[1]
+    whole = np.zeros((len(rows) * d, len(rows) * d))
+    for r, row in enumerate(rows):
+        for s, block in enumerate(row):
+            whole[r * d : (r + 1) * d, s * d : (s + 1) * d] = block
+            whole[s * d : (s + 1) * d, r * d : (r + 1) * d] = block.T
+    return whole
 
 
 def _roots(gram: Array) -> Array:

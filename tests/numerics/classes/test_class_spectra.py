@@ -20,6 +20,7 @@ from numerics import (
     sweep,
 )
 from numerics.classes.solution import ClassSolution, solve_on_nodes
+from numerics.classes.weights import law_of_weights
 from numerics.models import Chain, ClassMixture, similar_pairs
 from numerics.problem import read_problem, write_problem
 from theory.losses import CrossEntropy, Distillation, SquareLoss
@@ -83,6 +84,23 @@ def test_measured_means_that_spread_evenly_are_a_spectrum() -> None:
         assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=2e-5), name
     for stage, same in zip(found.stages, expected.stages, strict=True):
         assert stage.norm == pytest.approx(same.norm, abs=2e-5)
+
+
+def test_the_law_of_weights_is_that_of_the_order_parameters() -> None:
+    """m = <w mu> and Q = <lambda w w^T>, of the second stage too."""
+    chain = [CHAIN[0], replace(CHAIN[1], eta=1.0)]
+    data = replace(DATA, gram=None, inputs=MEASURED)
+    solution = solve(data, chain, throw=True)
+    for number in (1, 2):
+        mean, covariance = law_of_weights(solution, number)
+        squares = np.einsum("ik,il->ikl", mean, mean) + covariance
+        overlap = np.einsum("i,ikl->kl", MEASURED.variances, squares) / len(mean)
+        assert overlap == pytest.approx(solution.overlap[number - 1, number - 1], abs=1e-6)
+        assert np.array(MEASURED.means) @ mean / len(mean) == pytest.approx(solution.means[number - 1], abs=1e-6)
+    with pytest.raises(ParameterError, match="eta of all stages must be 1"):
+        law_of_weights(solve(data, CHAIN), 2)
+    with pytest.raises(ParameterError, match="inputs must be a SharedCovariance"):
+        law_of_weights(solve(DATA, CHAIN[0]), 1)
 
 
 def scores(data: ClassMixture, chain: list[Estimator], n_inputs: int, seed: int) -> np.ndarray:
