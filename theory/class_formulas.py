@@ -194,6 +194,8 @@ def logits_of(symbol: Symbol, classes: int) -> tuple[Symbol, ...]:
 
 
 def _class_of(index: Expr, what: Expr, classes: int, text: str) -> int:
+    if index.is_number and not index.is_Integer:
+        raise ValueError(f"{what} in the loss {text} is none of the classes 1..{classes}")
     if not index.is_Integer:
         free = ", ".join(sorted(map(str, index.free_symbols)))
         raise ValueError(f"{what} in the loss {text} has an index {free} of no sum: write Sum(..., {free})")
