@@ -1,4 +1,4 @@
-"""The law of the weights of a stage on K classes, given the class means: what training sets have in common, and what they do not."""
+"""The law of the weights of a stage on K classes, given the class means: what training sets have in common, and how they differ."""
 
 from __future__ import annotations
 

@@ -5,9 +5,9 @@ Gaussian over training sets (:mod:`numerics.classes.weights`), so that the K log
 (:mod:`numerics.predict.margins`) errors are those of samples that were held out, and a finite population is corrected for.
 Stages see all columns: a mask of some would not be one of the eigenbasis.
 
-On scikit-learn's ten digits (pixels over their standard deviation, ridges of 1, T = 2) predictions for teacher and student are above
-real fits by 7% and 7% at M = 100, 14% and 1% at 400, 31% and 4% at 800 of 1797 samples, and by more where errors are smaller; the
-Gaussian formula is below them by a factor of 1.3 to 2.3.
+On scikit-learn's ten digits (pixels over their standard deviation, ridges of 1, T = 2) predictions for teacher and student are
+above real fits by 7% and 7% at M = 100, 14% and 1% at 400, 31% and 4% at 800 of 1797 samples, and by more where errors are
+smaller; the Gaussian formula is below them by a factor of 1.3 to 2.3.
 """
 
 from __future__ import annotations
