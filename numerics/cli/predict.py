@@ -57,7 +57,7 @@ def words_of(text: str | None) -> tuple[str, ...]:
 def sizes_of(text: str | None, data: Measured) -> list[int]:
     """Training set sizes that are asked for, by default all over the range that can be predicted."""
     if text is None:
-        return sample_range(data, POINTS)
+        return sorted(set(sample_range(data, POINTS)))
     found = sorted(set(numbers_of(text, "--samples")))
     if any(value != int(value) or value < 2 for value in found):
         raise click.UsageError(f"--samples wants whole numbers from 2 on, got {text!r}")

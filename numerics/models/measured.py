@@ -76,15 +76,29 @@ class ClassMoments(NamedTuple):
             counts.append(len(apart))
         covariance = sum(scatters) / max(len(y) - 2, 1)
         direction = math.sqrt(X.shape[1]) * 0.5 * (upper - lower)
+        if not np.trace(covariance) > 0.0:
+            raise ParameterError(
+                "X must vary around the means of the classes, in each part that is left when a fold is held out"
+            )
         if not direction.any():
             raise ParameterError("X must have class means that differ, those of the two classes are equal")
         each = np.array([scatter / max(count - 1, 1) for scatter, count in zip(scatters, counts, strict=True)])
         return cls(len(y), float(np.mean(y > 0)), 0.5 * (upper + lower), Dense(covariance, direction), each)
 
+    @property
+    def shaped(self) -> bool:
+        """Whether each class has a covariance."""
+        return all(np.trace(one) > 0.0 for one in self.covariances)
+
     def population(self, covariances: str, alpha: float, share: float) -> GaussianMixture | Clusters:
         """What theory takes for the population, as seen from the midpoint, in a training set of which so much is positive."""
         if covariances == "pooled":
             return GaussianMixture(alpha, share, 1.0, inputs=self.inputs)
+        if not self.shaped:
+            raise ParameterError(
+                "X must vary within each class, in each part that is left when a fold is held out, for one covariance "
+                "a class"
+            )
         half = self.inputs.direction / math.sqrt(self.inputs.size)
         return Clusters(alpha, np.array([half, -half]), self.covariances, (1, -1), (share, 1.0 - share))
 

@@ -31,7 +31,8 @@ def learning_curves_of(axes: Axes, curves: xarray.Dataset) -> None:
                     axes, samples[fitted], one.fits.values[fitted], one.fits_standard_error.values[fitted], marker, colour,
                     filled=k == 0,
                 )  # fmt: skip
-    style.log_ticks(axes, "x", float(samples[0]), float(samples[-1]))
+    ends = (0.5, 2.0) if len(samples) == 1 else (1.0, 1.0)
+    style.log_ticks(axes, "x", ends[0] * float(samples[0]), ends[1] * float(samples[-1]))
     axes.set(xlabel="training samples $M$", ylabel="test error", ylim=(0, None))
     handles = [Line2D([], [], color=colour, marker=marker) for colour, marker in looks]
     lines = [style.LINES[k % len(style.LINES)] for k in range(curves.sizes["setting"])]

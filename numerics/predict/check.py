@@ -11,7 +11,7 @@ import xarray
 from numpy.typing import NDArray
 
 from numerics.models import Chain, Measured, Stage, parameter_values, require_count
-from numerics.models.measured import COVARIANCES
+from numerics.models.measured import COVARIANCES, folds_of
 from numerics.predict.box import Box
 from numerics.predict.fits import measure
 from numerics.predict.margins import Prediction, most_samples, predict
@@ -128,14 +128,20 @@ def check(
         As of the two.
     """
     prediction, other = predict(data, chain), None
-    if data.samples.size <= LARGEST_COMPARED:
+    if _comparable(data):
         other = predict(data.taking(next(kind for kind in COVARIANCES if kind != data.covariances)), chain)
     return Check(prediction, measure(data.X, data.y, data, chain, n_fits, seed, n_jobs=n_jobs), other)
 
 
+def _comparable(data: Measured) -> bool:
+    """Whether one covariance a class can be had, and in no time."""
+    few = data.samples.size <= LARGEST_COMPARED
+    return few and all(fold.moments.shaped for fold in folds_of(data.samples, data.folds, data.seed))
+
+
 def better_kind(data: Measured, chain: Chain) -> Measured:
     """The data with one covariance a class where that is affordable and changes the errors by more than DIFFERENT; else pooled."""
-    if data.samples.size > LARGEST_COMPARED:
+    if not _comparable(data):
         return data.taking("pooled")
     pooled, each = (predict(data.taking(kind), chain).test_error for kind in COVARIANCES)
     return data.taking(COVARIANCES[int(np.abs(each / pooled - 1.0).max() > DIFFERENT)])
@@ -176,7 +182,7 @@ def learning_curves(
     chains : mapping of name to Chain
         With the same names of stages.
     samples : sequence of int
-        M, increasing.
+        M; those that are given twice are taken once.
     n_fits, seed, n_jobs
         Of fits at each M in ``fitted``, which are among ``samples``.
 
@@ -191,7 +197,7 @@ def learning_curves(
     ParameterError
         As of :func:`numerics.predict.predict`.
     """
-    names = next(iter(chains.values())).names
+    names, samples = next(iter(chains.values())).names, sorted(set(samples))
     shape = (len(chains), len(names), len(samples))
     variables = ("test_error", "standard_error", "gaussian_error", "test_cross_entropy", "fits", "fits_standard_error")
     found = {name: np.full(shape, np.nan) for name in variables}

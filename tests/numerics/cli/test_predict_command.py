@@ -109,6 +109,20 @@ def test_bad_flags_are_one_line_and_nothing_is_written(table: Path, tmp_path: Pa
     assert not stem.parent.exists()
 
 
+@pytest.mark.parametrize(("samples", "columns", "shares"), [(12, 3, (6, 6)), (30, 40, (15, 15)), (40, 3, (38, 2))])
+def test_few_samples(samples: int, columns: int, shares: tuple, tmp_path: Path) -> None:
+    """Fewer than columns, hardly any to train on, two in a class."""
+    path = tmp_path / "few.npz"
+    X = np.random.default_rng(0).standard_normal((samples, columns))
+    np.savez(path, X=X, y=np.repeat([0, 1], shares))
+    result = run(predict_command, path, "--fits", "3", "--output", tmp_path / "found")
+    assert result.exit_code == 0, result.stderr
+    assert "nan" not in result.stdout
+    with xarray.open_dataset(tmp_path / "found.nc", group="curves") as curves:
+        assert np.isfinite(curves.test_error).all()
+        assert (np.diff(curves.samples) > 0).all()
+
+
 def test_bad_files_are_one_line_and_nothing_is_written(tmp_path: Path) -> None:
     stem, path = tmp_path / "out" / "found", tmp_path / "table.csv"
     path.write_text("a,b\n1,0\n2,0\n,1\n4,1\n")

@@ -38,6 +38,7 @@ def without(value: float) -> np.ndarray:
         (without(np.inf), Y, "X must have finite numbers, got inf in column 2"),
         (np.column_stack([X, np.full(len(X), 7.0)]), Y, "X must have no constant column; leave out 6"),
         ([["a", "b"]] * 4, [0, 0, 1, 1], "X must hold real numbers"),
+        ([[1, 2], [2, 3], [1, 2], [2, 3]], [0, 1, 0, 1], "X must vary around the means of the classes"),
         (X * 1e150, Y, "X must have entries of at most 1e+100 in size"),
         (np.ones((4, 4001)), [0, 0, 1, 1], "X must have at most 4000 columns, got 4001"),
         (X[:, 0], Y, "X must be a matrix, a row a sample, got shape"),
