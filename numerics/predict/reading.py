@@ -291,7 +291,9 @@ def _columns_of(path: Path, label: str | None) -> tuple[Array, object, tuple[str
         if column.isna().any():
             raise ParameterError(f"column {name!r} must have no missing value, it has {int(column.isna().sum())}")
         if not pandas.api.types.is_numeric_dtype(column) or pandas.api.types.is_complex_dtype(column):
-            raise ParameterError(f"column {name!r} must hold real numbers, got {column.iloc[0]!r}")
+            numbers = pandas.to_numeric(column, errors="coerce")
+            wrong = column[numbers.isna()] if numbers.isna().any() else column
+            raise ParameterError(f"column {name!r} must hold real numbers, got {wrong.iloc[0]!r}")
     if frame[label].isna().any():
         raise ParameterError(f"label {label!r} must have no missing value, it has {int(frame[label].isna().sum())}")
     return frame[list(columns)].to_numpy(dtype=float), frame[label].to_numpy(), columns

@@ -55,7 +55,7 @@ def test_two_of_several_classes_and_columns_that_are_left_out(tmp_path: Path) ->
 
 BAD = [
     ("1,2,a 2,1,b 3,,a 4,4,b", {}, "column 'width' must have no missing value, it has 1"),
-    ("1,2,a 2,x,b 3,5,a 4,4,b", {}, "column 'width' must hold real numbers"),
+    ("1,2,a 2,x,b 3,5,a 4,4,b", {}, "column 'width' must hold real numbers, got 'x'"),
     ("1,2,a 2,1,b 3,5,a 4,inf,b", {}, "X must have finite numbers, got inf in column 'width', row 3"),
     ("1,2,a 2,2,b 3,2,a 4,2,b", {}, "X must have no constant column; leave out 'width'"),
     ("1,2,a 2,1,a 3,5,a 4,4,a", {}, "y must have two classes, got 1 (a)"),
