@@ -35,6 +35,8 @@ OVER = {
     "teacher.ridge": (1e-3, 1e2), "student.ridge": (1e-4, 1e1), "student.mixing": (0.0, 1.0), "student.temperature": (0.5, 10.0),
 }  # fmt: skip
 
+_SAID = 8.0  # points, of what stands above panels
+
 NO_PRINT = "Settings of our choice; nothing of them was printed."
 
 
@@ -206,6 +208,10 @@ def predicted(effort: Effort) -> Plan:
         handles, labels = panels[0].get_legend_handles_labels()
         panels[-1].axis("off")
         panels[-1].legend(handles, labels, loc="center", title=f"24 settings each, {FITS} fits a setting")
+        figure.suptitle(
+            r"$\tilde\lambda$, $\lambda$, $\chi$, $T$, $M$ at random, a student with half of the columns; bars: standard errors",
+            fontsize=_SAID,
+        )
         return figure
 
     agreement = (
@@ -229,8 +235,13 @@ def curves(effort: Effort) -> Plan:
         panels = figure.subplots(2, 2)
         for k, (name, source) in enumerate((("parity", PARITY), ("cancer", CANCER))):
             learning_curves_of(panels[0, k], parts[name])
-            panels[0, k].set_title(source.title)
-            _draw_gains(panels[1, k], parts[f"knowledge_{name}"])
+            panels[0, k].set_title(f"{source.title}, {_ridges(source)}")
+            _draw_gains(panels[1, k], parts[f"knowledge_{name}"], {"parity": taught, "cancer": CANCER}[name])
+        figure.suptitle(
+            r"$\chi=1$, $T=2$, a student who sees half of the columns; bars and bands: one standard error" + "\n"
+            f"above: predicted (thick), Gaussian formula (thin), {FITS} real fits (points)",
+            fontsize=_SAID,
+        )
         return figure
 
     agreement = (
@@ -239,7 +250,11 @@ def curves(effort: Effort) -> Plan:
     return Plan(work, draw, agreement)
 
 
-def _draw_gains(axes: Axes, part: xarray.Dataset) -> None:
+def _ridges(source: Source) -> str:
+    return rf"$\tilde\lambda={source.ridges[0]:g}$, $\lambda={source.ridges[1]:g}$"
+
+
+def _draw_gains(axes: Axes, part: xarray.Dataset, source: Source) -> None:
     """Gains of the levels, predicted and fitted, with bars."""
     places = np.arange(part.sizes["gain"])
     for shift, how, colour, marker in ((-0.1, "predicted", style.BLUE, "o"), (0.1, "measured", style.RED, "s")):
@@ -249,7 +264,7 @@ def _draw_gains(axes: Axes, part: xarray.Dataset) -> None:
         )  # fmt: skip
     axes.axhline(0.0, color=style.GREY, lw=0.7)
     axes.set_xticks(places, [str(name) for name in part.gain.values])
-    axes.set(ylabel="gain of test error", title=f"$M={part.attrs['samples']}$")
+    axes.set(ylabel="gain of test error", title=f"$M={part.attrs['samples']}$, {_ridges(source)}")
     axes.legend(fontsize=6.5)
 
 
@@ -282,6 +297,11 @@ def choices(effort: Effort) -> Plan:
         style.log_ticks(right, "x", widths[0], widths[-1])
         right.set(yscale="log", xlabel="columns $p$ (tanh features, $n=600$)", ylabel="seconds of a choice")
         right.legend()
+        figure.suptitle(
+            r"digits; $\tilde\lambda$, $\lambda$, $\chi$ and $T$ chosen; left: 10 draws of $n$ samples, bars: one standard error; "
+            "right: 48 points each, one core",
+            fontsize=_SAID,
+        )
         return figure
 
     agreement = (
