@@ -74,6 +74,8 @@ def is_quick(work: object) -> bool:
 
 def disagreement(work: Any, stored: xarray.Dataset) -> str:
     """Why stored data are not those of a part, from some of its points that are computed again; empty if they are."""
+    if not any(hasattr(work, name) for name in ("over", "simulation", "axes")):
+        return "is one experiment, of which no point can be computed alone"
     over = _axes(work)
     for path, values in over.items():
         if (

@@ -15,6 +15,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 from scipy import optimize as scipy_optimize
@@ -438,7 +439,8 @@ class _Search:
 class _DifferenceSearch(_Search):
     """The same of solutions that cost much and are not differentiated: each from the nearest, slopes by differences."""
 
-    scanned, samples, finish = SCAN_POINTS // 2 + 1, SAMPLES_PER_PARAMETER - 1, 1e-12
+    scanned, samples = SCAN_POINTS // 2 + 1, SAMPLES_PER_PARAMETER - 1
+    stencil: ClassVar[Mapping[int, float]] = _CENTRAL
 
     def solution(self, u: np.ndarray) -> Solution:
         key = tuple(float(coordinate) for coordinate in u)
@@ -467,18 +469,24 @@ class _DifferenceSearch(_Search):
         result = np.empty(len(self.axes))
         for k, axis in enumerate(self.axes):
             step = DIFFERENCE * (axis.upper - axis.lower)
-            ends = [float(np.clip(u[k] + sign * step, axis.lower, axis.upper)) for sign in (-1, 1)]
+            stencil = self.stencil
+            if not axis.lower <= u[k] + min(stencil) * step <= u[k] + max(stencil) * step <= axis.upper:
+                low, high = (float(np.clip(u[k] + sign * step, axis.lower, axis.upper)) for sign in (-1, 1))
+                stencil = {(low - u[k]) / step: step / (low - high), (high - u[k]) / step: step / (high - low)}
             values = []
-            for end in ends:
+            for offset in stencil:
                 moved = np.array(u, dtype=float)
-                moved[k] = end
+                moved[k] = np.clip(u[k] + offset * step, axis.lower, axis.upper)
                 values.append(self.value(moved))
-            result[k] = (values[1] - values[0]) / (ends[1] - ends[0])
+            result[k] = float(np.dot(list(stencil.values()), values)) / step
         return np.where(np.isfinite(result), result, math.nan)
 
 
 class _ClassSearch(_DifferenceSearch):
     """The same of K classes: a scan of complete solutions, then the nodes of the best of them for all that follows."""
+
+    finish = 1e-12
+    stencil: ClassVar[Mapping[int, float]] = {-1: -0.5, 1: 0.5}
 
     def __init__(self, *problem: object) -> None:
         super().__init__(*problem)

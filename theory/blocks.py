@@ -189,8 +189,9 @@ def prior_equations(t: int, *, spectrum: bool = False) -> dict[str, MatrixExpr]:
     --------
     >>> prior_equations(2)["V_21"]
     (-eta)*(lambda*I + Vh_22)**(-1)*Vh_21*G_11
-    >>> prior_equations(1, spectrum=True)["V_11"]
-    (Lambda*eta)*(lambda*I + Lambda*Vh_11)**(-1)
+    >>> stiffness = input_variance * response_hat(1, 1) + ridge * Identity(d)
+    >>> prior_equations(1, spectrum=True)["V_11"] == input_variance * eta * Inverse(stiffness)
+    True
     """
     if spectrum:
         # Psi_w depends on Lambda Qh and Lambda Vh alone: its slopes in Qh and Vh have a further Lambda.

@@ -246,7 +246,13 @@ class StageEquations:
     # Steps.
 
     def advanced(self, blocks: StageBlocks, move: Array) -> StageBlocks:
-        """See :class:`numerics.driver.chord.CostlyProblem`."""
+        """See :class:`numerics.driver.chord.CostlyProblem`; not finite where a block is no longer positive definite."""
+        try:
+            return self._advanced(blocks, move)
+        except np.linalg.LinAlgError:
+            return replace(blocks, mean=np.full_like(blocks.mean, np.nan))
+
+    def _advanced(self, blocks: StageBlocks, move: Array) -> StageBlocks:
         d, k, t = self.d, self.k, self.t
         parts = self._split(move if self.space is None else self.space @ move)
         scale, root = root_of(blocks.overlap), root_of(blocks.response[-1])

@@ -30,6 +30,7 @@ Classes are counted 0, .., K-1, and are the LAST axis wherever there is one.
   with label y, of the data sets that the stage is trained on, which ``similarity(labels, taught)`` computes from the samples, or
   what ``table(means, weights, overlaps)`` makes of these means for targets that know less.
 
+    >>> from numerics.models import similar_pairs
     >>> data = ClassMixture(alpha=2.0, gram=similar_pairs(4, 0.6), delta=0.5)
     >>> data.classes_count, data.weights, data.gram.similarity
     (4, (0.25, 0.25, 0.25, 0.25), 0.6)
@@ -288,8 +289,8 @@ def _check_inputs(inputs: object, gram: object) -> None:
         )
     if not isinstance(inputs, SharedCovariance) or gram is None:
         return
-    apart = np.array(Gram.of(gram)) - inputs.gram
-    if apart.shape != np.array(inputs.gram).shape or np.abs(apart).max() > ROUNDING:
+    given, own = np.array(Gram.of(gram)), np.array(inputs.gram)
+    if given.shape != own.shape or np.abs(given - own).max() > ROUNDING:
         raise ParameterError(
             "gram must be left out beside a SharedCovariance: its means have the Gram matrix they have"
         )

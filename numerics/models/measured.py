@@ -376,7 +376,7 @@ class Measured(GaussianMixture):
 
     def at(self, n_samples: int) -> Measured:
         """The same samples, asked about training sets of M of them."""
-        return self.with_value("alpha", n_samples / self.samples.size)
+        return self.with_value("alpha", require_count("n_samples", n_samples, 2) / self.samples.size)
 
     def taking(self, covariances: str) -> Measured:
         """The same samples, with classes taken to have covariances of this kind."""

@@ -76,15 +76,20 @@ class Check:
         return self.runs.standard_error("test_error")
 
     @property
+    def resolution(self) -> float:
+        """Share of one of the samples that fits are tested on: errors are not known better, even if all fits have the same."""
+        return 1.0 / (self.runs.data.samples.count - self.runs.n_samples)
+
+    @property
     def deviation(self) -> Array:
-        """Of the prediction, relative to the fits, shape (T,)."""
-        return self.prediction.test_error / self.measured - 1.0
+        """Of the prediction, relative to the fits, or to one sample if these have no error, shape (T,)."""
+        return (self.prediction.test_error - self.measured) / np.maximum(self.measured, self.resolution)
 
     @property
     def z(self) -> Array:
         """(prediction - fits)/error, with the error of both: the scatter of the folds, and that of the fits; shape (T,)."""
         apart = self.prediction.test_error - self.measured
-        return apart / np.hypot(self.prediction.standard_error, self.standard_error)
+        return apart / np.hypot(self.prediction.standard_error, np.maximum(self.standard_error, self.resolution))
 
     @property
     def trusted(self) -> NDArray[np.bool_]:

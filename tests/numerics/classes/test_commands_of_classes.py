@@ -25,7 +25,7 @@ from numerics.cli.anatomy import anatomy_command
 from numerics.cli.simulate import simulate_command
 from numerics.cli.solve import solve_command
 from numerics.cli.sweep import sweep_command
-from numerics.optimize import derivatives, optimize
+from numerics.optimize import derivatives
 from numerics.phase_diagram import main as phase_diagram_command
 from numerics.problem import read_problem, write_problem
 from theory.losses import CrossEntropy, Distillation
@@ -183,8 +183,6 @@ def test_bad_problem_files(data: dict, words: str) -> None:
 
 def test_what_is_for_two_classes() -> None:
     data = ClassMixture(2.0, gram=orthogonal_means(3))
-    with pytest.raises(ParameterError, match="not differentiated"):
-        optimize(data, CHAIN, {"student.temperature": (1.0, 20.0)})
     with pytest.raises(ParameterError, match="not differentiated"):
         derivatives(solve(data, CHAIN[0]), ["alpha"], ["teacher.test_error"])
     refused = run(anatomy_command, "--classes", 3, "--alpha", 2, "--best-ridge")
