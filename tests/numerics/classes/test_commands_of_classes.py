@@ -21,7 +21,6 @@ from numerics import (
     solve,
     sweep,
 )
-from numerics.cli.anatomy import anatomy_command
 from numerics.cli.simulate import simulate_command
 from numerics.cli.solve import solve_command
 from numerics.cli.sweep import sweep_command
@@ -185,6 +184,4 @@ def test_what_is_for_two_classes() -> None:
     data = ClassMixture(2.0, gram=orthogonal_means(3))
     with pytest.raises(ParameterError, match="not differentiated"):
         derivatives(solve(data, CHAIN[0]), ["alpha"], ["teacher.test_error"])
-    refused = run(anatomy_command, "--classes", 3, "--alpha", 2, "--best-ridge")
-    assert_one_line_error(refused, "--best-ridge", "two classes")
     assert_one_line_error(run(phase_diagram_command, "--classes", 3), "--classes", "--x")
