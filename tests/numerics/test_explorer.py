@@ -296,7 +296,9 @@ def test_errors_are_one_line(shown: Explorer, monkeypatch: pytest.MonkeyPatch) -
         ("identity", 1.0, "excess_risk", {"noise"}, {"rho", "delta", "temperature", "label_noise", "smoothing"}),
         ("sign", 0.5, "test_error", {"label_noise", "temperature", "smoothing"}, {"rho", "delta", "noise"}),
         ("probit", 0.5, "test_error", {"noise", "label_noise"}, {"rho", "delta", "slope"}),
-        ("logit", 1.0, "test_error", {"slope", "label_noise"}, {"rho", "delta", "noise"}),
+        pytest.param(
+            "logit", 1.0, "test_error", {"slope", "label_noise"}, {"rho", "delta", "noise"}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_rules_and_regression(shown: Explorer, rule: str, eta: float, first: str, has: set, lacks: set) -> None:

@@ -410,7 +410,9 @@ def worst_z(case: str, n_inputs: int, n_runs: int, seed: int) -> float:
     return worst
 
 
-@pytest.mark.parametrize("case", NAMES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case == "signs" else case for case in NAMES]
+)
 def test_simulations(case: str) -> None:
     """N = 200 and 400, 32 runs each, seeds 3 and 4; |z| < 4 on all observables of all stages."""
     assert worst_z(case, 200, 32, 3) < 4.0
@@ -428,6 +430,7 @@ def test_large_simulations(case: str) -> None:
 # What users do
 
 
+@pytest.mark.slow
 def test_errors_of_observables_hold() -> None:
     """Against solutions and averages to more digits."""
     for data, chain, names in NAMES.values():

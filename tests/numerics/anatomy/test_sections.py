@@ -33,6 +33,7 @@ def test_sections_are_those_of_the_stages() -> None:
     assert f"{found.calibration['teacher'].ece:.4f}" in text
 
 
+@pytest.mark.slow
 def test_a_later_student_is_beside_its_own_teacher() -> None:
     found = anatomy(DATA, [*CHAIN, Estimator(Distillation(), 0.2)])
     assert found.bounds.teacher_error == pytest.approx(found.solution[1].test_error, rel=1e-12)
