@@ -397,10 +397,17 @@ class _Search:
         key = tuple(float(coordinate) for coordinate in u)
         if key not in self._solved:
             self.evaluations += 1
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                self._solved[key] = solve(*self.problem(u), settings=self.settings)
+            self._solved[key] = self._solve(u)
         return self._solved[key]
+
+    def _solve(self, u: np.ndarray) -> Solution:
+        return self._complete(u)
+
+    def _complete(self, u: np.ndarray, **given: object) -> Solution:
+        """What :func:`numerics.solve` says at ``u``, converged or not."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return solve(*self.problem(u), settings=self.settings, **given)
 
     def settle(self, u: np.ndarray) -> None:
         """Be told where the scan was best, before that is refined."""
@@ -442,17 +449,8 @@ class _DifferenceSearch(_Search):
     scanned, samples = SCAN_POINTS // 2 + 1, SAMPLES_PER_PARAMETER - 1
     stencil: ClassVar[Mapping[int, float]] = _CENTRAL
 
-    def solution(self, u: np.ndarray) -> Solution:
-        key = tuple(float(coordinate) for coordinate in u)
-        if key not in self._solved:
-            self.evaluations += 1
-            self._solved[key] = self._solve(u)
-        return self._solved[key]
-
     def _solve(self, u: np.ndarray) -> Solution:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            return solve(*self.problem(u), start=self._nearest(u), settings=self.settings)
+        return self._complete(u, start=self._nearest(u))
 
     def _nearest(self, u: np.ndarray) -> Solution | None:
         """The converged solution that is nearest, if it is near."""
@@ -463,7 +461,11 @@ class _DifferenceSearch(_Search):
 
     def noise(self, u: np.ndarray) -> float:
         # Ten times: a slope is a difference.
-        return max(10.0 * super().noise(u), self.solution(u).quadrature_error * abs(self.value(u)) / DIFFERENCE)
+        return max(10.0 * super().noise(u), self._error_of_slope(u))
+
+    def _error_of_slope(self, u: np.ndarray) -> float:
+        """What the errors of solutions make of a slope, times the width of the search range."""
+        return self.solution(u).quadrature_error * abs(self.value(u)) / DIFFERENCE
 
     def slope(self, u: np.ndarray) -> np.ndarray:
         result = np.empty(len(self.axes))
@@ -498,9 +500,7 @@ class _ClassSearch(_DifferenceSearch):
         near = self._nearest(u)
         if self._like is not None:
             return solve_on_same_nodes(*self.problem(u), self._like, near)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            return solve(*self.problem(u), start=near, rtol=self._rough, settings=self.settings)
+        return self._complete(u, start=near, rtol=self._rough)
 
     def settle(self, u: np.ndarray) -> None:
         self._like = self.final(u)
@@ -509,14 +509,12 @@ class _ClassSearch(_DifferenceSearch):
     def final(self, u: np.ndarray) -> ClassSolution:
         key = tuple(float(coordinate) for coordinate in u)
         if key not in self._final:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                self._final[key] = solve(*self.problem(u), settings=self.settings)
+            self._final[key] = self._complete(u)
         return self._final[key]
 
-    def noise(self, u: np.ndarray) -> float:
+    def _error_of_slope(self, u: np.ndarray) -> float:
         """What changes the observable by its error within ``NEAR`` of the range."""
-        return max(10.0 * _Search.noise(self, u), self._error(u) / NEAR)  # ten times: a slope is a difference
+        return self._error(u) / NEAR
 
     def flat(self, u: np.ndarray) -> float:
         return max(super().flat(u), self._error(u))

@@ -56,6 +56,7 @@ from numerics.models import (
     Frozen,
     GaussianMixture,
     Hebbian,
+    Inputs,
     LinearMap,
     LinearRule,
     Measured,
@@ -145,26 +146,18 @@ def write_problem(data: DataModel, chain: Chain) -> str:
     '{"data": {"alpha": 2.0, "rho": 0.4, "delta": 0.5}, "chain": [{"loss": {"name": "square"}, "ridge": 0.1}]}'
     """
     kinds = {kind: name for name, kind in STAGES.items()}
-    described = {} if isinstance(data, Clusters) else _written_samples(data) or _given(data)
-    if isinstance(data, LinearRule):
-        described = {"rule": data.output, **{key: value for key, value in described.items() if key != "output"}}
-    if isinstance(data, ClassMixture):
-        described = _given_classes(data)
-    if isinstance(data, Clusters):
-        described = _given_clusters(data)
+    described = _written_data(data)
     if "further" in described:
         described["further"] = [_given(found) for found in data.further]
     if "inputs" in described:
-        described["inputs"] = _written_arrays(data.inputs) or _given(
-            data.inputs, whole=isinstance(data.inputs, PowerLaw)
-        )
+        described["inputs"] = _written_inputs(data.inputs)
     stages = []
     for stage in chain.stages:
         given = _given(stage)
         if isinstance(stage, Estimator):
             given["loss"] = _written_loss(stage.loss)
             if stage.features is not None:
-                given["features"] = _written_arrays(stage.features) or _given(stage.features)
+                given["features"] = _written_inputs(stage.features)
         else:
             given = {"stage": kinds[type(stage)], **given}
         stages.append(given)
@@ -176,20 +169,32 @@ def _given(value: object, *, whole: bool = False) -> dict[str, object]:
     return {f.name: getattr(value, f.name) for f in fields(value) if whole or getattr(value, f.name) != f.default}
 
 
-def _written_samples(data: DataModel) -> dict[str, object]:
-    """Measured samples; nothing of other data."""
-    if not isinstance(data, Measured):
-        return {}
+def _written_data(data: DataModel) -> dict[str, object]:
+    """The keys of data of any kind; further sets and inputs are still what they are."""
+    if isinstance(data, Measured):
+        return _given_samples(data)
+    if isinstance(data, Clusters):
+        return _given_clusters(data)
+    if isinstance(data, ClassMixture):
+        return _given_classes(data)
+    described = _given(data)
+    if isinstance(data, LinearRule):
+        described.pop("output", None)
+        return {"rule": data.output, **described}
+    return described
+
+
+def _written_inputs(value: Inputs | RandomFeatures | LinearMap) -> dict[str, object]:
+    """Inputs, or what a stage sees of them; arrays as lists."""
+    if isinstance(value, Dense | LinearMap):
+        arrays = {f.name: getattr(value, f.name) for f in fields(value)}
+        return {name: array.tolist() for name, array in arrays.items() if array is not None}
+    return _given(value, whole=isinstance(value, PowerLaw))
+
+
+def _given_samples(data: Measured) -> dict[str, object]:
     return {"X": data.X.tolist(), "y": data.y.tolist(), "alpha": data.alpha, "folds": data.folds, "seed": data.seed,
             "covariances": data.covariances}  # fmt: skip
-
-
-def _written_arrays(value: object) -> dict[str, object]:
-    """Numbers of dense inputs, or of a linear map; nothing of others."""
-    if not isinstance(value, Dense | LinearMap):
-        return {}
-    arrays = {f.name: getattr(value, f.name) for f in fields(value)}
-    return {name: array.tolist() for name, array in arrays.items() if array is not None}
 
 
 def _given_classes(data: ClassMixture) -> dict[str, object]:

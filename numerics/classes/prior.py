@@ -100,7 +100,6 @@ class Prior:
 
     def __init__(self, groups: ClassGroups) -> None:
         self.groups = groups
-        self.gram = np.einsum("g,gcd->cd", groups.share, groups.gram)
         self.root = _roots(groups.gram)
         self.alignments: list[Array] = []  # a_s, (g, d, K)
         self.propagators: list[Array] = []  # G_s1..G_ss, (g, s, d, d), zero where a stage is not active

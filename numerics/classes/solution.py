@@ -308,7 +308,7 @@ class ClassStage(AnyStage):
             walk.scramble,
             table,
             walk.permutations,
-            np.array(walk.norm_ratios[:k]),
+            np.array(walk.prior.norm_ratios[:k]),
         )
 
     @cached_property

@@ -83,11 +83,6 @@ class Walk:
         return [point.blocks for point in self.points]
 
     @property
-    def norm_ratios(self) -> list[float]:
-        """See :class:`numerics.classes.prior.Prior`."""
-        return self.prior.norm_ratios
-
-    @property
     def widest(self) -> float:
         """Standard deviation of the widest cavity field, as a power of two; a stage that was not solved may have a wide one, and
         to a target that jumps all are wide."""

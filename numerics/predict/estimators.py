@@ -48,7 +48,23 @@ class UntrustedError(RuntimeError):
     """
 
 
-class DistilledClassifier(ClassifierMixin, BaseEstimator):
+class _Distilled(BaseEstimator):
+    """The parameters of a teacher and its student."""
+
+    def __init__(
+        self, teacher_ridge: float = 0.1, student_ridge: float = 0.1, mixing: float = 1.0, temperature: float = 1.0,
+        teacher_columns: ArrayLike | None = None, student_columns: ArrayLike | None = None, scale: str = "columns",
+    ) -> None:  # fmt: skip
+        self.teacher_ridge = teacher_ridge
+        self.student_ridge = student_ridge
+        self.mixing = mixing
+        self.temperature = temperature
+        self.teacher_columns = teacher_columns
+        self.student_columns = student_columns
+        self.scale = scale
+
+
+class DistilledClassifier(ClassifierMixin, _Distilled):
     """A linear classifier that is distilled from another one, trained by the project's own trainer.
 
     The teacher minimises ``sum H(y, sigmoid(h)) + (teacher_ridge/2)|w|^2``, then the student
@@ -85,18 +101,6 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
     >>> bool(model.score(X, y) > 0.8), int(np.count_nonzero(model.coef_))
     (True, 5)
     """
-
-    def __init__(
-        self, teacher_ridge: float = 0.1, student_ridge: float = 0.1, mixing: float = 1.0, temperature: float = 1.0,
-        teacher_columns: ArrayLike | None = None, student_columns: ArrayLike | None = None, scale: str = "columns",
-    ) -> None:  # fmt: skip
-        self.teacher_ridge = teacher_ridge
-        self.student_ridge = student_ridge
-        self.mixing = mixing
-        self.temperature = temperature
-        self.teacher_columns = teacher_columns
-        self.student_columns = student_columns
-        self.scale = scale
 
     def __sklearn_tags__(self):
         """Two classes."""
@@ -164,7 +168,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         return np.column_stack([special.expit(-logits), special.expit(logits)])
 
 
-class DistillationPredictor(BaseEstimator):
+class DistillationPredictor(_Distilled):
     """What to expect of a teacher and a student on some data, before they are trained.
 
     Parameters
@@ -200,13 +204,7 @@ class DistillationPredictor(BaseEstimator):
         self, teacher_ridge: float = 0.1, student_ridge: float = 0.1, mixing: float = 1.0, temperature: float = 1.0,
         teacher_columns: ArrayLike | None = None, student_columns: ArrayLike | None = None, scale: str = "columns", n_fits: int = 8,
     ) -> None:  # fmt: skip
-        self.teacher_ridge = teacher_ridge
-        self.student_ridge = student_ridge
-        self.mixing = mixing
-        self.temperature = temperature
-        self.teacher_columns = teacher_columns
-        self.student_columns = student_columns
-        self.scale = scale
+        super().__init__(teacher_ridge, student_ridge, mixing, temperature, teacher_columns, student_columns, scale)
         self.n_fits = n_fits
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> DistillationPredictor:
