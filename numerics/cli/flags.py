@@ -28,7 +28,7 @@ from numerics.models import (
     check_fit,
     similar_pairs,
 )  # fmt: skip
-from numerics.models.features import ACTIVATIONS
+from numerics.models.activations import ACTIVATIONS
 from numerics.models.inputs import WHITE
 from numerics.problem import read_problem
 from numerics.sweeps.executors import EXECUTORS, THREADS, cluster

@@ -1,0 +1,255 @@
+"""Activations: their Gaussian averages, and the covariance that two of them have on fields that are jointly Gaussian.
+
+For fields a and b of variances A and B and covariance C
+
+    Cov(relu a, relu b) = sqrt(A B) (sqrt(1 - r^2) - 1 + r (pi/2 + asin r))/(2 pi),  r = C/sqrt(A B)     (Cho & Saul 2009),
+    E[f(a) g(b)] = (2/pi) asin(C/sqrt((A + j_f)(B + j_g)))  for sign, with j = 0, and erf, with j = 1/2  (Williams 1998),
+    E[relu(a) g(b)] = C E[g']/2  for odd g,
+
+where relu is ``(a + |a|)/2`` and ``erf b`` the mean sign of b and a noise of variance 1/2.  All others are sums over Hermite
+polynomials, ``sum_n f_n g_n r^n``, of as many terms as leave ``SERIES_ERROR``: what is left is at most ``|r|^n sqrt(F G)``, with F
+and G the parts of the variances that are not summed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import sympy
+from numpy.typing import NDArray
+
+from numerics.deferred import special
+from numerics.models.checks import ParameterError
+from theory.parser import read_formula
+from theory.symbols import h
+
+Array = NDArray[np.float64]
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": lambda u: np.maximum(u, 0.0),
+    "erf": lambda u: special.erf(u),
+    "tanh": np.tanh,
+    "sign": np.sign,
+}
+"""By name; any smooth formula of h will do as well."""
+
+SERIES_ERROR = 1e-9
+"""Of the covariance of two features that is a series, over their standard deviations."""
+
+_REACH, _STEPS = 12.0, 6001  # of the trapezoid rule for moments of smooth activations, in standard deviations
+_ORDERS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # Hermite polynomials in the covariance of two features
+_ROUNDING = 1e-13
+_CHUNK = 500  # fields whose activations are held at once
+_JITTER = {"sign": 0.0, "erf": 0.5}  # j
+_ODD = ("tanh", *_JITTER)
+
+
+class Moments(NamedTuple):
+    """Mean ``k0``, slope ``k1 = E phi'``, and variance ``k*^2`` of what is neither, at each of the variances."""
+
+    mean: Array
+    slope: Array
+    rest: Array
+
+
+@lru_cache(maxsize=64)
+def function_of(activation: str) -> Callable[[Array], Array]:
+    """phi by its name or its formula.
+
+    Raises
+    ------
+    ParameterError
+        If it is neither.
+    """
+    if not isinstance(activation, str):
+        raise ParameterError(
+            f"activation must be one of {', '.join(ACTIVATIONS)} or a formula of h, got {activation!r}"
+        )
+    if activation in ACTIVATIONS:
+        return ACTIVATIONS[activation]
+    try:
+        formula = read_formula(activation, {})
+    except ValueError as error:
+        reason = str(error).replace("the loss formula", "the formula").replace("the loss", "the formula")
+        raise ParameterError(
+            f"activation must be one of {', '.join(ACTIVATIONS)} or a smooth formula of h: {reason}"
+        ) from None
+    if formula.free_symbols != {h}:
+        raise ParameterError(f"activation must be a formula of h alone, got {activation!r}")
+    printed = sympy.lambdify([h], formula, modules=[{"erf": special.erf, "erfc": special.erfc}, "scipy", "numpy"])
+    return lambda u: np.broadcast_to(printed(np.asarray(u, dtype=float)), np.shape(u))
+
+
+def moments_of(activation: str, variances: Array) -> Moments:
+    """On fields of these positive variances, shape (n,).
+
+    Raises
+    ------
+    ParameterError
+        For a formula that is not finite there.
+    """
+    variances = np.asarray(variances, dtype=float)
+    deviations = np.sqrt(variances)
+    if activation == "relu":
+        half = np.full_like(variances, 0.5)
+        return Moments(deviations / math.sqrt(2.0 * math.pi), half, variances * (0.25 - 0.5 / math.pi))
+    if activation == "sign":
+        rest = np.full_like(variances, 1.0 - 2.0 / math.pi)
+        return Moments(np.zeros_like(variances), math.sqrt(2.0 / math.pi) / deviations, rest)
+    if activation == "erf":
+        slope = 2.0 / np.sqrt(math.pi * (1.0 + 2.0 * variances))
+        square = 2.0 / math.pi * np.arcsin(2.0 * variances / (1.0 + 2.0 * variances))
+        return Moments(np.zeros_like(variances), slope, square - variances * slope**2)
+    return _moments_on_nodes(activation, variances)
+
+
+def _moments_on_nodes(activation: str, variances: Array) -> Moments:
+    deviations, (nodes, weights) = np.sqrt(variances), _nodes()
+    found = np.empty((3, len(variances)))
+    for some, values in _values(activation, deviations):
+        mean, first = values @ weights, values @ (weights * nodes)
+        # The square of what is left, which loses no digits where it is small.
+        rest = (values - mean[:, None] - first[:, None] * nodes) ** 2 @ weights
+        found[:, some] = mean, first / deviations[some], rest
+    return Moments(*found)
+
+
+@lru_cache(maxsize=1)
+def _nodes() -> tuple[Array, Array]:
+    """Standard normal nodes and their weights."""
+    nodes = np.linspace(-_REACH, _REACH, _STEPS)
+    weights = np.exp(-0.5 * nodes**2)
+    return nodes, weights / weights.sum()
+
+
+def _values(activation: str, deviations: Array):
+    """The activation on the nodes of fields, some fields at a time: which, and values of shape (fields, nodes)."""
+    nodes, weights = _nodes()
+    for start in range(0, len(deviations), _CHUNK):
+        some = slice(start, start + _CHUNK)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = function_of(activation)(deviations[some, None] * nodes)
+            bad = ~np.isfinite(values**2 @ weights)
+        if bad.any():
+            raise ParameterError(
+                f"activation {activation!r} must be finite at fields of variance {deviations[some][bad][0] ** 2:g}"
+            )
+        yield some, values
+
+
+# Covariances of two activations.
+
+
+def covariance_of(
+    activations: tuple[str, str], covariance: Array, variances: tuple[Array, Array], *, same: bool = False
+) -> Array:
+    """Of features of fields with this covariance, shape (n, m), and these variances, shapes (n,) and (m,).
+
+    Of the ``same`` features the diagonal is their variance.
+
+    Raises
+    ------
+    ParameterError
+        For a series that would be off by more than ``SERIES_ERROR``: of two fields that are nearly the same and activations that
+        are steep on them.
+    """
+    one, other = activations
+    if other == "relu" and one != "relu":
+        return covariance_of((other, one), covariance.T, variances[::-1]).T
+    first, second = (np.sqrt(found) for found in variances)
+    if one == "relu" and other in _ODD:
+        found = 0.5 * covariance * moments_of(other, variances[1]).slope
+    elif one in _JITTER and other in _JITTER:
+        apart = np.outer(np.sqrt(variances[0] + _JITTER[one]), np.sqrt(variances[1] + _JITTER[other]))
+        found = 2.0 / math.pi * np.arcsin(np.clip(covariance / apart, -1.0, 1.0))
+    else:
+        scale = np.outer(first, second)
+        cosines = np.clip(covariance / scale, -1.0, 1.0)
+        if one == other == "relu":
+            found = np.sqrt(1.0 - cosines**2) - 1.0 + cosines * (0.5 * math.pi + np.arcsin(cosines))
+            found *= scale / (2.0 * math.pi)
+        else:
+            found = _series(activations, cosines, variances, same)
+    if same:
+        moments = moments_of(one, variances[0])
+        np.fill_diagonal(found, variances[0] * moments.slope**2 + moments.rest)
+    return found
+
+
+def _series(activations: tuple[str, str], cosines: Array, variances: tuple[Array, Array], same: bool) -> Array:
+    sizes = np.abs(cosines)
+    if same:
+        np.fill_diagonal(sizes, 0.0)
+    largest = float(sizes.max())
+    found = [_hermite(activation, fields) for activation, fields in zip(activations, variances, strict=True)]
+    rests = [_rests(*given) for given in zip(activations, variances, found, strict=True)]
+    for orders in _ORDERS:
+        left = largest**orders * math.prod(math.sqrt(rest[orders]) for rest in rests)
+        if left <= SERIES_ERROR:
+            break
+    else:
+        steepest = max(float(fields.max()) for fields in variances)
+        raise ParameterError(
+            f"activations {' and '.join(map(repr, activations))} must be smoother on fields of variance {steepest:g} and "
+            f"cosine {largest:.6g}: {orders} Hermite polynomials miss {left:.1g} of their covariance"
+        )
+    total = np.zeros_like(cosines)
+    for n in range(orders - 1, 0, -1):
+        mine, others = (coefficients[:, n] for coefficients in found)
+        if mine.any() and others.any():
+            total += np.outer(mine, others)
+        total *= cosines
+    return total
+
+
+def _rests(activation: str, variances: Array, coefficients: Array) -> dict[int, float]:
+    """Largest share of a variance that is not in the first so many coefficients."""
+    moments = moments_of(activation, variances)
+    whole = variances * moments.slope**2 + moments.rest
+    shares = coefficients[:, 1:] ** 2 / whole[:, None]
+    beyond = np.maximum(1.0 - shares.sum(axis=1), 0.0)
+    beyond[beyond < _ROUNDING] = 0.0
+    return {orders: float((shares[:, orders - 1 :].sum(axis=1) + beyond).max()) for orders in _ORDERS}
+
+
+def _hermite(activation: str, variances: Array) -> Array:
+    """Coefficients in normalised Hermite polynomials, shape (n, orders)."""
+    if activation in ("relu", "sign"):
+        return _of_kinks(activation, variances)
+    found = np.empty((len(variances), _ORDERS[-1]))
+    polynomials = _polynomials()
+    for some, values in _values(activation, np.sqrt(variances)):
+        found[some] = values @ polynomials
+    return found
+
+
+@lru_cache(maxsize=1)
+def _polynomials() -> Array:
+    """Normalised Hermite polynomials on the nodes, times weights, shape (nodes, orders)."""
+    nodes, weights = _nodes()
+    found = np.empty((len(nodes), _ORDERS[-1]))
+    before, here = np.zeros_like(nodes), weights
+    for n in range(_ORDERS[-1]):
+        found[:, n] = here
+        before, here = here, (nodes * here - math.sqrt(n) * before) / math.sqrt(n + 1.0)
+    return found
+
+
+def _of_kinks(activation: str, variances: Array) -> Array:
+    """Of a function with a kink or a jump at 0, from the Hermite numbers ``He_n(0)``."""
+    orders, density = _ORDERS[-1], 1.0 / math.sqrt(2.0 * math.pi)
+    at_zero = np.zeros(orders)  # He_n(0)/sqrt(n!)
+    at_zero[0] = 1.0
+    for n in range(2, orders):
+        at_zero[n] = -math.sqrt((n - 1.0) / n) * at_zero[n - 2]
+    found, n = np.zeros(orders), np.arange(orders)
+    if activation == "sign":
+        found[1:] = 2.0 * density * at_zero[:-1] / np.sqrt(n[1:])
+        return np.tile(found, (len(variances), 1))
+    found[2:] = density * at_zero[:-2] / np.sqrt(n[2:] * (n[2:] - 1.0))
+    found[:2] = density, 0.5
+    return np.sqrt(variances)[:, None] * found
