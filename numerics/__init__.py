@@ -28,6 +28,7 @@ _HOMES = {
         "DataSet",
         "Dense",
         "Estimator",
+        "FixedFeatures",
         "Frozen",
         "GaussianMixture",
         "Hebbian",

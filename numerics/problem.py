@@ -12,8 +12,9 @@
 Data may have ``"inputs": {"eigenvalues": [...], "squared_signal": [...]}`` (:class:`~numerics.models.Spectrum`),
 ``{"capacity": 1.5, "source": 0.5, "size": 1000}`` (:class:`~numerics.models.PowerLaw`) or
 ``{"covariance": [[...], ...], "direction": [...]}`` (:class:`~numerics.models.Dense`), and a stage
-``"features": {"ratio": 2, "activation": "relu"}`` (:class:`~numerics.models.RandomFeatures`) or ``{"matrix": [[...], ...]}``
-(:class:`~numerics.models.LinearMap`).  In the place of a matrix or of a direction there may be the name of a file ``.npy``.
+``"features": {"ratio": 2, "activation": "relu"}`` (:class:`~numerics.models.RandomFeatures`), ``{"matrix": [[...], ...]}``
+(:class:`~numerics.models.LinearMap`) or ``{"first_layer": [[...], ...], "activation": "relu"}``
+(:class:`~numerics.models.FixedFeatures`).  In the place of a matrix or of a direction there may be the name of a file ``.npy``.
 
 Data with ``"X"`` and ``"y"`` are :class:`~numerics.models.Measured` samples, a row a sample, or the names of files ``.npy``.
 
@@ -53,6 +54,7 @@ from numerics.models import (
     DataSet,
     Dense,
     Estimator,
+    FixedFeatures,
     Frozen,
     GaussianMixture,
     Hebbian,
@@ -63,6 +65,7 @@ from numerics.models import (
     ParameterError,
     PowerLaw,
     RandomFeatures,
+    Seen,
     SharedCovariance,
     Spectrum,
     Stage,
@@ -78,6 +81,9 @@ STAGES: dict[str, type[Stage]] = {
     "bayes-optimal": BayesOptimal,
 }
 """Kinds of stage by the names used in files."""
+
+SEEN: dict[str, type[Seen]] = {"matrix": LinearMap, "first_layer": FixedFeatures}
+"""What stages see of dense inputs, by the key of its matrix."""
 
 
 def read_problem(text: str) -> tuple[DataModel, Chain]:
@@ -184,11 +190,15 @@ def _written_data(data: DataModel) -> dict[str, object]:
     return described
 
 
-def _written_inputs(value: Inputs | RandomFeatures | LinearMap) -> dict[str, object]:
+def _written_inputs(value: Inputs | RandomFeatures | Seen) -> dict[str, object]:
     """Inputs, or what a stage sees of them; arrays as lists."""
-    if isinstance(value, Dense | LinearMap):
-        arrays = {f.name: getattr(value, f.name) for f in fields(value)}
-        return {name: array.tolist() for name, array in arrays.items() if array is not None}
+    if isinstance(value, Dense | Seen):
+        held = {f.name: getattr(value, f.name) for f in fields(value)}
+        return {
+            name: found.tolist() if isinstance(found, np.ndarray) else found
+            for name, found in held.items()
+            if found is not None
+        }
     return _given(value, whole=isinstance(value, PowerLaw))
 
 
@@ -307,9 +317,9 @@ def _stage(described: object, where: str) -> Stage:
         given["loss"] = _loss(given["loss"], f"{where}.loss")
     if kind == "estimator" and given.get("features") is not None:
         features = _object(given["features"], f"{where}.features")
-        kind_of_features = LinearMap if "matrix" in features else RandomFeatures
-        if kind_of_features is LinearMap:
-            features = _read_arrays(features, f"{where}.features")
+        arrays = {key: features[key] for key in SEEN if key in features}
+        kind_of_features = next((SEEN[key] for key in arrays), RandomFeatures)
+        features |= _read_arrays(arrays, f"{where}.features")
         given["features"] = _built(kind_of_features, features, f"{where}.features")
     return _built(STAGES[kind], given, where)
 

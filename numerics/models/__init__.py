@@ -25,8 +25,8 @@ from numerics.models.data import (
     LinearRule,
     total_alpha,
 )
-from numerics.models.dense import Dense, LinearMap
-from numerics.models.features import RandomFeatures
+from numerics.models.dense import Dense, LinearMap, Seen
+from numerics.models.features import FixedFeatures, RandomFeatures
 from numerics.models.gram import (
     Gram,
     class_tree,
@@ -53,9 +53,9 @@ from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Rul
 
 __all__ = [
     "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ClassMixture", "ClassSet",
-    "Clusters", "ConvergenceWarning", "DataModel", "DataSet", "Dense", "Description", "Estimator", "Frozen",
+    "Clusters", "ConvergenceWarning", "DataModel", "DataSet", "Dense", "Description", "Estimator", "FixedFeatures", "Frozen",
     "GaussianMixture", "Gram", "Hebbian", "Inputs", "Isotropic", "LinearMap", "LinearRule", "Measured", "ParameterError",
-    "PowerLaw", "RandomFeatures", "Rule", "SharedCovariance", "Spectrum", "Stage", "check_fit", "chosen", "class_tree",
+    "PowerLaw", "RandomFeatures", "Rule", "Seen", "SharedCovariance", "Spectrum", "Stage", "check_fit", "chosen", "class_tree",
     "described", "equal_overlaps", "gram_of_correlations", "helmert", "in_equations", "mixture_of_samples",
     "orthogonal_means", "parameter_paths", "parameter_value", "parameter_values", "require_count", "require_noise",
     "require_number", "similar_pairs", "simplex_means", "structured", "total_alpha", "with_parameter",

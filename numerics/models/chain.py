@@ -10,8 +10,9 @@ from numerics.models.checks import ROUNDING, ParameterError, chosen
 from numerics.models.class_mixture import ClassMixture
 from numerics.models.clusters import Clusters
 from numerics.models.data import DataModel, LinearRule
-from numerics.models.dense import Dense, LinearMap, has_variance
+from numerics.models.dense import Dense, LinearMap, Seen, has_variance
 from numerics.models.features import RandomFeatures
+from numerics.models.measured import Measured
 from numerics.models.stages import STAGE_KINDS, BayesOptimal, Estimator, Frozen, Rule, Stage
 from theory.rules import after_rule
 
@@ -157,7 +158,7 @@ def _check_structured(data: DataModel, chain: Chain) -> None:
     if featured and not data.inputs.white:
         raise ParameterError(f"inputs must be Isotropic where a stage has random features, got {data.inputs!r}")
     where = "inputs with a spectrum" if not featured else "random features"
-    _check_maps(data, chain)
+    _check_seen(data, chain)
     for name, stage in zip(chain.names, chain.stages, strict=True):
         if isinstance(stage, BayesOptimal):
             raise ParameterError(f"{name} is Bayes-optimal for white inputs; there is no such stage for {where}")
@@ -212,20 +213,28 @@ def _check_clusters(data: Clusters, chain: Chain) -> None:
             )
 
 
-def _check_maps(data: DataModel, chain: Chain) -> None:
-    """Check that linear maps are of the inputs, and that no stage has a mask where a map would say what it sees."""
+def _check_seen(data: DataModel, chain: Chain) -> None:
+    """Check that what stages see is of the inputs, and that no stage has a mask where a map would say what it sees."""
     inputs = data.inputs
     for name, stage in zip(chain.names, chain.stages, strict=True):
-        if isinstance(stage.features, LinearMap):
+        seen = stage.features
+        if isinstance(seen, Seen):
+            if isinstance(data, Measured) and not seen.scales_with_inputs:
+                raise ParameterError(
+                    f"features of {name} must be a LinearMap or None where data are Measured: take the features of the samples as X"
+                )
             if not isinstance(inputs, Dense):
-                raise ParameterError(f"features of {name}, a LinearMap, need Dense inputs, got {inputs!r}")
-            columns = stage.features.matrix.shape[1]
+                raise ParameterError(f"features of {name}, {seen.what}, need Dense inputs, got {inputs!r}")
+            columns = seen.shape[1]
             if columns != inputs.size:
                 raise ParameterError(
                     f"features of {name} must have as many columns as covariance has rows, {inputs.size}, got {columns}"
                 )
-            if not has_variance(inputs, stage.features):
-                raise ParameterError(f"features of {name} must see inputs that vary; covariance is 0 on its rows")
+            if not has_variance(inputs, seen):
+                raise ParameterError(
+                    f"features of {name} must see inputs that vary; covariance is 0 on "
+                    + ("its rows" if seen.scales_with_inputs else "a row of first_layer")
+                )
         if isinstance(inputs, Dense) and stage.masked and stage.eta < 1:
             raise ParameterError(f"eta of {name} must be 1 beside Dense inputs: a LinearMap says what a stage sees")
 

@@ -1,15 +1,20 @@
-"""Inputs of any covariance, and stages that see linear maps of them.
+"""Inputs of any covariance, and what stages see of them: linear maps, or the features of a given first layer.
 
 Given its class an input is Gaussian, of mean ``s v/sqrt(N)`` and covariance ``Delta Sigma``; the rule of a :class:`LinearRule` is
 theta.  A stage with a :class:`LinearMap` sees ``A x``: what two stages see has the covariance ``A_t Sigma A_s^T``, over Delta.
 For all stages N is the number of rows of Sigma, in ``alpha = M/N`` and in ``h = w.(A x)/sqrt(N) + b``.
+
+Of what is seen (:class:`Seen`) theory needs how it responds to a shift of the inputs, and its covariance with what is seen by other
+stages; experiments need the thing itself.
 """
 
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +25,7 @@ from numerics.models.inputs import Inputs
 Array = NDArray[np.float64]
 
 MOST_DENSE = 4000
-"""Rows of a covariance or of a map: with more of them diagonalisation takes minutes."""
+"""Rows of a covariance, of a map or of a first layer: with more of them diagonalisation takes minutes."""
 
 _ASYMMETRY = 1e-8  # of a covariance, over its largest entry
 _NO_VARIANCE = 1e-12  # of what a map sees, over that of rows in any direction
@@ -33,11 +38,15 @@ class _Content:
     @cached_property
     def digest(self) -> str:
         """Hash of all numbers, in hexadecimal digits."""
-        found = hashlib.sha256(type(self).__name__.encode())
+        found = hashlib.sha256(self._kind.encode())
         for array in self._arrays:
             found.update(repr(array.shape).encode())
             found.update(array.tobytes())
         return found.hexdigest()
+
+    @property
+    def _kind(self) -> str:
+        return type(self).__name__
 
     @property
     def _arrays(self) -> tuple[Array, ...]:
@@ -54,8 +63,46 @@ class _Content:
         return f"{type(self).__name__}({shape}, {self.digest[:12]})"
 
 
+class Seen(_Content):
+    """What a stage sees of :class:`Dense` inputs instead of them: its ``features``, one for each row of a matrix."""
+
+    scales_with_inputs: ClassVar[bool] = True
+    """Whether it is linear, so that what it has in common with others is the same for all Delta, over Delta."""
+
+    what: ClassVar[str]
+    """In messages."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """p_t, p."""
+        return self.rows.shape
+
+    @property
+    @abstractmethod
+    def rows(self) -> Array:
+        """What multiplies the inputs, shape (p_t, p)."""
+
+    def size(self, n_inputs: int) -> int:
+        """Weights of a stage on N inputs, which are N/p independent copies of the p."""
+        rows, columns = self.shape
+        return rows * (n_inputs // columns)
+
+    @abstractmethod
+    def response(self, inputs: Dense, variance: float) -> Array:
+        """How its mean moves with that of the inputs, shape (p_t, p), for inputs of covariance ``variance Sigma``."""
+
+    @abstractmethod
+    def of(self, rows: Array, inputs: Dense, variance: float, scale: float = 1.0) -> Array:
+        """What is seen of given inputs, shapes (n, p) and (n, p_t), both of them divided by ``scale``."""
+
+    def covariance(self, other: Seen | None, inputs: Dense, variance: float) -> Array:
+        """With what another stage sees, None for the inputs themselves; over ``variance``, shape (p_t, p_s)."""
+        found = self.response(inputs, variance) @ inputs.covariance
+        return found if other is None else found @ other.response(inputs, variance).T
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class LinearMap(_Content):
+class LinearMap(Seen):
     """What a stage sees of :class:`Dense` inputs: ``A x``, with a weight for each row of A; its ``features``.
 
     Masks are maps too: rows of the identity.
@@ -78,6 +125,8 @@ class LinearMap(_Content):
 
     matrix: Array
 
+    what: ClassVar[str] = "a LinearMap"
+
     def __post_init__(self) -> None:
         matrix = _numbers("matrix", self.matrix, axes=2)
         if not matrix.any():
@@ -91,10 +140,18 @@ class LinearMap(_Content):
     def __reduce__(self) -> tuple:
         return LinearMap, (self.matrix,)
 
-    def size(self, n_inputs: int) -> int:
-        """Weights of a stage on N inputs, which are N/p independent copies of the p."""
-        rows, columns = self.matrix.shape
-        return rows * (n_inputs // columns)
+    @property
+    def rows(self) -> Array:
+        """A."""
+        return self.matrix
+
+    def response(self, inputs: Dense, variance: float) -> Array:
+        """A."""
+        return self.matrix
+
+    def of(self, rows: Array, inputs: Dense, variance: float, scale: float = 1.0) -> Array:
+        """A x."""
+        return rows @ self.matrix.T
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -188,11 +245,26 @@ class Dense(_Content, Inputs):
 
 
 @lru_cache(maxsize=64)
-def has_variance(inputs: Dense, seen: LinearMap) -> bool:
-    """Whether what a map sees varies at all, beyond what rounding makes of 0."""
-    rows = seen.matrix
-    total = float(np.sum((rows @ inputs.covariance) * rows))
-    return total > _NO_VARIANCE * float(np.sum(rows**2) * np.trace(inputs.covariance)) / inputs.size
+def has_variance(inputs: Dense, seen: Seen) -> bool:
+    """Whether what is seen varies at all, a map's features together and others each, beyond what rounding makes of 0."""
+    rows = seen.rows
+    found = np.sum((rows @ inputs.covariance) * rows, axis=1)
+    least = _NO_VARIANCE * np.sum(rows**2, axis=1) * float(np.trace(inputs.covariance)) / inputs.size
+    if seen.scales_with_inputs:
+        return bool(found.sum() > least.sum())
+    return bool((found > least).all())
+
+
+def response_of(seen: Seen | None, inputs: Dense, variance: float) -> Array:
+    """See :meth:`Seen.response`; the identity for the inputs themselves."""
+    return np.eye(inputs.size) if seen is None else seen.response(inputs, variance)
+
+
+def covariance_between(mine: Seen | None, other: Seen | None, inputs: Dense, variance: float) -> Array:
+    """Of what two stages see, None for the inputs themselves; over ``variance``, shape (p_t, p_s)."""
+    if mine is not None:
+        return mine.covariance(other, inputs, variance)
+    return inputs.covariance if other is None else other.covariance(None, inputs, variance).T
 
 
 def eigenbasis(covariance: Array) -> tuple[Array, Array]:

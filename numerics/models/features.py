@@ -1,4 +1,4 @@
-"""Random features: a network of two layers whose first one is drawn at random and left as it is.
+"""Random features: networks of two layers whose first one is drawn at random, or given, and left as it is.
 
 A stage with features sees ``phi(F x/sqrt(N)) - E phi`` of the input x, with p = ratio N rows of F that are normal and of squared
 length N.  For large N such features act on any trained last layer like the Gaussian ``k1 F x/sqrt(N) + k* noise`` of the same first
@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numerics.models.activations import Moments, covariance_of, function_of, moments_of
 from numerics.models.checks import ParameterError, require_number
+from numerics.models.dense import Dense, Seen, _numbers
 
 Array = NDArray[np.float64]
 
@@ -96,6 +97,100 @@ class RandomFeatures:
                 f"activation {self.activation!r} must not be linear on inputs of variance {variance:g}: k*^2 = {found.rest:.1g}"
             )
         return _marchenko_pastur(self.ratio, count)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FixedFeatures(Seen):
+    """What a stage sees of :class:`numerics.models.Dense` inputs through a given first layer; its ``features``.
+
+    These are ``phi(F x/sqrt(N)) - E phi`` for the matrix F, with one weight each; N is the number of its columns.  Stages may have
+    different first layers, and others may see the inputs themselves or :class:`numerics.models.LinearMap` of them.  What enters
+    are the exact covariances of the features of Gaussian inputs (:mod:`numerics.models.activations`), and their means ``s k1_i
+    (F v)_i/N``, up to terms of order 1/N that are common to both classes.  So theory is exact for many independent copies of the
+    inputs, each with the features F of its own, however few the inputs of one copy are; for one copy it is Gaussian equivalence.
+
+    Parameters
+    ----------
+    first_layer : array, shape (p_t, p)
+        F; rows may be of any length.
+    activation : str
+        As of :class:`RandomFeatures`.
+
+    Raises
+    ------
+    ParameterError
+        If F is no matrix of finite numbers, or the activation is not known or does not depend on h.
+
+    Examples
+    --------
+    >>> from numerics import Dense, Estimator, GaussianMixture, solve
+    >>> from theory.losses import CrossEntropy, Distillation
+    >>> teacher = Estimator(CrossEntropy(), ridge=0.1, features=FixedFeatures([[3, 0, 0], [0, 2, 1], [1, 1, 1]], "erf"))
+    >>> student = Estimator(Distillation(), ridge=0.1, features=FixedFeatures([[2, 1, 0], [0, 1, 3]], "relu"))
+    >>> solution = solve(GaussianMixture(alpha=2.0, inputs=Dense(np.eye(3))), [teacher, student])
+    >>> [round(stage.test_error, 6) for stage in solution.stages]
+    [0.282135, 0.30925]
+    """
+
+    first_layer: Array
+    activation: str = "relu"
+
+    scales_with_inputs: ClassVar[bool] = False
+    what: ClassVar[str] = "FixedFeatures"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first_layer", _numbers("first_layer", self.first_layer, axes=2))
+        function_of(self.activation)
+
+    @property
+    def rows(self) -> Array:
+        """F."""
+        return self.first_layer
+
+    @property
+    def _arrays(self) -> tuple[Array, ...]:
+        return (self.first_layer,)
+
+    @property
+    def _kind(self) -> str:
+        return f"{type(self).__name__} {self.activation}"
+
+    def __reduce__(self) -> tuple:
+        return FixedFeatures, (self.first_layer, self.activation)
+
+    def response(self, inputs: Dense, variance: float) -> Array:
+        """``k1_i F_i/sqrt(N)``."""
+        _, moments = _fields(self, inputs, variance)
+        return moments.slope[:, None] * self.first_layer / math.sqrt(inputs.size)
+
+    def of(self, rows: Array, inputs: Dense, variance: float, scale: float = 1.0) -> Array:
+        """``phi(F x/sqrt(N)) - E phi``."""
+        _, moments = _fields(self, inputs, variance)
+        fields = rows @ (self.first_layer.T * (scale / math.sqrt(inputs.size)))
+        return (function_of(self.activation)(fields) - moments.mean) / scale
+
+    def covariance(self, other: Seen | None, inputs: Dense, variance: float) -> Array:
+        """See :meth:`numerics.models.dense.Seen.covariance`."""
+        if isinstance(other, FixedFeatures):
+            return _covariance(self, other, inputs, variance)
+        return super().covariance(other, inputs, variance)
+
+
+@lru_cache(maxsize=32)
+def _fields(features: FixedFeatures, inputs: Dense, variance: float) -> tuple[Array, Moments]:
+    """Variances of ``F x/sqrt(N)``, and the moments of the activation there."""
+    rows = features.first_layer
+    variances = variance / inputs.size * np.sum((rows @ inputs.covariance) * rows, axis=1)
+    return variances, moments_of(features.activation, variances)
+
+
+@lru_cache(maxsize=8)
+def _covariance(mine: FixedFeatures, other: FixedFeatures, inputs: Dense, variance: float) -> Array:
+    both = mine, other
+    fields = variance / inputs.size * (mine.first_layer @ inputs.covariance @ other.first_layer.T)
+    variances = tuple(_fields(features, inputs, variance)[0] for features in both)
+    found = covariance_of(tuple(features.activation for features in both), fields, variances, same=mine == other)
+    return found / variance
 
 
 class Spectrum(NamedTuple):

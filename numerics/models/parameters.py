@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from numerics.models.chain import Chain
 from numerics.models.checks import ParameterError, spelt
 from numerics.models.data import DataModel, GaussianMixture
-from numerics.models.dense import LinearMap
+from numerics.models.dense import Seen
 from numerics.models.features import RandomFeatures
 from numerics.models.stages import Estimator, Stage
 
@@ -167,5 +167,5 @@ def _own_parameters(stage: Stage) -> tuple[str, ...]:
     return tuple(
         name
         for name in names
-        if name in held and getattr(stage, name) is not None and not isinstance(getattr(stage, name), LinearMap)
+        if name in held and getattr(stage, name) is not None and not isinstance(getattr(stage, name), Seen)
     )

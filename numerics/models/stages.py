@@ -14,7 +14,7 @@ from typing import ClassVar
 from numerics.codegen import observables
 from numerics.models.checks import ROUNDING, ParameterError, require_finite, require_number, spelt
 from numerics.models.data import TRAINING, GaussianMixture, total_alpha
-from numerics.models.dense import LinearMap
+from numerics.models.dense import Seen
 from numerics.models.features import RandomFeatures
 from theory.losses import LinearLoss, Loss
 from theory.parser import MODEL_NAMES
@@ -77,7 +77,7 @@ class Estimator:
     mask_overlap : float or None
         None: the active weights are the first fraction ``eta``, so that masks are nested.  A number: that fraction of them lies
         inside the mask of the stage before, the rest outside, both drawn uniformly at random.
-    features : RandomFeatures, LinearMap or None
+    features : RandomFeatures, FixedFeatures, LinearMap or None
         What it sees of an input; None: the input itself.
 
     Raises
@@ -104,7 +104,7 @@ class Estimator:
     bias: float | None = None
     sets: tuple[str, ...] = (TRAINING,)
     mask_overlap: float | None = None
-    features: RandomFeatures | LinearMap | None = None
+    features: RandomFeatures | Seen | None = None
 
     given: ClassVar[bool] = False
     masked: ClassVar[bool] = True
@@ -112,8 +112,10 @@ class Estimator:
     def __post_init__(self) -> None:
         if not isinstance(self.loss, Loss):
             raise ParameterError(f"loss must be a theory.losses.Loss, got {self.loss!r}")
-        if self.features is not None and not isinstance(self.features, RandomFeatures | LinearMap):
-            raise ParameterError(f"features must be RandomFeatures, a LinearMap or None, got {self.features!r}")
+        if self.features is not None and not isinstance(self.features, RandomFeatures | Seen):
+            raise ParameterError(
+                f"features must be RandomFeatures, FixedFeatures, a LinearMap or None, got {self.features!r}"
+            )
         _require_own_names(self.loss)
         checks = {
             "ridge": require_number("ridge", self.ridge, at_least=0, allowed="a finite number >= 0"),

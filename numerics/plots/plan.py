@@ -27,6 +27,7 @@ from numerics.models import (
     Frozen,
     LinearMap,
     ParameterError,
+    Seen,
     Stage,
     described,
     parameter_values,
@@ -113,8 +114,8 @@ def thresholds_in_alpha(data: DataModel, chain: Chain) -> dict[str, float]:
 
 def _weights(data: DataModel, stage: Estimator) -> float:
     """Weights of a stage over N, which is where samples are as many as they."""
-    if isinstance(stage.features, LinearMap):
-        return stage.features.matrix.shape[0] / data.inputs.size
+    if isinstance(stage.features, Seen):
+        return stage.features.shape[0] / data.inputs.size
     return stage.eta if stage.features is None else stage.features.ratio
 
 

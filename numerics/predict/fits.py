@@ -268,7 +268,7 @@ class Trainer:
     def _sample(self, rows: NDArray[np.intp], seed: np.random.SeedSequence) -> Sample:
         """Some rows as the trainer takes them."""
         design, labels = self._design[rows], 0.5 * (1.0 + self.samples.y[rows])
-        views = Views.of(self.data.inputs.covariance, self._maps, design)
+        views = Views.of(self.data.inputs, self.data.variance, self._maps, design)
         return Sample(
             design, labels, self.data.inputs.direction, labels, {TRAINING: slice(0, len(labels))}, views=views, seed=seed
         )  # fmt: skip

@@ -19,7 +19,7 @@ from numerics.scalar.kernels import layout
 from numerics.scalar.kernels.layout import Nodes
 from numerics.scalar.limits import classify, separator
 from numerics.scalar.points import HARD, MAX_MARGIN, MINIMUM_NORM, StagePoint, effective_ridge
-from numerics.scalar.prior import coordinate_groups
+from numerics.scalar.prior import coordinate_groups, tables_key
 from numerics.settings import Settings
 from theory.bends import JUMP_WIDTH
 from theory.losses import LinearLoss, Loss
@@ -385,11 +385,8 @@ def _stacked_groups(points: Sequence[tuple[DataModel, Chain]]) -> layout.Groups:
     """Groups of coordinates of all points; where a point has fewer, the rest are empty."""
     found = [coordinate_groups(data, chain) for data, chain in points]
     n, most, size = len(found), max(len(groups.share) for groups in found), len(points[0][1])
-    seen = {
-        (data.inputs, *(stage.features for stage in chain.stages)) if groups.tables.share > 0.0 else None
-        for groups, (data, chain) in zip(found, points, strict=True)
-    }
-    if len(seen) > 1:
+    tables = any(groups.tables.share > 0.0 for groups in found)
+    if tables and len({tables_key(data, chain) for data, chain in points}) > 1:
         raise ValueError("points that are solved together must have the same dense inputs")
     arrays = (
         np.zeros((n, most)), np.full((n, most, size), -1), np.zeros((n, most, size)), np.zeros((n, most, size, size)),

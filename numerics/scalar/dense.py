@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from numerics.deferred import Deferred
-from numerics.models import Dense, LinearMap
-from numerics.models.dense import eigenbasis
+from numerics.models import Dense, Seen
+from numerics.models.dense import covariance_between, eigenbasis
 from numerics.scalar.kernels.layout import Groups, Tables
 
 _dense = Deferred("numerics.scalar.kernels.dense")
 
 Array = np.ndarray
+
+Maps = tuple[Seen | None, ...]
+"""What each stage sees; None: the inputs."""
 
 
 @lru_cache(maxsize=1)
@@ -22,49 +26,91 @@ def no_tables() -> Tables:
     return Tables(0.0, 0.0, _dense.no_matrices(), _dense.no_matrices())
 
 
-def alike(maps: tuple[LinearMap | None, ...]) -> bool:
+def alike(maps: Maps) -> bool:
     """Whether all stages see the same, so that the eigenvectors of its covariance are coordinates common to them."""
     return all(seen == maps[0] for seen in maps)
 
 
-def coordinates(inputs: Dense, seen: LinearMap | None) -> tuple[Array, Array]:
+def scale_of(maps: Maps, variance: float) -> float:
+    """Delta where what stages have in common depends on it beyond a factor, else 1."""
+    return variance if any(seen is not None and not seen.scales_with_inputs for seen in maps) else 1.0
+
+
+class Eigenbases(NamedTuple):
+    """What stages see, each in the eigenbasis of its own covariance.
+
+    Attributes
+    ----------
+    values : list of arrays, shape (p_t,)
+        Eigenvalues of Omega_tt, increasing.
+    vectors : list of arrays, shape (p_t, p_t)
+        In columns.
+    responses : list of arrays, shape (p_t, p)
+        Of what is seen to a shift of the inputs.
+    between : dict of (t, s) to array, shape (p_t, p_s)
+        Omega_ts of s < t that see different things.
+    """
+
+    values: list[Array]
+    vectors: list[Array]
+    responses: list[Array]
+    between: dict[tuple[int, int], Array]
+
+    def mixed(self, t: int, s: int) -> Array:
+        """Omega_ts for s < t."""
+        return self.between[t, s] if (t, s) in self.between else np.diag(self.values[t])
+
+
+@lru_cache(maxsize=12)
+def eigenbases(inputs: Dense, maps: Maps, variance: float) -> Eigenbases:
+    """Each covariance is diagonalised once, of equal maps together; ``variance`` as of :func:`scale_of`."""
+    found = {None: (*inputs.axes, inputs.axes[1].T)}
+    for seen in maps:
+        if seen not in found:
+            values, vectors = eigenbasis(covariance_between(seen, seen, inputs, variance))
+            found[seen] = values, vectors, vectors.T @ seen.response(inputs, variance)
+    values, vectors, responses = (list(arrays) for arrays in zip(*(found[seen] for seen in maps), strict=True))
+    between = {
+        (t, s): vectors[t].T @ covariance_between(maps[t], maps[s], inputs, variance) @ vectors[s]
+        for t in range(len(maps))
+        for s in range(t)
+        if maps[t] != maps[s]
+    }
+    return Eigenbases(values, vectors, responses, between)
+
+
+def coordinates(inputs: Dense, seen: Seen | None, variance: float) -> tuple[Array, Array]:
     """Variances and mean square signals of what all stages see, along its eigenvectors."""
     if seen is None:
         return inputs.variances, inputs.signals
-    matrix = seen.matrix
-    values, vectors = eigenbasis(matrix @ inputs.covariance @ matrix.T)
-    rows = vectors.T @ matrix
-    return values, (rows**2).sum(axis=1) if inputs.direction is None else (rows @ inputs.direction) ** 2
+    found = eigenbases(inputs, (seen,), variance)
+    rows = found.responses[0]
+    return found.values[0], (rows**2).sum(axis=1) if inputs.direction is None else (rows @ inputs.direction) ** 2
 
 
 @lru_cache(maxsize=4)
-def tables_of(inputs: Dense, maps: tuple[LinearMap | None, ...], ruled: bool) -> Tables:
+def tables_of(inputs: Dense, maps: Maps, variance: float, ruled: bool) -> Tables:
     """Tables of the covariances and means of what stages see; the first of the stages is the rule, if there is one (``ruled``).
 
-    Each covariance is diagonalised once, of equal maps together; where no direction is given, u is written in the eigenbasis of
-    the inputs themselves, in which stages that see them have a diagonal M.
+    Where no direction is given, u is written in the eigenbasis of the inputs themselves, in which stages that see them have a
+    diagonal M.
     """
-    averaged = inputs.direction is None
-    bases = {None: inputs.axes}
-    for seen in maps:
-        if seen not in bases:
-            bases[seen] = eigenbasis(seen.matrix @ inputs.covariance @ seen.matrix.T)
-    rows = {seen: vectors.T if seen is None else vectors.T @ seen.matrix for seen, (_, vectors) in bases.items()}
+    bases, averaged = eigenbases(inputs, maps, variance), inputs.direction is None
     covariances, means, none = [], [], np.empty((0, 0))
     for t, mine in enumerate(maps):
-        for s, other in enumerate(maps):
+        for s in range(len(maps)):
             found = none
             if s == t:
-                found = bases[mine][0][None, :]
+                found = bases.values[t][None, :]
             elif s < t:
-                found = rows[mine] @ inputs.covariance @ rows[other].T
-            covariances.append(np.ascontiguousarray(found))
+                found = bases.mixed(t, s)
+            covariances.append(found)
         if ruled and t > 0:
             means.append(none)
         elif not averaged:
-            means.append((rows[mine] @ inputs.direction)[:, None])
+            means.append((bases.responses[t] @ inputs.direction)[:, None])
         else:
-            means.append(np.ones((1, inputs.size)) if mine is None else rows[mine] @ inputs.axes[1])
+            means.append(np.ones((1, inputs.size)) if mine is None else bases.responses[t] @ inputs.axes[1])
     lists = _dense.no_matrices(), _dense.no_matrices()
     for matrices, arrays in zip(lists, (covariances, means), strict=True):
         for array in arrays:

@@ -21,7 +21,6 @@ from numerics.models import (
     Estimator,
     Frozen,
     Inputs,
-    LinearMap,
     RandomFeatures,
     Rule,
     in_equations,
@@ -104,7 +103,8 @@ def coordinate_groups(data: DataModel, chain: Chain) -> Groups:
     noise = stages[0].noise if isinstance(stages[0], Rule) else 0.0
     features = tuple(stage.features for stage in stages)
     if isinstance(data.inputs, Dense):
-        return _groups_of_dense(data.inputs, features, noise, isinstance(stages[0], Rule))
+        variance = dense.scale_of(features, data.variance)
+        return _groups_of_dense(data.inputs, features, variance, noise, isinstance(stages[0], Rule))
     if any(features):
         return _groups_of_features(features, data.variance, noise)
     etas, overlaps = (tuple(getattr(stage, name) for stage in stages) for name in ("eta", "mask_overlap"))
@@ -124,12 +124,20 @@ def _groups_of_inputs(
     return _assembled(share, active, means, covariances, signals, noise)
 
 
+def tables_key(data: DataModel, chain: Chain) -> object:
+    """What tables of dense inputs depend on: equal for points that may be solved together."""
+    if not isinstance(data.inputs, Dense):
+        return None
+    maps = tuple(stage.features for stage in chain.stages)
+    return data.inputs, maps, dense.scale_of(maps, data.variance)
+
+
 @lru_cache(maxsize=8)
-def _groups_of_dense(inputs: Dense, maps: tuple[LinearMap | None, ...], noise: float, ruled: bool) -> Groups:
-    """Of stages that see linear maps of inputs of any covariance: groups if they have coordinates in common."""
+def _groups_of_dense(inputs: Dense, maps: dense.Maps, variance: float, noise: float, ruled: bool) -> Groups:
+    """Of stages with views of inputs of any covariance: groups if they have coordinates in common."""
     if not dense.alike(maps):
-        return dense.without_groups(dense.tables_of(inputs, maps, ruled), len(maps), noise)
-    variances, signals = dense.coordinates(inputs, maps[0])
+        return dense.without_groups(dense.tables_of(inputs, maps, variance, ruled), len(maps), noise)
+    variances, signals = dense.coordinates(inputs, maps[0], variance)
     count, size = len(variances), len(maps)
     share, active = np.full(count, 1.0 / inputs.size), np.ones((count, size), dtype=bool)
     means = np.repeat(np.sqrt(signals)[:, None], size, axis=1)

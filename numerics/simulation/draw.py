@@ -22,11 +22,12 @@ from numerics.models import (
     Dense,
     Estimator,
     Frozen,
-    LinearMap,
     RandomFeatures,
     Rule,
+    Seen,
     SharedCovariance,
 )
+from numerics.models.dense import covariance_between
 from numerics.models.link import disagreement
 
 Array = NDArray[np.float64]
@@ -81,25 +82,34 @@ class Views:
 
     Attributes
     ----------
-    covariance : ndarray, shape (p, p)
-        Of one copy, over Delta; in clusters the mean over them.
-    designs : mapping of LinearMap to ndarray, shape (M, p_t N/p)
-        ``A x/sqrt(N)`` of all samples.
+    inputs : Dense
+        One copy; in clusters those of the mean covariance.
+    variance : float
+        Delta.
+    designs : mapping of Seen to ndarray, shape (M, p_t N/p)
+        What is seen of all samples, ``A x/sqrt(N)`` of a map.
     """
 
-    covariance: Array
-    designs: Mapping[LinearMap, Array]
+    inputs: Dense
+    variance: float
+    designs: Mapping[Seen, Array]
 
     @classmethod
-    def of(cls, covariance: Array, maps: Sequence[LinearMap], design: Array) -> Views:
+    def of(cls, inputs: Dense, variance: float, maps: Sequence[Seen], design: Array) -> Views:
         """Of the inputs x/sqrt(N), shape (M, N)."""
-        return cls(covariance, {seen: by_copy(seen.matrix, design) for seen in maps})
+        copies, scale = design.reshape(-1, inputs.size), math.sqrt(design.shape[1])
+        designs = {seen: seen.of(copies, inputs, variance, scale).reshape(len(design), -1) for seen in maps}
+        return cls(inputs, variance, designs)
 
-    def product(self, mine: LinearMap | None, other: LinearMap | None, weights: Array) -> Array:
-        """``A_t Sigma A_s^T weights`` for each copy."""
-        found = weights.T if other is None else by_copy(other.matrix.T, weights.T)
-        found = by_copy(self.covariance, found)
-        return found.T if mine is None else by_copy(mine.matrix, found).T
+    def product(self, mine: Seen | None, other: Seen | None, weights: Array) -> Array:
+        """``Omega_ts weights`` for each copy."""
+        given, rows = (self.inputs, self.variance), weights.T
+        if all(seen is not None and not seen.scales_with_inputs for seen in (mine, other)):
+            return by_copy(covariance_between(mine, other, *given), rows).T
+        if other is not None:
+            rows = by_copy(other.response(*given).T, rows)
+        rows = by_copy(self.inputs.covariance, rows)
+        return rows.T if mine is None else by_copy(mine.response(*given), rows).T
 
 
 def by_copy(matrix: Array, rows: Array) -> Array:
@@ -206,7 +216,7 @@ class Sample:
         if stage.features is None:
             return self.mean
         if self.views is not None:
-            return by_copy(stage.features.matrix, self.mean)
+            return by_copy(stage.features.response(self.views.inputs, self.views.variance), self.mean)
         return self.network.slope / math.sqrt(len(self.mean)) * (self.network.first_layer @ self.mean)
 
 
@@ -216,9 +226,9 @@ def _generator(seed: np.random.SeedSequence, *stream: int) -> np.random.Generato
 
 def draw(
     data: DataModel, n_inputs: int, seed: np.random.SeedSequence, features: RandomFeatures | None = None,
-    maps: Sequence[LinearMap] = (),
+    maps: Sequence[Seen] = (),
 ) -> Sample:  # fmt: skip
-    """Draw v, or the rule, labels and inputs of every data set, and the network that gives features; or apply linear ``maps``."""
+    """Draw v, or the rule, labels and inputs of every data set, and the network that gives features; or apply given ``maps``."""
     dense = data.inputs if isinstance(data.inputs, Dense) else None
     generator = np.random.default_rng(seed)
     mean = generator.standard_normal(n_inputs)
@@ -264,7 +274,7 @@ def draw(
             flipped = _generator(seed, FLIPS, number).random(rows.stop - rows.start) < data_set.label_noise
             noisy[rows] = np.where(flipped, 1 - labels[rows], labels[rows])
     network = None if features is None else Network.drawn(features, design, data.variance, seed)
-    views = None if dense is None else Views.of(dense.covariance, maps, design)
+    views = None if dense is None else Views.of(dense, data.variance, maps, design)
     return Sample(design, noisy, mean, labels, sets, fields, deviations**2, network, views, seed)
 
 
@@ -334,7 +344,7 @@ def _class_means(
 
 
 def draw_clusters(
-    data: Clusters, n_inputs: int, seed: np.random.SeedSequence, maps: Sequence[LinearMap] = ()
+    data: Clusters, n_inputs: int, seed: np.random.SeedSequence, maps: Sequence[Seen] = ()
 ) -> Sample:  # fmt: skip
     """Draw labels and inputs of every data set in clusters: N/p independent copies of the p inputs, which share the means.
 
@@ -364,9 +374,8 @@ def draw_clusters(
     weights = np.array(data.weights)
     pooled = sum(weight * data.covariance(c) for c, weight in enumerate(weights))
     mean = (weights * data.labels) @ means
-    return Sample(
-        design, labels, mean, clean[clusters], sets, views=Views.of(pooled, maps, design), cluster_means=means, seed=seed
-    )  # fmt: skip
+    views = Views.of(Dense(pooled), 1.0, maps, design)
+    return Sample(design, labels, mean, clean[clusters], sets, views=views, cluster_means=means, seed=seed)
 
 
 def class_counts(data: ClassMixture | Clusters, n_inputs: int) -> tuple[NDArray[np.int64], ...]:

@@ -19,9 +19,9 @@ from numerics.models import (
     DataModel,
     Dense,
     Estimator,
-    LinearMap,
     ParameterError,
     RandomFeatures,
+    Seen,
     Stage,
     check_fit,
     in_equations,
@@ -182,7 +182,7 @@ def simulate(
             share = f"eta of {name} must leave" if stage.features is None else f"features of {name} must give"
             raise ParameterError(f"{share} at least 1 of {n_inputs} weights, got {stage.features or stage.eta}")
     seen = {stage.features for stage in resolved.stages if stage.features is not None}
-    maps = [found for found in seen if isinstance(found, LinearMap)]
+    maps = [found for found in seen if isinstance(found, Seen)]
     network = next((found for found in seen if isinstance(found, RandomFeatures)), None)
 
     def run(k: int) -> tuple[dict[str, Array], list[str]]:

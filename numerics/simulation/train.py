@@ -10,7 +10,7 @@ import numpy as np
 from numerics.classes.formulas import class_loss
 from numerics.classes.losses import ClassLoss
 from numerics.codegen.losses import LossFunctions
-from numerics.models import TRAINING, Chain, Estimator, LinearMap, ParameterError, RandomFeatures, Rule, helmert
+from numerics.models import TRAINING, Chain, Estimator, ParameterError, RandomFeatures, Rule, Seen, helmert
 from numerics.simulation.draw import Array, Sample, Selection
 from numerics.simulation.ridge_fit import RidgeFit, minimise_ridge
 from numerics.simulation.softmax_fit import minimise_softmax
@@ -86,7 +86,7 @@ class StageFit(RidgeFit):
     table: Array | None = None
 
     size: int = 0
-    features: RandomFeatures | LinearMap | None = None
+    features: RandomFeatures | Seen | None = None
 
     @property
     def all_weights(self) -> Array:

@@ -14,15 +14,13 @@ and none of matrices.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.models import Dense, GaussianMixture, LinearMap, ParameterError
-from numerics.models.dense import eigenbasis
+from numerics.models import Dense, GaussianMixture, ParameterError, Seen
+from numerics.scalar.dense import Eigenbases, Maps, eigenbases, scale_of
 from numerics.scalar.points import StagePoint
 from numerics.solution.solution import Solution
 
@@ -35,7 +33,8 @@ class WeightLaw(NamedTuple):
     Attributes
     ----------
     mean : array, shape (p,)
-        ``E[A^T w]``; A is the map of the stage, the identity if it has none.
+        ``E[A^T w]``; A is the map of the stage, the identity if it has none.  Of a stage with
+        :class:`numerics.models.FixedFeatures` ``E[w]``, shape (p_t,).
     covariance : array, shape (p, p)
     """
 
@@ -50,64 +49,46 @@ class LogitMoments(NamedTuple):
     variance: Array
 
 
-class _Eigenbases(NamedTuple):
-    """What stages see of an input, each in the eigenbasis of its own covariance.
-
-    Attributes
-    ----------
-    values : sequence of arrays, shape (p_t,)
-        Eigenvalues of Omega_tt.
-    rows : sequence of arrays, shape (p_t, p)
-        Eigenvectors times the map.
-    """
-
-    values: Sequence[Array]
-    rows: Sequence[Array]
-
-    def mixed(self, covariance: Array, t: int, s: int) -> Array:
-        """Omega_ts, shape (p_t, p_s)."""
-        return self.rows[t] @ covariance @ self.rows[s].T
-
-
-@lru_cache(maxsize=12)
-def _eigenbases(inputs: Dense, maps: tuple[LinearMap | None, ...]) -> tuple[_Eigenbases, dict[tuple[int, int], Array]]:
-    """Bases of all stages, and the mixed covariances of those that see different things."""
-    found = {None: inputs.axes}
-    for seen in maps:
-        if seen not in found:
-            found[seen] = eigenbasis(seen.matrix @ inputs.covariance @ seen.matrix.T)
-    rows = [found[seen][1].T if seen is None else found[seen][1].T @ seen.matrix for seen in maps]
-    bases = _Eigenbases([found[seen][0] for seen in maps], rows)
-    between = {
-        (t, s): bases.mixed(inputs.covariance, t, s) for t in range(len(maps)) for s in range(t) if maps[t] != maps[s]
-    }
-    return bases, between
-
-
 class SeenInputs(NamedTuple):
     """What stages see of some inputs, in their bases: what a law of logits costs most, if it is asked for at many parameters.
 
     Attributes
     ----------
     inputs : Dense
-    maps : tuple of LinearMap or None
+    maps : tuple of Seen or None
         Of the stages.
     rows : list of arrays, shapes (n, p_t)
+    variance : float
+        Delta; 1 where all maps are linear.
     """
 
     inputs: Dense
-    maps: tuple[LinearMap | None, ...]
+    maps: Maps
     rows: list[Array]
+    variance: float = 1.0
 
     @classmethod
-    def of(cls, inputs: Dense, maps: tuple[LinearMap | None, ...], x: Array) -> SeenInputs:
+    def of(cls, inputs: Dense, maps: Maps, x: Array, variance: float = 1.0) -> SeenInputs:
         """Of x, shape (n, p), not divided by sqrt(N), measured from the midpoint of the classes."""
-        bases, _ = _eigenbases(inputs, maps)
-        found: dict[LinearMap | None, Array] = {}
-        for seen, rows in zip(maps, bases.rows, strict=True):
+        scale = scale_of(maps, variance)
+        bases = eigenbases(inputs, maps, scale)
+        found: dict[Seen | None, Array] = {}
+        for seen, vectors, response in zip(maps, bases.vectors, bases.responses, strict=True):
             if seen not in found:
-                found[seen] = x @ rows.T
-        return cls(inputs, maps, [found[seen] for seen in maps])
+                linear = seen is None or seen.scales_with_inputs
+                found[seen] = x @ response.T if linear else seen.of(x, inputs, scale) @ vectors
+        return cls(inputs, maps, [found[seen] for seen in maps], scale)
+
+    @classmethod
+    def single(cls, inputs: Dense, maps: Maps, variance: float) -> SeenInputs:
+        """What is there if one input alone is 1, or one feature of stages whose features are not linear in the inputs."""
+        found = cls.of(inputs, maps, np.eye(inputs.size), variance)
+        bases = eigenbases(inputs, maps, found.variance)
+        rows = [
+            mine if seen is None or seen.scales_with_inputs else vectors
+            for seen, mine, vectors in zip(maps, found.rows, bases.vectors, strict=True)
+        ]
+        return found._replace(rows=rows)
 
 
 def law_of_weights(solution: Solution, stage: int) -> WeightLaw:
@@ -139,7 +120,7 @@ def law_of_weights(solution: Solution, stage: int) -> WeightLaw:
     True
     """
     inputs = _require_known(solution, stage)
-    sources = _sources(solution, stage, SeenInputs.of(inputs, _maps(solution), np.eye(inputs.size)))
+    sources = _sources(solution, stage, SeenInputs.single(inputs, _maps(solution), solution.data.variance))
     mean, covariance = _moments(solution, stage, sources, whole=True)
     return WeightLaw(mean, 0.5 * (covariance + covariance.T))
 
@@ -162,8 +143,8 @@ def logits_on(solution: Solution, stage: int, inputs: Array | SeenInputs) -> Log
     dense, maps = _require_known(solution, stage), _maps(solution)
     size = dense.size
     if not isinstance(inputs, SeenInputs):
-        inputs = SeenInputs.of(dense, maps, np.asarray(inputs, dtype=float))
-    elif inputs.inputs != dense or inputs.maps != maps:
+        inputs = SeenInputs.of(dense, maps, np.asarray(inputs, dtype=float), solution.data.variance)
+    elif (inputs.inputs, inputs.maps, inputs.variance) != (dense, maps, scale_of(maps, solution.data.variance)):
         raise ParameterError("inputs must be what the stages of this solution see")
     mean, variance = _moments(solution, stage, _sources(solution, stage, inputs), whole=False)
     return LogitMoments(mean / math.sqrt(size) + solution.bias[stage], np.maximum(variance, 0.0) / size)
@@ -184,8 +165,13 @@ def _conjugates(point: StagePoint) -> tuple[float, Array, Array]:
     return float(point.conjugates[0]), point.conjugates[1 : 1 + number], point.conjugates[1 + number :]
 
 
-def _maps(solution: Solution) -> tuple[LinearMap | None, ...]:
+def _maps(solution: Solution) -> Maps:
     return tuple(stage.features for stage in solution.resolved)
+
+
+def _bases(solution: Solution) -> Eigenbases:
+    maps = _maps(solution)
+    return eigenbases(solution.data.inputs, maps, scale_of(maps, solution.data.variance))
 
 
 class _Coefficients(NamedTuple):
@@ -206,7 +192,7 @@ class _Coefficients(NamedTuple):
 def _sources(solution: Solution, stage: int, inputs: SeenInputs) -> list[_Coefficients]:
     """Of stages 0 to ``stage``."""
     maps, stages = _maps(solution), solution.resolved
-    bases, between = _eigenbases(solution.data.inputs, maps)
+    bases = _bases(solution)
     points = [_conjugates(point) for point in solution.points[: stage + 1]]
     pulls: list[Array | None] = [None] * (stage + 1)
     pulls[stage] = inputs.rows[stage]
@@ -216,7 +202,7 @@ def _sources(solution: Solution, stage: int, inputs: SeenInputs) -> list[_Coeffi
         own = pulls[k] / (stages[k].ridge + reactions[k] * bases.values[k])
         seen = []
         for l in range(k + 1):
-            seen.append(own * bases.values[k] if maps[l] == maps[k] else own @ between[k, l])
+            seen.append(own * bases.values[k] if maps[l] == maps[k] else own @ bases.between[k, l])
             if l < k:
                 pull = -reactions[l] * seen[l]
                 pulls[l] = pull if pulls[l] is None else pulls[l] + pull
@@ -226,13 +212,13 @@ def _sources(solution: Solution, stage: int, inputs: SeenInputs) -> list[_Coeffi
 
 def _moments(solution: Solution, stage: int, sources: list[_Coefficients], *, whole: bool) -> tuple[Array, Array]:
     """Means, and variances or all covariances (``whole``), of what the coefficients are of."""
-    bases, _ = _eigenbases(solution.data.inputs, _maps(solution))
+    bases = _bases(solution)
     direction = solution.data.inputs.direction
     count = len(sources[0].own)
     mean, spread = np.zeros(count), np.zeros((count, count) if whole else count)
     for k, mine in enumerate(sources):
         drive, noises, _ = _conjugates(solution.points[k])
-        mean += drive * mine.own @ (bases.rows[k] @ direction)
+        mean += drive * mine.own @ (bases.responses[k] @ direction)
         for l in range(k + 1):
             other = sources[l].own
             if whole:

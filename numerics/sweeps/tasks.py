@@ -16,6 +16,7 @@ from numerics.models import Chain, DataModel, ParameterError, check_fit, in_equa
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.scalar.limits import classify
 from numerics.scalar.points import HARD
+from numerics.scalar.prior import tables_key
 from numerics.settings import Settings
 from numerics.simulation.run import Simulation, simulate
 from numerics.solution.observables.registry import REGISTRY, split
@@ -139,7 +140,8 @@ class Solve(Points):
                 points, lambda data, chain: solve(data, chain, settings=self.settings, rtol=self.rtol)
             )
         limits = any(has_limit(chain) for _, chain in points)
-        if self.data.in_clusters or len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in points):
+        apart = self.data.in_clusters or len({tables_key(*point) for point in points}) > 1
+        if apart or len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in points):
             return self._one_by_one(points, lambda data, chain: solve(data, chain, settings=self.settings))
         settings = settings_of_limits(self.settings) if limits else self.settings
         compiled = compile_chain(in_equations(*points[0]))

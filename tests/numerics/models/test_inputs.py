@@ -153,7 +153,7 @@ def test_exponents_and_features_are_parameters() -> None:
         (lambda: RandomFeatures(1.0, "exp(h**8)").moments(1.0), "activation .* must be finite"),
         (
             lambda: Estimator(CrossEntropy(), 0.1, features="relu"),
-            "features must be RandomFeatures, a LinearMap or None, got 'relu'",
+            "features must be RandomFeatures, FixedFeatures, a LinearMap or None, got 'relu'",
         ),
     ],
 )
