@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class Settings:
         Where the fallback homotopy starts, and how many steps in log(ridge) it may take.
     memory
         Bytes that the nodes of one solve may take; a chain that needs more is refused before they are made.
+    common
+        How weights are treated where inputs are ``Dense`` or ``Clusters``: None takes eigenvectors that all stages and clusters
+        have in common for coordinates wherever there are such, False never does; True refuses what has none.  The numbers are the
+        same.  What was done is the ``prior`` of a solution.
     """
 
     rtol: float = 1e-8
@@ -53,6 +57,7 @@ class Settings:
     first_ridge: float = 30.0
     ridge_steps: int = 200
     memory: float = 8e9
+    common: bool | None = field(default=None, repr=False)
 
 
 DEFAULT = Settings()

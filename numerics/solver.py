@@ -28,7 +28,7 @@ from numerics.scalar.compiled import PointArrays, compile_chain, newton, one_ste
 from numerics.scalar.directions import TENSOR_STAGES
 from numerics.scalar.kernels.layout import Nodes
 from numerics.scalar.points import StagePoint
-from numerics.scalar.prior import WeightMoments
+from numerics.scalar.prior import WeightMoments, kind_of_prior
 from numerics.settings import DEFAULT, Settings
 from numerics.solution.solution import Solution
 from numerics.square_chain.reduction import square_chain
@@ -143,6 +143,8 @@ def solve(
         settings = replace(
             settings, max_iterations=require_count("max_iterations", max_iterations, allowed="a positive integer")
         )
+    if not data.in_clusters:
+        kind_of_prior(data, in_equations(data, chain), settings.common)  # refused if it cannot be
     if start is not None and not isinstance(start, Solution) and not (data.many_classes or data.in_clusters):
         raise ParameterError(f"start must be a Solution or None, got {start!r}")
     if data.many_classes:
@@ -154,7 +156,7 @@ def solve(
     else:
         require_solvable(chain)
         settings = settings_of_limits(settings) if has_limit(chain) else settings
-        arrays = PointArrays([(data, chain)])
+        arrays = PointArrays([(data, chain)], settings.common)
         if start is not None and not has_limit(chain):
             for t, point in enumerate(start.points[: len(chain)]):
                 if point.status == 0 and not point.limit:
@@ -216,7 +218,7 @@ def settings_for(chain: Chain, settings: Settings, rtol: float | None = None) ->
         raise ParameterError(f"settings must be a numerics.settings.Settings, got {settings!r}")
     if rtol is not None:
         rtol = require_number("rtol", rtol, at_least=1e-13, below=1, allowed="a number in [1e-13, 1)")
-    if rtol is None and settings == DEFAULT:
+    if rtol is None and replace(settings, common=None) == DEFAULT:
         quadratic = all(structural_loss(stage).is_quadratic for stage in chain.stages)
         table = LONG_QUADRATIC_RTOL if quadratic else LONG_CHAIN_RTOL
         rtol = next((loose for stages, loose in table.items() if len(chain) > stages), None)

@@ -19,6 +19,7 @@ from numerics.classes.solver import CHECKS, StagePoint, Walk, solve_walk
 from numerics.driver.chord import Found
 from numerics.driver.outcome import Outcome, Status
 from numerics.models import Chain, ClassMixture, Estimator, ParameterError, chosen, helmert, parameter_values
+from numerics.scalar.prior import COMMON
 from numerics.settings import DEFAULT, Settings
 from numerics.solution.observables import OBSERVABLES
 from numerics.solution.observables.registry import (
@@ -75,6 +76,8 @@ class ClassSolution:
         Evaluations of channel averages, all stages and levels together.
     message : str
         "converged", or what went wrong and where.
+    prior : str
+        "common eigenvectors": weights are treated coordinate by coordinate.
 
     Indexing gives the stages.  Logits and weights have K components that sum to 0; classes are the last axes.
 
@@ -100,6 +103,10 @@ class ClassSolution:
     quadrature_error: float
     iterations: int
     message: str
+
+    @property
+    def prior(self) -> str:
+        return COMMON
 
     def __len__(self) -> int:
         return len(self.chain)
@@ -165,7 +172,7 @@ class ClassSolution:
         result = {
             "parameters": parameter_values(self.data, self.chain),
             "classes": self.data.classes_count, "gram": np.array(self.data.gram).tolist(), "weights": list(self.data.weights),
-            "converged": self.converged, "residual": self.residual, "iterations": self.iterations,
+            "prior": self.prior, "converged": self.converged, "residual": self.residual, "iterations": self.iterations,
             "quadrature_error": self.quadrature_error, "message": self.message,
             "stages": [
                 {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from numerics.models import TRAINING, Chain, ClassMixture, Clusters, DataModel, Estimator, Stage
+from numerics.models import TRAINING, Chain, ClassMixture, Clusters, DataModel, Estimator, Stage, structured
 from numerics.solution.observables import OBSERVABLES
 from numerics.solution.observables.registry import observables_of
 from numerics.solution.solution import Solution
@@ -110,7 +110,7 @@ def solution_text(solution: Solution) -> str:
         f"quadrature error {solution.quadrature_error:.1e}, {solution.iterations} iterations)",
         table(rows),
     ]
-    if solution.data.in_clusters:
+    if solution.data.in_clusters or structured(solution.data, solution.chain):
         parts[1] += f"\nprior: {solution.prior}"
     if solution.data.many_classes:
         return "\n\n".join([*parts, *_of_classes(solution)])

@@ -28,12 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from numerics.models import Clusters, Estimator, LinearMap
+from numerics.models import Clusters, Estimator, LinearMap, ParameterError
 from numerics.models.dense import eigenbasis
+from numerics.scalar.prior import COMMON, SHARED
 
 Array = NDArray[np.float64]
 
-COMMON, SHARED, APART = "common eigenvectors", "one covariance for all", "one covariance a cluster"
+APART = "one covariance a cluster"
 """Names of the kinds of prior."""
 
 _DIAGONAL = 1e-11  # off-diagonal entry, over the mean variance, that counts as rounding
@@ -77,7 +78,7 @@ class WeightPrior:
         self.clusters, self.size = means.shape[1:]
         self.basis = None if common is False or any(seen is not None for seen in maps) else common_basis(covariances)
         if common and self.basis is None:
-            raise ValueError("common must be False where covariances have no eigenvectors in common")
+            raise ParameterError("common must be False or None where covariances have no eigenvectors in common")
         # Equal maps are one object, so that products with them are made once.
         kinds = {seen: seen for seen in maps}
         self.maps = [kinds[seen] for seen in maps]

@@ -169,7 +169,7 @@ class ClusterSolution:
         """Everything as plain numbers and lists, ready for JSON (NaN and infinite numbers become None)."""
         names = ("overlap", "response", "means", "cluster_overlaps", "cluster_responses")
         arrays = {name: getattr(self, name) for name in names}
-        return {"prior": self.prior} | in_plain_numbers(self, **arrays)
+        return in_plain_numbers(self, **arrays)
 
 
 def _moved(share: float) -> Callable[[StagePoint, StagePoint], StagePoint]:
@@ -247,7 +247,7 @@ class ClusterStage(StageSolution):
 
 
 def solve_clusters(
-    data: Clusters, chain: Chain, settings: Settings, start: ClusterSolution | None = None, common: bool | None = None
+    data: Clusters, chain: Chain, settings: Settings, start: ClusterSolution | None = None
 ) -> ClusterSolution:
     """Saddle point of a chain on clusters.
 
@@ -255,8 +255,6 @@ def solve_clusters(
     ----------
     start : ClusterSolution
         A solution at nearby parameters to continue from.
-    common : bool
-        False: one covariance a cluster, even where covariances have common eigenvectors.
 
     Raises
     ------
@@ -266,7 +264,7 @@ def solve_clusters(
     for name, bias in zip(chain.names, resting_biases(chain.stages), strict=True):
         if bias is not None:
             raise ParameterError(f"loss of {name} must have targets that depend on the sample, where data are Clusters")
-    refinement = Refinement(data, chain, settings, () if start is None else start.walk.found, common)
+    refinement = Refinement(data, chain, settings, () if start is None else start.walk.found)
     solved, error = refinement.run()
     walk, outcome = refinement.walk, refinement.outcome
     points = tuple(walk.points)

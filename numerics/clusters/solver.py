@@ -45,8 +45,6 @@ class Walk:
         The problem.
     level : Level
         Of the quadrature.
-    common : bool or None
-        See :class:`WeightPrior`.
     known : sequence of ClusterPoints
         Stages as they are known from another level; they say how finely nodes have to be laid.
     """
@@ -55,14 +53,13 @@ class Walk:
     chain: Chain
     settings: Settings
     level: Level
-    common: bool | None = None
     known: Sequence[ClusterPoints] = ()
     points: list[ClusterPoints] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
     defect: float = 0.0
 
     def __post_init__(self) -> None:
-        self.prior = WeightPrior.of(self.data, self.chain.stages, self.common)
+        self.prior = WeightPrior.of(self.data, self.chain.stages, self.settings.common)
         self.nodes: list[Nodes] = [label_nodes(part) for part in self.data.parts]
 
     def equations(self) -> StageEquations:
@@ -174,11 +171,9 @@ class Refinement:
         Of the last stage that was tried, with the iterations of all and the largest residual.
     """
 
-    def __init__(
-        self, data: Clusters, chain: Chain, settings: Settings, start: Sequence[Found], common: bool | None
-    ) -> None:
+    def __init__(self, data: Clusters, chain: Chain, settings: Settings, start: Sequence[Found]) -> None:
         self.problem = data, chain, settings
-        self.start, self.common = start, common
+        self.start = start
         self.walk: Walk | None = None
         self.before: Walk | None = None
         self.outcome = Outcome(Status.NOT_TRIED.value, 0, math.inf, math.inf, 0.0)
@@ -195,7 +190,7 @@ class Refinement:
         """All stages at a level, from those of the one before."""
         start = self.start if self.walk is None else self.walk.found
         known = () if self.walk is None or len(self.walk.points) < len(self.problem[1]) else self.walk.points
-        walk = Walk(*self.problem, level, self.common, known)
+        walk = Walk(*self.problem, level, known)
         residual, iterations = 0.0, self.outcome.iterations
         outcome = self.outcome
         for number in range(len(walk.chain)):
@@ -212,7 +207,7 @@ class Refinement:
 
     def checked(self, level: Level) -> Walk | None:
         """The same chain after one Newton step at another level; None if that cannot be done."""
-        other = Walk(*self.problem, level, self.common, self.walk.points)
+        other = Walk(*self.problem, level, self.walk.points)
         for found in self.walk.found:
             equations = other.equations()
             x = newton_step(equations, found)

@@ -230,12 +230,13 @@ class PointArrays:
         Stages without weights (:mod:`numerics.scalar.constant_targets`); their ``ln C_tt^2`` in ``x`` is 0 and stands for -oo.
     """
 
-    def __init__(self, points: Sequence[tuple[DataModel, Chain]]) -> None:
+    def __init__(self, points: Sequence[tuple[DataModel, Chain]], common: bool | None = None) -> None:
+        self.common = common
         points = [(data, in_equations(data, chain)) for data, chain in points]
         n, size = len(points), len(points[0][1])
         self.problems = points
         self.limits = [classify(data, chain) for data, chain in points]
-        self.points = point_parameters(points, self.limits)
+        self.points = point_parameters(points, self.limits, common)
         data, chain = points[0]
         self.losses = tuple(structural_loss(stage) for stage in chain.stages)
         names = [found.name for found in data.sets]
@@ -300,7 +301,7 @@ class PointArrays:
             if self.limits[i][t] != MAX_MARGIN or self.problems[i][0].ruled:
                 continue
             for cosines in (True, False) if t else (False,):
-                again = PointArrays([self.problems[i]])
+                again = PointArrays([self.problems[i]], self.common)
                 again.x[0], again.started[0, :t] = self.x[i], 1
                 again._start_separator(t, again._near_separator(t, stages, settings) if cosines else np.zeros(t))
                 again._run(stages, settings)
@@ -312,7 +313,7 @@ class PointArrays:
     def _near_separator(self, t: int, stages: object, settings: Settings) -> np.ndarray:
         """``C_t1../sqrt(Q_tt)`` of stage ``t``, from 0, of the only point at a small ridge, shape (t,); 0 if that is not solved."""
         ((data, chain),) = self.problems
-        soft = PointArrays([with_parameter(data, chain, f"{chain.name(t + 1)}.ridge", _SEPARATOR_RIDGE)])
+        soft = PointArrays([with_parameter(data, chain, f"{chain.name(t + 1)}.ridge", _SEPARATOR_RIDGE)], self.common)
         soft.x[0], soft.started[0, :t] = self.x[0], 1
         soft._run(stages, settings)
         if soft.solved[0] <= t:
@@ -344,7 +345,9 @@ class PointArrays:
         )  # fmt: skip
 
 
-def point_parameters(points: Sequence[tuple[DataModel, Chain]], limits: Sequence[Sequence[str | None]]) -> layout.Point:
+def point_parameters(
+    points: Sequence[tuple[DataModel, Chain]], limits: Sequence[Sequence[str | None]], common: bool | None = None
+) -> layout.Point:  # fmt: skip
     """Parameters of many points with chains of one structure as the core takes them."""
     n, size = len(points), len(points[0][1])
     resolved = [chain.resolved(data) for data, chain in points]
@@ -378,12 +381,12 @@ def point_parameters(points: Sequence[tuple[DataModel, Chain]], limits: Sequence
             training.fixed_bias[i, t] = _fixed_bias(stage, limit)
             if at_rest[t] is not None:
                 training.kind[i, t], training.fixed_bias[i, t] = layout.VANISHING, at_rest[t]
-    return layout.Point(data, training, _stacked_groups(points))
+    return layout.Point(data, training, _stacked_groups(points, common))
 
 
-def _stacked_groups(points: Sequence[tuple[DataModel, Chain]]) -> layout.Groups:
+def _stacked_groups(points: Sequence[tuple[DataModel, Chain]], common: bool | None) -> layout.Groups:
     """Groups of coordinates of all points; where a point has fewer, the rest are empty."""
-    found = [coordinate_groups(data, chain) for data, chain in points]
+    found = [coordinate_groups(data, chain, common) for data, chain in points]
     n, most, size = len(found), max(len(groups.share) for groups in found), len(points[0][1])
     tables = any(groups.tables.share > 0.0 for groups in found)
     if tables and len({tables_key(data, chain) for data, chain in points}) > 1:

@@ -21,6 +21,7 @@ from numerics.models import (
     Estimator,
     Frozen,
     Inputs,
+    ParameterError,
     RandomFeatures,
     Rule,
     in_equations,
@@ -94,17 +95,23 @@ def mask_patterns(
     )
 
 
-def coordinate_groups(data: DataModel, chain: Chain) -> Groups:
+COMMON, SHARED = "common eigenvectors", "one covariance for all"
+"""How weights are treated: coordinate by coordinate, or by matrices."""
+
+
+def coordinate_groups(data: DataModel, chain: Chain, common: bool | None = None) -> Groups:
     """Groups of coordinates that differ in who has weights there or in what the stages' inputs are; see :class:`Groups`.
 
-    The noise of a rule has coordinates of its own.
+    The noise of a rule has coordinates of its own.  ``common`` as in :class:`numerics.settings.Settings`.
     """
     stages = chain.resolved(data)
     noise = stages[0].noise if isinstance(stages[0], Rule) else 0.0
     features = tuple(stage.features for stage in stages)
     if isinstance(data.inputs, Dense):
-        variance = dense.scale_of(features, data.variance)
-        return _groups_of_dense(data.inputs, features, variance, noise, isinstance(stages[0], Rule))
+        if kind_of_prior(data, chain, common) == SHARED:
+            tables = dense.tables_of(data.inputs, *_seen(data, features), isinstance(stages[0], Rule))
+            return dense.without_groups(tables, len(features), noise)
+        return _groups_of_dense(data.inputs, *_seen(data, features), noise)
     if any(features):
         return _groups_of_features(features, data.variance, noise)
     etas, overlaps = (tuple(getattr(stage, name) for stage in stages) for name in ("eta", "mask_overlap"))
@@ -128,15 +135,36 @@ def tables_key(data: DataModel, chain: Chain) -> object:
     """What tables of dense inputs depend on: equal for points that may be solved together."""
     if not isinstance(data.inputs, Dense):
         return None
-    maps = tuple(stage.features for stage in chain.stages)
-    return data.inputs, maps, dense.scale_of(maps, data.variance)
+    return data.inputs, *_seen(data, tuple(stage.features for stage in chain.stages))
+
+
+def kind_of_prior(data: DataModel, chain: Chain, common: bool | None = None) -> str:
+    """How the weights of a chain, with the rule if there is one, are treated; ``common`` as in :class:`numerics.settings.Settings`.
+
+    Raises
+    ------
+    ParameterError
+        If ``common`` is neither True, False nor None, or cannot be what it is.
+    """
+    if common not in (True, False, None):
+        raise ParameterError(f"common must be True, False or None, got {common!r}")
+    if not isinstance(data.inputs, Dense):
+        if common is False:
+            raise ParameterError(f"common must be True or None: coordinates of {data.inputs!r} are independent")
+        return COMMON
+    alike = dense.alike(tuple(stage.features for stage in chain.stages))
+    if common and not alike:
+        raise ParameterError("common must be False or None where stages, or a rule, see different things")
+    return COMMON if alike and common is not False else SHARED
+
+
+def _seen(data: DataModel, maps: dense.Maps) -> tuple[dense.Maps, float]:
+    return maps, dense.scale_of(maps, data.variance)
 
 
 @lru_cache(maxsize=8)
-def _groups_of_dense(inputs: Dense, maps: dense.Maps, variance: float, noise: float, ruled: bool) -> Groups:
-    """Of stages with views of inputs of any covariance: groups if they have coordinates in common."""
-    if not dense.alike(maps):
-        return dense.without_groups(dense.tables_of(inputs, maps, variance, ruled), len(maps), noise)
+def _groups_of_dense(inputs: Dense, maps: dense.Maps, variance: float, noise: float) -> Groups:
+    """Of stages that see the same of inputs of any covariance, along its eigenvectors."""
     variances, signals = dense.coordinates(inputs, maps[0], variance)
     count, size = len(variances), len(maps)
     share, active = np.full(count, 1.0 / inputs.size), np.ones((count, size), dtype=bool)
@@ -200,12 +228,14 @@ def _rows(active: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> np.
     return rows
 
 
-def norm_ratios(data: DataModel, chain: Chain, points: Sequence[StagePoint]) -> np.ndarray:
+def norm_ratios(
+    data: DataModel, chain: Chain, points: Sequence[StagePoint], common: bool | None = None
+) -> np.ndarray:  # fmt: skip
     """|w_t|^2/N over Q_tt of the stages whose saddle points are given, NaN for the others, shape (T,); 1 for white inputs."""
     chain = in_equations(data, chain)
     if not structured(data, chain):
         return np.ones(len(chain))
-    moments, found = WeightMoments(coordinate_groups(data, chain)), np.full(len(chain), np.nan)
+    moments, found = WeightMoments(coordinate_groups(data, chain, common)), np.full(len(chain), np.nan)
     for t, (stage, point) in enumerate(zip(chain.resolved(data), points, strict=False)):
         moments.add_stage(t + 1, stage, point.conjugates, point.limit)
         found[t] = moments.norm_ratio(t)

@@ -31,7 +31,7 @@ class Walk:
         # One level finer than the solution: errors of quadrature are divided by SHIFT.
         self.factor = 1.0 if rows else settings.refinement ** (level + 1)
         self.nodes = label_nodes(data, rows=max(rows, 1))
-        self.moments = WeightMoments(coordinate_groups(data, chain))
+        self.moments = WeightMoments(coordinate_groups(data, chain, settings.common))
         self.points: list[StagePoint] = []
 
     def newton(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -63,7 +63,7 @@ def _response_to_rest(solution: Solution, points: Sequence[StagePoint], s: int, 
     if not abs(_pull(solution, points, s, t, 0.0, 0.5 * _SHIFT) - direct) <= _SMOOTH * (1.0 + abs(direct)):
         return math.nan, math.nan
     through = (_pull(solution, points, s, t, own, _SHIFT) - direct) / own
-    moments = WeightMoments(coordinate_groups(solution.data, solution.equations))
+    moments = WeightMoments(coordinate_groups(solution.data, solution.equations, solution.settings.common))
     for number in range(1, t):
         moments.add_stage(number, solution.resolved[number - 1], points[number - 1].conjugates)
     constants, prior = moments.prior_rows(t - 1, stage.ridge), []

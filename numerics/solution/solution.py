@@ -24,7 +24,7 @@ from numerics.scalar.directions import sobol_directions
 from numerics.scalar.limits import MAXIMUM_LIKELIHOOD
 from numerics.scalar.nodes import Nodes, StagePoint, extend, extend_any, label_nodes, sharpness_along
 from numerics.scalar.points import MAX_MARGIN, MINIMUM_NORM
-from numerics.scalar.prior import WeightMoments, coordinate_groups, norm_ratios
+from numerics.scalar.prior import WeightMoments, coordinate_groups, kind_of_prior, norm_ratios
 from numerics.settings import Settings
 from numerics.solution.gaussian import semidefinite_cholesky
 from numerics.solution.observables import OBSERVABLES
@@ -74,6 +74,10 @@ class Solution:
         Evaluations of channel averages, all stages and levels together.
     message : str
         "converged", or what went wrong and where.
+    prior : str
+        How the weights were treated: "common eigenvectors", coordinate by coordinate, or "one covariance for all", by matrices,
+        where stages see what has no eigenvectors in common.  ``Settings(common=False)`` takes the matrices wherever inputs are
+        Dense.
 
     Indexing gives the stages: ``solution[0]`` the teacher, ``solution[-1]`` the last.
 
@@ -108,6 +112,10 @@ class Solution:
 
     def __len__(self) -> int:
         return len(self.chain)
+
+    @property
+    def prior(self) -> str:
+        return kind_of_prior(self.data, self.equations, self.settings.common)
 
     @cached_property
     def equations(self) -> Chain:
@@ -228,7 +236,7 @@ class Solution:
     @cached_property
     def norm_ratios(self) -> np.ndarray:
         """|w|^2/N over Q of all stages that are solved, shape (stages,)."""
-        return norm_ratios(self.data, self.equations, self.points)
+        return norm_ratios(self.data, self.equations, self.points, self.settings.common)
 
     @cached_property
     def _displaced(self) -> Solution:
@@ -253,7 +261,7 @@ class Solution:
     def moments(self, number: int) -> WeightMoments:
         """Moments of the weights of stages 1..number, for each group of coordinates."""
         stages = self.resolved
-        found = WeightMoments(coordinate_groups(self.data, self.equations))
+        found = WeightMoments(coordinate_groups(self.data, self.equations, self.settings.common))
         for earlier, stage, point in zip(range(1, number + 1), stages, self.points, strict=False):
             found.add_stage(earlier, stage, point.conjugates, point.limit)
         return found
@@ -281,7 +289,7 @@ def in_plain_numbers(solution: Solution, **arrays: np.ndarray) -> dict:
     known = observables_of(solution.data)
     result = {
         "parameters": parameter_values(solution.data, solution.chain),
-        "converged": solution.converged, "residual": solution.residual, "iterations": solution.iterations,
+        "prior": solution.prior, "converged": solution.converged, "residual": solution.residual, "iterations": solution.iterations,
         "quadrature_error": solution.quadrature_error, "message": solution.message,
         "stages": [
             {

@@ -77,7 +77,7 @@ class ManyPoints:
         ratio = np.ones(arrays.status.shape)
         for i, point in enumerate(points):
             if structured(*point):
-                ratio[i] = norm_ratios(*point, arrays.read(i))
+                ratio[i] = norm_ratios(*point, arrays.read(i), arrays.common)
         return cls(data, chain, arrays.x[:, :, 0], arrays.x[:, :, 1], *arrays.overlaps(), arrays.error, ratio)
 
     def values(self, name: str) -> np.ndarray:

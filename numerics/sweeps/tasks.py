@@ -146,7 +146,7 @@ class Solve(Points):
         settings = settings_of_limits(self.settings) if limits else self.settings
         compiled = compile_chain(in_equations(*points[0]))
         position = np.log(along) if along.min() > 0 else along
-        arrays = PointArrays(points)
+        arrays = PointArrays(points, settings.common)
         arrays.solve(compiled, settings, position)
         self._from_behind(arrays, points, position, settings)
         converged = arrays.converged(settings)
@@ -189,7 +189,7 @@ class Solve(Points):
             while first > 0 and not converged[first - 1] and arrays.limits[first - 1] == arrays.limits[i]:
                 first -= 1
             back = np.arange(i + 1, first - 1, -1)
-            again = PointArrays([points[k] for k in back])
+            again = PointArrays([points[k] for k in back], settings.common)
             again.x[0], again.started[0] = arrays.x[i + 1], 1
             again.solve(compile_chain(in_equations(*points[0])), settings, position[back])
             better = again.converged(settings)

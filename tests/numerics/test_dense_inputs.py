@@ -12,9 +12,12 @@ from scipy.linalg import block_diag
 from numerics import (
     Dense,
     Estimator,
+    FixedFeatures,
     GaussianMixture,
+    Isotropic,
     LinearMap,
     LinearRule,
+    ParameterError,
     RandomFeatures,
     Spectrum,
     simulate,
@@ -22,7 +25,9 @@ from numerics import (
     sweep,
 )
 from numerics.models import Chain, DataModel, DataSet, in_equations
-from numerics.scalar import dense, prior
+from numerics.optimize import derivatives
+from numerics.scalar.prior import COMMON, SHARED
+from numerics.settings import Settings
 from numerics.solution.solution import Solution
 from tests.against_experiments import scores_of_stages
 from theory.losses import CrossEntropy, Distillation, SquareDistillation, SquareLoss
@@ -42,18 +47,8 @@ NUMBERS = ("magnetization", "bias", "overlap", "response")
 OBSERVABLES = ("norm", "test_error", "free_energy", "train_loss", "cosine", "excess_risk")
 
 
-def clear() -> None:
-    """Forget the groups of dense inputs."""
-    prior._groups_of_dense.cache_clear()
-
-
-@pytest.fixture
-def tables_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No use is made of coordinates that all stages have in common."""
-    clear()
-    monkeypatch.setattr(dense, "alike", lambda maps: False)
-    yield
-    clear()
+MATRICES = Settings(common=False)
+"""No use is made of coordinates that all stages have in common."""
 
 
 def covariance_of(size: int, generator: np.random.Generator) -> np.ndarray:
@@ -102,17 +97,17 @@ def with_inputs(data: DataModel, inputs: Dense) -> DataModel:
 
 
 @pytest.mark.parametrize("case", range(3))
-def test_a_diagonal_covariance_is_a_spectrum(case: int, tables_alone: None) -> None:
+def test_a_diagonal_covariance_is_a_spectrum(case: int) -> None:
     generator = np.random.default_rng(case)
     values, direction = generator.uniform(0.2, 3.0, 9), generator.normal(size=9)
     data, stages = cases(direction**2, values)[case]
-    found = solve(with_inputs(data, Dense(np.diag(values), direction)), stages)
-    assert len(prior.coordinate_groups(found.data, found.equations).share) == 0
+    found = solve(with_inputs(data, Dense(np.diag(values), direction)), stages, settings=MATRICES)
+    assert found.prior == SHARED
     assert_equal(found, solve(data, stages))
 
 
 @pytest.mark.parametrize("case", range(3))
-def test_a_rotation_changes_nothing(case: int, tables_alone: None) -> None:
+def test_a_rotation_changes_nothing(case: int) -> None:
     """Of inputs, of the signal, and of what stages see; without a signal the average over all of them is that of equal squares."""
     generator = np.random.default_rng(10 + case)
     values, signal = generator.uniform(0.2, 3.0, 9), generator.normal(size=9)
@@ -122,25 +117,49 @@ def test_a_rotation_changes_nothing(case: int, tables_alone: None) -> None:
         data, stages = cases(squares, values)[case]
         maps = [LinearMap(second), None, LinearMap(first.T)][: len(stages)]
         expected = solve(data, stages)
-        assert_equal(solve(with_inputs(data, Dense(covariance, direction)), stages), expected)
-        assert_equal(solve(with_inputs(data, Dense(covariance, direction)), seeing(stages, maps)), expected)
+        turned = with_inputs(data, Dense(covariance, direction))
+        for seen in (stages, seeing(stages, maps)):
+            assert_equal(solve(turned, seen, settings=MATRICES), expected)
 
 
 def test_stages_that_see_the_same_have_coordinates_in_common() -> None:
-    """The answers are those of the tables, which are not made."""
+    """The answers are those of the matrices, which are not made; so are derivatives, sweeps, and the norm."""
     generator = np.random.default_rng(2)
     inputs = Dense(covariance_of(8, generator), generator.normal(size=8))
-    shared = map_of(11, 8, generator)
-    for maps in ([None, None, None], [shared, shared, shared]):
-        stages = seeing(STAGES, maps)
-        data = GaussianMixture(1.5, 0.4, inputs=inputs)
-        found = solve(data, stages)
-        assert len(prior.coordinate_groups(data, found.equations).share) == (8 if maps[0] is None else 11)
-        clear()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dense, "alike", lambda maps: False)
-            assert_equal(found, solve(data, stages))
-        clear()
+    shared, network = map_of(11, 8, generator), FixedFeatures(generator.normal(size=(11, 8)), "erf")
+    data = GaussianMixture(1.5, 0.4, 0.7, inputs=inputs)
+    for seen in (None, shared, network):
+        stages = seeing(STAGES, [seen] * 3)
+        found, other = solve(data, stages), solve(data, stages, settings=MATRICES)
+        assert (found.prior, other.prior) == (COMMON, SHARED)
+        assert_equal(found, other)
+        slopes = [derivatives(one, ["delta"], ["student.test_error"])["delta"] for one in (found, other)]
+        assert slopes[0]["student.test_error"] == pytest.approx(slopes[1]["student.test_error"], rel=1e-6)
+    names = ["norm", "test_error"]
+    grids = [
+        sweep(data, stages, {"delta": [0.5, 1.0]}, names, settings=settings) for settings in (Settings(), MATRICES)
+    ]
+    for name in names:
+        np.testing.assert_allclose(*(grid[name].to_numpy() for grid in grids), rtol=1e-9)
+
+
+def test_a_choice_that_there_is_not_is_refused_in_one_line() -> None:
+    generator = np.random.default_rng(3)
+    data = GaussianMixture(1.0, inputs=Dense(np.eye(4)))
+    apart = seeing(STAGES[:2], [None, map_of(3, 4, generator)])
+    for wrong, message in (
+        (lambda: solve(data, apart, settings=Settings(common=True)), "common must be False or None where stages"),
+        (
+            lambda: solve(GaussianMixture(1.0), TEACHER, settings=MATRICES),
+            "common must be True or None: coordinates of Isotropic",
+        ),
+        (lambda: solve(data, TEACHER, settings=Settings(common="no")), "common must be True, False or None, got 'no'"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            wrong()
+    assert solve(data, apart).prior == SHARED
+    for inputs in (Isotropic(), Spectrum([1.0, 2.0])):
+        assert solve(GaussianMixture(1.0, inputs=inputs), TEACHER, settings=Settings(common=True)).prior == COMMON
 
 
 def test_masks_are_maps() -> None:

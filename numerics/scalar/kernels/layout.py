@@ -667,12 +667,13 @@ SUMMARY = record(Summary, IntArray, IntArray, FloatArray)
 
 # Settings.
 
-CompiledSettings = namedtuple("CompiledSettings", [entry.name for entry in fields(Settings)])
+_COMPILED = [entry for entry in fields(Settings) if entry.type in ("int", "float", int, float)]
+CompiledSettings = namedtuple("CompiledSettings", [entry.name for entry in _COMPILED])
 """The fields of :class:`numerics.settings.Settings`."""
 
 SETTINGS = record(
     CompiledSettings,
-    *(types.int64 if entry.type in ("int", int) else types.float64 for entry in fields(Settings)),
+    *(types.int64 if entry.type in ("int", int) else types.float64 for entry in _COMPILED),
 )
 
 
@@ -681,5 +682,5 @@ def compiled_settings(settings: Settings) -> CompiledSettings:
     """Settings as compiled code takes them."""
     return CompiledSettings(
         *(int(getattr(settings, entry.name)) if entry.type in ("int", int) else float(getattr(settings, entry.name))
-          for entry in fields(Settings))
+          for entry in _COMPILED)
     )  # fmt: skip

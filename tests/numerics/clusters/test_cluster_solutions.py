@@ -33,7 +33,7 @@ from numerics.codegen import observables
 from numerics.models import Chain
 from numerics.optimize import derivatives, optimize
 from numerics.problem import read_problem, write_problem
-from numerics.settings import DEFAULT
+from numerics.settings import Settings
 from numerics.solution.observables.registry import REGISTRY, observables_of
 from tests.against_experiments import scores_of_stages
 from tests.random_inputs import failures
@@ -78,7 +78,7 @@ def test_two_clusters_of_one_covariance_are_dense_inputs(mapped: bool, noise: fl
     expected = solve(GaussianMixture(2.0, 0.3, label_noise=noise, inputs=Dense(shape, v)), chain)
     data = Clusters(2.0, np.array([v, -v]) / math.sqrt(SIZE), shape, [1, -1], [0.3, 0.7], noise)
     for common in (None, False):
-        found = solve_clusters(data, chain, DEFAULT, common=common)
+        found = solve_clusters(data, chain, Settings(common=common))
         assert found.converged
         assert found.prior == (SHARED if mapped or common is False else COMMON)
         for t in range(2):
