@@ -1,0 +1,87 @@
+"""Covariances of activations on fields of any two variances."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+
+from numerics.models import ParameterError
+from numerics.models.activations import SERIES_ERROR, covariance_of, function_of, moments_of
+
+KINDS = ("relu", "erf", "sign", "tanh", "h + h**2/4", "log(1 + exp(h))")
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(300)
+REACH = 10.0
+
+
+def mean_around(function, shifts: np.ndarray, deviation: float) -> np.ndarray:
+    """E of a function of a field of these means and this deviation, on both sides of the kink at 0."""
+    total = np.zeros(len(shifts))
+    for k, shift in enumerate(shifts):
+        kink = float(np.clip(-shift / deviation, -REACH, REACH))
+        for low, high in ((-REACH, kink), (kink, REACH)):
+            z = 0.5 * (high - low) * NODES + 0.5 * (high + low)
+            density = np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+            total[k] += 0.5 * (high - low) * WEIGHTS @ (density * function(shift + deviation * z))
+    return total
+
+
+def by_integration(kinds: tuple[str, str], variances: tuple[float, float], rho: float) -> float:
+    """Covariance, by integration over one field and the other given it."""
+    one, other = (function_of(kind) for kind in kinds)
+    first, second = (math.sqrt(variance) for variance in variances)
+
+    def given(u: np.ndarray) -> np.ndarray:
+        return mean_around(other, second * rho * u / first, second * math.sqrt(1.0 - rho**2))
+
+    both = mean_around(lambda u: one(u) * given(u), np.zeros(1), first)[0]
+    return both - mean_around(one, np.zeros(1), first)[0] * mean_around(other, np.zeros(1), second)[0]
+
+
+@pytest.mark.parametrize("kinds", list(product(KINDS, KINDS)), ids=" and ".join)
+def test_covariances_are_integrals(kinds: tuple[str, str]) -> None:
+    variances, rho = (0.7, 2.3), 0.55
+    field = rho * math.sqrt(variances[0] * variances[1])
+    found = covariance_of(kinds, np.array([[field, -field]]), (np.array([0.7]), np.array([2.3, 2.3])))
+    for value, sign in zip(found[0], (1.0, -1.0), strict=True):
+        assert value == pytest.approx(by_integration(kinds, variances, sign * rho), abs=2e-9)
+
+
+@pytest.mark.parametrize("kinds", [("erf", "erf"), ("relu", "relu"), ("tanh", "tanh"), ("tanh", "erf")])
+def test_of_the_same_fields_they_are_variances(kinds: tuple[str, str]) -> None:
+    """As limits of closed forms and of series, without being told that features are the same."""
+    variances = np.array([0.3, 1.0])
+    found = np.diag(covariance_of(kinds, np.diag(variances), (variances, variances)))
+    one, other = (function_of(kind) for kind in kinds)
+    for value, variance in zip(found, variances, strict=True):
+        square = mean_around(lambda u: one(u) * other(u), np.zeros(1), math.sqrt(variance))[0]
+        means = [moments_of(kind, np.array([variance])).mean[0] for kind in kinds]
+        assert value == pytest.approx(square - means[0] * means[1], abs=2 * SERIES_ERROR)
+
+
+def test_covariances_together_are_no_less_than_nothing() -> None:
+    """Of different activations on common fields, some of them nearly parallel."""
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(30, 12)) * generator.uniform(0.3, 2.0, size=(30, 1))
+    rows[1] = 1.3 * rows[0] + 0.1 * rows[1]
+    fields, kinds = rows @ rows.T / 12, ("relu", "erf", "tanh")
+    variances = np.diag(fields).copy()
+    blocks = [
+        [covariance_of((one, other), fields, (variances, variances), same=one == other) for other in kinds]
+        for one in kinds
+    ]
+    whole = np.block(blocks)
+    np.testing.assert_allclose(whole, whole.T, atol=1e-14)
+    assert np.linalg.eigvalsh(whole).min() > -1e-8
+
+
+def test_a_series_that_does_not_reach_is_refused() -> None:
+    steep = np.array([400.0])
+    with pytest.raises(
+        ParameterError, match=r"activations 'tanh' and 'sign' must be smoother .* cosine 1: 256 Hermite"
+    ):
+        covariance_of(("tanh", "sign"), steep[:, None], (steep, steep))
+    far = covariance_of(("tanh", "sign"), 0.3 * steep[:, None], (steep, steep))[0, 0]
+    assert far == pytest.approx(by_integration(("tanh", "sign"), (400.0, 400.0), 0.3), abs=1e-6)
