@@ -104,10 +104,13 @@ class FixedFeatures(Seen):
     """What a stage sees of :class:`numerics.models.Dense` inputs through a given first layer; its ``features``.
 
     These are ``phi(F x/sqrt(N)) - E phi`` for the matrix F, with one weight each; N is the number of its columns.  Stages may have
-    different first layers, and others may see the inputs themselves or :class:`numerics.models.LinearMap` of them.  What enters
-    are the exact covariances of the features of Gaussian inputs (:mod:`numerics.models.activations`), and their means ``s k1_i
-    (F v)_i/N``, up to terms of order 1/N that are common to both classes.  So theory is exact for many independent copies of the
-    inputs, each with the features F of its own, however few the inputs of one copy are; for one copy it is Gaussian equivalence.
+    different first layers, and others may see the inputs themselves or :class:`numerics.models.LinearMap` of them.
+
+    Means ``s k1_i (F v)_i/N`` and covariances are those of the features of Gaussian inputs
+    (:mod:`numerics.models.activations`), not of linear fields and noise in their place.  So theory is exact for many independent
+    copies of the inputs, each with the features F of its own, even if a copy has few inputs; for one copy of many it is Gaussian
+    equivalence.  What it leaves out are differences between the classes beyond the mean, which activations with an even part
+    make: of their covariances, of relative size |F v|/N, and so of 1/sqrt(N) for a v of order 1.
 
     Parameters
     ----------

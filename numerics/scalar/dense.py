@@ -43,8 +43,8 @@ class Eigenbases(NamedTuple):
     ----------
     values : list of arrays, shape (p_t,)
         Eigenvalues of Omega_tt, increasing.
-    vectors : list of arrays, shape (p_t, p_t)
-        In columns.
+    vectors : list of arrays, shape (p_t, p_t), or None
+        In columns; None where ``responses`` say all, because what is seen is linear in the inputs.
     responses : list of arrays, shape (p_t, p)
         Of what is seen to a shift of the inputs.
     between : dict of (t, s) to array, shape (p_t, p_s)
@@ -52,7 +52,7 @@ class Eigenbases(NamedTuple):
     """
 
     values: list[Array]
-    vectors: list[Array]
+    vectors: list[Array | None]
     responses: list[Array]
     between: dict[tuple[int, int], Array]
 
@@ -70,13 +70,15 @@ def eigenbases(inputs: Dense, maps: Maps, variance: float) -> Eigenbases:
             values, vectors = eigenbasis(covariance_between(seen, seen, inputs, variance))
             found[seen] = values, vectors, vectors.T @ seen.response(inputs, variance)
     values, vectors, responses = (list(arrays) for arrays in zip(*(found[seen] for seen in maps), strict=True))
+    linear = [seen is None or seen.scales_with_inputs for seen in maps]
+    kept = [None if easy else mine for easy, mine in zip(linear, vectors, strict=True)]
     between = {
         (t, s): vectors[t].T @ covariance_between(maps[t], maps[s], inputs, variance) @ vectors[s]
         for t in range(len(maps))
         for s in range(t)
         if maps[t] != maps[s]
     }
-    return Eigenbases(values, vectors, responses, between)
+    return Eigenbases(values, kept, responses, between)
 
 
 def coordinates(inputs: Dense, seen: Seen | None, variance: float) -> tuple[Array, Array]:

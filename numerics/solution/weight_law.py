@@ -75,8 +75,7 @@ class SeenInputs(NamedTuple):
         found: dict[Seen | None, Array] = {}
         for seen, vectors, response in zip(maps, bases.vectors, bases.responses, strict=True):
             if seen not in found:
-                linear = seen is None or seen.scales_with_inputs
-                found[seen] = x @ response.T if linear else seen.of(x, inputs, scale) @ vectors
+                found[seen] = x @ response.T if vectors is None else seen.of(x, inputs, scale) @ vectors
         return cls(inputs, maps, [found[seen] for seen in maps], scale)
 
     @classmethod
@@ -84,10 +83,7 @@ class SeenInputs(NamedTuple):
         """What is there if one input alone is 1, or one feature of stages whose features are not linear in the inputs."""
         found = cls.of(inputs, maps, np.eye(inputs.size), variance)
         bases = eigenbases(inputs, maps, found.variance)
-        rows = [
-            mine if seen is None or seen.scales_with_inputs else vectors
-            for seen, mine, vectors in zip(maps, found.rows, bases.vectors, strict=True)
-        ]
+        rows = [found.rows[t] if vectors is None else vectors for t, vectors in enumerate(bases.vectors)]
         return found._replace(rows=rows)
 
 
