@@ -8,13 +8,14 @@ For fields a and b of variances A and B and covariance C
 
 where relu is ``(a + |a|)/2`` and ``erf b`` the mean sign of b and a noise of variance 1/2.  All others are sums over Hermite
 polynomials, ``sum_n f_n g_n r^n``, of as many terms as leave ``SERIES_ERROR``: what is left is at most ``|r|^n sqrt(F G)``, with F
-and G the parts of the variances that are not summed.
+and G the parts of the variances that are not summed.  Where no number of terms does, as for fields that are nearly the same and
+activations that are steep on them, the few covariances are integrated.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -43,6 +44,9 @@ SERIES_ERROR = 1e-9
 _REACH, _STEPS = 12.0, 6001  # of the trapezoid rule for moments of smooth activations, in standard deviations
 _ORDERS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # Hermite polynomials in the covariance of two features
 _ROUNDING = 1e-13
+_MOST_INTEGRALS = 5000
+_LEGENDRE = (120, 160)  # nodes on each side of a kink, of which the fewer check the others
+_APART = 1e-9  # of two fields that are one
 _CHUNK = 500  # fields whose activations are held at once
 _JITTER = {"sign": 0.0, "erf": 0.5}  # j
 _ODD = ("tanh", *_JITTER)
@@ -126,7 +130,7 @@ def _nodes() -> tuple[Array, Array]:
     return nodes, weights / weights.sum()
 
 
-def _values(activation: str, deviations: Array):
+def _values(activation: str, deviations: Array) -> Iterator[tuple[slice, Array]]:
     """The activation on the nodes of fields, some fields at a time: which, and values of shape (fields, nodes)."""
     nodes, weights = _nodes()
     for start in range(0, len(deviations), _CHUNK):
@@ -154,8 +158,7 @@ def covariance_of(
     Raises
     ------
     ParameterError
-        For a series that would be off by more than ``SERIES_ERROR``: of two fields that are nearly the same and activations that
-        are steep on them.
+        For activations so steep on fields that are nearly the same that covariances are not known to ``SERIES_ERROR``.
     """
     one, other = activations
     if other == "relu" and one != "relu":
@@ -175,9 +178,14 @@ def covariance_of(
         else:
             found = _series(activations, cosines, variances, same)
     if same:
-        moments = moments_of(one, variances[0])
-        np.fill_diagonal(found, variances[0] * moments.slope**2 + moments.rest)
+        np.fill_diagonal(found, _squares(one, variances[0]))
     return found
+
+
+def _squares(activation: str, variances: Array) -> Array:
+    """Variances of features."""
+    moments = moments_of(activation, variances)
+    return variances * moments.slope**2 + moments.rest
 
 
 def _series(activations: tuple[str, str], cosines: Array, variances: tuple[Array, Array], same: bool) -> Array:
@@ -188,29 +196,68 @@ def _series(activations: tuple[str, str], cosines: Array, variances: tuple[Array
     found = [_hermite(activation, fields) for activation, fields in zip(activations, variances, strict=True)]
     rests = [_rests(*given) for given in zip(activations, variances, found, strict=True)]
     for orders in _ORDERS:
-        left = largest**orders * math.prod(math.sqrt(rest[orders]) for rest in rests)
-        if left <= SERIES_ERROR:
+        left = math.prod(math.sqrt(rest[orders]) for rest in rests)
+        if largest**orders * left <= SERIES_ERROR:
             break
-    else:
-        steepest = max(float(fields.max()) for fields in variances)
-        raise ParameterError(
-            f"activations {' and '.join(map(repr, activations))} must be smoother on fields of variance {steepest:g} and "
-            f"cosine {largest:.6g}: {orders} Hermite polynomials miss {left:.1g} of their covariance"
-        )
     total = np.zeros_like(cosines)
     for n in range(orders - 1, 0, -1):
         mine, others = (coefficients[:, n] for coefficients in found)
         if mine.any() and others.any():
             total += np.outer(mine, others)
         total *= cosines
+    missed = np.nonzero(sizes**orders * left > SERIES_ERROR)
+    if len(missed[0]) > _MOST_INTEGRALS:
+        raise ParameterError(
+            f"{_named(activations)} must be smoother on fields of variance {max(map(np.max, variances)):g}: {orders} Hermite "
+            f"polynomials miss {len(missed[0])} of their covariances, and at most {_MOST_INTEGRALS} are integrated"
+        )
+    for i, j in zip(*missed, strict=True):
+        total[i, j] = _integral(activations, (variances[0][i], variances[1][j]), cosines[i, j])
     return total
+
+
+def _named(activations: tuple[str, str]) -> str:
+    return f"activations {' and '.join(map(repr, activations))}"
+
+
+def _integral(activations: tuple[str, str], variances: tuple[float, float], cosine: float) -> float:
+    """Covariance of two features, by Gauss-Legendre on either side of the kinks at 0."""
+    deviations = [math.sqrt(variance) for variance in variances]
+    scale = math.prod(
+        math.sqrt(_squares(kind, np.array([found]))[0]) for kind, found in zip(activations, variances, strict=True)
+    )
+    coarse, fine = (_on_legendre(activations, deviations, cosine, count) for count in _LEGENDRE)
+    if not abs(fine - coarse) <= SERIES_ERROR * scale:
+        raise ParameterError(
+            f"{_named(activations)} must be smoother on fields of variance {max(variances):g} and cosine {cosine:.6g}: their "
+            f"covariance is known to {abs(fine - coarse) / scale:.1g} only"
+        )
+    return fine
+
+
+def _on_legendre(activations: tuple[str, str], deviations: Sequence[float], cosine: float, count: int) -> float:
+    """By so many nodes on each side."""
+    one, other = map(function_of, activations)
+    (first, second), apart = deviations, max(math.sqrt(1.0 - cosine**2), _APART)
+    u, weights = _around(np.zeros(1), count)
+    z, inner = _around(-cosine * u[0] / apart, count)
+    given = (inner * other(second * (cosine * u[0][:, None] + apart * z))).sum(axis=1)
+    own, alone = one(first * u[0]), other(second * u[0])
+    return float(weights[0] @ (own * given) - (weights[0] @ own) * (weights[0] @ alone))
+
+
+def _around(kinks: Array, count: int) -> tuple[Array, Array]:
+    """Nodes on both sides of some kinks, and their weights times the normal density, shapes (kinks, 2 count)."""
+    x, weights = np.polynomial.legendre.leggauss(count)
+    kinks = np.clip(kinks, -_REACH, _REACH)[:, None]
+    nodes = np.hstack([0.5 * ((end - kinks) * x + end + kinks) for end in (-_REACH, _REACH)])
+    lengths = np.hstack([np.abs(end - kinks) * weights for end in (-_REACH, _REACH)])
+    return nodes, 0.5 * lengths * np.exp(-0.5 * nodes**2) / math.sqrt(2.0 * math.pi)
 
 
 def _rests(activation: str, variances: Array, coefficients: Array) -> dict[int, float]:
     """Largest share of a variance that is not in the first so many coefficients."""
-    moments = moments_of(activation, variances)
-    whole = variances * moments.slope**2 + moments.rest
-    shares = coefficients[:, 1:] ** 2 / whole[:, None]
+    shares = coefficients[:, 1:] ** 2 / _squares(activation, variances)[:, None]
     beyond = np.maximum(1.0 - shares.sum(axis=1), 0.0)
     beyond[beyond < _ROUNDING] = 0.0
     return {orders: float((shares[:, orders - 1 :].sum(axis=1) + beyond).max()) for orders in _ORDERS}

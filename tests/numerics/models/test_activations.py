@@ -77,11 +77,27 @@ def test_covariances_together_are_no_less_than_nothing() -> None:
     assert np.linalg.eigvalsh(whole).min() > -1e-8
 
 
-def test_a_series_that_does_not_reach_is_refused() -> None:
-    steep = np.array([400.0])
+@pytest.mark.parametrize("kinds", [("tanh", "sign"), ("tanh", "tanh"), ("relu", "h/sqrt(1 + h**2)")])
+def test_where_no_series_reaches_covariances_are_integrated(kinds: tuple[str, str]) -> None:
+    """Of fields that are nearly the same and steep activations, and without a jump where the series takes over."""
+    variances = np.array([30.0])
+    for rho in (0.999, 0.9, 0.3, -0.95):
+        found = covariance_of(kinds, rho * variances[:, None], (variances, variances))[0, 0]
+        assert found == pytest.approx(by_integration(kinds, (30.0, 30.0), rho), abs=1e-8)
+    found = covariance_of(kinds, variances[:, None], (variances, variances))[0, 0]
+    one, other = map(function_of, kinds)
+    means = [mean_around(function, np.zeros(1), math.sqrt(30.0))[0] for function in (one, other)]
+    both = mean_around(lambda u: one(u) * other(u), np.zeros(1), math.sqrt(30.0))[0]
+    assert found == pytest.approx(both - means[0] * means[1], abs=1e-8)
+
+
+def test_what_is_too_steep_is_refused() -> None:
+    variances = np.full(80, 30.0)
+    fields = np.full((80, 80), 30.0)
     with pytest.raises(
-        ParameterError, match=r"activations 'tanh' and 'sign' must be smoother .* cosine 1: 256 Hermite"
+        ParameterError, match=r"activations 'tanh' and 'sign' must be smoother on fields of variance 30: 256 "
     ):
-        covariance_of(("tanh", "sign"), steep[:, None], (steep, steep))
-    far = covariance_of(("tanh", "sign"), 0.3 * steep[:, None], (steep, steep))[0, 0]
-    assert far == pytest.approx(by_integration(("tanh", "sign"), (400.0, 400.0), 0.3), abs=1e-6)
+        covariance_of(("tanh", "sign"), fields, (variances, variances))
+    steep, one = "tanh(300*(h - 1))", np.ones(1)
+    with pytest.raises(ParameterError, match="must be smoother on fields of variance 1 and cosine 1"):
+        covariance_of((steep, "sign"), one[:, None], (one, one))
