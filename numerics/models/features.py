@@ -161,6 +161,10 @@ class FixedFeatures(Seen):
     def __reduce__(self) -> tuple:
         return FixedFeatures, (self.first_layer, self.activation)
 
+    def __repr__(self) -> str:
+        rows, columns = self.shape
+        return f"FixedFeatures({rows}x{columns}, {self.activation!r}, {self.digest[:12]})"
+
     def response(self, inputs: Dense, variance: float) -> Array:
         """``k1_i F_i/sqrt(N)``."""
         _, moments = _fields(self, inputs, variance)

@@ -24,6 +24,7 @@ from numerics import (
     solve,
     sweep,
 )
+from numerics.cli.report import solution_text
 from numerics.models import Chain, DataModel, DataSet, in_equations
 from numerics.optimize import derivatives
 from numerics.scalar.prior import COMMON, SHARED
@@ -157,7 +158,10 @@ def test_a_choice_that_there_is_not_is_refused_in_one_line() -> None:
     ):
         with pytest.raises(ParameterError, match=message):
             wrong()
-    assert solve(data, apart).prior == SHARED
+    found = solve(data, apart)
+    assert found.prior == found.to_dict()["prior"] == SHARED
+    assert f"prior: {SHARED}" in solution_text(found)
+    assert "prior:" not in solution_text(solve(GaussianMixture(1.0), TEACHER))
     for inputs in (Isotropic(), Spectrum([1.0, 2.0])):
         assert solve(GaussianMixture(1.0, inputs=inputs), TEACHER, settings=Settings(common=True)).prior == COMMON
 

@@ -256,6 +256,7 @@ def test_what_has_the_same_numbers_and_activation_is_equal(tmp_path: Path) -> No
     layer = np.arange(6.0).reshape(2, 3)
     features = FixedFeatures(layer, "erf")
     assert features == FixedFeatures(layer.tolist(), "erf") == pickle.loads(pickle.dumps(features))
+    assert repr(features).startswith("FixedFeatures(2x3, 'erf', ")
     assert len({features, FixedFeatures(layer, "relu"), LinearMap(layer), FixedFeatures(layer, "erf")}) == 3
     data = GaussianMixture(2.0, inputs=Dense(np.eye(3), [1.0, 0.5, 0.2]))
     chain = Chain.of([STAGES[0], Estimator(Distillation(), 0.1, features=features)])
