@@ -64,6 +64,8 @@ def _in_words(stage: Stage) -> str:
         text += f", bias {stage.bias:g}"
     if stage.mask_overlap is not None:
         text += f", mask overlap {stage.mask_overlap:g}"
+    if stage.features is not None:
+        text += f", sees {stage.features!r}"
     return text if stage.sets == (TRAINING,) else f"{text}, on {' and '.join(stage.sets)}"
 
 

@@ -161,6 +161,7 @@ def test_a_choice_that_there_is_not_is_refused_in_one_line() -> None:
     found = solve(data, apart)
     assert found.prior == found.to_dict()["prior"] == SHARED
     assert f"prior: {SHARED}" in solution_text(found)
+    assert f", sees {apart[1].features!r}" in solution_text(found)
     assert "prior:" not in solution_text(solve(GaussianMixture(1.0), TEACHER))
     for inputs in (Isotropic(), Spectrum([1.0, 2.0])):
         assert solve(GaussianMixture(1.0, inputs=inputs), TEACHER, settings=Settings(common=True)).prior == COMMON
