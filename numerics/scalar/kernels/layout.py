@@ -669,7 +669,7 @@ SUMMARY = record(Summary, IntArray, IntArray, FloatArray)
 
 _COMPILED = [entry for entry in fields(Settings) if entry.type in ("int", "float", int, float)]
 CompiledSettings = namedtuple("CompiledSettings", [entry.name for entry in _COMPILED])
-"""The fields of :class:`numerics.settings.Settings`."""
+"""The numbers of :class:`numerics.settings.Settings`."""
 
 SETTINGS = record(
     CompiledSettings,
