@@ -275,7 +275,7 @@ def draw(
             noisy[rows] = np.where(flipped, 1 - labels[rows], labels[rows])
     network = None if features is None else Network.drawn(features, design, data.variance, seed)
     views = None if dense is None else Views.of(dense, data.variance, maps, design)
-    return Sample(design, noisy, mean, labels, sets, fields, deviations**2, network, views, seed)
+    return Sample(design, noisy, mean, labels, sets, fields, deviations**2, network, views, seed=seed)
 
 
 def _dense_direction(inputs: Dense, drawn: Array) -> Array:

@@ -19,6 +19,8 @@ from numerics.codegen.observables import bivariate_normal_cdf
 from numerics.models import (
     BayesOptimal,
     Chain,
+    ClassMixture,
+    Clusters,
     DataSet,
     Estimator,
     Frozen,
@@ -26,7 +28,7 @@ from numerics.models import (
     Hebbian,
     ParameterError,
 )
-from numerics.simulation.draw import draw, draw_frozen, draw_masks
+from numerics.simulation.draw import SHUFFLE, draw, draw_classes, draw_clusters, draw_frozen, draw_masks
 from numerics.simulation.measure import measure
 from numerics.simulation.responses import measure_responses
 from numerics.simulation.result import estimate
@@ -49,6 +51,17 @@ STUDENT = Estimator(Distillation(mixing=0.7, temperature=2.0), ridge=1e-3, eta=0
 
 def sample_of(data=DATA, n_inputs=60, seed=0):
     return draw(data, n_inputs, np.random.SeedSequence(seed))
+
+
+@pytest.mark.parametrize(
+    "data", [DATA, ClassMixture(2.0, gram=np.eye(3), delta=0.5), Clusters(2.0, np.eye(2, 6), [np.eye(6)] * 2, [-1, 1])]
+)
+def test_what_is_random_beyond_a_draw_differs_from_draw_to_draw(data) -> None:
+    """Shuffled targets are permuted anew in every run."""
+    drawn = {ClassMixture: draw_classes, Clusters: draw_clusters}.get(type(data), draw)
+    first, second = (drawn(data, 60, np.random.SeedSequence(seed)).generator(SHUFFLE) for seed in (0, 1))
+    assert first.random() != second.random()
+    assert drawn(data, 60, np.random.SeedSequence(1)).seed.entropy == 1
 
 
 class Logistic:
