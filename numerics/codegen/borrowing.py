@@ -1,8 +1,11 @@
 """Named tuples that compiled functions lend to one another.
 
-Numba counts references to every array of a named tuple whenever a function takes it: with dozens of arrays that is slower than what
-the function does.  What is lent has an owner that keeps it for the time of the call, so that nothing need be counted.  A borrowed
-tuple has the same representation; what is taken out of it, or returned, is owned again.
+Numba counts references to every array of a named tuple whenever a function takes it, and copies all that it knows of each array
+into the call: with dozens of arrays that is slower than what the function does.  What is lent has an owner that keeps it for the
+time of the call, so that nothing need be counted, and its address is enough.  What is taken out of a borrowed tuple, or returned,
+is owned again.
+
+Loops that write to arrays take those of a borrowed tuple out of it first: else they are looked up at every turn.
 """
 
 from __future__ import annotations
