@@ -364,7 +364,13 @@ def _code(full_name: str, source: str, path: str) -> CodeType:
 
 
 def njit(
-    *signature: Any, cache: bool = False, apart: bool = False, inner: bool = False, plain: bool = False, **options: Any
+    *signature: Any,
+    cache: bool = False,
+    apart: bool = False,
+    inner: bool = False,
+    plain: bool = False,
+    noalias: bool = False,
+    **options: Any,
 ) -> Callable[[FunctionType], Any]:
     """``numba.njit`` for the kernels: with ``cache=True`` machine code is kept here, not where numba would.
 
@@ -380,6 +386,8 @@ def njit(
         from Python is left out.
     plain
         This one, which is set apart, makes no arrays and calls nothing that does: it cannot fail, and counts no references.
+    noalias
+        Its arrays and pointers do not overlap: loops that write to several of them are vectorised.
     """
     if plain:
         options |= {"_nrt": False}
@@ -393,6 +401,8 @@ def njit(
         dispatcher = numba.njit(**options)(function)
         if cache:
             dispatcher._cache = _MachineCode(function)
+        if noalias:
+            dispatcher._compiler._customize_flags = _without_aliases
         if signature:
             with typeinfer.register_dispatcher(dispatcher):
                 dispatcher.compile(*signature)
@@ -402,6 +412,11 @@ def njit(
         return dispatcher
 
     return decorate
+
+
+def _without_aliases(flags: Any) -> Any:
+    flags.noalias = True
+    return flags
 
 
 def unchecked(dispatcher: Any) -> Callable:

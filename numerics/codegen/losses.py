@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import lru_cache
+from textwrap import indent
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ def _loss_names(loss: Loss) -> dict[sympy.Symbol, str]:
 
 
 def loss_definitions(loss: Loss) -> str:
-    """Compiled functions ``(h, y, logits, parameters, out)`` of a loss: slopes, targets, bends.
+    """Compiled functions ``(h, y, logits, parameters, out)`` of a loss: slopes, targets, bends; and slopes ``along`` many h.
 
     Where the gradient splits into ``S(h) - c``, both are measured from the limit of S at -oo (branch 0) and at +oo (branch 1):
     near saturation the difference then keeps its relative accuracy.  Elsewhere S is the whole gradient and c = 0.
@@ -35,15 +36,8 @@ def loss_definitions(loss: Loss) -> str:
     split = loss.split
     limits = loss.saturation
     if split is None:
-        slopes = by_label([("out[0]", loss.gradient), ("out[2]", loss.curvature), ("out[3]", loss.third)], names)
-        slopes += "    out[1] = out[0]\n"
         targets = "    out[0] = 0.0\n    out[1] = 0.0\n"
     else:
-        measured = [
-            (f"out[{branch}]", without_cancellation(gathered(split[0] - limit))) for branch, limit in enumerate(limits)
-        ]
-        curvatures = [("out[2]", without_cancellation(loss.curvature)), ("out[3]", without_cancellation(loss.third))]
-        slopes = statements([*measured, *curvatures], names)
         targets = by_label([(f"out[{branch}]", split[1] - limit) for branch, limit in enumerate(limits)], names)
     n = len(loss.bends)
     bends = statements(
@@ -51,10 +45,26 @@ def loss_definitions(loss: Loss) -> str:
         names,
     )
     arguments = ["h", "y", "logits", "parameters", "out"]
-    return "".join(
-        function(name, arguments, body, signature="POINT_FUNCTION.signature")
-        for name, body in (("slopes", slopes), ("targets", targets), ("bends", bends))
+    at_one = {"slopes": _slopes(loss, names, [f"out[{k}]" for k in range(4)]), "targets": targets, "bends": bends}
+    text = "".join(
+        function(name, arguments, body, signature="POINT_FUNCTION.signature") for name, body in at_one.items()
     )
+    rows = ["low", "high", "curvature", "third"]
+    along = _slopes(loss, names | {h: "h[i]"}, [f"{row}[i]" for row in rows])
+    arguments = ["n", "y", "logits", "parameters", "h", *rows]
+    body = "    for i in range(n):\n" + indent(along, "    ")
+    return text + function("along", arguments, body, signature="ALONG_FUNCTION.signature, noalias=True")
+
+
+def _slopes(loss: Loss, names: dict[sympy.Symbol, str], outputs: list[str]) -> str:
+    """Statements that give S on both branches, S' and S'' to ``outputs``."""
+    low, high, *curvatures = outputs
+    if loss.split is None:
+        text = zip([low, *curvatures], (loss.gradient, loss.curvature, loss.third), strict=True)
+        return by_label(list(text), names) + f"    {high} = {low}\n"
+    measured = [without_cancellation(gathered(loss.split[0] - limit)) for limit in loss.saturation]
+    measured += [without_cancellation(loss.curvature), without_cancellation(loss.third)]
+    return statements(list(zip(outputs, measured, strict=True)), names)
 
 
 class _ByFormula:
@@ -85,13 +95,14 @@ def grid_kind(loss: Loss) -> int:
 class CompiledLoss(NamedTuple):
     """Point functions of a loss, for any parameter values."""
 
+    along: types.CompileResultWAP
     slopes: types.CompileResultWAP
     targets: types.CompileResultWAP
     bends: types.CompileResultWAP
 
 
 def loss_module(loss: Loss) -> CompiledLoss:
-    """Compiled ``slopes``, ``targets`` and ``bends`` of a loss."""
+    """Compiled ``along``, ``slopes``, ``targets`` and ``bends`` of a loss."""
     return _loss_module(_ByFormula(loss))
 
 

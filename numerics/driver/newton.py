@@ -42,6 +42,7 @@ def newton_of(evaluate, advance):
     @njit(**GENERIC)
     def newton(problem, memory, state, x, accuracy):
         n = x.size
+        values, jacobian, sizes = memory.residual, memory.jacobian, memory.sizes
         move = np.empty(n)
         pivots = np.empty(n, np.int64)
         residual = last_step = np.inf
@@ -55,21 +56,21 @@ def newton_of(evaluate, advance):
             residual = 0.0
             finite = True
             for r in range(n):
-                size = abs(memory.residual[r]) / memory.sizes[RESIDUAL, r]
+                size = abs(values[r]) / sizes[RESIDUAL, r]
                 finite = finite and size < np.inf
                 residual = max(residual, size)
-                move[r] = -memory.residual[r]
+                move[r] = -values[r]
             if not finite:
                 return Outcome(Status.NOT_FINITE.value, iteration, np.inf, last_step, state.defect)
-            if not lu_factor(memory.jacobian, pivots):
+            if not lu_factor(jacobian, pivots):
                 return Outcome(Status.SINGULAR.value, iteration, residual, last_step, state.defect)
-            lu_solve(memory.jacobian, pivots, move)
+            lu_solve(jacobian, pivots, move)
             largest = 0.0
             previous_step = last_step
             last_step = 0.0
             for r in range(n):
-                last_step = max(last_step, abs(move[r]) / memory.sizes[STEP, r])
-                largest = max(largest, abs(move[r]) / memory.sizes[CAP, r])
+                last_step = max(last_step, abs(move[r]) / sizes[STEP, r])
+                largest = max(largest, abs(move[r]) / sizes[CAP, r])
                 finite = finite and abs(move[r]) < np.inf
             if not finite:
                 return Outcome(Status.NOT_FINITE.value, iteration, residual, np.inf, state.defect)

@@ -17,7 +17,7 @@ from numba.typed import List
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
 from numerics.driver.continuation import MOST_POINTS, extrapolate
-from numerics.driver.outcome import Outcome, Status
+from numerics.driver.outcome import OUTCOME, Outcome, Status
 from numerics.driver.refine import FAILED, KEPT, SOLVED, refine_of
 from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, IntArray, Matrix
 from numerics.scalar.kernels.guess import (
@@ -54,7 +54,7 @@ from numerics.scalar.kernels.layout import (
     unpack,
 )
 from numerics.scalar.kernels.stage import solve_stage
-from numerics.scalar.kernels.starts import Task, solve_trained
+from numerics.scalar.kernels.starts import TASK, Task, solve_trained
 from numerics.scalar.kernels.walk import after_stage, begin, next_problem, sharing
 
 _SMALL_RESPONSE = 1e-3  # of a stage to another, relative to itself: errors below are not looked at
@@ -106,6 +106,20 @@ def sharpness_along(unknowns, started, t):
     return sharpest
 
 
+@njit(types.void(STATES, types.int64, FloatArray, TASK, OUTCOME), **PLAIN)
+def keep(states, t, x, task, outcome):
+    """Of stage t."""
+    for r in range(x.size):
+        states.unknowns[t, r] = x[r]
+        states.conjugates[t, r] = task.conjugate[r]
+    for r in range(x.size - 1):
+        states.updates[t, r] = task.updated[r]
+    states.iterations[t] += outcome.iterations
+    states.residual[t] = outcome.residual
+    states.last_step[t] = outcome.last_step
+    states.defect[t] = outcome.defect
+
+
 @njit(types.int64(STRUCTURE, POINT, SETTINGS, LEVEL, STATES), **INNER)
 def solve_level(structure, point, settings, level, states):
     """All stages at one quadrature level; returns how many converged (it stops at the first that does not)."""
@@ -137,24 +151,15 @@ def solve_level(structure, point, settings, level, states):
             place_vanishing(problem.fixed_bias, v, x, task.updated)
             task.conjugate[size - 2] = pull
         elif level.check:
-            for r in range(size):
-                x[r] = states.unknowns[t, r]
+            x[:] = states.unknowns[t, :size]
             outcome = solve_stage(problem, accuracy, x, task.conjugate, task.updated)
         else:
             outcome = solve_trained(structure, point, settings, accuracy, task, t, states, x)
         status = outcome.status
         if level.check and status == Status.TOO_MANY_ITERATIONS:
             status = Status.CONVERGED.value
-        for r in range(size):
-            states.unknowns[t, r] = x[r]
-            states.conjugates[t, r] = task.conjugate[r]
-        for r in range(size - 1):
-            states.updates[t, r] = task.updated[r]
+        keep(states, t, x, task, outcome)
         states.status[t] = status
-        states.iterations[t] += outcome.iterations
-        states.residual[t] = outcome.residual
-        states.last_step[t] = outcome.last_step
-        states.defect[t] = outcome.defect
         if status != Status.CONVERGED:
             return t
         if t + 1 == n_stages:

@@ -40,6 +40,11 @@ Pointer = types.CPointer(types.float64)
 POINT_FUNCTION = types.FunctionType(types.void(types.float64, types.float64, Pointer, Pointer, Pointer))
 """``(h, y, logits, parameters, out)``: one value or several of a loss at one point; see :func:`address`."""
 
+ALONG_FUNCTION = types.FunctionType(
+    types.void(types.int64, types.float64, Pointer, Pointer, Pointer, Pointer, Pointer, Pointer, Pointer)
+)
+"""``(n, y, logits, parameters, h, low, high, curvature, third)``: slopes of a loss at n values of h, which nothing else is at."""
+
 VECTOR_FUNCTION = types.FunctionType(types.void(FloatArray, FloatArray, FloatArray))
 """``(inputs, constants, out)``: equations of the prior, the channel, or their Jacobians (flattened)."""
 
@@ -55,6 +60,8 @@ _LN2_LOW = 1.42860682030941723212e-6
 _ROUND = 6755399441055744.0  # 1.5 * 2**52: adding it leaves the nearest integer in the low bits
 _EXPONENT_BIAS = 1023
 _MANTISSA_BITS = 52
+_HALF_ROOT_BITS = int(np.float64(math.sqrt(0.5)).view(np.int64))
+_ROUND_BITS = int(np.float64(_ROUND).view(np.int64))
 _LOWEST_EXPONENT = -708.0  # exp below this is not a normal number, and 0 for our purposes
 
 
@@ -112,6 +119,26 @@ def exp_nonpositive(x):
     p = p0 + r4 * (p4 + r4 * (p8 + r4 * p12))
     value = p * _float_of((_bits_of(shifted) + _EXPONENT_BIAS) << _MANTISSA_BITS)
     return value if x >= _LOWEST_EXPONENT else 0.0
+
+
+@njit(types.float64(types.float64), **OPTIONS)
+def log_positive(x):
+    """``log(x)`` for normal numbers ``x > 0``, to a few units of rounding of 1, without a library call or a branch."""
+    bits = _bits_of(x)
+    # From sqrt(1/2) on: the exponent is that of x over the root, and what is left is between it and twice it.
+    exponent = (bits - _HALF_ROOT_BITS) >> _MANTISSA_BITS
+    m = _float_of(bits - (exponent << _MANTISSA_BITS))
+    n = _float_of(exponent + _ROUND_BITS) - _ROUND
+    # log m = 2 artanh(z), in pairs of terms.
+    z = (m - 1.0) / (m + 1.0)
+    z2 = z * z
+    z4 = z2 * z2
+    p = (2.0 + 0.6666666666666666 * z2) + z4 * (
+        (0.4 + 0.2857142857142857 * z2)
+        + z4 * ((0.2222222222222222 + 0.18181818181818182 * z2)
+        + z4 * ((0.15384615384615385 + 0.13333333333333333 * z2) + z4 * (0.11764705882352941 + 0.10526315789473684 * z2)))
+    )  # fmt: skip
+    return n * _LN2_HIGH + (z * p + n * _LN2_LOW)
 
 
 @njit(types.float64(types.float64), **OPTIONS)

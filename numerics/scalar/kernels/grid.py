@@ -30,6 +30,7 @@ from numerics.scalar.kernels.elementary import (
     Matrix,
     address,
     argsort,
+    log_positive,
 )
 from numerics.scalar.kernels.layout import (
     FIELD,
@@ -51,6 +52,7 @@ from numerics.scalar.kernels.proximal import (
     HIGH,
     LANES,
     LOW,
+    POINT_ROWS,
     S1,
     S2,
     THIRD,
@@ -68,6 +70,12 @@ _KINK_POINTS = 3.0
 _JUMP_POINTS = 2.5
 _JUMP_WIDTH = 1e-8
 MAP_TOLERANCE = 1e-5  # in t; the correction that follows leaves its cube in the position, its square in the weight
+_ROUGH_STRIDE = 3.0  # steps of t from one rough point to the next
+_LARGEST_ADVANCE, _FAR_ADVANCE = 2.0, 8.0  # strides, above which a rough point is too far, and much too far
+_ROUGH_POINTS = 40
+_MOST_BETWEEN = 256  # not less than a stride of steps for each advance of rough points
+_PASSES = 3  # of points that are corrected all together
+_LOGARITHMS = 8  # of as many kinks at most is taken one logarithm
 _TINY = 1e-300
 _SHARING_PAYS = 0.9  # fraction of the separate lengths above which every node gets its own points
 _SHARED_POINTS = 12.0  # shared points per node, likewise
@@ -98,13 +106,21 @@ WIDTH, STRENGTH = 1, 2
 
 _CENTRES, _SCALES, _STRENGTHS = range(3)  # rows of a loss's bends
 
+AT, PLACE, RATE, BEND = range(4)
+"""Rows of rough points: t, h, dh/dt and d2h/dt2.  Work on points has t, dt/dh and d2t/dh2 in three of them."""
+
+PRODUCT, GOAL, ORIGIN, SLOPE = range(4, 8)
+"""Further rows of work on points."""
+
+WORK_ROWS = 8
+
 
 @njit(SAMPLE(LOSS, SAMPLES, types.int64), **LEAF)
 def sample_at(loss, samples, i):
     """The loss at node i."""
     return Sample(
-        loss.slopes, samples.labels[i], address(samples.logits, i * samples.logits.shape[1]), address(loss.parameters, 0),
-        samples.branch[i],
+        loss.along, loss.slopes, samples.labels[i], address(samples.logits, i * samples.logits.shape[1]),
+        address(loss.parameters, 0), samples.branch[i],
     )  # fmt: skip
 
 
@@ -176,7 +192,7 @@ def mapped(h, field, slope, branch, kinks):
         grown = abs(z) + (1.0 + z * z) * inverse_root
         product *= grown if z >= 0.0 else 1.0 / grown
         if k + 1 == n_kinks or kinks[k + 1, STRENGTH] != strength or k % 8 == 7:
-            t += strength * math.log(product)
+            t += strength * log_positive(product)
             product = 1.0
         dt += density
         ddt -= density * width * z * inverse_root * inverse_root
@@ -264,73 +280,231 @@ def points_in_the_field(sample, field, table, count, reach, h_centre, centre, sc
     return True
 
 
+# Points one step of t apart: rough ones by the derivatives of h(t), the wanted ones between them, all at once.
+
+
+@njit(types.UniTuple(types.int64, 2)(SAMPLE, FIELD, Matrix, types.float64, types.float64, FloatArray, Matrix), **PLAIN)
+def sketch(sample, field, kinks, limit, stride, slope, rough):
+    """Go on from the first of ``rough`` points (rows ``AT``, ``PLACE``, ``RATE``, ``BEND``: t, h, dh/dt, d2h/dt2), about one
+    stride of t at a time, until P passes ``limit``.
+
+    Returns
+    -------
+    The number of points, and whether there are more to come: there may be no room.
+    """
+    gamma, branch = field.gamma, sample.branch
+    direction = 1.0 if stride > 0.0 else -1.0
+    h = rough[PLACE, 0]
+    slopes_at(sample, h, slope)
+    place = h + gamma * slope[branch]
+    t, dt, ddt = mapped(h, field, slope, branch, kinks)
+    rough[AT, 0], rough[RATE, 0], rough[BEND, 0] = t, 1.0 / dt, -ddt / (dt * dt * dt)
+    third = 0.0
+    for n in range(1, rough.shape[1] + 1):
+        if not direction * (place - limit) < 0.0:
+            return n, 0
+        if n == rough.shape[1]:
+            break
+        last = n - 1
+        t, h, rate, bend = rough[AT, last], rough[PLACE, last], rough[RATE, last], rough[BEND, last]
+        move = stride * (rate + stride * (bend / 2.0 + stride * third / 6.0))
+        if not 0.5 < move / (stride * rate) < 2.0:
+            move = stride * rate
+        for _ in range(BRACKET_STEPS):
+            slopes_at(sample, h + move, slope)
+            t_new, dt, ddt = mapped(h + move, field, slope, branch, kinks)
+            advance = (t_new - t) / stride
+            if advance < _LARGEST_ADVANCE or h + move == h:
+                break
+            move *= 0.5 if advance < _FAR_ADVANCE else 0.1
+        before = place
+        place = h + move + gamma * slope[branch]
+        if not direction * (place - before) > 0.0:
+            return n, 0  # a step is lost in rounding: the field is narrower than doubles resolve
+        rough[AT, n], rough[PLACE, n], rough[RATE, n] = t_new, h + move, 1.0 / dt
+        rough[BEND, n] = -ddt / (dt * dt * dt)
+        third = (rough[BEND, n] - bend) / (t_new - t)
+    return rough.shape[1], 1
+
+
+@njit(types.int64(Matrix, types.int64, types.float64, types.float64, Matrix, Matrix), **PLAIN)
+def between_rough(rough, count, first, step, points, work):
+    """Interpolate h at ``t = first, first + step, ..``, as far as ``count`` rough points reach, into the first row of ``points``.
+
+    Returns how many there are; ``work`` gets their t in row ``GOAL``, and in row ``ORIGIN`` the rough points that they follow.
+    """
+    direction = 1.0 if step > 0.0 else -1.0
+    n = 0
+    for k in range(count - 1):
+        t0, length = rough[AT, k], rough[AT, k + 1] - rough[AT, k]
+        h0, c1, c2 = rough[PLACE, k], length * rough[RATE, k], 0.5 * length**2 * rough[BEND, k]
+        rise = rough[PLACE, k + 1] - h0 - c1 - c2
+        slope = length * rough[RATE, k + 1] - c1 - 2.0 * c2
+        bend = length**2 * rough[BEND, k + 1] - 2.0 * c2
+        c3, c4, c5 = (
+            10.0 * rise - 4.0 * slope + 0.5 * bend,
+            -15.0 * rise + 7.0 * slope - bend,
+            6.0 * rise - 3.0 * slope + 0.5 * bend,
+        )
+        while n < work.shape[1]:
+            goal = first + n * step
+            if direction * (goal - rough[AT, k + 1]) > 0.0:
+                break
+            s = (goal - t0) / length
+            points[H, n] = h0 + s * (c1 + s * (c2 + s * (c3 + s * (c4 + s * c5))))
+            work[GOAL, n] = goal
+            work[ORIGIN, n] = k
+            n += 1
+    return n
+
+
+@njit(types.void(types.int64, FIELD, Matrix, Matrix, Matrix, types.int64), noalias=True, **PLAIN)
+def map_points(n, field, kinks, points, work, row):
+    """t, dt/dh and d2t/dh2 of points, as :func:`mapped` has them, into rows of ``work``; S is in a ``row`` of points."""
+    gamma, inverse = field.gamma, 1.0 / field.sigma
+    for j in range(np.uint64(n)):
+        work[AT, j] = (points[H, j] + gamma * points[row, j]) * inverse
+        work[RATE, j] = (1.0 + gamma * points[CURVATURE, j]) * inverse
+        work[BEND, j] = gamma * points[THIRD, j] * inverse
+    n_kinks = kinks.shape[0]
+    together = 0
+    for k in range(n_kinks):
+        position, width, strength = kinks[k, POSITION], 1.0 / kinks[k, WIDTH], kinks[k, STRENGTH]
+        if together == 0:
+            for j in range(np.uint64(n)):
+                work[PRODUCT, j] = 1.0
+        for j in range(np.uint64(n)):
+            z = (points[H, j] - position) * width
+            inverse_root = 1.0 / math.sqrt(1.0 + z * z)
+            density = strength * width * inverse_root
+            grown = abs(z) + (1.0 + z * z) * inverse_root
+            work[PRODUCT, j] *= grown if z >= 0.0 else 1.0 / grown
+            work[RATE, j] += density
+            work[BEND, j] -= density * width * z * inverse_root * inverse_root
+        together += 1
+        if k + 1 == n_kinks or kinks[k + 1, STRENGTH] != strength or together == _LOGARITHMS:
+            for j in range(np.uint64(n)):
+                work[AT, j] += strength * log_positive(work[PRODUCT, j])
+            together = 0
+
+
+@njit(types.int64(types.int64, RULE, Matrix, Matrix), noalias=True, **PLAIN)
+def correct_points(n, rule, points, work):
+    """Move points by Halley's correction, with the slopes by their Taylor series; returns how many had not been at their t."""
+    astray = 0
+    tolerance = rule.tolerance
+    for j in range(np.uint64(n)):
+        rest = work[GOAL, j] - work[AT, j]
+        move = rest / work[RATE, j]
+        move /= max(1.0 + 0.5 * move * work[BEND, j] / work[RATE, j], 0.5)
+        work[AT, j] = move
+        astray += 0 if abs(rest) < tolerance + 1e-14 * abs(work[GOAL, j]) else 1
+    for j in range(np.uint64(n)):
+        points[H, j] += work[AT, j]
+    for j in range(np.uint64(n)):
+        points[LOW, j] += work[AT, j] * (points[CURVATURE, j] + 0.5 * work[AT, j] * points[THIRD, j])
+    for j in range(np.uint64(n)):
+        points[HIGH, j] += work[AT, j] * (points[CURVATURE, j] + 0.5 * work[AT, j] * points[THIRD, j])
+    for j in range(np.uint64(n)):
+        points[CURVATURE, j] += work[AT, j] * points[THIRD, j]
+    step = rule.step
+    for j in range(np.uint64(n)):
+        points[WEIGHT, j] = step / (work[RATE, j] + work[AT, j] * work[BEND, j])
+    return astray
+
+
+@njit(types.void(SAMPLE, FIELD, RULE, Matrix, Matrix, Matrix, types.int64), **PLAIN)
+def find_astray(sample, field, rule, kinks, rough, work, j):
+    """Bring a point of ``work`` (h in ``PRODUCT``) to its t by itself, between the two rough points on its sides."""
+    k = int(work[ORIGIN, j])
+    low, high = min(rough[PLACE, k], rough[PLACE, k + 1]), max(rough[PLACE, k], rough[PLACE, k + 1])
+    goal, h, slope = work[GOAL, j], work[PRODUCT, j], work[SLOPE]
+    for _ in range(BRACKET_STEPS):
+        if not (low <= h <= high):
+            h = 0.5 * (low + high)
+        slopes_at(sample, h, slope)
+        t, dt, ddt = mapped(h, field, slope, sample.branch, kinks)
+        rest = goal - t
+        if abs(rest) < rule.tolerance + 1e-14 * abs(goal):
+            break
+        if rest > 0.0:
+            low = h
+        else:
+            high = h
+        move = rest / dt
+        move /= max(1.0 + 0.5 * move * ddt / dt, 0.5)
+        new = h + move if low < h + move < high else 0.5 * (low + high)
+        if new == h:
+            break
+        h = new
+    work[PRODUCT, j] = h
+
+
+@njit(types.void(SAMPLE, FIELD, RULE, Matrix, Matrix, types.int64, Matrix, Matrix), **PLAIN)
+def settle(sample, field, rule, kinks, rough, n, points, work):
+    """Bring interpolated points to their t: all together, then, where that fails, one by one."""
+    row, width = LOW + sample.branch, points.shape[1]
+    astray = n
+    for trial in range(_PASSES + 1):
+        sample.along(
+            n, sample.label, sample.logits, sample.parameters, address(points, H * width), address(points, LOW * width),
+            address(points, HIGH * width), address(points, CURVATURE * width), address(points, THIRD * width),
+        )  # fmt: skip
+        map_points(n, field, kinks, points, work, row)
+        if trial == _PASSES:
+            for j in range(n):
+                if not abs(work[GOAL, j] - work[AT, j]) < rule.tolerance + 1e-14 * abs(work[GOAL, j]):
+                    work[PRODUCT, j] = points[H, j]
+                    find_astray(sample, field, rule, kinks, rough, work, j)
+                    h, slope = work[PRODUCT, j], work[SLOPE]
+                    slopes_at(sample, h, slope)
+                    work[AT, j], work[RATE, j], work[BEND, j] = mapped(h, field, slope, sample.branch, kinks)
+                    points[H, j], points[LOW, j], points[HIGH, j] = h, slope[0], slope[1]
+                    points[CURVATURE, j], points[THIRD, j] = slope[S1], slope[S2]
+        astray = correct_points(n, rule, points, work)
+        if astray == 0:
+            break
+
+
 @njit(
     TABLE(SAMPLE, FIELD, RULE, Matrix, TABLE, types.float64, types.float64, types.float64), **INNER
 )  # fmt: skip
 def march(sample, field, rule, kinks, table, h, limit, direction):
-    """Add points from ``h`` on, one step of t each, until P passes ``limit``; upwards with that at h, downwards without.
-
-    A point is predicted from the derivatives of h(t), then corrected by Halley's iteration in a bracket until the rule's
-    tolerance in t; the last, tiny correction takes the slopes along by their Taylor series.
-    """
-    points, n = table
-    gamma, branch = field.gamma, sample.branch
-    slope = np.empty(4)
-    slopes_at(sample, h, slope)
-    t, dt, ddt = mapped(h, field, slope, branch, kinks)
-    bend = -ddt / (dt * dt * dt)
-    previous_bend = bend
-    stride = direction * rule.step
-    wanted = direction > 0.0
-    while True:
-        if wanted:
-            if n == points.shape[1]:
-                points, _ = with_room(Table(points, n), 1)
-            store(points, n, h, slope)
-            points[WEIGHT, n] = rule.step / dt
-            n += 1
-        wanted = True
-        if direction * (h + gamma * slope[branch] - limit) >= 0.0:
-            return Table(points, n)
-        place = h + gamma * slope[branch]
-        goal = t + stride
-        low = h if direction > 0.0 else -np.inf
-        high = np.inf if direction > 0.0 else h
-        new = h + stride * (1.0 / dt + stride * (bend / 2.0 + (bend - previous_bend) / 6.0))
-        if not (low < new < high):
-            new = h + stride / dt
-        for _ in range(BRACKET_STEPS):
-            slopes_at(sample, new, slope)
-            t_new, dt, ddt = mapped(new, field, slope, branch, kinks)
-            rest = goal - t_new
-            move = rest / dt
-            move /= max(1.0 + 0.5 * move * ddt / dt, 0.5)
-            if abs(rest) < rule.tolerance + 1e-14 * abs(goal):
-                follow_slopes(move, slope)
-                dt += move * ddt
-                new += move
-                break
-            if rest > 0.0:
-                low = new
-            else:
-                high = new
-            corrected = new + move
-            if not (low < corrected < high):
-                if low == -np.inf:
-                    corrected = high - 2.0 * abs(stride) / dt
-                elif high == np.inf:
-                    corrected = low + 2.0 * abs(stride) / dt
-                else:
-                    corrected = 0.5 * (low + high)
-            if corrected == new:
-                break
-            new = corrected
-        if not direction * (new + gamma * slope[branch] - place) > 0.0:
-            return Table(points, n)  # a step is lost in rounding: the field is narrower than doubles resolve
-        h = new
-        t = goal
-        previous_bend = bend
-        bend = -ddt / (dt * dt * dt)
+    """Add points from ``h`` on, one step of t each, until P passes ``limit``; upwards with that at h, downwards without."""
+    gamma, row = field.gamma, LOW + sample.branch
+    step = direction * rule.step
+    rough, points, work = (
+        np.empty((4, _ROUGH_POINTS)),
+        np.empty((POINT_ROWS, _MOST_BETWEEN)),
+        np.empty((WORK_ROWS, _MOST_BETWEEN)),
+    )
+    rough[PLACE, 0] = h
+    place = -direction * np.inf
+    goal = np.nan
+    more = 1
+    while more == 1:
+        # A step of t is not more than one of P over sigma: so the first point past the limit is before the last rough one.
+        count, more = sketch(sample, field, kinks, limit + field.sigma * step, _ROUGH_STRIDE * step, work[SLOPE], rough)
+        if math.isnan(goal):
+            goal = rough[AT, 0] if direction > 0.0 else rough[AT, 0] + step
+        n = between_rough(rough, count, goal, step, points, work)
+        goal += n * step
+        settle(sample, field, rule, kinks, rough, n, points, work)
+        found, used = with_room(table, n)
+        table = Table(found, used)
+        for j in range(n):
+            before = place
+            place = points[H, j] + gamma * points[row, j]
+            if not direction * (place - before) > 0.0:
+                return Table(found, used)  # a step is lost in rounding: the field is narrower than doubles resolve
+            for r in range(POINT_ROWS):
+                found[r, used] = points[r, j]
+            used += 1
+            if direction * (place - limit) >= 0.0:
+                return Table(found, used)
+        table = Table(found, used)
+        rough[PLACE, 0] = rough[PLACE, count - 1]
+    return table
 
 
 @njit(types.void(FloatArray, types.float64, types.float64, FloatArray), **PLAIN)
@@ -516,7 +690,12 @@ def shared_points(loss, samples, field, rule, points, low):
                 limit = end - gamma * samples.offset[i]
             rank += 1
         sample = Sample(
-            any_sample.slopes, any_sample.label, any_sample.logits, any_sample.parameters, samples.branch[i]
+            any_sample.along,
+            any_sample.slopes,
+            any_sample.label,
+            any_sample.logits,
+            any_sample.parameters,
+            samples.branch[i],
         )
         h = proximal_point(sample, gamma, begin, h, _PLACE * sigma, slope)
         begun = table.used

@@ -19,6 +19,7 @@ from numba import types
 
 from numerics.codegen.cache import njit
 from numerics.scalar.kernels.elementary import (
+    ALONG_FUNCTION,
     LEAF,
     OPTIONS,
     POINT_FUNCTION,
@@ -109,6 +110,7 @@ class Loss(NamedTuple):
 
     Attributes
     ----------
+    along : function ``(n, y, logits, parameters, h, low, high, curvature, third)``
     slopes, targets, bends : functions ``(h, y, logits, parameters, out)``
         See :mod:`numerics.codegen.losses`.
     n_bends, kind : int
@@ -118,6 +120,7 @@ class Loss(NamedTuple):
     parameters : array
     """
 
+    along: object
     slopes: object
     targets: object
     bends: object
@@ -127,7 +130,9 @@ class Loss(NamedTuple):
     parameters: np.ndarray
 
 
-LOSS = record(Loss, POINT_FUNCTION, POINT_FUNCTION, POINT_FUNCTION, types.int64, types.int64, types.int64, FloatArray)
+LOSS = record(
+    Loss, ALONG_FUNCTION, *[POINT_FUNCTION] * 3, types.int64, types.int64, types.int64, FloatArray
+)  # fmt: skip
 
 
 class Equations(NamedTuple):
@@ -305,6 +310,7 @@ class Node(NamedTuple):
 class Sample(NamedTuple):
     """The loss at one node."""
 
+    along: object
     slopes: object
     label: float
     logits: object
@@ -312,7 +318,7 @@ class Sample(NamedTuple):
     branch: int
 
 
-SAMPLE = record(Sample, POINT_FUNCTION, types.float64, Pointer, Pointer, types.int64)
+SAMPLE = record(Sample, ALONG_FUNCTION, POINT_FUNCTION, types.float64, Pointer, Pointer, types.int64)
 
 
 class Rule(NamedTuple):

@@ -438,22 +438,29 @@ def fill_sizes(problem, order, memory):
         sizes[CAP, at.norm] = np.inf
 
 
-@njit(STATE(PROBLEM, MEMORY, STATE, FloatArray), **INNER)
-def average(problem, memory, state, x):
-    """Averages of the channel at ``x``, and their gradients."""
-    order = unpack(x)
-    field = field_of(order, problem.delta)
+@njit(types.boolean(PROBLEM, MEMORY, FIELD, FloatArray), **PLAIN)
+def start_averages(problem, memory, field, x):
+    """Centres of the nodes, and no averages yet; whether the unknowns are finite."""
     samples = memory.block.samples
     finite = 0.0 < field.sigma < np.inf and 0.0 < field.gamma < np.inf
     for r in range(x.size):
         finite = finite and math.isfinite(x[r])
-    if not finite:
-        return State(state.points, state.tables, state.used, state.sigma, state.gamma, state.exact, state.defect, False)
-    centres_in_p(field, problem.nodes.statistics, samples.target, samples.centre)
+    if finite:
+        centres_in_p(field, problem.nodes.statistics, samples.target, samples.centre)
     for r in range(x.size):
         memory.averages[r] = 0.0
         for c in range(x.size):
             memory.gradients[r, c] = 0.0
+    return finite
+
+
+@njit(STATE(PROBLEM, MEMORY, STATE, FloatArray), **INNER)
+def average(problem, memory, state, x):
+    """Averages of the channel at ``x``, and their gradients."""
+    field = field_of(unpack(x), problem.delta)
+    if not start_averages(problem, memory, field, x):
+        return State(state.points, state.tables, state.used, state.sigma, state.gamma, state.exact, state.defect, False)
+    samples = memory.block.samples
     exact = state.exact
     if problem.loss.constraint != TRAINED:
         constrained_averages(problem.loss, samples.target, field, problem.nodes, memory.averages, memory.gradients)
@@ -538,6 +545,12 @@ def new_state():
     return State(np.empty((POINT_ROWS, 256)), np.empty((TABLE_ROWS, 256)), 0, 0.0, 0.0, False, np.inf, True)
 
 
+@njit(OUTCOME(PROBLEM, MEMORY, STATE, FloatArray, ACCURACY), **INNER)
+def iterate(problem, memory, state, x, accuracy):
+    """Newton's method with what it is lent."""
+    return _newton(problem, memory, state, x, accuracy)
+
+
 @njit(OUTCOME(PROBLEM, ACCURACY, FloatArray, FloatArray, FloatArray), **INNER)
 def solve_stage(problem, accuracy, x, conjugate, updated):
     """Newton's method from ``x``, overwritten by the solution.
@@ -549,7 +562,7 @@ def solve_stage(problem, accuracy, x, conjugate, updated):
     updated : array, shape (2k + 3,), output
         Order parameters ``m, Q_t1.., V_t1..`` after one plain iteration.
     """
-    return _newton(problem, new_memory(problem, accuracy, conjugate, updated), new_state(), x, accuracy)
+    return iterate(problem, new_memory(problem, accuracy, conjugate, updated), new_state(), x, accuracy)
 
 
 @njit(
@@ -599,7 +612,9 @@ def without_constraint(problem):
     """The problem with the loss that a constraint took the place of."""
     loss = problem.loss
     return Problem(
-        Loss(loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, TRAINED, loss.parameters), problem.equations,
+        Loss(
+            loss.along, loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, TRAINED, loss.parameters
+        ), problem.equations,
         owned(problem.nodes), problem.logits, problem.prior, problem.triangle, problem.responses, problem.delta,
         problem.fixed_bias,
     )  # fmt: skip

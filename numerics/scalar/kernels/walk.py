@@ -92,7 +92,7 @@ def loss_at(point, stage, t):
     loss, kind = stage.loss, point.training.kind[t]
     constraint = kind if kind in (MINIMUM_NORM, MAX_MARGIN) else TRAINED
     return Loss(
-        loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, constraint, point.training.parameters[t]
+        loss.along, loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, constraint, point.training.parameters[t]
     )  # fmt: skip
 
 

@@ -1,0 +1,101 @@
+"""Points of a grid: one step of t apart, whatever the field and the loss, with the slopes of the loss there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from numerics.codegen.cache import njit
+from numerics.codegen.losses import loss_module
+from numerics.scalar import compiled
+from numerics.scalar.kernels.elementary import address, log_positive
+from numerics.scalar.kernels.grid import bends_at, find_kinks, mapped, march
+from numerics.scalar.kernels.layout import Field, Rule, Sample, Table
+from numerics.scalar.kernels.proximal import CURVATURE, HIGH, LOW, POINT_ROWS, S1, S2, THIRD, WEIGHT, H, slopes_at
+from theory.losses import CrossEntropy, Distillation, Loss
+
+LOSSES = {
+    "cross-entropy": CrossEntropy(),
+    "distillation": Distillation(0.6, 3.0),
+    "cold": Distillation(0.3, 0.02),
+    "far bends": Loss.from_expression("log(1+exp((h-30)/T)) + h**2/200 - y*h/9", {"T": 0.3}),
+    "no split": Loss.from_expression("(1+y)*log(1+exp(h)) - (1+y)*y*h + h**2/50"),
+    "linear": Loss.from_expression("(h-y)**2/2"),
+}
+STEP = 0.7
+
+
+@njit(nogil=True)
+def marched(loss, label, field, rule, h, width):
+    """Points from h up as far as P grows by ``width``, then down; t of each, and how many are of the way up."""
+    logits = np.array([0.4, -0.3])
+    sample = Sample(loss.along, loss.slopes, label, address(logits, 0), address(loss.parameters, 0), 0)
+    found = np.empty((3, loss.n_bends))
+    kinks = np.empty((2 * loss.n_bends + 1, 3))
+    bends_at(loss, sample, found)
+    kinks = kinks[: find_kinks(field, found, rule.extra, kinks)].copy()
+    slope = np.empty(4)
+    slopes_at(sample, h, slope)
+    place = h + field.gamma * slope[0]
+    table = march(sample, field, rule, kinks, Table(np.empty((POINT_ROWS, 8)), 0), h, place + width, 1.0)
+    up = table.used
+    table = march(sample, field, rule, kinks, table, h, place - width, -1.0)
+    points = table.points[:, : table.used].copy()
+    t = np.empty(table.used)
+    for j in range(table.used):
+        slopes_at(sample, points[H, j], slope)
+        t[j], dt, _ = mapped(points[H, j], field, slope, 0, kinks)
+        # Relative deviations of what is stored with the point from what is there.
+        points[LOW, j] = abs(points[LOW, j] - slope[0]) / (1e-9 + abs(slope[0]))
+        points[HIGH, j] = abs(points[HIGH, j] - slope[1]) / (1e-9 + abs(slope[1]))
+        points[CURVATURE, j] = abs(points[CURVATURE, j] - slope[S1]) / (1e-9 + abs(slope[S1]))
+        points[THIRD, j] = abs(points[THIRD, j] - slope[S2]) / (1e-9 + abs(slope[S2]) + abs(slope[S1]))
+        points[WEIGHT, j] = abs(points[WEIGHT, j] * dt / rule.step - 1.0)
+    return points, t, up
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("sigma", [0.02, 0.5, 4.0, 60.0])
+@pytest.mark.parametrize("gamma", [1e-3, 1.0, 300.0, 1e6])
+def test_points_are_one_step_of_t_apart(name: str, sigma: float, gamma: float) -> None:
+    loss = LOSSES[name]
+    stage = compiled.compiled_loss(loss)
+    field = Field(np.zeros(2), sigma, gamma)
+    rule = Rule(STEP, 1e-5, True, False, 0.0, np.empty((0, 2)))
+    h = 0.3
+    points, t, up = marched(stage, 1.0, field, rule, h, 9.0 * sigma)
+    assert 9.0 / STEP < up < points.shape[1] - 9.0 / STEP
+    assert points[H, 0] == pytest.approx(h, rel=1e-12)
+    order = np.concatenate([np.arange(points.shape[1] - 1, up - 1, -1), np.arange(up)])
+    np.testing.assert_allclose(np.diff(t[order]), STEP, rtol=1e-9 + 1e-13 * np.abs(t).max())
+    assert points[[LOW, HIGH, CURVATURE]].max() < 1e-6
+    assert points[THIRD].max() < 1e-3  # it is not taken along: of later use for derivatives of small terms only
+    assert points[WEIGHT].max() < 1e-6
+
+
+def test_slopes_along_many_logits_are_those_at_each() -> None:
+    @njit(nogil=True)
+    def both(loss, label, h):
+        logits = np.array([0.4, -0.3])
+        one, many = np.empty((h.size, 4)), np.empty((4, h.size))
+        n = h.size
+        loss.along(
+            n, label, address(logits, 0), address(loss.parameters, 0), address(h, 0), address(many, 0), address(many, n),
+            address(many, 2 * n), address(many, 3 * n),
+        )  # fmt: skip
+        for j in range(n):
+            loss.slopes(h[j], label, address(logits, 0), address(loss.parameters, 0), address(one, 4 * j))
+        return one, many
+
+    h = np.concatenate([np.linspace(-40.0, 40.0, 333), [-800.0, 0.0, 800.0]])
+    for loss in LOSSES.values():
+        assert len(loss_module(loss)) == 4
+        for label in (0.0, 1.0):
+            one, many = both(compiled.compiled_loss(loss), label, h)
+            np.testing.assert_allclose(many.T, one, rtol=1e-14, atol=1e-300)
+
+
+def test_the_logarithm() -> None:
+    x = np.concatenate([np.geomspace(1e-300, 1e300, 5001), 1.0 + np.linspace(-0.4, 0.6, 2001)])
+    found = np.array([log_positive(value) for value in x])
+    np.testing.assert_allclose(found, np.log(x), rtol=4e-16, atol=1e-16)
