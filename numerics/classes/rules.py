@@ -51,6 +51,21 @@ MANY = 8
 
 LEVELS = 5
 
+PAIRS = ((1.0, 6.0), (0.8, 6.4), (0.65, 6.8), (0.5, 7.2), (0.4, 7.6))
+"""Steps and radius of pairs of lattices (:func:`pairs`), level by level, the steps in units of those below."""
+
+OUTER_STEP, INNER_STEP = (0.6, 1.2), (0.65, 1.6)
+"""Largest step, and largest step times the width of the field; of the earlier stages' normals, and of the last one's."""
+
+COARSEST, COARSE_STEP = 0.4, 0.45
+"""Step of the last one's below which there is a coarse lattice too, and the step of that."""
+
+LEAST_REACH = 2.0
+"""Of the last one's normals around nodes at the radius of the others."""
+
+MOST_WIDTHS = 16.0
+"""Width of the last cavity field in units of that of its new noise above which pairs of lattices take too many points."""
+
 _CLIP = 1e-14
 _HOPE = 2.0  # of an expected error over what is wanted
 
@@ -60,6 +75,89 @@ class Rule(NamedTuple):
 
     normals: Array
     weights: Array
+
+
+class Lattice(NamedTuple):
+    """Points ``step (n + shift)``, and the standard deviation of the Gaussian that goes with them."""
+
+    step: float
+    shift: Array
+    width: float
+
+
+class Pairs(NamedTuple):
+    """Nodes of a last stage: those of the earlier stages' normals, and lattices of its own.
+
+    Attributes
+    ----------
+    outer : Rule
+        Normals (n, t-1, d).
+    lattice : (Lattice, Lattice or None)
+        The second one is finer, and leads to the first: squares of widths sum to 1.
+    reach : (n,)
+        Of the last normals for each outer node, in units of the widths.
+    """
+
+    outer: Rule
+    lattice: tuple[Lattice, Lattice | None]
+    reach: Array
+
+
+class Fields(NamedTuple):
+    """Standard deviations of cavity fields, which nodes are chosen by.
+
+    Attributes
+    ----------
+    widest
+        Of all stages, as a power of two.
+    whole, own
+        Of each stage, and of the noise in it that earlier stages do not have: largest ones.
+    least : tuple of float
+        Of that noise: smallest ones.
+    """
+
+    widest: float = NARROW
+    whole: tuple[float, ...] = ()
+    own: tuple[float, ...] = ()
+    least: tuple[float, ...] = ()
+
+    def paired(self, stages: int) -> bool:
+        """Whether a stage may have pairs of lattices."""
+        return len(self.own) >= stages and self.whole[stages - 1] <= MOST_WIDTHS * self.least[stages - 1]
+
+
+UNKNOWN = Fields()
+
+
+@lru_cache(maxsize=64)
+def pairs(stages: int, d: int, level: int, scramble: int, fields: Fields) -> Pairs:
+    """Pairs of lattices for stage ``stages``, at a level from 0.
+
+    Examples
+    --------
+    >>> fields = Fields(2.0, (1.5, 2.0), (1.5, 1.0), (1.5, 1.0))
+    >>> [len(pairs(number, 2, 0, 0, fields).outer.weights) for number in (1, 2)]
+    [1, 314]
+    """
+    factor, radius = PAIRS[min(level, LEVELS - 1)]
+    radius += MARGIN if scramble else 0.0
+    shifts = np.random.default_rng([scramble, stages, d, 1]).random((2, d))
+    if stages == 1:
+        outer = Rule(np.zeros((1, 0, d)), np.ones(1))
+    elif (stages - 1) * d <= ALWAYS:
+        width = max(fields.whole[: stages - 1])
+        outer = _lattice(stages - 1, d, factor * min(OUTER_STEP[0], OUTER_STEP[1] / width), radius, scramble)
+    else:
+        outer = rule(stages - 1, d, level, scramble, fields.widest)
+    squares = np.zeros(len(outer.weights))
+    if (stages - 1) * d <= ALWAYS:
+        squares = np.sum(outer.normals**2, axis=(1, 2))
+    reach = np.sqrt(np.maximum(radius**2 - squares, LEAST_REACH**2))
+    step = factor * min(INNER_STEP[0], INNER_STEP[1] / fields.own[stages - 1])
+    if step >= factor * COARSEST:
+        return Pairs(outer, (Lattice(step, shifts[0], 1.0), None), reach)
+    half = math.sqrt(0.5)
+    return Pairs(outer, (Lattice(factor * COARSE_STEP, shifts[0], half), Lattice(step, shifts[1], half)), reach)
 
 
 @lru_cache(maxsize=64)
@@ -91,8 +189,15 @@ def rule(stages: int, d: int, level: int, scramble: int, width: float = NARROW) 
     return _sobol(stages, d, COARSE if level < 0 else counts[min(level, LEVELS - 1)], scramble)
 
 
-def next_level(dimension: int, level: int, error: float, wanted: float, width: float = NARROW) -> int:
+def next_level(
+    dimension: int, level: int, error: float, wanted: float, width: float = NARROW, paired: bool = False
+) -> int:
     """The level to go on with after one whose error is too large: the first that may do, by the order of its nodes.
+
+    Parameters
+    ----------
+    paired
+        The last stage has pairs of lattices; ``dimension`` is that of the earlier stages.
 
     Examples
     --------
@@ -100,10 +205,11 @@ def next_level(dimension: int, level: int, error: float, wanted: float, width: f
     (2, 2, 1)
     """
     lattice = dimension <= ALWAYS or (dimension <= SMOOTH and width < WIDE)
+    steps = PAIRS if paired and dimension <= ALWAYS else LATTICES.get(dimension)
     counts = SOBOL if dimension <= MANY else SOBOL_IN_MANY
     for finer in range(level + 1, LEVELS - 1):
         if lattice:  # logarithms of errors go like the inverse step
-            expected = min(error, 1.0) ** (LATTICES[dimension][level][0] / LATTICES[dimension][finer][0])
+            expected = min(error, 1.0) ** (steps[level][0] / steps[finer][0])
         else:
             expected = error * 2.0 ** (counts[level] - counts[finer])
         if expected <= _HOPE * wanted or (lattice and finer == level + 2):
