@@ -17,7 +17,7 @@ made of two, and the first leads, from lattice to lattice, to a coarse one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,6 +169,10 @@ class Table:
     stiffness: Array
 
 
+Place = tuple[float, tuple[int, ...]]
+"""Which table: Delta, and its cells."""
+
+
 class PairChannel(Channel):
     """Stage t, whose nodes are of the earlier stages, with a lattice for its own normals.
 
@@ -186,55 +190,65 @@ class PairChannel(Channel):
         super().__init__(data, stages, nodes.outer, earlier, tables, permutations)
         self.lattice = nodes.lattice
         self.reach = nodes.reach
-        self.kept: dict[float, Table] = {}
+        self.kept: dict[Place, Table] = {}
         self.averaged: dict[int, Array] = {}
         self.centres: dict[int, Array] = {}
 
     def _prepared(self, blocks, *, tensors: bool) -> bool:
         """Conditional averages of all cells, into ``averaged``."""
-        by_delta: dict[float, list[int]] = {}
-        for i in self.used:
-            by_delta.setdefault(float(self.data.deltas[self.cells[i].class_index]), []).append(i)
-        return all(self._average(delta, cells, blocks, tensors) for delta, cells in by_delta.items())
+        if not np.isfinite(blocks.cholesky).all() or not np.isfinite(blocks.response).all():
+            return False
+        deltas = {float(self.data.deltas[self.cells[i].class_index]) for i in self.used}
+        return all(
+            self._average(delta, *group, blocks, tensors) for delta in deltas for group in self._groups(delta, blocks)
+        )
 
-    def _average(self, delta: float, cells: list[int], blocks, tensors: bool) -> bool:
-        d = D
-        turn = math.sqrt(delta) * blocks.cholesky[-1]
-        if not np.isfinite(turn).all() or not np.isfinite(blocks.response).all():
-            return False
-        back = np.linalg.inv(turn)
-        centres = []
-        for i in cells:
-            known = self.nodes[i].z
-            x = known @ self._field(blocks, self.cells[i].class_index, self.t)[:, :-d].T
-            centres.append((x + delta * self.targets[i] @ blocks.response[-1]) @ back.T)
-        y = np.concatenate(centres)
-        if not np.isfinite(y).all():
-            return False
-        reach = np.tile(self.reach, len(cells))[:, None]
+    def _groups(self, delta: float, blocks) -> Iterator[tuple[list[int], Array, Array]]:
+        """Cells of one Delta that share a table, with the first and last lattice points around their centres, (n, 2) each."""
+        lattice, reach = self.lattice[0], self.reach[:, None]
+        back = np.linalg.inv(math.sqrt(delta) * blocks.cholesky[-1])
+        groups: list[tuple[list[int], Array, Array]] = []
+        for i in self.used:
+            cell = self.cells[i]
+            if self.data.deltas[cell.class_index] != delta:
+                continue
+            x = self.nodes[i].z @ self._field(blocks, cell.class_index, self.t)[:, :-D].T
+            y = (x + delta * self.targets[i] @ blocks.response[-1]) @ back.T
+            self.centres[i] = y
+            low = np.ceil((y - lattice.width * reach) / lattice.step - lattice.shift)
+            high = np.floor((y + lattice.width * reach) / lattice.step - lattice.shift)
+            for place, (cells, *rest) in enumerate(groups):
+                both = [np.concatenate(ends) for ends in zip(rest, (low, high), strict=True)]
+                if _area(*both) <= _area(*rest) + _area(low, high):
+                    groups[place] = ([*cells, i], *both)
+                    break
+            else:
+                groups.append(([i], low, high))
+        yield from groups
+
+    def _average(self, delta: float, cells: list[int], low: Array, high: Array, blocks, tensors: bool) -> bool:
         coarse, fine = self.lattice
-        low = np.ceil((y - coarse.width * reach) / coarse.step - coarse.shift).astype(np.int64)
-        high = np.floor((y + coarse.width * reach) / coarse.step - coarse.shift).astype(np.int64)
-        size = np.prod((high.max(axis=0) - low.min(axis=0) + 1.0) * (coarse.step / (fine or coarse).step))
-        if not size < MOST_POINTS:
+        if not _area(low, high) * (coarse.step / (fine or coarse).step) ** 2 < MOST_POINTS:
             return False
+        low, high = low.astype(np.int64), high.astype(np.int64)
         region = Region.of(low, high)
+        place = (delta, tuple(cells))
         if fine is None:
-            values = self._features(delta, region, coarse, turn, blocks, tensors)
+            values = self._features(place, region, coarse, blocks, tensors)
         else:
-            values = self._smoothed(delta, region, turn, blocks, tensors)
+            values = self._smoothed(place, region, blocks, tensors)
         if values is None:
             return False
+        y = np.concatenate([self.centres[i] for i in cells])
         window = np.empty((len(y), 4), dtype=np.int64)
         window[:, ::2], window[:, 1::2] = low - region.corner, high - low + 1
         out = np.empty((len(y), values.shape[2]))
         origin = coarse.step * (region.corner + coarse.shift)
         contract(values, window, y - origin, coarse.step, coarse.width, out)
-        for i, found, centre in zip(cells, np.split(out, len(cells)), centres, strict=True):
-            self.averaged[i], self.centres[i] = found, centre
+        self.averaged.update(zip(cells, np.split(out, len(cells)), strict=True))
         return True
 
-    def _smoothed(self, delta: float, region: Region, turn: Array, blocks, tensors: bool) -> Array | None:
+    def _smoothed(self, place: Place, region: Region, blocks, tensors: bool) -> Array | None:
         """On a region of the coarse lattice, from the fine one."""
         coarse, fine = self.lattice
         reach = fine.width * self.reach.max()
@@ -242,7 +256,7 @@ class PairChannel(Channel):
         low = np.ceil((where - reach) / fine.step - fine.shift).astype(np.int64)
         high = np.floor((where + reach) / fine.step - fine.shift).astype(np.int64)
         inner = Region.of(low, high)
-        values = self._features(delta, inner, fine, turn, blocks, tensors)
+        values = self._features(place, inner, fine, blocks, tensors)
         if values is None:
             return None
         for axis in range(2):
@@ -257,18 +271,17 @@ class PairChannel(Channel):
                 values = weights @ values
         return values
 
-    def _features(
-        self, delta: float, region: Region, lattice: Lattice, turn: Array, blocks, tensors: bool
-    ) -> Array | None:
+    def _features(self, place: Place, region: Region, lattice: Lattice, blocks, tensors: bool) -> Array | None:
         """Table of features on a region, 0 where no points are needed; None where a proximal point was not found."""
-        width = delta * blocks.response[-1]
+        delta = place[0]
+        turn, width = math.sqrt(delta) * blocks.cholesky[-1], delta * blocks.response[-1]
         precision = np.linalg.inv(width)
         precision = 0.5 * (precision + precision.T)
         places = np.argwhere(region.mask)
         y = np.ascontiguousarray(lattice.step * (places + region.corner + lattice.shift))
         u = y @ turn.T
         logits, force, stiffness = np.zeros_like(u), np.empty_like(u), np.empty((*u.shape, D))
-        kept = self.kept.get(delta)
+        kept = self.kept.get(place)
         if kept is not None:
             index = np.full(kept.region.mask.shape, -1)
             index[kept.region.mask] = np.arange(len(kept.y))
@@ -283,9 +296,9 @@ class PairChannel(Channel):
             logits[known] = guess
         loss = self.losses[-1]
         if loss.proximal_points(precision, u, np.zeros_like(u), logits, force, stiffness):
-            self.kept.pop(delta, None)
+            self.kept.pop(place, None)
             return None
-        self.kept[delta] = Table(region, y, turn, width, logits, force, stiffness)
+        self.kept[place] = Table(region, y, turn, width, logits, force, stiffness)
         features = np.empty((len(u), _FULL if tensors else _PLAIN))
         fill(y, force, stiffness, features)
         values = np.zeros((*region.mask.shape, features.shape[1]))
@@ -342,6 +355,11 @@ def unpacked(packed: Array) -> Array:
     found = np.empty((len(packed), D, D))
     found[:, _UPPER[0], _UPPER[1]] = found[:, _UPPER[1], _UPPER[0]] = packed
     return found
+
+
+def _area(low: Array, high: Array) -> float:
+    """Points of the rectangle that holds all windows."""
+    return float(np.prod(high.max(axis=0) - low.min(axis=0) + 1.0))
 
 
 def in_pairs(loss: ClassLoss, d: int) -> bool:

@@ -63,8 +63,8 @@ COARSEST, COARSE_STEP = 0.4, 0.45
 LEAST_REACH = 2.0
 """Of the last one's normals around nodes at the radius of the others."""
 
-MOST_WIDTHS = 16.0
-"""Width of the last cavity field in units of that of its new noise above which pairs of lattices take too many points."""
+FARTHEST = 150.0
+"""Range of the last cavity field, in units of its new noise, above which pairs of lattices take too many points."""
 
 _CLIP = 1e-14
 _HOPE = 2.0  # of an expected error over what is wanted
@@ -112,18 +112,22 @@ class Fields(NamedTuple):
         Of all stages, as a power of two.
     whole, own
         Of each stage, and of the noise in it that earlier stages do not have: largest ones.
-    least : tuple of float
-        Of that noise: smallest ones.
+    ranges : tuple of float
+        Over which that noise is needed, in units of its smallest standard deviation.
     """
 
     widest: float = NARROW
     whole: tuple[float, ...] = ()
     own: tuple[float, ...] = ()
-    least: tuple[float, ...] = ()
+    ranges: tuple[float, ...] = ()
 
     def paired(self, stages: int) -> bool:
         """Whether a stage may have pairs of lattices."""
-        return len(self.own) >= stages and self.whole[stages - 1] <= MOST_WIDTHS * self.least[stages - 1]
+        return len(self.ranges) >= stages and self.ranges[stages - 1] <= FARTHEST
+
+    def before(self, stages: int) -> Fields:
+        """Without pairs of lattices from a stage on."""
+        return self._replace(ranges=self.ranges[: stages - 1])
 
 
 UNKNOWN = Fields()
@@ -135,7 +139,7 @@ def pairs(stages: int, d: int, level: int, scramble: int, fields: Fields) -> Pai
 
     Examples
     --------
-    >>> fields = Fields(2.0, (1.5, 2.0), (1.5, 1.0), (1.5, 1.0))
+    >>> fields = Fields(2.0, (1.5, 2.0), (1.5, 1.0), (0.0, 40.0))
     >>> [len(pairs(number, 2, 0, 0, fields).outer.weights) for number in (1, 2)]
     [1, 314]
     """

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from numerics.classes.binary import as_binary, blocks_of
 from numerics.classes.formulas import class_loss
 from numerics.classes.population import ClassPopulation, mean_loss
-from numerics.classes.rules import LEVELS, Fields, sobol_rule
+from numerics.classes.rules import LEVELS, sobol_rule
 from numerics.classes.solver import CHECKS, StagePoint, Walk, solve_walk
 from numerics.driver.chord import Found
 from numerics.driver.outcome import Outcome, Status
@@ -500,8 +500,7 @@ def solve_on_nodes(
         if failures > 1 or finest:
             break
         known = walk.found[: len(walk.points)]
-        # Pairs of lattices on which it was not solved may have too many points.
-        fields = walk.widths if solved else Fields(walk.widths.widest)
+        fields = walk.widths
         level = walk.next_level(error, rtol) if solved else level + 1
     if solved:
         message = f"the estimated error {error:.1e} of the test errors exceeds {rtol:.1e}"

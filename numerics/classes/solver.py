@@ -34,6 +34,7 @@ DAMPED = 4
 UNKNOWN_WIDTH = 16.0
 
 _NO_WIDTH = 1e-6
+_REACH = 12.0  # of a Gaussian that counts, in units of its width
 _FINENESS = 4  # values of widths in an octave
 
 TOLERANCE = 1e-8
@@ -97,18 +98,22 @@ class Walk:
     def widths(self) -> Fields:
         """Of the cavity fields; a stage that was not solved may have a wide one, and to a target that jumps all are wide."""
         root = math.sqrt(self.data.deltas.max())
-        whole, own, least = [], [], []
-        for blocks in self.blocks:
+        whole, own, ranges = [], [], []
+        for blocks, loss in zip(self.blocks, self.losses, strict=False):
             values = root * np.linalg.svd(blocks.cholesky[-1], compute_uv=False)
             whole.append(root * float(np.linalg.norm(np.hstack(list(blocks.cholesky)), 2)))
             own.append(float(values[0]))
-            least.append(float(values[-1]))
+            shared = root * sum(np.linalg.norm(block, 2) for block in blocks.cholesky[:-1])
+            answers = [root**2 * float(np.linalg.norm(block, 2)) for block in blocks.response]
+            # Of forces, and of targets that are no labels, whose components are of order 1.
+            pulled = sum(answers[:-1]) + (answers[-1] * loss.form.taught if loss.form is not None else 0.0)
+            ranges.append((_REACH * shared + math.sqrt(2.0) * pulled) / float(values[-1]))
         jumps = any(loss.jumps for loss in self.losses)
         unknown = UNKNOWN_WIDTH if jumps or len(whole) < len(self.stages) else 0.0
         widest = 2.0 ** math.ceil(math.log2(max(*whole, unknown, 1.0)))
         if jumps:
             return Fields(widest)
-        return Fields(widest, *(tuple(_rounded(width) for width in widths) for widths in (whole, own, least)))
+        return Fields(widest, *(tuple(_rounded(width) for width in widths) for widths in (whole, own, ranges)))
 
     def channel(self, number: int, nodes: Rule | None = None) -> Channel:
         """The channel of a stage, given those before; on given nodes with all cells."""
@@ -123,8 +128,8 @@ class Walk:
 
     def paired(self, number: int) -> bool:
         """Whether the nodes of a stage are pairs of lattices."""
-        fits = in_pairs(self.losses[number - 1], self.data.classes_count - 1)
-        return fits and self.level >= 0 and self.fields.paired(number)
+        fits = self.level >= 0 and in_pairs(self.losses[number - 1], self.data.classes_count - 1)
+        return fits and self.fields.paired(number)
 
     def next_level(self, error: float, wanted: float) -> int:
         """See :func:`numerics.classes.rules.next_level`."""
@@ -152,6 +157,9 @@ class Walk:
         if start is not None:
             found = chord(equations, start.x, tolerance, max_iterations, 0, start.factors)
             iterations += found.outcome.iterations
+            if found.outcome.status != Status.CONVERGED and self.paired(len(self.points) + 1):
+                self.fields = self.fields.before(len(self.points) + 1)
+                return self.solve_next(start, max_iterations, tolerance)
         if found is None or found.outcome.status != Status.CONVERGED:
             found = chord(equations, equations.start(), tolerance, max_iterations, DAMPED)
             iterations += found.outcome.iterations
