@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import types
@@ -42,6 +43,8 @@ D = 2
 
 MOST_POINTS = 400_000
 """Of a lattice; more are needed only by steps that lead far away, which are not taken."""
+
+_SMALL, _WORTH = 3000, 0.8  # of a rectangle: points up to which it is not cut, and what is worth a cut
 
 _UPPER = np.triu_indices(D)
 _WHOLE = 1 + 2 * D  # entries of p = (1, y, S)
@@ -125,6 +128,35 @@ def contract(table, window, centre, step, width, out):
                 out[i, k] += weight * sums[column * size + k]
 
 
+def parts(low: Array, high: Array) -> Iterator[Array]:
+    """Windows from ``low`` to ``high``, each (n, 2), in parts whose rectangles have few points together, as places in the list.
+
+    Examples
+    --------
+    >>> low = np.array([[0.0, 0.0], [5.0, 5.0], [1000.0, 1000.0]])
+    >>> [part.tolist() for part in parts(low, low + 20.0)]
+    [[0, 1], [2]]
+    """
+    waiting = [np.arange(len(low))]
+    while waiting:
+        part = waiting.pop()
+        area = _area(low[part], high[part])
+        best, halves = _WORTH * area, None
+        if len(part) > 1 and area > max(_SMALL, len(part)):
+            for axis in range(2):
+                order = part[np.argsort(low[part, axis])]
+                gap = 1 + int(np.argmax(np.diff(low[order, axis])))
+                for place in {gap, len(order) // 2}:
+                    both = order[:place], order[place:]
+                    areas = sum(_area(low[half], high[half]) for half in both)
+                    if areas < best:
+                        best, halves = areas, both
+        if halves is None:
+            yield np.sort(part)
+        else:
+            waiting.extend(reversed(halves))
+
+
 @dataclass
 class Region:
     """Part of a lattice: where it begins, and which of its points count.
@@ -150,10 +182,30 @@ class Region:
             np.add.at(count, (r, c), sign)
         return cls(corner, count.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0)
 
-    def windows(self, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of ``size`` steps to each side of its points."""
-        where = np.argwhere(self.mask) + self.corner
-        return where - size, where + size
+    def shared(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which of some lattice points (n, 2) are among its own, and which of these they are."""
+        there = places - self.corner
+        inside = np.flatnonzero(np.all((there >= 0) & (there < self.mask.shape), axis=1))
+        index = np.full(self.mask.shape, -1)
+        index[self.mask] = np.arange(np.count_nonzero(self.mask))
+        own = index[there[inside, 0], there[inside, 1]]
+        return inside[own >= 0], own[own >= 0]
+
+
+class Map(NamedTuple):
+    """What one lattice is mapped by: Delta, u = ``turn`` y, W = Delta V_tt and its inverse."""
+
+    delta: float
+    turn: Array
+    width: Array
+    precision: Array
+
+    @classmethod
+    def of(cls, delta: float, blocks) -> Map:
+        """At order parameters."""
+        width = delta * blocks.response[-1]
+        precision = np.linalg.inv(width)
+        return cls(delta, math.sqrt(delta) * blocks.cholesky[-1], width, 0.5 * (precision + precision.T))
 
 
 @dataclass
@@ -161,16 +213,9 @@ class Table:
     """Proximal points on a region of the lattice, where they were last found."""
 
     region: Region
-    y: Array
-    turn: Array
-    width: Array
-    logits: Array
+    map: Map
     force: Array
     stiffness: Array
-
-
-Place = tuple[float, tuple[int, ...]]
-"""Which table: Delta, and its cells."""
 
 
 class PairChannel(Channel):
@@ -190,7 +235,7 @@ class PairChannel(Channel):
         super().__init__(data, stages, nodes.outer, earlier, tables, permutations)
         self.lattice = nodes.lattice
         self.reach = nodes.reach
-        self.kept: dict[Place, Table] = {}
+        self.kept: dict[float, list[Table]] = {}
         self.averaged: dict[int, Array] = {}
         self.centres: dict[int, Array] = {}
 
@@ -199,71 +244,63 @@ class PairChannel(Channel):
         if not np.isfinite(blocks.cholesky).all() or not np.isfinite(blocks.response).all():
             return False
         deltas = {float(self.data.deltas[self.cells[i].class_index]) for i in self.used}
-        return all(
-            self._average(delta, *group, blocks, tensors) for delta in deltas for group in self._groups(delta, blocks)
-        )
+        return all(self._average(Map.of(delta, blocks), blocks, tensors) for delta in deltas)
 
-    def _groups(self, delta: float, blocks) -> Iterator[tuple[list[int], Array, Array]]:
-        """Cells of one Delta that share a table, with the first and last lattice points around their centres, (n, 2) each."""
-        lattice, reach = self.lattice[0], self.reach[:, None]
-        back = np.linalg.inv(math.sqrt(delta) * blocks.cholesky[-1])
-        groups: list[tuple[list[int], Array, Array]] = []
-        for i in self.used:
-            cell = self.cells[i]
-            if self.data.deltas[cell.class_index] != delta:
-                continue
-            x = self.nodes[i].z @ self._field(blocks, cell.class_index, self.t)[:, :-D].T
-            y = (x + delta * self.targets[i] @ blocks.response[-1]) @ back.T
-            self.centres[i] = y
-            low = np.ceil((y - lattice.width * reach) / lattice.step - lattice.shift)
-            high = np.floor((y + lattice.width * reach) / lattice.step - lattice.shift)
-            for place, (cells, *rest) in enumerate(groups):
-                both = [np.concatenate(ends) for ends in zip(rest, (low, high), strict=True)]
-                if _area(*both) <= _area(*rest) + _area(low, high):
-                    groups[place] = ([*cells, i], *both)
-                    break
-            else:
-                groups.append(([i], low, high))
-        yield from groups
-
-    def _average(self, delta: float, cells: list[int], low: Array, high: Array, blocks, tensors: bool) -> bool:
+    def _average(self, to: Map, blocks, tensors: bool) -> bool:
+        """Those of one Delta; their centres are kept from the middle of the table that they were found in."""
+        cells = [i for i in self.used if self.data.deltas[self.cells[i].class_index] == to.delta]
+        back = np.linalg.inv(to.turn)
+        centres = []
+        for i in cells:
+            x = self.nodes[i].z @ self._field(blocks, self.cells[i].class_index, self.t)[:, :-D].T
+            centres.append((x + self.targets[i] @ to.width) @ back.T)
+        y = np.concatenate(centres)
         coarse, fine = self.lattice
-        if not _area(low, high) * (coarse.step / (fine or coarse).step) ** 2 < MOST_POINTS:
-            return False
-        low, high = low.astype(np.int64), high.astype(np.int64)
-        region = Region.of(low, high)
-        place = (delta, tuple(cells))
-        if fine is None:
-            values = self._features(place, region, coarse, blocks, tensors)
-        else:
-            values = self._smoothed(place, region, blocks, tensors)
-        if values is None:
-            return False
-        y = np.concatenate([self.centres[i] for i in cells])
-        window = np.empty((len(y), 4), dtype=np.int64)
-        window[:, ::2], window[:, 1::2] = low - region.corner, high - low + 1
-        out = np.empty((len(y), values.shape[2]))
-        origin = coarse.step * (region.corner + coarse.shift)
-        contract(values, window, y - origin, coarse.step, coarse.width, out)
+        reach = coarse.width * np.tile(self.reach, len(cells))[:, None]
+        low = np.ceil((y - reach) / coarse.step - coarse.shift)
+        high = np.floor((y + reach) / coarse.step - coarse.shift)
+        out = np.empty((len(y), _FULL if tensors else _PLAIN))
+        found: list[Table] = []
+        for part in parts(low, high):
+            if not _area(low[part], high[part]) * (coarse.step / (fine or coarse).step) ** 2 < MOST_POINTS:
+                return False
+            first, last = low[part].astype(np.int64), high[part].astype(np.int64)
+            region = Region.of(first, last)
+            origin = coarse.step * (region.corner + coarse.shift)
+            middle = origin + 0.5 * coarse.step * np.array(region.mask.shape)
+            values = self._values(region, to, middle, found, tensors)
+            if values is None:
+                self.kept.pop(to.delta, None)
+                return False
+            window = np.empty((len(first), 4), dtype=np.int64)
+            window[:, ::2], window[:, 1::2] = first - region.corner, last - first + 1
+            around = np.empty((len(first), out.shape[1]))
+            contract(values, window, y[part] - origin, coarse.step, coarse.width, around)
+            out[part] = around
+            y[part] -= middle
+        self.kept[to.delta] = found
         self.averaged.update(zip(cells, np.split(out, len(cells)), strict=True))
+        self.centres.update(zip(cells, np.split(y, len(cells)), strict=True))
         return True
 
-    def _smoothed(self, place: Place, region: Region, blocks, tensors: bool) -> Array | None:
-        """On a region of the coarse lattice, from the fine one."""
+    def _values(self, region: Region, to: Map, middle: Array, found: list[Table], tensors: bool) -> Array | None:
+        """Features on a region of the coarse lattice, from the fine one if there is one; None where a point was not found."""
         coarse, fine = self.lattice
-        reach = fine.width * self.reach.max()
+        if fine is None:
+            return self._features(region, coarse, to, middle, found, tensors)
+        reach = self.reach.max()
         where = coarse.step * (np.argwhere(region.mask) + region.corner + coarse.shift)
-        low = np.ceil((where - reach) / fine.step - fine.shift).astype(np.int64)
-        high = np.floor((where + reach) / fine.step - fine.shift).astype(np.int64)
+        low = np.ceil((where - fine.width * reach) / fine.step - fine.shift).astype(np.int64)
+        high = np.floor((where + fine.width * reach) / fine.step - fine.shift).astype(np.int64)
         inner = Region.of(low, high)
-        values = self._features(place, inner, fine, blocks, tensors)
+        values = self._features(inner, fine, to, middle, found, tensors)
         if values is None:
             return None
         for axis in range(2):
             there = coarse.step * (np.arange(region.mask.shape[axis]) + region.corner[axis] + coarse.shift[axis])
             here = fine.step * (np.arange(inner.mask.shape[axis]) + inner.corner[axis] + fine.shift[axis])
             apart = (there[:, None] - here) / fine.width
-            weights = np.where(np.abs(apart) <= self.reach.max(), np.exp(-0.5 * apart**2), 0.0)
+            weights = np.where(np.abs(apart) <= reach, np.exp(-0.5 * apart**2), 0.0)
             weights /= weights.sum(axis=1, keepdims=True)
             if axis == 0:
                 values = (weights @ values.reshape(len(values), -1)).reshape(len(there), *values.shape[1:])
@@ -271,36 +308,29 @@ class PairChannel(Channel):
                 values = weights @ values
         return values
 
-    def _features(self, place: Place, region: Region, lattice: Lattice, blocks, tensors: bool) -> Array | None:
-        """Table of features on a region, 0 where no points are needed; None where a proximal point was not found."""
-        delta = place[0]
-        turn, width = math.sqrt(delta) * blocks.cholesky[-1], delta * blocks.response[-1]
-        precision = np.linalg.inv(width)
-        precision = 0.5 * (precision + precision.T)
-        places = np.argwhere(region.mask)
-        y = np.ascontiguousarray(lattice.step * (places + region.corner + lattice.shift))
-        u = y @ turn.T
+    def _features(
+        self, region: Region, lattice: Lattice, to: Map, middle: Array, found: list[Table], tensors: bool
+    ) -> Array | None:
+        """Table of features, 0 where no points are needed; proximal points start from those found last."""
+        places = np.argwhere(region.mask) + region.corner
+        y = np.ascontiguousarray(lattice.step * (places + lattice.shift))
+        u = y @ to.turn.T
         logits, force, stiffness = np.zeros_like(u), np.empty_like(u), np.empty((*u.shape, D))
-        kept = self.kept.get(place)
-        if kept is not None:
-            index = np.full(kept.region.mask.shape, -1)
-            index[kept.region.mask] = np.arange(len(kept.y))
-            there = places + region.corner - kept.region.corner
-            inside = np.all((there >= 0) & (there < kept.region.mask.shape), axis=1)
-            known = np.flatnonzero(inside)
-            old = index[there[known, 0], there[known, 1]]
-            known, old = known[old >= 0], old[old >= 0]
+        before = self.kept.get(to.delta, [])
+        for table in before:
+            known, old = table.region.shared(places)
             guess = u[known]
-            moved = y[known] @ (turn - kept.turn).T
-            predict(moved, width - kept.width, width, kept.force[old], kept.stiffness[old], guess)
+            moved = y[known] @ (to.turn - table.map.turn).T
+            stiff = table.force[old], table.stiffness[old]
+            predict(moved, to.width - table.map.width, to.width, *stiff, guess)
             logits[known] = guess
-        loss = self.losses[-1]
-        if loss.proximal_points(precision, u, np.zeros_like(u), logits, force, stiffness):
-            self.kept.pop(place, None)
-            return None
-        self.kept[place] = Table(region, y, turn, width, logits, force, stiffness)
+        # D is that before the last step, which is long where no point was known.
+        for _ in range(1 if before else 2):
+            if self.losses[-1].proximal_points(to.precision, u, np.zeros_like(u), logits, force, stiffness):
+                return None
+        found.append(Table(region, to, force, stiffness))
         features = np.empty((len(u), _FULL if tensors else _PLAIN))
-        fill(y, force, stiffness, features)
+        fill(y - middle, force, stiffness, features)
         values = np.zeros((*region.mask.shape, features.shape[1]))
         values[region.mask] = features
         return values

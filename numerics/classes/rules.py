@@ -54,7 +54,7 @@ LEVELS = 5
 PAIRS = ((1.0, 6.0), (0.8, 6.4), (0.65, 6.8), (0.5, 7.2), (0.4, 7.6))
 """Steps and radius of pairs of lattices (:func:`pairs`), level by level, the steps in units of those below."""
 
-OUTER_STEP, INNER_STEP = (0.6, 1.2), (0.65, 1.6)
+OUTER_STEP, INNER_STEP = (0.65, 1.8), (0.65, 1.5)
 """Largest step, and largest step times the width of the field; of the earlier stages' normals, and of the last one's."""
 
 COARSEST, COARSE_STEP = 0.4, 0.45
@@ -63,7 +63,7 @@ COARSEST, COARSE_STEP = 0.4, 0.45
 LEAST_REACH = 2.0
 """Of the last one's normals around nodes at the radius of the others."""
 
-FARTHEST = 300.0
+FARTHEST = 1e4
 """Range of the last cavity field, in units of its new noise, above which pairs of lattices take too many points."""
 
 _CLIP = 1e-14
