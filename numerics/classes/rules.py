@@ -63,7 +63,7 @@ COARSEST, COARSE_STEP = 0.4, 0.45
 LEAST_REACH = 2.0
 """Of the last one's normals around nodes at the radius of the others."""
 
-FARTHEST = 1e4
+FARTHEST = 1e3
 """Range of the last cavity field, in units of its new noise, above which pairs of lattices take too many points."""
 
 _CLIP = 1e-14
@@ -75,6 +75,10 @@ class Rule(NamedTuple):
 
     normals: Array
     weights: Array
+
+
+def _has_lattice(dimension: int, width: float) -> bool:
+    return dimension <= ALWAYS or (dimension <= SMOOTH and width < WIDE)
 
 
 class Lattice(NamedTuple):
@@ -121,9 +125,11 @@ class Fields(NamedTuple):
     own: tuple[float, ...] = ()
     ranges: tuple[float, ...] = ()
 
-    def paired(self, stages: int) -> bool:
-        """Whether a stage may have pairs of lattices."""
-        return len(self.ranges) >= stages and self.ranges[stages - 1] <= FARTHEST
+    def paired(self, stages: int, d: int) -> bool:
+        """Whether a stage may have pairs of lattices: one of the earlier stages, and one of its own."""
+        if len(self.ranges) < stages or self.ranges[stages - 1] > FARTHEST:
+            return False
+        return _has_lattice((stages - 1) * d, self.widest)
 
     def before(self, stages: int) -> Fields:
         """Without pairs of lattices from a stage on."""
@@ -144,16 +150,18 @@ def pairs(stages: int, d: int, level: int, scramble: int, fields: Fields) -> Pai
     [1, 314]
     """
     factor, radius = PAIRS[min(level, LEVELS - 1)]
-    radius += MARGIN if scramble else 0.0
+    margin = MARGIN if scramble else 0.0
     shifts = [_half_shift(scramble, [stages, d, which]) for which in range(3)]
     if stages == 1:
         outer = Rule(np.zeros((1, 0, d)), np.ones(1))
     elif (stages - 1) * d <= ALWAYS:
         width = max(fields.whole[: stages - 1])
         step = factor * min(OUTER_STEP[0], OUTER_STEP[1] / width)
-        outer = _lattice(stages - 1, d, step, radius, shifts[2])
+        outer = _lattice(stages - 1, d, step, radius + margin, shifts[2])
     else:
         outer = rule(stages - 1, d, level, scramble, fields.widest)
+        factor, radius = PAIRS[min(level // 2, LEVELS - 1)]
+    radius += margin
     squares = np.zeros(len(outer.weights))
     if (stages - 1) * d <= ALWAYS:
         squares = np.sum(outer.normals**2, axis=(1, 2))
@@ -185,7 +193,7 @@ def rule(stages: int, d: int, level: int, scramble: int, width: float = NARROW) 
     dimension = stages * d
     if dimension <= ALWAYS and level < 0:
         return _lattice(stages, d, *COARSE_LATTICES[dimension], _shift(scramble, dimension))
-    if level >= 0 and (dimension <= ALWAYS or (dimension <= SMOOTH and width < WIDE)):
+    if level >= 0 and _has_lattice(dimension, width):
         step, radius = LATTICES[dimension][min(level, LEVELS - 1)]
         if dimension <= ALWAYS:
             step *= min(1.0, max(NARROW / width, FINEST[dimension]))
@@ -209,7 +217,7 @@ def next_level(
     >>> next_level(6, 0, 1e-3, 1e-4), next_level(4, 0, 1e-5, 1e-7, width=2.0), next_level(6, 0, 1.1e-4, 1e-4)
     (2, 2, 1)
     """
-    lattice = dimension <= ALWAYS or (dimension <= SMOOTH and width < WIDE)
+    lattice = _has_lattice(dimension, width)
     steps = PAIRS if paired and dimension <= ALWAYS else LATTICES.get(dimension)
     counts = SOBOL if dimension <= MANY else SOBOL_IN_MANY
     for finer in range(level + 1, LEVELS - 1):

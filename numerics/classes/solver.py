@@ -122,19 +122,24 @@ class Walk:
         tables = [point.table for point in self.points[: number - 1]]
         rest = self.blocks[: number - 1], tables, permutations
         if nodes is None and self.paired(number):
-            return PairChannel(self.data, self.stages[:number], pairs(*where, self.fields), *rest)
+            # Of longer chains the error is that of the last stages.
+            level = self.level // 2 if number < len(self.stages) > 2 else self.level
+            nodes = pairs(number, where[1], level, self.scramble, self.fields)
+            return PairChannel(self.data, self.stages[:number], nodes, *rest)
         nodes = rule(*where, self.fields.widest) if nodes is None else nodes
         return Channel(self.data, self.stages[:number], nodes, *rest)
 
     def paired(self, number: int) -> bool:
         """Whether the nodes of a stage are pairs of lattices."""
-        fits = self.level >= 0 and in_pairs(self.losses[number - 1], self.data.classes_count - 1)
-        return fits and self.fields.paired(number)
+        d = self.data.classes_count - 1
+        return self.level >= 0 and in_pairs(self.losses[number - 1], d) and self.fields.paired(number, d)
 
     def next_level(self, error: float, wanted: float) -> int:
         """See :func:`numerics.classes.rules.next_level`."""
         stages, d = len(self.stages), self.data.classes_count - 1
         paired = self.paired(stages)
+        if not self.fields.own and self.widths.paired(stages, d) and in_pairs(self.losses[-1], d):
+            return max(self.level, 0)  # widths are known only now
         return next_level(d * (stages - paired), self.level, error, wanted, self.widths.widest, paired)
 
     def _equations(self) -> StageEquations:
