@@ -147,7 +147,7 @@ def pairs(stages: int, d: int, level: int, scramble: int, fields: Fields) -> Pai
     --------
     >>> fields = Fields(2.0, (1.5, 2.0), (1.5, 1.0), (0.0, 40.0))
     >>> [len(pairs(number, 2, 0, 0, fields).outer.weights) for number in (1, 2)]
-    [1, 314]
+    [1, 265]
     """
     factor, radius = PAIRS[min(level, LEVELS - 1)]
     margin = MARGIN if scramble else 0.0
