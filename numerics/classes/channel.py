@@ -185,7 +185,7 @@ class Channel:
         columns = np.column_stack([np.ones(len(self.normals)), self.normals.reshape(len(self.normals), -1)])
         self.earlier = earlier
         self.permutations = tuple(permutations)
-        self.orbits = orbits(self.cells, permutations, data.classes_count)
+        self.orbits = orbits(self.cells, self.permutations, data.classes_count)
         self.nodes = {i: Nodes(columns, []) for i in self.orbits}
         for s, blocks in enumerate(earlier, start=1):
             self._extend(s, blocks, tables[s - 1])
