@@ -281,20 +281,19 @@ class Channel:
                 return None
             moments, mean = cell.weight * sample.force, cell.weight * sample.stiffness
             turned = None if moves is None else cell.weight * self._moved(cell, sample.tensor, moves)
-            for image in self.orbits[i]:
-                turn, c = image.rotation, self.cells[image.cell].class_index
-                found.force[c] += turn @ moments[:, 0]
-                normal, forces = turn @ self._split(moments) @ turn.T
-                found.force_normal += math.sqrt(delta) * normal
-                found.force_force += delta * forces
-                rotated = turn @ mean @ turn.T
-                found.bare_stiffness += rotated
-                found.stiffness += delta * rotated
-                if turned is not None:
-                    slopes.force[c] += turn @ turned[:, 0]
-                    blocks_moved = np.einsum("ai,hrijn,bj->hrabn", turn, self._split(turned), turn, optimize=True)
-                    slopes.force_normal += math.sqrt(delta) * blocks_moved[0]
-                    slopes.force_force += delta * blocks_moved[1]
+            # Images of the cell are the same after what is made invariant below.
+            count, c = len(self.orbits[i]), cell.class_index
+            found.force[c] += count * moments[:, 0]
+            normal, forces = self._split(moments)
+            found.force_normal += count * math.sqrt(delta) * normal
+            found.force_force += count * delta * forces
+            found.bare_stiffness += count * mean
+            found.stiffness += count * delta * mean
+            if turned is not None:
+                normal, forces = self._split(turned)
+                slopes.force[c] += count * turned[:, 0]
+                slopes.force_normal += count * math.sqrt(delta) * normal
+                slopes.force_force += count * delta * forces
         if moves is not None:
             found.slopes = slopes
         if self.permutations:

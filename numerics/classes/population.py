@@ -120,7 +120,8 @@ def _uniform(d: int, log2_nodes: int, scramble: int) -> Array:
 def orthant(mean: Array, covariance: Array, log2_nodes: int = _LOG2_ORTHANT, scramble: int = 0) -> float:
     """P(x > 0 in all entries) of a Gaussian vector.
 
-    Up to two entries, or if all pairs have one covariance that is not negative, one integral to 1e-12, else 2^log2_nodes Sobol points.
+    One integral to 1e-12 up to two entries, or if all pairs have one covariance that is not negative; else 2^log2_nodes Sobol
+    points.
 
     Examples
     --------
