@@ -202,6 +202,11 @@ def rule(stages: int, d: int, level: int, scramble: int, width: float = NARROW) 
     return _sobol(stages, d, COARSE if level < 0 else counts[min(level, LEVELS - 1)], scramble)
 
 
+def first_level(dimension: int, *, alike: bool) -> int:
+    """The level to begin with; classes that are all ``alike`` have one cell, for which the first Sobol points are few."""
+    return 1 if alike and dimension > MANY else 0
+
+
 def next_level(
     dimension: int, level: int, error: float, wanted: float, width: float = NARROW, paired: bool = False
 ) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from numerics.classes.binary import as_binary, blocks_of
 from numerics.classes.formulas import class_loss
 from numerics.classes.population import ClassPopulation, mean_loss
-from numerics.classes.rules import LEVELS, sobol_rule
+from numerics.classes.rules import LEVELS, first_level, sobol_rule
 from numerics.classes.solver import CHECKS, StagePoint, Walk, solve_walk
 from numerics.driver.chord import Found
 from numerics.driver.outcome import Outcome, Status
@@ -476,12 +476,12 @@ def solve_on_nodes(
     rtol = default_rtol(data.classes_count) if rtol is None else rtol
     iterations = failures = 0
     if start is not None:
-        fields, known = start.walk.widths, _kept(start)
+        rough, known = start.walk, _kept(start)
     else:
         rough, outcome = solve_walk(data, chain, -1, max_iterations, tolerance=COARSE_TOLERANCE)
         iterations, known = outcome.iterations, rough.found[: len(rough.points)]
-        fields = rough.widths
-    level = 0
+    fields = rough.widths
+    level = first_level(len(chain) * (data.classes_count - 1), alike=rough.alike)
     while True:
         walk, outcome = solve_walk(data, chain, level, max_iterations, known, fields=fields)
         iterations += outcome.iterations

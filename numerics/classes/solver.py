@@ -17,7 +17,7 @@ from numerics.classes.pairs import PairChannel, in_pairs
 from numerics.classes.prior import ClassGroups, Conjugates, Prior
 from numerics.classes.rules import UNKNOWN, Fields, Rule, next_level, pairs, rule
 from numerics.classes.stage import MatrixLog, StageBlocks, StageEquations, exponential
-from numerics.classes.symmetry import invariants, permutations_of
+from numerics.classes.symmetry import first_of_orbits, invariants, permutations_of
 from numerics.driver.chord import Found, Path, chord, chord_along, newton_step
 from numerics.driver.outcome import Outcome, Status
 from numerics.models import Chain, ClassMixture, Estimator
@@ -88,6 +88,11 @@ class Walk:
     def blocks(self) -> list[StageBlocks]:
         """Order parameters of the stages so far."""
         return [point.blocks for point in self.points]
+
+    @property
+    def alike(self) -> bool:
+        """Whether permutations take any class to any other."""
+        return len(set(first_of_orbits(self.permutations, self.data.classes_count))) == 1
 
     @cached_property
     def losses(self) -> list[ClassLoss]:
