@@ -1,6 +1,7 @@
 """Random chains on mixtures of 3 to 10 classes: do all of them converge?
 
     python -m tests.random_classes --problems 300 --seed 0
+    python -m tests.random_classes --problems 100 --classes 3 --rtol 1e-7
 
 Teacher and student, cold; alpha 0.2 to 10, ridges 1e-4 to 10, trained fractions 0.1 to 1, temperatures 0.5 to 20; orthogonal means,
 simplices, pairs, and Gram matrices of random vectors; weights that differ by up to a factor of some tens.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 
 import click
 import numpy as np
@@ -47,13 +49,13 @@ def random_gram(generator: np.random.Generator, classes: int) -> Gram:
     return gram_of_correlations(correlations, generator.uniform(0.5, 1.5, classes))
 
 
-def random_problem(generator: np.random.Generator) -> tuple[ClassMixture, Chain]:
-    """Data and chain, everything drawn log-uniformly where it spans decades."""
+def random_problem(generator: np.random.Generator, numbers: Sequence[int] = CLASSES) -> tuple[ClassMixture, Chain]:
+    """Data and chain, everything drawn log-uniformly where it spans decades; K is one of ``numbers``."""
 
     def log_uniform(low: float, high: float) -> float:
         return float(np.exp(generator.uniform(np.log(low), np.log(high))))
 
-    k = int(generator.choice(CLASSES))
+    k = int(generator.choice(numbers))
     weights = None if generator.random() < 0.5 else 0.02 / k + 0.98 * generator.dirichlet(np.full(k, 3.0))
     if weights is not None:
         weights = (weights / weights.sum()).tolist()
@@ -63,16 +65,18 @@ def random_problem(generator: np.random.Generator) -> tuple[ClassMixture, Chain]
     return data, Chain.of([Estimator(CrossEntropy(), ridges[0]), Estimator(soft, ridges[1], eta)])
 
 
-def failures(problems: int, seed: int, *, show: bool = False) -> list[str]:
+def failures(
+    problems: int, seed: int, *, numbers: Sequence[int] = CLASSES, rtol: float | None = None, show: bool = False
+) -> list[str]:
     """What did not converge."""
     generator = np.random.default_rng(seed)
     found, seconds, count = [], Counter(), Counter()
     for number in range(problems):
-        data, chain = random_problem(generator)
+        data, chain = random_problem(generator, numbers)
         begin = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            solution = solve(data, chain)
+            solution = solve(data, chain, rtol=rtol)
         seconds[data.classes_count] += time.process_time() - begin
         count[data.classes_count] += 1
         if not solution.converged:
@@ -88,9 +92,11 @@ def failures(problems: int, seed: int, *, show: bool = False) -> list[str]:
 @click.command()
 @click.option("--problems", type=click.IntRange(min=1), default=300, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-def main(problems: int, seed: int) -> None:
+@click.option("--classes", type=click.IntRange(min=2), multiple=True, default=CLASSES, show_default=True)
+@click.option("--rtol", type=float, default=None, help="Of the test errors; by default that of solve.")
+def main(problems: int, seed: int, classes: tuple[int, ...], rtol: float | None) -> None:
     """Solve random chains on several classes, and say which do not converge."""
-    found = failures(problems, seed, show=True)
+    found = failures(problems, seed, numbers=classes, rtol=rtol, show=True)
     click.echo(f"{len(found)} of {problems} did not converge")
 
 

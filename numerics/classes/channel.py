@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,7 @@ class Nodes:
     Attributes
     ----------
     z : array, shape (n, Z)
-        1, all normals g_1.., and forces f_1.. of the stages so far.
+        1, the normals that nodes have, g_1.., and forces f_1.. of the stages so far.
     logits : list of (n, d) arrays
         Of the stages so far, in the gauge.
     """
@@ -85,6 +86,24 @@ class Points:
     logits: Array
     force: Array
     stiffness: Array
+
+
+class Moments(NamedTuple):
+    """Averages over one sample of a cell.
+
+    Attributes
+    ----------
+    force : (d, Z)
+        E[f z^T].
+    stiffness : (d, d)
+        E[D].
+    tensor : (d, Z, d, Z) or None
+        E[D_ab z_k z_l] at a, k, b, l.
+    """
+
+    force: Array
+    stiffness: Array
+    tensor: Array | None
 
 
 @dataclass
@@ -162,10 +181,11 @@ class Channel:
         self.basis = helmert(data.classes_count)
         self.cells = cells_of(data, tuple(stage.sets for stage in stages))
         self.losses = [class_loss(stage.loss, data.classes_count) for stage in stages]
-        columns = np.column_stack([np.ones(len(self.normals)), *(self.normals[:, s] for s in range(self.t))])
+        self.drawn = self.normals.shape[1]
+        columns = np.column_stack([np.ones(len(self.normals)), self.normals.reshape(len(self.normals), -1)])
         self.earlier = earlier
         self.permutations = tuple(permutations)
-        self.orbits = orbits(self.cells, permutations, data.classes_count)
+        self.orbits = orbits(self.cells, self.permutations, data.classes_count)
         self.nodes = {i: Nodes(columns, []) for i in self.orbits}
         for s, blocks in enumerate(earlier, start=1):
             self._extend(s, blocks, tables[s - 1])
@@ -220,7 +240,7 @@ class Channel:
             cell = self.cells[i]
             delta = self.data.deltas[cell.class_index]
             x = self._field(blocks, cell.class_index, s)
-            known = nodes.z[:, : 1 + self.t * d + (s - 1) * d]
+            known = nodes.z[:, : 1 + (self.drawn + s - 1) * d]
             u = known @ x[:, : known.shape[1]].T
             force = np.zeros_like(u)
             h = u.copy()
@@ -234,10 +254,10 @@ class Channel:
             nodes.z = np.column_stack([nodes.z, force])
 
     def _field(self, blocks, c: int, s: int) -> Array:
-        """X of stage s on samples of class c, with columns for all normals g_1..g_t of this channel."""
+        """X of stage s on samples of class c, with columns for all normals that nodes have."""
         d, delta = len(self.basis), self.data.deltas[c]
-        unused = np.zeros((d, (self.t - s) * d))
-        normals = [math.sqrt(delta) * block for block in blocks.cholesky]
+        unused = np.zeros((d, max(self.drawn - s, 0) * d))
+        normals = [math.sqrt(delta) * block for block in blocks.cholesky[: self.drawn]]
         responses = [delta * block for block in blocks.response]
         return np.column_stack([blocks.mean[:, c] + blocks.bias, *normals, unused, *responses])
 
@@ -251,31 +271,29 @@ class Channel:
             np.zeros((k, d)), np.zeros((t, d, d)), np.zeros((t, d, d)), np.zeros((d, d)), np.zeros((d, d)), None
         )
         slopes = Slopes(np.zeros((k, d, n)), np.zeros((t, d, d, n)), np.zeros((t, d, d, n)))
+        if not self._prepared(blocks, tensors=moves is not None):
+            return None
         for i in self.used:
-            cell, known = self.cells[i], self.nodes[i].z
+            cell = self.cells[i]
             delta = self.data.deltas[cell.class_index]
-            points = self._find_points(i, blocks)
-            if points is None:
+            sample = self._moments(i, blocks, tensor=moves is not None)
+            if sample is None:
                 return None
-            z = np.column_stack([known, points.force])
-            stiffness = self.shares[:, None, None] * points.stiffness
-            moments = cell.weight * ((self.shares[:, None] * points.force).T @ z)
-            mean = cell.weight * stiffness.sum(axis=0)
-            turned = None if moves is None else cell.weight * self._moved(cell, z, stiffness, moves)
-            for image in self.orbits[i]:
-                turn, c = image.rotation, self.cells[image.cell].class_index
-                found.force[c] += turn @ moments[:, 0]
-                normal, forces = turn @ self._split(moments) @ turn.T
-                found.force_normal += math.sqrt(delta) * normal
-                found.force_force += delta * forces
-                rotated = turn @ mean @ turn.T
-                found.bare_stiffness += rotated
-                found.stiffness += delta * rotated
-                if turned is not None:
-                    slopes.force[c] += turn @ turned[:, 0]
-                    blocks_moved = np.einsum("ai,hrijn,bj->hrabn", turn, self._split(turned), turn, optimize=True)
-                    slopes.force_normal += math.sqrt(delta) * blocks_moved[0]
-                    slopes.force_force += delta * blocks_moved[1]
+            moments, mean = cell.weight * sample.force, cell.weight * sample.stiffness
+            turned = None if moves is None else cell.weight * self._moved(cell, sample.tensor, moves)
+            # Images of the cell are the same after what is made invariant below.
+            count, c = len(self.orbits[i]), cell.class_index
+            found.force[c] += count * moments[:, 0]
+            normal, forces = self._split(moments)
+            found.force_normal += count * math.sqrt(delta) * normal
+            found.force_force += count * delta * forces
+            found.bare_stiffness += count * mean
+            found.stiffness += count * delta * mean
+            if turned is not None:
+                normal, forces = self._split(turned)
+                slopes.force[c] += count * turned[:, 0]
+                slopes.force_normal += count * math.sqrt(delta) * normal
+                slopes.force_force += count * delta * forces
         if moves is not None:
             found.slopes = slopes
         if self.permutations:
@@ -300,6 +318,20 @@ class Channel:
         blocks = moments[:, 1:].reshape(d, 2, self.t, d, *moments.shape[2:])
         return np.moveaxis(blocks, 0, 2)
 
+    def _prepared(self, blocks, *, tensors: bool) -> bool:
+        """Whether what all cells share could be found: here, nothing."""
+        return True
+
+    def _moments(self, i: int, blocks, *, tensor: bool) -> Moments | None:
+        """Of a cell."""
+        points = self._find_points(i, blocks)
+        if points is None:
+            return None
+        z = np.column_stack([self.nodes[i].z, points.force])
+        force = (self.shares[:, None] * points.force).T @ z
+        stiffness = self.shares[:, None, None] * points.stiffness
+        return Moments(force, stiffness.sum(axis=0), self._tensor(z, stiffness) if tensor else None)
+
     def _find_points(self, i: int, blocks) -> Points | None:
         """Proximal points of a cell, from those found last."""
         cell, known = self.cells[i], self.nodes[i].z
@@ -321,19 +353,21 @@ class Channel:
             return None
         return points
 
-    def _moved(self, cell: Cell, z: Array, stiffness: Array, moves: Moves) -> Array:
-        """Derivatives of E[f z] of a cell, (d, Z, n); D comes with the shares of the nodes."""
-        d, size, n = len(self.basis), z.shape[1], moves.bias.shape[-1]
-        delta = self.data.deltas[cell.class_index]
+    def _tensor(self, z: Array, stiffness: Array) -> Array:
+        """E[D_ab z_k z_l]; D comes with the shares of the nodes."""
+        d, size = len(self.basis), z.shape[1]
         rows, columns = self.pairs
         upper = np.triu_indices(d)
         packed = stiffness[:, upper[0], upper[1]].T @ (z[:, rows] * z[:, columns])
         square = np.empty((len(upper[0]), size, size))
         square[:, rows, columns] = packed
         square[:, columns, rows] = packed
-        tensor = np.empty((d, size, d, size))  # E[D_ai z_l z_k]
-        for pair, (a, i) in enumerate(zip(*upper, strict=True)):
-            tensor[a, :, i] = tensor[i, :, a] = square[pair]
+        return unpacked_tensor(square, d)
+
+    def _moved(self, cell: Cell, tensor: Array, moves: Moves) -> Array:
+        """Derivatives of E[f z] of a cell, (d, Z, n)."""
+        d, size = tensor.shape[:2]
+        n, delta = moves.bias.shape[-1], self.data.deltas[cell.class_index]
         normals = math.sqrt(delta) * moves.cholesky.transpose(1, 0, 2, 3).reshape(d, -1, n)
         responses = delta * moves.response.transpose(1, 0, 2, 3).reshape(d, -1, n)
         mean = (moves.mean[:, cell.class_index] + moves.bias)[:, None]
@@ -341,3 +375,12 @@ class Channel:
         found = -(tensor.reshape(d * size, d * size) @ change).reshape(d, size, n)
         found[:, size - d :] += found[:, size - d :].transpose(1, 0, 2).copy()
         return found
+
+
+def unpacked_tensor(square: Array, d: int) -> Array:
+    """E[D_ab z_k z_l] from its matrices of the upper triangle of D, (d(d+1)/2, Z, Z)."""
+    size = square.shape[-1]
+    tensor = np.empty((d, size, d, size))
+    for pair, (a, b) in enumerate(zip(*np.triu_indices(d), strict=True)):
+        tensor[a, :, b] = tensor[b, :, a] = square[pair]
+    return tensor

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numba import types
@@ -22,7 +22,7 @@ from numerics.models import ParameterError
 from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, IntArray, Matrix, exp_nonpositive
 from numerics.scalar.kernels.layout import Cube
 from theory.losses import Loss
-from theory.softmax import Target, numeric_form
+from theory.softmax import SoftmaxForm, Target, numeric_form
 
 Array = NDArray[np.float64]
 
@@ -202,6 +202,12 @@ def _targets(form, labels, taught, similarity, out):
         target_at(form, labels[i], taught[i], similarity, p, tau, out[i])
 
 
+@lru_cache(maxsize=256)
+def _form(loss: Loss, _softmax: tuple | None) -> SoftmaxForm:
+    """:func:`theory.softmax.numeric_form`; losses that are equal for two classes may have different forms."""
+    return numeric_form(loss)
+
+
 class ClassLoss:
     """A loss of K classes on arrays of samples; see :mod:`numerics.models.class_mixture` for the conventions.
 
@@ -232,7 +238,7 @@ class ClassLoss:
 
     def __init__(self, loss: Loss, classes: int) -> None:
         try:
-            self.form = numeric_form(loss)
+            self.form = _form(loss, loss.softmax)
         except ValueError as error:
             raise ParameterError(str(error)) from None
         self.loss, self.classes = loss, classes

@@ -51,6 +51,21 @@ MANY = 8
 
 LEVELS = 5
 
+PAIRS = ((1.0, 6.0), (0.8, 6.4), (0.65, 6.8), (0.5, 7.2), (0.4, 7.6))
+"""Steps and radius of pairs of lattices (:func:`pairs`), level by level, the steps in units of those below."""
+
+OUTER_STEP, INNER_STEP = (0.65, 1.8), (0.65, 1.5)
+"""Largest step, and largest step times the width of the field; of the earlier stages' normals, and of the last one's."""
+
+COARSEST, COARSE_STEP = 0.4, 0.45
+"""Step of the last one's below which there is a coarse lattice too, and the step of that."""
+
+LEAST_REACH = 2.0
+"""Of the last one's normals around nodes at the radius of the others."""
+
+FARTHEST = 1e3
+"""Range of the last cavity field, in units of its new noise, above which pairs of lattices take too many points."""
+
 _CLIP = 1e-14
 _HOPE = 2.0  # of an expected error over what is wanted
 
@@ -60,6 +75,102 @@ class Rule(NamedTuple):
 
     normals: Array
     weights: Array
+
+
+def _has_lattice(dimension: int, width: float) -> bool:
+    return dimension <= ALWAYS or (dimension <= SMOOTH and width < WIDE)
+
+
+class Lattice(NamedTuple):
+    """Points ``step (n + shift)``, and the standard deviation of the Gaussian that goes with them."""
+
+    step: float
+    shift: Array
+    width: float
+
+
+class Pairs(NamedTuple):
+    """Nodes of a last stage: those of the earlier stages' normals, and lattices of its own.
+
+    Attributes
+    ----------
+    outer : Rule
+        Normals (n, t-1, d).
+    lattice : (Lattice, Lattice or None)
+        The second one is finer, and leads to the first: squares of widths sum to 1.
+    reach : (n,)
+        Of the last normals for each outer node, in units of the widths.
+    """
+
+    outer: Rule
+    lattice: tuple[Lattice, Lattice | None]
+    reach: Array
+
+
+class Fields(NamedTuple):
+    """Standard deviations of cavity fields, which nodes are chosen by.
+
+    Attributes
+    ----------
+    widest
+        Of all stages, as a power of two.
+    whole, own
+        Of each stage, and of the noise in it that earlier stages do not have: largest ones.
+    ranges : tuple of float
+        Over which that noise is needed, in units of its smallest standard deviation.
+    """
+
+    widest: float = NARROW
+    whole: tuple[float, ...] = ()
+    own: tuple[float, ...] = ()
+    ranges: tuple[float, ...] = ()
+
+    def paired(self, stages: int, d: int) -> bool:
+        """Whether a stage may have pairs of lattices: one of the earlier stages, and one of its own."""
+        if len(self.ranges) < stages or self.ranges[stages - 1] > FARTHEST:
+            return False
+        return _has_lattice((stages - 1) * d, self.widest)
+
+    def before(self, stages: int) -> Fields:
+        """Without pairs of lattices from a stage on."""
+        return self._replace(ranges=self.ranges[: stages - 1])
+
+
+UNKNOWN = Fields()
+
+
+@lru_cache(maxsize=64)
+def pairs(stages: int, d: int, level: int, scramble: int, fields: Fields) -> Pairs:
+    """Pairs of lattices for stage ``stages``, at a level from 0.
+
+    Examples
+    --------
+    >>> fields = Fields(2.0, (1.5, 2.0), (1.5, 1.0), (0.0, 40.0))
+    >>> [len(pairs(number, 2, 0, 0, fields).outer.weights) for number in (1, 2)]
+    [1, 265]
+    """
+    factor, radius = PAIRS[min(level, LEVELS - 1)]
+    margin = MARGIN if scramble else 0.0
+    shifts = [_half_shift(scramble, [stages, d, which]) for which in range(3)]
+    if stages == 1:
+        outer = Rule(np.zeros((1, 0, d)), np.ones(1))
+    elif (stages - 1) * d <= ALWAYS:
+        width = max(fields.whole[: stages - 1])
+        step = factor * min(OUTER_STEP[0], OUTER_STEP[1] / width)
+        outer = _lattice(stages - 1, d, step, radius + margin, shifts[2])
+    else:
+        outer = rule(stages - 1, d, level, scramble, fields.widest)
+        factor, radius = PAIRS[min(level // 2, LEVELS - 1)]
+    radius += margin
+    squares = np.zeros(len(outer.weights))
+    if (stages - 1) * d <= ALWAYS:
+        squares = np.sum(outer.normals**2, axis=(1, 2))
+    reach = np.sqrt(np.maximum(radius**2 - squares, LEAST_REACH**2))
+    step = factor * min(INNER_STEP[0], INNER_STEP[1] / fields.own[stages - 1])
+    if step >= factor * COARSEST:
+        return Pairs(outer, (Lattice(step, shifts[0], 1.0), None), reach)
+    half = math.sqrt(0.5)
+    return Pairs(outer, (Lattice(factor * COARSE_STEP, shifts[0], half), Lattice(step, shifts[1], half)), reach)
 
 
 @lru_cache(maxsize=64)
@@ -81,29 +192,42 @@ def rule(stages: int, d: int, level: int, scramble: int, width: float = NARROW) 
     """
     dimension = stages * d
     if dimension <= ALWAYS and level < 0:
-        return _lattice(stages, d, *COARSE_LATTICES[dimension], scramble)
-    if level >= 0 and (dimension <= ALWAYS or (dimension <= SMOOTH and width < WIDE)):
+        return _lattice(stages, d, *COARSE_LATTICES[dimension], _shift(scramble, dimension))
+    if level >= 0 and _has_lattice(dimension, width):
         step, radius = LATTICES[dimension][min(level, LEVELS - 1)]
         if dimension <= ALWAYS:
             step *= min(1.0, max(NARROW / width, FINEST[dimension]))
-        return _lattice(stages, d, step, radius + (MARGIN if scramble else 0.0), scramble)
+        return _lattice(stages, d, step, radius + (MARGIN if scramble else 0.0), _shift(scramble, dimension))
     counts = SOBOL if dimension <= MANY else SOBOL_IN_MANY
     return _sobol(stages, d, COARSE if level < 0 else counts[min(level, LEVELS - 1)], scramble)
 
 
-def next_level(dimension: int, level: int, error: float, wanted: float, width: float = NARROW) -> int:
+def first_level(dimension: int, *, alike: bool) -> int:
+    """The level to begin with; classes that are all ``alike`` have one cell, for which the first Sobol points are few."""
+    return 1 if alike and dimension > MANY else 0
+
+
+def next_level(
+    dimension: int, level: int, error: float, wanted: float, width: float = NARROW, paired: bool = False
+) -> int:
     """The level to go on with after one whose error is too large: the first that may do, by the order of its nodes.
+
+    Parameters
+    ----------
+    paired
+        The last stage has pairs of lattices; ``dimension`` is that of the earlier stages.
 
     Examples
     --------
     >>> next_level(6, 0, 1e-3, 1e-4), next_level(4, 0, 1e-5, 1e-7, width=2.0), next_level(6, 0, 1.1e-4, 1e-4)
     (2, 2, 1)
     """
-    lattice = dimension <= ALWAYS or (dimension <= SMOOTH and width < WIDE)
+    lattice = _has_lattice(dimension, width)
+    steps = PAIRS if paired and dimension <= ALWAYS else LATTICES.get(dimension)
     counts = SOBOL if dimension <= MANY else SOBOL_IN_MANY
     for finer in range(level + 1, LEVELS - 1):
         if lattice:  # logarithms of errors go like the inverse step
-            expected = min(error, 1.0) ** (LATTICES[dimension][level][0] / LATTICES[dimension][finer][0])
+            expected = min(error, 1.0) ** (steps[level][0] / steps[finer][0])
         else:
             expected = error * 2.0 ** (counts[level] - counts[finer])
         if expected <= _HOPE * wanted or (lattice and finer == level + 2):
@@ -117,10 +241,23 @@ def _frozen(normals: Array, weights: Array) -> Rule:
     return Rule(normals, weights)
 
 
-def _lattice(stages: int, d: int, step: float, radius: float, scramble: int) -> Rule:
-    """Cubic lattice in a ball, with a random shift."""
+def _shift(scramble: int, dimension: int) -> Array:
+    """At random."""
+    return np.random.default_rng([scramble, dimension]).random(dimension)
+
+
+def _half_shift(scramble: int, which: list[int]) -> Array:
+    """At random for all scrambles, and by half a step further on the axes that are bits of the scramble.
+
+    What aliases is wrong by cos 2 pi (k + shift) on the axis of a mode, the first of which cancels in the mean over 0 to 3: the
+    root mean square of the three differences is at least 4/3 of the error of the first.
+    """
+    return np.random.default_rng(which).random(2) + 0.5 * np.array([scramble & 1, scramble >> 1 & 1])
+
+
+def _lattice(stages: int, d: int, step: float, radius: float, shift: Array) -> Rule:
+    """Cubic lattice in a ball."""
     dimension = stages * d
-    shift = np.random.default_rng([scramble, dimension]).random(dimension)
     reach = math.ceil(radius / step) + 1
     axes = [step * (np.arange(-reach, reach + 1) + offset) for offset in shift]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, dimension)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from numerics.classes.binary import as_binary, blocks_of
 from numerics.classes.formulas import class_loss
 from numerics.classes.population import ClassPopulation, mean_loss
-from numerics.classes.rules import LEVELS, next_level, sobol_rule
+from numerics.classes.rules import LEVELS, first_level, sobol_rule
 from numerics.classes.solver import CHECKS, StagePoint, Walk, solve_walk
 from numerics.driver.chord import Found
 from numerics.driver.outcome import Outcome, Status
@@ -444,8 +444,8 @@ def solve_on_same_nodes(
     if not known:
         rough, _ = solve_walk(data, chain, -1, max_iterations, tolerance=COARSE_TOLERANCE)
         known = rough.found[: len(rough.points)]
-    level, width = like.walk.level, like.walk.width
-    walk, outcome = solve_walk(data, chain, level, max_iterations, known, FINE_TOLERANCE, width)
+    level, fields = like.walk.level, like.walk.fields
+    walk, outcome = solve_walk(data, chain, level, max_iterations, known, FINE_TOLERANCE, fields)
     solved = outcome.status == Status.CONVERGED
     return ClassSolution(
         data, chain, walk, (), solved, outcome.residual, math.nan, outcome.iterations, Status(outcome.status).message
@@ -483,14 +483,14 @@ def solve_on_nodes(
     rtol = default_rtol(data.classes_count) if rtol is None else rtol
     iterations = failures = 0
     if start is not None:
-        width, known = start.walk.widest, _kept(start)
+        rough, known = start.walk, _kept(start)
     else:
         rough, outcome = solve_walk(data, chain, -1, max_iterations, tolerance=COARSE_TOLERANCE)
         iterations, known = outcome.iterations, rough.found[: len(rough.points)]
-        width = rough.widest
-    level, dimension = 0, len(chain) * (data.classes_count - 1)
+    fields = rough.widths
+    level = first_level(len(chain) * (data.classes_count - 1), alike=rough.alike)
     while True:
-        walk, outcome = solve_walk(data, chain, level, max_iterations, known, width=width)
+        walk, outcome = solve_walk(data, chain, level, max_iterations, known, fields=fields)
         iterations += outcome.iterations
         solved = outcome.status == Status.CONVERGED
         finest = level == LEVELS - 1
@@ -506,8 +506,9 @@ def solve_on_nodes(
         failures += not solved
         if failures > 1 or finest:
             break
-        known, width = walk.found[: len(walk.points)], walk.widest
-        level = next_level(dimension, level, error, rtol, width) if solved else level + 1
+        known = walk.found[: len(walk.points)]
+        fields = walk.widths
+        level = walk.next_level(error, rtol) if solved else level + 1
     if solved:
         message = f"the estimated error {error:.1e} of the test errors exceeds {rtol:.1e}"
     else:

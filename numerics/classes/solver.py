@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numerics.classes.channel import Channel
 from numerics.classes.formulas import class_loss
+from numerics.classes.losses import ClassLoss
+from numerics.classes.pairs import PairChannel, in_pairs
 from numerics.classes.prior import ClassGroups, Conjugates, Prior
-from numerics.classes.rules import NARROW, Rule, rule
+from numerics.classes.rules import UNKNOWN, Fields, Rule, next_level, pairs, rule
 from numerics.classes.stage import MatrixLog, StageBlocks, StageEquations, exponential
-from numerics.classes.symmetry import invariants, permutations_of
+from numerics.classes.symmetry import first_of_orbits, invariants, permutations_of
 from numerics.driver.chord import Found, Path, chord, chord_along, newton_step
 from numerics.driver.outcome import Outcome, Status
 from numerics.models import Chain, ClassMixture, Estimator
@@ -29,6 +32,10 @@ DAMPED = 4
 """Steps of half the residual that a cold start begins with."""
 
 UNKNOWN_WIDTH = 16.0
+
+_NO_WIDTH = 1e-6
+_REACH = 12.0  # of a Gaussian that counts, in units of its width
+_FINENESS = 4  # values of widths in an octave
 
 TOLERANCE = 1e-8
 """Of the last Newton step, in natural units."""
@@ -55,15 +62,15 @@ class Walk:
     ----------
     data, stages
         The problem.
-    level, scramble, width
-        Of the nodes of every stage (:func:`numerics.classes.rules.rule`).
+    level, scramble, fields
+        Of the nodes of every stage (:func:`numerics.classes.rules.rule`, :func:`numerics.classes.rules.pairs`).
     """
 
     data: ClassMixture
     stages: tuple[Estimator, ...]
     level: int
     scramble: int = 0
-    width: float = NARROW
+    fields: Fields = UNKNOWN
     points: list[StagePoint] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
 
@@ -83,24 +90,62 @@ class Walk:
         return [point.blocks for point in self.points]
 
     @property
-    def widest(self) -> float:
-        """Standard deviation of the widest cavity field, as a power of two; a stage that was not solved may have a wide one, and
-        to a target that jumps all are wide."""
-        widths = [np.linalg.norm(np.hstack(list(blocks.cholesky)), 2) for blocks in self.blocks]
-        largest = max(widths, default=0.0) * math.sqrt(self.data.deltas.max())
-        jumps = any(class_loss(stage.loss, self.data.classes_count).jumps for stage in self.stages)
-        if jumps or len(widths) < len(self.stages):
-            largest = max(largest, UNKNOWN_WIDTH)
-        return 2.0 ** math.ceil(math.log2(max(largest, 1.0)))
+    def alike(self) -> bool:
+        """Whether permutations take any class to any other."""
+        return len(set(first_of_orbits(self.permutations, self.data.classes_count))) == 1
+
+    @cached_property
+    def losses(self) -> list[ClassLoss]:
+        """Of the stages, on arrays."""
+        return [class_loss(stage.loss, self.data.classes_count) for stage in self.stages]
+
+    @property
+    def widths(self) -> Fields:
+        """Of the cavity fields; a stage that was not solved may have a wide one, and to a target that jumps all are wide."""
+        root = math.sqrt(self.data.deltas.max())
+        whole, own, ranges = [], [], []
+        for blocks, loss in zip(self.blocks, self.losses, strict=False):
+            values = root * np.linalg.svd(blocks.cholesky[-1], compute_uv=False)
+            whole.append(root * float(np.linalg.norm(np.hstack(list(blocks.cholesky)), 2)))
+            own.append(float(values[0]))
+            shared = root * sum(np.linalg.norm(block, 2) for block in blocks.cholesky[:-1])
+            answers = [root**2 * float(np.linalg.norm(block, 2)) for block in blocks.response]
+            # Of forces, and of targets that are no labels, whose components are of order 1.
+            pulled = sum(answers[:-1]) + (answers[-1] * loss.form.taught if loss.form is not None else 0.0)
+            ranges.append((_REACH * shared + math.sqrt(2.0) * pulled) / float(values[-1]))
+        jumps = any(loss.jumps for loss in self.losses)
+        unknown = UNKNOWN_WIDTH if jumps or len(whole) < len(self.stages) else 0.0
+        widest = 2.0 ** math.ceil(math.log2(max(*whole, unknown, 1.0)))
+        if jumps:
+            return Fields(widest)
+        return Fields(widest, *(tuple(_rounded(width) for width in widths) for widths in (whole, own, ranges)))
 
     def channel(self, number: int, nodes: Rule | None = None) -> Channel:
         """The channel of a stage, given those before; on given nodes with all cells."""
         permutations = self.permutations if nodes is None else ()
-        nodes = (
-            rule(number, self.data.classes_count - 1, self.level, self.scramble, self.width) if nodes is None else nodes
-        )
+        where = number, self.data.classes_count - 1, self.level, self.scramble
         tables = [point.table for point in self.points[: number - 1]]
-        return Channel(self.data, self.stages[:number], nodes, self.blocks[: number - 1], tables, permutations)
+        rest = self.blocks[: number - 1], tables, permutations
+        if nodes is None and self.paired(number):
+            # Of longer chains the error is that of the last stages.
+            level = self.level // 2 if number < len(self.stages) > 2 else self.level
+            nodes = pairs(number, where[1], level, self.scramble, self.fields)
+            return PairChannel(self.data, self.stages[:number], nodes, *rest)
+        nodes = rule(*where, self.fields.widest) if nodes is None else nodes
+        return Channel(self.data, self.stages[:number], nodes, *rest)
+
+    def paired(self, number: int) -> bool:
+        """Whether the nodes of a stage are pairs of lattices."""
+        d = self.data.classes_count - 1
+        return self.level >= 0 and in_pairs(self.losses[number - 1], d) and self.fields.paired(number, d)
+
+    def next_level(self, error: float, wanted: float) -> int:
+        """See :func:`numerics.classes.rules.next_level`."""
+        stages, d = len(self.stages), self.data.classes_count - 1
+        paired = self.paired(stages)
+        if not self.fields.own and self.widths.paired(stages, d) and in_pairs(self.losses[-1], d):
+            return max(self.level, 0)  # widths are known only now
+        return next_level(d * (stages - paired), self.level, error, wanted, self.widths.widest, paired)
 
     def _equations(self) -> StageEquations:
         number = len(self.points) + 1
@@ -122,6 +167,9 @@ class Walk:
         if start is not None:
             found = chord(equations, start.x, tolerance, max_iterations, 0, start.factors)
             iterations += found.outcome.iterations
+            if found.outcome.status != Status.CONVERGED and self.paired(len(self.points) + 1):
+                self.fields = self.fields.before(len(self.points) + 1)
+                return self.solve_next(start, max_iterations, tolerance)
         if found is None or found.outcome.status != Status.CONVERGED:
             found = chord(equations, equations.start(), tolerance, max_iterations, DAMPED)
             iterations += found.outcome.iterations
@@ -152,7 +200,7 @@ class Walk:
 
     def displaced(self, scramble: int) -> Walk | None:
         """The same chain after one Newton step on other nodes; None if that cannot be done."""
-        other = Walk(self.data, self.stages, self.level, scramble, self.width)
+        other = Walk(self.data, self.stages, self.level, scramble, self.fields)
         for point, found in zip(self.points, self.found, strict=True):
             equations = other._equations()
             try:
@@ -162,6 +210,11 @@ class Walk:
             if blocks is None or not other._keep(equations, blocks, point.outcome):
                 return None
         return other
+
+
+def _rounded(width: float) -> float:
+    """To the next of a few values, so that nodes are made once for many problems."""
+    return 2.0 ** (math.ceil(_FINENESS * math.log2(max(width, _NO_WIDTH))) / _FINENESS)
 
 
 def _packed(blocks: StageBlocks) -> Array:
@@ -183,7 +236,7 @@ def _unpacked(x: Array, equations: StageEquations) -> StageBlocks:
 
 def solve_walk(
     data: ClassMixture, chain: Chain, level: int, max_iterations: int, start: Sequence[Found] = (),
-    tolerance: float = TOLERANCE, width: float = NARROW,
+    tolerance: float = TOLERANCE, fields: Fields = UNKNOWN,
 ) -> tuple[Walk, Outcome]:  # fmt: skip
     """All stages on one set of nodes; the walk ends where a stage does not converge.
 
@@ -191,10 +244,10 @@ def solve_walk(
     ----------
     start
         Stages found on other nodes, or at nearby parameters.
-    width
-        Of the widest cavity field, which nodes are chosen by.
+    fields
+        Which nodes are chosen by.
     """
-    walk = Walk(data, chain.resolved(data), level, width=width)
+    walk = Walk(data, chain.resolved(data), level, fields=fields)
     outcome = Outcome(Status.NOT_TRIED.value, 0, math.inf, math.inf, 0.0)
     iterations, residual = 0, 0.0
     for number in range(len(chain)):

@@ -169,7 +169,7 @@ class StageEquations:
         basis = self._symmetric_basis()
         grown, stiffened = (np.einsum("ijl,ln->ijn", basis, parts[at]) for at in (1 + t, 1 + 2 * t))
         own = blocks.cholesky[-1]
-        last = root_slope(own, np.einsum("ij,jkn,kl->iln", own, grown, own, optimize=True))
+        last = root_slope(own, sandwich(own, grown, own))
         mean = np.einsum("ij,jkn->ikn", scale, parts[0].reshape(d, k, n))
         bias = bias_unit(scale) @ parts[1]
         if t == 1:
@@ -177,11 +177,8 @@ class StageEquations:
             carried = np.einsum("ijn,jc->icn", last, carried)
             mean, bias = mean + carried[:, :k], bias + carried[:, k]
         cholesky = [np.einsum("ij,jkn->ikn", scale, parts[2 + s].reshape(d, d, n)) for s in range(t - 1)]
-        response = [
-            np.einsum("ij,jkn,kl->iln", root, parts[2 + t + s].reshape(d, d, n), self.gauges[s], optimize=True)
-            for s in range(t - 1)
-        ]
-        response.append(np.einsum("ij,jkn,kl->iln", root, stiffened, root, optimize=True))
+        response = [sandwich(root, parts[2 + t + s].reshape(d, d, n), self.gauges[s]) for s in range(t - 1)]
+        response.append(sandwich(root, stiffened, root))
         return Moves(mean, bias, np.stack([*cholesky, last]), np.stack(response))
 
     def _conjugate_slopes(self, blocks: StageBlocks, found: Averages, conjugates: Conjugates, raw: Moves) -> Array:
@@ -224,22 +221,13 @@ class StageEquations:
             change = np.einsum("ijn,kj->ikn", cholesky[s], new.cholesky[s])
             rest -= change + change.transpose(1, 0, 2)
         coupled = [np.einsum("ij,jkn->ikn", units, cholesky[s] - raw.cholesky[s]) for s in range(t - 1)]
-        grown = logs[0].slope(turn, np.einsum("ij,jkn,kl->iln", inverse, rest, inverse, optimize=True))
+        grown = logs[0].slope(turn, sandwich(inverse, rest, inverse))
         responses = v_slope.reshape(t, d, d, n)
         answered = [
-            np.einsum(
-                "ij,jkn,kl->iln",
-                inverse_root,
-                responses[s] - raw.response[s],
-                np.linalg.inv(self.gauges[s]),
-                optimize=True,
-            )
-            for s in range(t - 1)
+            sandwich(inverse_root, responses[s] - raw.response[s], np.linalg.inv(self.gauges[s])) for s in range(t - 1)
         ]
         turn = np.einsum("ij,jkn->ikn", inverse_root, root_slope(root, raw.response[-1]))
-        stiffened = logs[1].slope(
-            turn, np.einsum("ij,jkn,kl->iln", inverse_root, responses[-1], inverse_root, optimize=True)
-        )
+        stiffened = logs[1].slope(turn, sandwich(inverse_root, responses[-1], inverse_root))
         parts = [mean, bias, *coupled, grown[self.lower], *answered, stiffened[self.lower]]
         return np.concatenate([part.reshape(-1, n) for part in parts])
 
@@ -334,10 +322,8 @@ class MatrixLog:
         """Of log(K^-1 A K^-T), where K moves to K(1 + turn), and A so that K^-1 dA K^-T = ``change``; arrays (d, d, n)."""
         turned = np.einsum("ijn,jk->ikn", turn, self.matrix)
         moved = change - turned - turned.transpose(1, 0, 2)
-        inner = (
-            np.einsum("ji,jkn,kl->iln", self.vectors, moved, self.vectors, optimize=True) * self.quotients[:, :, None]
-        )
-        return np.einsum("ij,jkn,lk->iln", self.vectors, inner, self.vectors, optimize=True)
+        inner = sandwich(self.vectors.T, moved, self.vectors) * self.quotients[:, :, None]
+        return sandwich(self.vectors, inner, self.vectors.T)
 
 
 def bias_unit(scale: Array) -> Array:
@@ -356,9 +342,14 @@ def root_of(matrix: Array) -> Array:
 def root_slope(root: Array, moves: Array) -> Array:
     """How the root moves where its square does, (d, d, n): R dR + dR R = d(R^2)."""
     values, vectors = np.linalg.eigh(root)
-    inner = np.einsum("ji,jkn,kl->iln", vectors, moves, vectors, optimize=True)
+    inner = sandwich(vectors.T, moves, vectors)
     inner = inner / (values[:, None] + values)[:, :, None]
-    return np.einsum("ij,jkn,lk->iln", vectors, inner, vectors, optimize=True)
+    return sandwich(vectors, inner, vectors.T)
+
+
+def sandwich(left: Array, moves: Array, right: Array) -> Array:
+    """Products L M R for all M = ``moves[:, :, n]``."""
+    return np.tensordot(np.tensordot(left, moves, 1), right, (1, 0)).swapaxes(1, 2)
 
 
 def symmetric(matrix: Array) -> Array:

@@ -7,7 +7,7 @@ over the others.  For classes that are all alike a stage has five unknowns, what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -106,7 +106,8 @@ class Image:
     rotation: Array
 
 
-def orbits(cells: Sequence, permutations: Sequence[Permutation], classes: int) -> dict[int, list[Image]]:
+@lru_cache(maxsize=64)
+def orbits(cells: tuple, permutations: tuple[Permutation, ...], classes: int) -> dict[int, list[Image]]:
     """One cell of every orbit, with all of the orbit as images of it, itself first."""
     basis = helmert(classes)
     where = {(cell.class_index, cell.label, cell.trained): i for i, cell in enumerate(cells)}

@@ -269,6 +269,12 @@ def test_random_problems_converge() -> None:
     assert failures(20, seed=100) == []
 
 
+@pytest.mark.slow
+def test_random_problems_of_three_classes_to_seven_digits() -> None:
+    """Most of them on pairs of lattices."""
+    assert failures(20, seed=101, numbers=(3,), rtol=1e-7) == []
+
+
 @pytest.mark.parametrize("classes", [3, 4, 10])
 def test_students_that_copy_their_teacher(classes: int) -> None:
     """All inputs, soft targets alone: as the ridge goes to 0 the student is its teacher, up to terms of the order of the ridge."""
