@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from mpmath import mp
@@ -229,7 +230,7 @@ def separability_threshold(
     if delta != math.inf:
         delta = require_number("delta", delta, above=0, allowed="a number > 0 (math.inf is allowed)")
     eta, noise = _require_eta(eta), require_noise("label_noise", label_noise)
-    return MixtureSeparation(rho, float(delta), eta, noise, bias_is_free).threshold()
+    return MixtureSeparation(rho, float(delta) / eta, eta, noise, bias_is_free).threshold()
 
 
 def max_margin(
@@ -280,7 +281,7 @@ def max_margin(
     if delta / eta < LEAST_NOISE:
         raise ArithmeticError(f"the margin at delta/eta={delta / eta:g} needs more digits than a double has")
     noise = require_noise("label_noise", label_noise)
-    separation = MixtureSeparation(rho, delta, eta, noise, bias_is_free)
+    separation = MixtureSeparation(rho, delta / eta, eta, noise, bias_is_free)
     threshold = separation.threshold()
     if not np.all(values < threshold):
         noisy = f", label_noise={noise:g}" if noise else ""
@@ -348,6 +349,29 @@ def minimum_norm_interpolator(alpha: ArrayLike, rho: float, delta: float, eta: f
     return LeastSquares(*(_like(alpha, v) for v in result))
 
 
+class Seen(NamedTuple):
+    """What a stage sees of its inputs; all that separability depends on, as it is the same after any invertible map of them.
+
+    Attributes
+    ----------
+    dimensions : float
+        Directions in which they vary, over N: the rank of their covariance Omega_t.
+    strength : float
+        Of two classes, ``c^T Omega_t^+ c`` for their mean c in them (v/sqrt(N) of all), infinite where c has a part without variance.
+    explained : float
+        Of a rule, the variance of its field that they explain.
+    """
+
+    dimensions: float
+    strength: float
+    explained: float
+
+    @classmethod
+    def white(cls, eta: float) -> Seen:
+        """The fraction ``eta`` of white inputs, of variance Delta, or 1 if there is a rule."""
+        return cls(eta, eta, eta)
+
+
 class SeparationProblem:
     """Dense problem: ``1/alpha(kappa) = min_{u, beta} A_k(u, beta)`` with ``k = kappa/sqrt(Delta)``.
 
@@ -358,12 +382,13 @@ class SeparationProblem:
 
     ``tau z`` has the law of ``z_1 + u z_2``, so that at ``k >= 0`` the bracket is convex in ``(u, beta)``,
     and so is ``A_k``: one minimum, no constraint.  Newton's method runs on ``log A_k``, which has the same
-    minimum and can be held in a double however far the classes are apart.  Without a free bias ``beta = 0``.
+    minimum and can be held in a double however far the classes are apart.  Without a free bias ``beta = 0``.  Where Delta is 0 in
+    the direction of the means alone, ``u/sqrt(Delta)`` is what stays finite, and tau is 1.
     """
 
     def __init__(self, rho: float, delta: float, label_noise: float = 0.0, bias_is_free: bool = True) -> None:
         self.rho, self.delta, self.label_noise, self.bias_is_free = rho, delta, label_noise, bias_is_free
-        self.signal = 1 / math.sqrt(delta)
+        self.signal, self.spread = (1 / math.sqrt(delta), 1.0) if delta > 0 else (1.0, 0.0)
         self.groups = [
             (kept, kept * sign, share * weight)
             for kept, share in ((1, 1 - label_noise), (-1, label_noise))
@@ -381,8 +406,9 @@ class SeparationProblem:
         Gordon's ratio at ``m^2 = 1 - 2 Delta``, ``b = 0``, and ``E[(z - t)_+^2] <= exp(-t^2/2)/2`` for ``t > 0`` bound it from
         below, ``alpha(0) >= 4 Delta exp(1/(2 Delta) - 1)``: where that is too large, no minimum is looked for.
         """
-        if not self.label_noise and self.delta < 0.5 and math.log(4 * self.delta) + 0.5 / self.delta - 1 > LOG_LARGEST:
-            return math.inf
+        if not self.label_noise and self.delta < 0.5:
+            if self.delta == 0 or math.log(4 * self.delta) + 0.5 / self.delta - 1 > LOG_LARGEST:
+                return math.inf
         log_average, *minimiser = self.minimise(0.0, self.origin)
         self.origin = tuple(minimiser)
         return math.exp(-log_average) if -log_average < LOG_LARGEST else math.inf
@@ -424,7 +450,7 @@ class SeparationProblem:
     def _log_average(self, k: float, u: float, beta: float) -> tuple[float, NDArray, NDArray]:
         """``log A_k``, ``A'/A`` (2,) and ``A''/A`` (2, 2) in ``(u, beta)``, by the chain rule."""
         tau = math.sqrt(1 + u * u)
-        square, square_u, square_uu = 1 + u * u, 2 * u, 2.0
+        square, square_u, square_uu = 1 + self.spread * u * u, 2 * self.spread * u, 2.0 * self.spread
         means = [kept * u * self.signal - k * tau + label * beta for kept, label, _ in self.groups]
         moments = [log_hinge_moment(mean, square) for mean in means]
         logs = [math.log(weight) + moment[0] for (*_, weight), moment in zip(self.groups, moments, strict=True)]
@@ -454,18 +480,21 @@ class RuleSeparation:
     for the share ``label_noise`` and where a link of this ``slope`` (:mod:`numerics.models.link`) draws the other label, Gordon's
     condition (see :func:`max_margin`) is
 
-        alpha E_f E_u E_z[(kappa - f r |u| + sqrt(1 - r^2) z)_+^2] <= eta - (1 + noise) r^2,
+        alpha E_f E_u E_z[(kappa - f r |u| + sqrt(1 - r^2) z)_+^2] <= d (1 - r^2/r_max^2),
 
-    the right side what the trained weights orthogonal to the rule's can make up for; ``w.theta/N = r sqrt(1 + noise)``.
+    the right side what the weights orthogonal to the rule's can make up for.  Of white inputs with noise of the field the trained
+    fraction eta has d = eta, r_max^2 = eta/(1 + noise), and ``w.theta/N = r sqrt(1 + noise)``.  Of others the margins are those
+    at a logit of variance 1, and what counts as one is that of whitened inputs.
 
     Parameters
     ----------
-    eta, noise, label_noise, slope : float
-        Trained fraction, variance of what is added to the rule's field, share of flipped labels, slope of the link.
+    dimensions, share, label_noise, slope : float
+        d; ``r_max^2``, the share of the noisy field's variance that the inputs explain; share of flipped labels; slope of the link in
+        units of the noisy field's width.
     """
 
-    def __init__(self, eta: float, noise: float, label_noise: float, slope: float = math.inf) -> None:
-        self.eta, self.noise, self.label_noise, self.slope = eta, noise, label_noise, slope
+    def __init__(self, dimensions: float, share: float, label_noise: float, slope: float = math.inf) -> None:
+        self.dimensions, self.share, self.label_noise, self.slope = dimensions, share, label_noise, slope
         unit, share = np.polynomial.legendre.leggauss(RULE_NODES)
         decades = 6 if math.isinf(slope) else max(6, math.ceil(math.log10(slope)) + 1)
         ends = np.concatenate([[0.0], np.geomspace(10.0**-decades, 1.0, decades + 1), np.linspace(2.0, 9.0, 8)])
@@ -475,7 +504,8 @@ class RuleSeparation:
         wrong = label_noise + (1 - 2 * label_noise) * disagreement(slope, self._u)
         self._weight = np.concatenate([(1 - wrong) * weight, wrong * weight])
         self._fu = np.outer([1.0, -1.0], self._u).ravel()
-        self._largest = math.sqrt(eta / (1 + noise))
+        self._largest = math.sqrt(self.share)
+        self._pull = dimensions / self.share if self.share > 0 else math.inf
 
     def threshold(self) -> float:
         """``alpha*``; infinite if labels are the rule's signs and all its weights can be learned."""
@@ -493,14 +523,14 @@ class RuleSeparation:
         def excess(kappa: float) -> float:
             return math.log(self._least(kappa)[0] * alpha)
 
-        upper = math.sqrt(self.eta / alpha) + 1.0
+        upper = math.sqrt(self.dimensions / alpha) + 1.0
         kappa = optimize.brentq(excess, 0.0, upper, xtol=1e-15, rtol=4 * np.finfo(float).eps)
-        return kappa, self._least(kappa)[1] * math.sqrt(1 + self.noise), 0.0
+        return kappa, self._least(kappa)[1] * math.sqrt(self._pull), 0.0
 
     def _least(self, kappa: float) -> tuple[float, float]:
         """Smallest ``1/alpha`` at which the margin is ``kappa``, and its r."""
         low, high = 0.0, self._largest * (1 - 1e-15)
-        if self.label_noise == 0.5:
+        if self.label_noise == 0.5 or self.share == 0.0:
             return self._ratio(kappa, 0.0)[0], 0.0
         value, slope = self._ratio(kappa, high)
         if slope < 0:
@@ -516,45 +546,54 @@ class RuleSeparation:
         first = width * (t * tail + density)
         square = width**2 * ((1 + t * t) * tail + t * density)
         value, slope = self._weight @ square, self._weight @ (-2 * self._fu * first - 2 * r * tail)
-        rest = self.eta - (1 + self.noise) * r * r
-        return value / rest, slope / value + 2 * (1 + self.noise) * r / rest
+        if r == 0.0:
+            return value / self.dimensions, slope / value
+        rest = self.dimensions - self._pull * r * r
+        return value / rest, slope / value + 2 * self._pull * r / rest
 
 
 class MixtureSeparation:
-    """:class:`SeparationProblem` of weights that see a fraction of the inputs; the same questions as :class:`RuleSeparation`."""
+    """:class:`SeparationProblem` of weights that see a part of the inputs; the same questions as :class:`RuleSeparation`.
 
-    def __init__(self, rho: float, delta: float, eta: float, label_noise: float, bias_is_free: bool) -> None:
-        self.eta, self._dense = eta, SeparationProblem(rho, delta / eta, label_noise, bias_is_free)
+    Parameters
+    ----------
+    rho, delta, dimensions, label_noise, bias_is_free
+        As there, with the Delta of white inputs whose classes are as far apart, and :attr:`Seen.dimensions`.
+    """
+
+    def __init__(self, rho: float, delta: float, dimensions: float, label_noise: float, bias_is_free: bool) -> None:
+        self.dimensions, self._dense = dimensions, SeparationProblem(rho, delta, label_noise, bias_is_free)
 
     @cached_property
     def _threshold(self) -> float:
-        return self.eta * self._dense.threshold()
+        return self.dimensions * self._dense.threshold()
 
     def threshold(self) -> float:
         """``alpha*``; its minimiser starts all searches for margins."""
         return self._threshold
 
     def at(self, alpha: float) -> tuple[float, float, float]:
-        """Margin, magnetization and bias of the max-margin separator at ``alpha`` below the threshold."""
+        """Margin, magnetization and bias of the max-margin separator of white inputs at ``alpha`` below the threshold."""
         self.threshold()
-        return tuple(math.sqrt(self.eta) * value for value in self._dense.solve(alpha / self.eta))
+        return tuple(math.sqrt(self.dimensions) * value for value in self._dense.solve(alpha / self.dimensions))
 
 
 def separation(
-    data: DataModel, eta: float, label_noise: float, bias_is_free: bool
+    data: DataModel, seen: Seen, label_noise: float, bias_is_free: bool
 ) -> MixtureSeparation | RuleSeparation:
-    """Separability of the labels of some data, a share ``label_noise`` of them flipped.
+    """Separability of the labels of some data by what a stage sees, a share ``label_noise`` of them flipped.
 
-    Raises
-    ------
-    ParameterError
-        For inputs that are not white.
+    Separability is the same after any invertible map of the inputs: that of white ones, as many as there are directions, of two
+    classes at the same Mahalanobis distance; or of a rule of which a part is noise, because the inputs do not explain it.
     """
-    if not data.inputs.white:
-        raise ParameterError(f"separability is known for white inputs, got {data.inputs!r}")
-    if isinstance(data, GaussianMixture):
-        return _separation(MixtureSeparation, data.rho, data.delta, eta, label_noise, bias_is_free)
-    return _separation(RuleSeparation, eta, data.field_noise, label_noise, data.link_slope)
+    if data.ruled:
+        width = data.signal_variance + data.field_noise
+        return _separation(
+            RuleSeparation, seen.dimensions, seen.explained / width, label_noise,
+            data.link_slope * math.sqrt(data.signal_variance),
+        )  # fmt: skip
+    delta = data.variance / seen.strength if seen.strength > 0 else math.inf
+    return _separation(MixtureSeparation, data.positive_share, delta, seen.dimensions, label_noise, bias_is_free)
 
 
 @lru_cache(maxsize=1024)

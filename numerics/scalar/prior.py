@@ -95,20 +95,41 @@ def mask_patterns(
     )
 
 
+class Sight(NamedTuple):
+    """What a stage is made to see of the inputs; see :class:`numerics.models.Estimator`."""
+
+    eta: float
+    mask_overlap: float | None
+    features: RandomFeatures | LinearMap | None
+
+
+def sights(data: DataModel, chain: Chain) -> tuple[Sight, ...]:
+    """Of all stages."""
+    return tuple(Sight(stage.eta, stage.mask_overlap, stage.features) for stage in chain.resolved(data))
+
+
+def noise_of_rule(data: DataModel, chain: Chain) -> float | None:
+    """Variance of the noise of the rule that is the first stage; None if that is no rule."""
+    first = chain.resolved(data)[0]
+    return first.noise if isinstance(first, Rule) else None
+
+
 def coordinate_groups(data: DataModel, chain: Chain) -> Groups:
     """Groups of coordinates that differ in who has weights there or in what the stages' inputs are; see :class:`Groups`.
 
     The noise of a rule has coordinates of its own.
     """
-    stages = chain.resolved(data)
-    noise = stages[0].noise if isinstance(stages[0], Rule) else 0.0
-    features = tuple(stage.features for stage in stages)
-    if isinstance(data.inputs, Dense):
-        return _groups_of_dense(data.inputs, features, noise, isinstance(stages[0], Rule))
+    return groups_of(data.inputs, data.variance, noise_of_rule(data, chain), sights(data, chain))
+
+
+def groups_of(inputs: Inputs, variance: float, noise: float | None, stages: tuple[Sight, ...]) -> Groups:
+    """:func:`coordinate_groups` of inputs, the first of them those of a rule if it has some ``noise``, or 0."""
+    etas, overlaps, features = zip(*stages, strict=True)
+    if isinstance(inputs, Dense):
+        return _groups_of_dense(inputs, features, noise or 0.0, noise is not None)
     if any(features):
-        return _groups_of_features(features, data.variance, noise)
-    etas, overlaps = (tuple(getattr(stage, name) for stage in stages) for name in ("eta", "mask_overlap"))
-    return _groups_of_inputs(data.inputs, etas, overlaps, noise)
+        return _groups_of_features(features, variance, noise or 0.0)
+    return _groups_of_inputs(inputs, etas, overlaps, noise or 0.0)
 
 
 @lru_cache(maxsize=256)
@@ -132,6 +153,8 @@ def _groups_of_dense(inputs: Dense, maps: tuple[LinearMap | None, ...], noise: f
     variances, signals = dense.coordinates(inputs, maps[0])
     count, size = len(variances), len(maps)
     share, active = np.full(count, 1.0 / inputs.size), np.ones((count, size), dtype=bool)
+    # Weights on what is always 0 are 0; a rule has some there, which nobody notices.
+    active[:, int(ruled) :] = ((variances > 0.0) | ((signals > 0.0) & (not ruled)))[:, None]
     means = np.repeat(np.sqrt(signals)[:, None], size, axis=1)
     covariances = np.broadcast_to(variances[:, None, None], (count, size, size))
     return _assembled(share, active, means, covariances, signals, noise)

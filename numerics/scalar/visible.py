@@ -1,0 +1,64 @@
+"""What the inputs that a stage sees say of labels, and in how many directions they vary: all that limits of a ridge of 0 depend on."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from numerics.models import Chain, DataModel, Dense, Inputs, structured
+from numerics.scalar.kernels.layout import Groups
+from numerics.scalar.prior import Sight, groups_of, noise_of_rule, sights
+from numerics.thresholds import Seen
+
+_WHOLE = 1e-10
+"""Share of a rule's field that may be missing from what explains all of it."""
+
+
+def seen_by(data: DataModel, chain: Chain, number: int) -> Seen:
+    """What stage ``number``, from 1, of the chain in the equations sees."""
+    if not structured(data, chain):
+        return Seen.white(chain[number - 1].eta)
+    return _seen(data.inputs, data.variance, noise_of_rule(data, chain), sights(data, chain), number - 1)
+
+
+@lru_cache(maxsize=256)
+def _seen(inputs: Inputs, variance: float, noise: float | None, stages: tuple[Sight, ...], t: int) -> Seen:
+    """Kept: points of a grid that differ in alpha, or in ridges, see the same."""
+    ruled = noise is not None
+    groups = groups_of(inputs, variance, noise, stages)
+    share, variances, squares, explained = (_of_tables if groups.tables.share > 0.0 else _of_groups)(groups, t, ruled)
+    varies = variances > 0.0
+    strength = math.inf if squares[~varies].any() else float(np.sum((share * squares)[varies] / variances[varies]))
+    if ruled:
+        strength, explained = 0.0, float(np.sum((share * explained)[varies] / variances[varies]))
+        explained = inputs.signal_variance if explained > (1.0 - _WHOLE) * inputs.signal_variance else explained
+    return Seen(float(share[varies].sum()), strength, explained)
+
+
+def _of_groups(groups: Groups, t: int, ruled: bool) -> tuple[np.ndarray, ...]:
+    """Share, variance, squared mean and squared covariance with the rule of every group that the stage sees."""
+    here = groups.rows[:, t] >= 0
+    common = groups.covariances[here, t, 0] ** 2 * groups.signals[here]
+    squares = np.zeros_like(common) if ruled else groups.means[here, t] ** 2
+    return groups.share[here], groups.covariances[here, t, t], squares, common
+
+
+def _of_tables(groups: Groups, t: int, ruled: bool) -> tuple[np.ndarray, ...]:
+    """The same of every eigenvector of what the stage sees."""
+    tables, stages = groups.tables, groups.means.shape[1]
+    variances = np.asarray(tables.covariances[t * stages + t])[0]
+    squares = common = np.zeros(len(variances))
+    if ruled:
+        theta, mixed = np.asarray(tables.means[0]), np.asarray(tables.covariances[t * stages])
+        field = mixed * theta if _is_diagonal(theta, mixed.shape[1]) else mixed @ theta
+        common = (field**2).sum(axis=1)
+    else:
+        source = np.asarray(tables.means[t])
+        squares = source[0] ** 2 if _is_diagonal(source, len(variances)) else (source**2).sum(axis=1)
+    return np.full(len(variances), tables.share), variances, squares, common
+
+
+def _is_diagonal(operator: np.ndarray, size: int) -> bool:
+    return operator.shape[0] == 1 and size > 1
