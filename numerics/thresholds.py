@@ -16,7 +16,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
@@ -26,10 +26,27 @@ from numpy.typing import ArrayLike, NDArray
 from sympy import Expr, Symbol, lambdify
 
 from numerics.codegen.printing import with_tails
-from numerics.deferred import optimize, special
-from numerics.models import DataModel, GaussianMixture, ParameterError, require_noise, require_number
+from numerics.deferred import Deferred, optimize, special
+from numerics.models import (
+    Chain,
+    DataModel,
+    Estimator,
+    GaussianMixture,
+    ParameterError,
+    Stage,
+    check_fit,
+    in_equations,
+    require_noise,
+    require_number,
+    total_alpha,
+)
 from numerics.models.link import disagreement
 from theory import observables
+from theory.losses import CrossEntropy
+
+_solver = Deferred("numerics.solver")
+_limits = Deferred("numerics.scalar.limits")
+_visible = Deferred("numerics.scalar.visible")
 
 MAX_NEWTON = 200
 """Newton steps allowed in one minimisation; about 10 are used."""
@@ -293,6 +310,136 @@ def max_margin(
     return MaxMargin(*(_like(alpha, v) for v in (margin, m, b, _test_error(m, b, 1.0, delta, rho))))
 
 
+def interpolation_threshold_of(data: DataModel, stages: Chain | Stage | Sequence[Stage]) -> float:
+    """:func:`interpolation_threshold` of any inputs: directions in which those of the last stage vary, over N.
+
+    Parameters
+    ----------
+    data : DataModel
+        Two classes or a rule, with inputs of any kind.
+    stages : Chain, stage or sequence of stages
+        The last one is meant; those before it matter where masks are random.
+
+    Raises
+    ------
+    ParameterError
+        If the stages do not fit the data, or these are many classes or clusters.
+
+    Examples
+    --------
+    >>> from numerics import Dense, LinearMap
+    >>> data = GaussianMixture(1.0, inputs=Dense([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    >>> stage = Estimator(CrossEntropy(), ridge=0.1, features=LinearMap([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]))
+    >>> round(interpolation_threshold_of(data, stage), 6)
+    0.333333
+    """
+    chain = _last_of(data, stages)
+    return _visible.seen_by(data, chain, len(chain)).dimensions
+
+
+def separability_threshold_of(data: DataModel, stages: Chain | Stage | Sequence[Stage]) -> float:
+    """:func:`separability_threshold` of any inputs, two classes or the labels of a rule, and what the last stage sees of them.
+
+    Separability is the same after any invertible map of the inputs.  So it is that of white ones, as many as there are directions
+    in which the inputs of the stage vary, whose classes are at the same Mahalanobis distance ``v^T Sigma^+ v``; of a rule, what the
+    inputs do not explain of its field is noise.  A class mean with a part that does not vary separates any number of samples.
+
+    Parameters
+    ----------
+    data : DataModel
+        Two classes, or a rule that gives signs, with inputs of any kind.
+    stages : Chain, stage or sequence of stages
+        The last one is meant: its inputs, its data sets with their label noise, and whether its bias is free.
+
+    Returns
+    -------
+    float
+        Samples of its data sets per input; ``math.inf`` where any number can be separated.
+
+    Raises
+    ------
+    ParameterError
+        If the stages do not fit the data, or these are real labels, many classes or clusters, or the last stage has no samples.
+    ArithmeticError
+        If the minimisation does not converge.
+
+    Examples
+    --------
+    >>> from numerics import LinearRule, PowerLaw, RandomFeatures, Spectrum
+    >>> stage = Estimator(CrossEntropy(), ridge=0.1)
+    >>> data = GaussianMixture(1.0, rho=0.2, inputs=Spectrum([4.0, 1.0]))
+    >>> round(separability_threshold_of(data, stage), 6), round(separability_threshold(rho=0.2, delta=1 / 0.625), 6)
+    (3.885955, 3.885955)
+    >>> network = Estimator(CrossEntropy(), ridge=0.1, features=RandomFeatures(1.5, "relu"))
+    >>> round(separability_threshold_of(LinearRule(1.0, output="sign"), network), 6)
+    5.041436
+    """
+    chain = _last_of(data, stages)
+    stage = chain[-1]
+    if data.has_real_labels:
+        raise ParameterError("data must have two labels: real numbers are not separable")
+    if not isinstance(stage, Estimator):
+        raise ParameterError(f"the last stage must be an Estimator, which is trained on samples, got {stage!r}")
+    return float(_limits.labels_of(data, chain, len(chain))[1].threshold())
+
+
+def max_margin_of(data: DataModel, stage: Estimator) -> MaxMargin:
+    """:func:`max_margin` of any inputs: the shortest weights with ``s h >= 1`` on the samples, from the saddle point.
+
+    Parameters
+    ----------
+    data : DataModel
+        Two classes, or a rule that gives signs, with inputs of any kind; alpha below :func:`separability_threshold_of`.
+    stage : Estimator
+        Its inputs, data sets and bias are what matters.
+
+    Returns
+    -------
+    MaxMargin
+        At ``|w|^2 = N``; ``magnetization`` is ``w.v/N``, or of a rule ``w.Sigma theta/N``.
+
+    Raises
+    ------
+    ParameterError
+        If the stage does not fit the data, or alpha is not below separability.
+    numerics.solver.ConvergenceError
+        If the saddle point is not found.
+
+    Examples
+    --------
+    >>> from numerics import PowerLaw
+    >>> data = GaussianMixture(1.0, rho=0.3, inputs=PowerLaw(capacity=1.0, size=100))
+    >>> found = max_margin_of(data, Estimator(CrossEntropy(), ridge=0.1))
+    >>> round(found.margin, 6), round(found.test_error, 6)
+    (0.40951, 0.400234)
+    """
+    if not isinstance(stage, Estimator):
+        raise ParameterError(f"stage must be an Estimator, which is trained on samples, got {stage!r}")
+    threshold = separability_threshold_of(data, replace(stage, loss=CrossEntropy()))
+    alpha = total_alpha(data, stage.sets)
+    if not alpha < threshold:
+        raise ParameterError(
+            f"alpha must be below the separability threshold {threshold:.10g} of {data!r} (above it no separator exists), got "
+            f"{alpha:.10g}"
+        )
+    (found,) = _solver.solve(data, replace(stage, loss=CrossEntropy(), ridge=0.0), throw=True)
+    length = math.sqrt(found.fresh.weight_norm(-1))
+    aligned, bias = float(found.fresh.alignment(-1)), float(found.fresh.bias[-1])
+    return MaxMargin(found.margin, aligned / length, bias / length, found.test_error)
+
+
+def _last_of(data: DataModel, stages: Chain | Stage | Sequence[Stage]) -> Chain:
+    """The chain in the equations, of whose last stage it is asked what it sees."""
+    chain = Chain.of(stages)
+    if data.many_classes or data.in_clusters:
+        raise ParameterError(f"data must be of two classes without clusters, or of a rule, got {data!r}")
+    used = {name for stage in chain.stages for name in stage.sets}
+    check_fit(
+        replace(data, further=[found for found in data.further if found.name in used]) if data.further else data, chain
+    )
+    return in_equations(data, chain)
+
+
 def minimum_norm_interpolator(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> LeastSquares:
     """Ridge -> 0 limit of the square loss: least-norm interpolator for ``alpha < eta``, else least squares.
 
@@ -357,7 +504,7 @@ class Seen(NamedTuple):
     dimensions : float
         Directions in which they vary, over N: the rank of their covariance Omega_t.
     strength : float
-        Of two classes, ``c^T Omega_t^+ c`` for their mean c in them (v/sqrt(N) of all), infinite where c has a part without variance.
+        Of two classes, ``c^T Omega_t^+ c`` for their mean c in them (v/sqrt(N) of all); infinite if c has a part without variance.
     explained : float
         Of a rule, the variance of its field that they explain.
     """
@@ -406,12 +553,14 @@ class SeparationProblem:
         Gordon's ratio at ``m^2 = 1 - 2 Delta``, ``b = 0``, and ``E[(z - t)_+^2] <= exp(-t^2/2)/2`` for ``t > 0`` bound it from
         below, ``alpha(0) >= 4 Delta exp(1/(2 Delta) - 1)``: where that is too large, no minimum is looked for.
         """
-        if not self.label_noise and self.delta < 0.5:
-            if self.delta == 0 or math.log(4 * self.delta) + 0.5 / self.delta - 1 > LOG_LARGEST:
-                return math.inf
+        if not self.label_noise and self.delta < 0.5 and self._log_of_bound() > LOG_LARGEST:
+            return math.inf
         log_average, *minimiser = self.minimise(0.0, self.origin)
         self.origin = tuple(minimiser)
         return math.exp(-log_average) if -log_average < LOG_LARGEST else math.inf
+
+    def _log_of_bound(self) -> float:
+        return math.log(4 * self.delta) + 0.5 / self.delta - 1 if self.delta > 0 else math.inf
 
     def solve(self, alpha: float) -> tuple[float, float, float]:
         """Margin, magnetization and bias of the max-margin separator at ``alpha`` below the threshold."""
@@ -489,8 +638,8 @@ class RuleSeparation:
     Parameters
     ----------
     dimensions, share, label_noise, slope : float
-        d; ``r_max^2``, the share of the noisy field's variance that the inputs explain; share of flipped labels; slope of the link in
-        units of the noisy field's width.
+        d; ``r_max^2``, the share of the noisy field's variance that the inputs explain; share of flipped labels; slope of the link
+        in units of the noisy field's width.
     """
 
     def __init__(self, dimensions: float, share: float, label_noise: float, slope: float = math.inf) -> None:

@@ -1,4 +1,4 @@
-"""What the inputs that a stage sees say of labels, and in how many directions they vary: all that limits of a ridge of 0 depend on."""
+"""What the inputs that a stage sees say of labels, and in how many directions they vary: what limits of a ridge of 0 depend on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from numerics.models import Chain, DataModel, Dense, Inputs, structured
+from numerics.models import Chain, DataModel, Inputs, structured
 from numerics.scalar.kernels.layout import Groups
 from numerics.scalar.prior import Sight, groups_of, noise_of_rule, sights
 from numerics.thresholds import Seen
