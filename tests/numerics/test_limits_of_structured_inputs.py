@@ -140,7 +140,7 @@ CASES = {
     "mask": (GaussianMixture(1.0, 0.3, label_noise=0.05, inputs=UNEVEN), replace(LABELS, eta=0.8)),
     "map": (GaussianMixture(1.0, 0.3, inputs=Dense(COVARIANCE, DIRECTION)), replace(LABELS, features=LinearMap(REPEATED))),
     "origin": (GaussianMixture(1.0, 0.3, inputs=Dense(COVARIANCE)), replace(LABELS, features=LinearMap(MAP), bias=0.0)),
-    "rule": (LinearRule(1.0, 0.2, "probit", inputs=Dense(COVARIANCE)), replace(LABELS, features=LinearMap(MAP))),
+    "rule": (LinearRule(1.0, 0.2, "probit", inputs=Dense(COVARIANCE, DIRECTION)), replace(LABELS, features=LinearMap(MAP))),
     "features": (GaussianMixture(1.0, 0.3), replace(LABELS, features=RELU)),
     "features of a rule": (LinearRule(1.0, output="sign"), replace(LABELS, features=RELU)),
     "logit": (LinearRule(1.0, output="logit", slope=2.0, inputs=PowerLaw(1.0, 0.5, 24)), replace(LABELS, eta=0.5)),
