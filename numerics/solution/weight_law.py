@@ -177,7 +177,9 @@ def _require_known(solution: Solution, stage: int) -> Dense:
     if not 0 <= stage < len(solution.points) or any(point.status for point in solution.points[: stage + 1]):
         raise ParameterError(f"stage must be one that is solved, from 0 to {len(solution.points) - 1}, got {stage!r}")
     if solution.points[stage].limit == MAX_MARGIN:
-        raise ParameterError(f"stage must have finite weights, those of {stage} grow without bound as its ridge tends to 0")
+        raise ParameterError(
+            f"stage must have finite weights, those of {stage} grow without bound as its ridge tends to 0"
+        )
     return data.inputs
 
 

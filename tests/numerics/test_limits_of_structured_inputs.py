@@ -31,6 +31,7 @@ from numerics import (
 )
 from numerics.models import Chain, DataModel
 from numerics.optimize import derivatives
+from numerics.plots.plan import thresholds_in_alpha
 from numerics.scalar import dense, prior
 from numerics.simulation.draw import Sample, draw
 from numerics.simulation.train import train
@@ -351,3 +352,16 @@ def test_sweeps_cross_the_thresholds_of_features() -> None:
         solve(replace(data, alpha=0.5 * threshold), [stage, Estimator(Distillation(), 0.1)])
     with pytest.raises(ParameterError, match="this is the separability threshold"):
         solve(replace(data, alpha=threshold), stage)
+
+
+def test_thresholds_are_marked_in_pictures() -> None:
+    """Of a spectrum, dense inputs and features, as of white ones; a rank is what interpolates, not the rows of a map."""
+    chain = Chain.of([TEACHER, Estimator(Distillation(), 1e-5, features=RELU)])
+    marks = thresholds_in_alpha(GaussianMixture(1.0, 0.3), chain)
+    assert marks["interpolation"] == pytest.approx(0.8, rel=1e-12)
+    assert marks["student_separability"] == separability_threshold_of(GaussianMixture(1.0, 0.3), chain)
+    assert marks["teacher_separability"] == pytest.approx(separability_threshold(0.3, 1.0), rel=1e-12)
+    chain = Chain.of([TEACHER, Estimator(Distillation(), 1e-5, features=LinearMap(REPEATED))])
+    marks = thresholds_in_alpha(GaussianMixture(1.0, 0.3, inputs=Dense(COVARIANCE)), chain)
+    assert marks["interpolation"] == pytest.approx(5 / SIZE, rel=1e-12)
+    assert marks["student_separability"] < marks["teacher_separability"]
