@@ -504,14 +504,17 @@ class Seen(NamedTuple):
     dimensions : float
         Directions in which they vary, over N: the rank of their covariance Omega_t.
     strength : float
-        Of two classes, ``c^T Omega_t^+ c`` for their mean c in them (v/sqrt(N) of all); infinite if c has a part without variance.
+        Of two classes, ``c^T Omega_t^+ c`` for their mean c in them (v/sqrt(N) of all).
     explained : float
         Of a rule, the variance of its field that they explain.
+    still : bool
+        Whether c has a part without variance, by which alone classes are told apart.
     """
 
     dimensions: float
     strength: float
     explained: float
+    still: bool = False
 
     @classmethod
     def white(cls, eta: float) -> Seen:
@@ -742,6 +745,7 @@ def separation(
             data.link_slope * math.sqrt(data.signal_variance),
         )  # fmt: skip
     delta = data.variance / seen.strength if seen.strength > 0 else math.inf
+    delta = 0.0 if seen.still else delta
     return _separation(MixtureSeparation, data.positive_share, delta, seen.dimensions, label_noise, bias_is_free)
 
 

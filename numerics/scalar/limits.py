@@ -10,8 +10,8 @@ ones), and ``alpha*`` the separability threshold of the labels by these inputs (
 - *max margin*: logistic labels and ``alpha < alpha*``.  The weights become infinite; their direction is that of the shortest
   weights with ``s h >= 1`` on every sample.
 
-Where class means have a part in which inputs do not vary, what is below is as here; the first of the limits is not solved: a weight
-that no sample's noise is seen by has no curvature of its own.
+Where class means have a part in which inputs do not vary the first is not solved: the weight there has no curvature of its own.
+Nor is the last from where on it sees that part alone, and makes no errors.
 
 The last two minimise ``|w|^2`` under a hard constraint; see :mod:`numerics.scalar.kernels.constrained`.
 """
@@ -84,14 +84,17 @@ def _separability(data: DataModel, chain: Chain, number: int) -> tuple[float, fl
 
 
 def labels_of(
-    data: DataModel, chain: Chain, number: int
+    data: DataModel, chain: Chain, number: int, *, still: bool = True
 ) -> tuple[float, thresholds.MixtureSeparation | thresholds.RuleSeparation]:
-    """alpha of the data sets that a stage is trained on, and the separability of their labels by what it sees."""
-    stage = chain[number - 1]
+    """alpha of the data sets that a stage is trained on, and the separability of their labels by what it sees.
+
+    ``still``: whether a part of the class means without variance counts.
+    """
+    stage, seen = chain[number - 1], seen_by(data, chain, number)
     sets = [data.data_set(name) for name in stage.sets]
     alpha = sum(found.alpha for found in sets)
     flipped = min(sum(found.alpha * found.label_noise for found in sets) / alpha, 0.5)
-    return alpha, thresholds.separation(data, seen_by(data, chain, number), flipped, stage.bias is None)
+    return alpha, thresholds.separation(data, seen._replace(still=seen.still and still), flipped, stage.bias is None)
 
 
 def separator(data: DataModel, chain: Chain, number: int) -> tuple[float, float, float]:
@@ -124,12 +127,29 @@ def _classify_stage(data: DataModel, chain: Chain, number: int) -> str:
         )
     if math.isfinite(threshold) and abs(alpha - threshold) <= RESOLUTION * threshold:
         raise ParameterError(f"ridge of {name} must be > 0 at alpha={alpha:.10g}: this is {reason}")
-    if alpha >= threshold and math.isinf(seen.strength):
-        raise ParameterError(
-            f"ridge of {name} must be > 0 at alpha={alpha:g} (above {threshold:.8g}): the class means have a part in which its "
-            "inputs do not vary, where the limit ridge -> 0 is not solved"
-        )
+    if seen.still:
+        _check_still(data, chain, number, below if alpha < threshold else MAXIMUM_LIKELIHOOD)
     return below if alpha < threshold else MAXIMUM_LIKELIHOOD
+
+
+def _check_still(data: DataModel, chain: Chain, number: int, limit: str) -> None:
+    """Refuse what is not solved where the class means have a part in which the stage's inputs do not vary.
+
+    Flipped labels aside, such a part is a separator.  Other weights make its margin larger up to where they could separate alone.
+    """
+    alpha, name = total_alpha(data, chain[number - 1].sets), chain.name(number)
+    why = "the class means have a part in which its inputs do not vary"
+    if limit == MAXIMUM_LIKELIHOOD:
+        raise ParameterError(
+            f"ridge of {name} must be > 0 at alpha={alpha:g}: {why}, and no curvature of the loss holds its weight"
+        )
+    if limit == MAX_MARGIN and not any(data.data_set(found).label_noise for found in chain[number - 1].sets):
+        alone = labels_of(data, chain, number, still=False)[1].threshold()
+        if alpha >= alone * (1.0 - RESOLUTION):
+            raise ParameterError(
+                f"ridge of {name} must be > 0 at alpha={alpha:g}: {why}, which is all that the separator sees from alpha = "
+                f"{alone:.8g} on"
+            )
 
 
 def _visible(loss: Loss, number: int) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import numpy as np
@@ -30,11 +29,10 @@ def _seen(inputs: Inputs, variance: float, noise: float | None, stages: tuple[Si
     groups = groups_of(inputs, variance, noise, stages)
     share, variances, squares, explained = (_of_tables if groups.tables.share > 0.0 else _of_groups)(groups, t, ruled)
     varies = variances > 0.0
-    strength = math.inf if squares[~varies].any() else float(np.sum((share * squares)[varies] / variances[varies]))
-    if ruled:
-        strength, explained = 0.0, float(np.sum((share * explained)[varies] / variances[varies]))
-        explained = inputs.signal_variance if explained > (1.0 - _WHOLE) * inputs.signal_variance else explained
-    return Seen(float(share[varies].sum()), strength, explained)
+    strength, explained = (float(np.sum((share * part)[varies] / variances[varies])) for part in (squares, explained))
+    if ruled and explained > (1.0 - _WHOLE) * inputs.signal_variance:
+        explained = inputs.signal_variance
+    return Seen(float(share[varies].sum()), strength, explained, bool(squares[~varies].any()))
 
 
 def _of_groups(groups: Groups, t: int, ruled: bool) -> tuple[np.ndarray, ...]:

@@ -112,9 +112,20 @@ def test_a_mean_that_does_not_vary_separates_any_number_of_samples() -> None:
     for noise in (0.1, 0.5):  # flipped labels are not
         expected = separability_threshold(0.3, 1e-9, label_noise=noise) * 2 / 3
         assert separability_threshold_of(replace(data, label_noise=noise), LABELS) == pytest.approx(expected, rel=1e-8)
-    assert solve(replace(data, alpha=0.3), LABELS, throw=True)[0].limit == "max margin"
+    # Other weights help as long as they could separate alone: then they vanish.
+    alone = separability_threshold_of(
+        replace(data, inputs=Spectrum([1.0, 1.0, 1.0], [1.0, 0.0, 1.0])), replace(LABELS, eta=2 / 3)
+    )
+    sizes = []
+    for below in (0.1, 0.01):
+        found = solve(replace(data, alpha=(1.0 - below) * alone), LABELS, throw=True)[0]
+        assert found.limit == "max margin"
+        sizes.append(found.test_error)
+    assert sizes[1] < 0.2 * sizes[0]
+    with pytest.raises(ParameterError, match="which is all that the separator sees from alpha"):
+        solve(replace(data, alpha=alone * 1.001), LABELS)
     with pytest.raises(
-        ParameterError, match=r"ridge of teacher must be > 0 at alpha=3 .*: the class means have a part in which"
+        ParameterError, match=r"ridge of teacher must be > 0 at alpha=3: the class means .* no curvature of the loss"
     ):
         solve(data, replace(LABELS, loss=SquareLoss()))
 

@@ -174,6 +174,7 @@ PART = LinearMap(np.kron(np.eye(6), [[1.0, 0.5], [2.0, 1.0]])[:11])  # of rank 6
         (GaussianMixture(0.5, 0.3, inputs=UNEVEN), [STAGES[0], Estimator(Distillation(), 0.0, eta=0.8)], "minimum norm"),
         (GaussianMixture(0.4, 0.3, inputs=DENSE), [STAGES[0], Estimator(Distillation(), 0.0, features=PART)], "minimum norm"),
         (GaussianMixture(1.5, 0.3, inputs=DENSE), [STAGES[0], Estimator(Distillation(), 0.0, features=PART)], "maximum likelihood"),
+        (GaussianMixture(6.0, 0.3, label_noise=0.1, inputs=UNEVEN), [Estimator(CrossEntropy(), 0.0)], "maximum likelihood"),
         (LinearRule(0.4, noise=0.1, inputs=DENSE), [Estimator(SquareLoss(), 0.0, features=PART)], "minimum norm"),
     ],
 )  # fmt: skip
@@ -357,6 +358,7 @@ def test_real_networks_make_the_errors_that_their_second_moments_say() -> None:
     assert np.std(apart, ddof=1) < 0.01
 
 
+@pytest.mark.parametrize("limits", [False, True])
 @pytest.mark.parametrize("dense", [False, True])
-def test_random_problems_converge(dense: bool) -> None:
-    assert failures(20, seed=1, kind="dense" if dense else "") == []
+def test_random_problems_converge(dense: bool, limits: bool) -> None:
+    assert failures(20, seed=1, kind="dense" if dense else "", limits=limits) == []
