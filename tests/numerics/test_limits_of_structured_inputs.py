@@ -132,8 +132,14 @@ def test_a_mean_that_does_not_vary_separates_any_number_of_samples() -> None:
 
 def separable(design: np.ndarray, signs: np.ndarray, *, free: bool) -> bool:
     """Whether a linear program finds ``s h >= 1`` on all samples."""
+    design = design / np.sqrt(np.mean(design**2))
     sides = signs[:, None] * (np.column_stack((design, np.ones(len(design)))) if free else design)
-    return linprog(np.zeros(sides.shape[1]), A_ub=-sides, b_ub=-np.ones(len(sides)), bounds=(None, None)).status == 0
+    return (
+        linprog(
+            np.zeros(sides.shape[1]), A_ub=-sides, b_ub=-np.ones(len(sides)), bounds=(None, None), method="highs-ds"
+        ).status
+        == 0
+    )
 
 
 def sample_of(
@@ -155,19 +161,19 @@ CASES = {
     "rule": (LinearRule(1.0, 0.2, "probit", inputs=Dense(COVARIANCE, DIRECTION)), replace(LABELS, features=LinearMap(MAP))),
     "features": (GaussianMixture(1.0, 0.3), replace(LABELS, features=RELU)),
     "features of a rule": (LinearRule(1.0, output="sign"), replace(LABELS, features=RELU)),
-    "logit": (LinearRule(1.0, output="logit", slope=2.0, inputs=PowerLaw(1.0, 0.5, 24)), replace(LABELS, eta=0.5)),
+    "logit": (LinearRule(1.0, output="logit", slope=2.0, inputs=PowerLaw(1.0, 0.5, 20)), replace(LABELS, eta=0.5)),
 }  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_linear_programs_separate_as_many_samples(case: str) -> None:
-    """Samples over N at which separability is lost, N = 72 and 144, 40 runs each, extrapolated linearly in 1/N: z < 4."""
+    """Samples over N at which separability is lost, N = 60 and 120, 30 runs each, extrapolated linearly in 1/N: z < 4."""
     data, stage = CASES[case]
-    threshold, runs, sizes = separability_threshold_of(data, stage), 40, (72, 144)
+    threshold, runs, sizes = separability_threshold_of(data, stage), 30, (60, 120)
 
     def lost(n_inputs: int, seed: np.random.SeedSequence) -> float:
-        _, design, signs = sample_of(replace(data, alpha=2.5 * threshold), stage, n_inputs, seed)
+        _, design, signs = sample_of(replace(data, alpha=2.0 * threshold), stage, n_inputs, seed)
         order = np.random.default_rng(seed).permutation(len(signs))
         low, high = 1, len(signs)
         while high - low > 1:
@@ -181,7 +187,7 @@ def test_linear_programs_separate_as_many_samples(case: str) -> None:
         small, large = (np.array([lost(n, s) for s in seeds[k * runs : (k + 1) * runs]]) for k, n in enumerate(sizes))
     error = math.sqrt((4 * large.var(ddof=1) + small.var(ddof=1)) / runs)
     assert abs(2 * large.mean() - small.mean() - threshold) < 4 * error
-    assert error < 0.1 * threshold
+    assert error < 0.12 * threshold
 
 
 # Max margin
