@@ -103,15 +103,14 @@ class Sight(NamedTuple):
     features: RandomFeatures | LinearMap | None
 
 
-def sights(data: DataModel, chain: Chain) -> tuple[Sight, ...]:
-    """Of all stages."""
-    return tuple(Sight(stage.eta, stage.mask_overlap, stage.features) for stage in chain.resolved(data))
+def sights(stages: Sequence[Estimator | Frozen]) -> tuple[Sight, ...]:
+    """Of resolved stages."""
+    return tuple(Sight(stage.eta, stage.mask_overlap, stage.features) for stage in stages)
 
 
-def noise_of_rule(data: DataModel, chain: Chain) -> float | None:
-    """Variance of the noise of the rule that is the first stage; None if that is no rule."""
-    first = chain.resolved(data)[0]
-    return first.noise if isinstance(first, Rule) else None
+def noise_of_rule(stages: Sequence[Estimator | Frozen]) -> float | None:
+    """Variance of the noise of the rule that is the first of resolved stages; None if that is no rule."""
+    return stages[0].noise if isinstance(stages[0], Rule) else None
 
 
 def coordinate_groups(data: DataModel, chain: Chain) -> Groups:
@@ -119,7 +118,8 @@ def coordinate_groups(data: DataModel, chain: Chain) -> Groups:
 
     The noise of a rule has coordinates of its own.
     """
-    return groups_of(data.inputs, data.variance, noise_of_rule(data, chain), sights(data, chain))
+    stages = chain.resolved(data)
+    return groups_of(data.inputs, data.variance, noise_of_rule(stages), sights(stages))
 
 
 def groups_of(inputs: Inputs, variance: float, noise: float | None, stages: tuple[Sight, ...]) -> Groups:

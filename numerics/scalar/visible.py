@@ -19,7 +19,8 @@ def seen_by(data: DataModel, chain: Chain, number: int) -> Seen:
     """What stage ``number``, from 1, of the chain in the equations sees."""
     if not structured(data, chain):
         return Seen.white(chain[number - 1].eta)
-    return _seen(data.inputs, data.variance, noise_of_rule(data, chain), sights(data, chain), number - 1)
+    stages = chain.resolved(data)
+    return _seen(data.inputs, data.variance, noise_of_rule(stages), sights(stages), number - 1)
 
 
 @lru_cache(maxsize=256)
