@@ -496,7 +496,7 @@ def minimum_norm_interpolator(alpha: ArrayLike, rho: float, delta: float, eta: f
     return LeastSquares(*(_like(alpha, v) for v in result))
 
 
-class Seen(NamedTuple):
+class Evidence(NamedTuple):
     """What a stage sees of its inputs; all that separability depends on, as it is the same after any invertible map of them.
 
     Attributes
@@ -517,7 +517,7 @@ class Seen(NamedTuple):
     still: bool = False
 
     @classmethod
-    def white(cls, eta: float) -> Seen:
+    def white(cls, eta: float) -> Evidence:
         """The fraction ``eta`` of white inputs, of variance Delta, or 1 if there is a rule."""
         return cls(eta, eta, eta)
 
@@ -710,7 +710,7 @@ class MixtureSeparation:
     Parameters
     ----------
     rho, delta, dimensions, label_noise, bias_is_free
-        As there, with the Delta of white inputs whose classes are as far apart, and :attr:`Seen.dimensions`.
+        As there, with the Delta of white inputs whose classes are as far apart, and :attr:`Evidence.dimensions`.
     """
 
     def __init__(self, rho: float, delta: float, dimensions: float, label_noise: float, bias_is_free: bool) -> None:
@@ -731,7 +731,7 @@ class MixtureSeparation:
 
 
 def separation(
-    data: DataModel, seen: Seen, label_noise: float, bias_is_free: bool
+    data: DataModel, seen: Evidence, label_noise: float, bias_is_free: bool
 ) -> MixtureSeparation | RuleSeparation:
     """Separability of the labels of some data by what a stage sees, a share ``label_noise`` of them flipped.
 

@@ -1,7 +1,7 @@
 """The limit ridge -> 0+ of a stage: which of three it is, and the saddle point where it is not an ordinary one.
 
 ``Estimator(loss, ridge=0)`` stands for that limit.  With d the directions in which a stage's inputs vary, over N (eta of white
-ones), and ``alpha*`` the separability threshold of the labels by these inputs (:class:`numerics.thresholds.Seen`):
+ones), and ``alpha*`` the separability threshold of the labels by these inputs (:class:`numerics.thresholds.Evidence`):
 
 - *maximum likelihood*: ``alpha > d`` and every sample's loss has its minimum at a finite logit, or logistic labels and
   ``alpha > alpha*``.  The equations are regular at ridge 0.

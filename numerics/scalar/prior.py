@@ -95,41 +95,20 @@ def mask_patterns(
     )
 
 
-class Sight(NamedTuple):
-    """What a stage is made to see of the inputs; see :class:`numerics.models.Estimator`."""
-
-    eta: float
-    mask_overlap: float | None
-    features: RandomFeatures | LinearMap | None
-
-
-def sights(stages: Sequence[Estimator | Frozen]) -> tuple[Sight, ...]:
-    """Of resolved stages."""
-    return tuple(Sight(stage.eta, stage.mask_overlap, stage.features) for stage in stages)
-
-
-def noise_of_rule(stages: Sequence[Estimator | Frozen]) -> float | None:
-    """Variance of the noise of the rule that is the first of resolved stages; None if that is no rule."""
-    return stages[0].noise if isinstance(stages[0], Rule) else None
-
-
 def coordinate_groups(data: DataModel, chain: Chain) -> Groups:
     """Groups of coordinates that differ in who has weights there or in what the stages' inputs are; see :class:`Groups`.
 
     The noise of a rule has coordinates of its own.
     """
     stages = chain.resolved(data)
-    return groups_of(data.inputs, data.variance, noise_of_rule(stages), sights(stages))
-
-
-def groups_of(inputs: Inputs, variance: float, noise: float | None, stages: tuple[Sight, ...]) -> Groups:
-    """:func:`coordinate_groups` of inputs, the first of them those of a rule if it has some ``noise``, or 0."""
-    etas, overlaps, features = zip(*stages, strict=True)
-    if isinstance(inputs, Dense):
-        return _groups_of_dense(inputs, features, noise or 0.0, noise is not None)
+    noise = stages[0].noise if isinstance(stages[0], Rule) else 0.0
+    features = tuple(stage.features for stage in stages)
+    if isinstance(data.inputs, Dense):
+        return _groups_of_dense(data.inputs, features, noise, isinstance(stages[0], Rule))
     if any(features):
-        return _groups_of_features(features, variance, noise or 0.0)
-    return _groups_of_inputs(inputs, etas, overlaps, noise or 0.0)
+        return _groups_of_features(features, data.variance, noise)
+    etas, overlaps = (tuple(getattr(stage, name) for stage in stages) for name in ("eta", "mask_overlap"))
+    return _groups_of_inputs(data.inputs, etas, overlaps, noise)
 
 
 @lru_cache(maxsize=256)

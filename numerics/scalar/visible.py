@@ -8,32 +8,44 @@ import numpy as np
 
 from numerics.models import Chain, DataModel, Inputs, structured
 from numerics.scalar.kernels.layout import Groups
-from numerics.scalar.prior import Sight, groups_of, noise_of_rule, sights
-from numerics.thresholds import Seen
+from numerics.scalar.prior import coordinate_groups
+from numerics.thresholds import Evidence
 
 _WHOLE = 1e-10
 """Share of a rule's field that may be missing from what explains all of it."""
 
 
-def seen_by(data: DataModel, chain: Chain, number: int) -> Seen:
+def seen_by(data: DataModel, chain: Chain, number: int) -> Evidence:
     """What stage ``number``, from 1, of the chain in the equations sees."""
     if not structured(data, chain):
-        return Seen.white(chain[number - 1].eta)
-    stages = chain.resolved(data)
-    return _seen(data.inputs, data.variance, noise_of_rule(stages), sights(stages), number - 1)
+        return Evidence.white(chain[number - 1].eta)
+    masks = tuple((stage.eta, stage.mask_overlap, stage.features) for stage in chain.stages)
+    return _seen(data.inputs, data.variance, data.ruled, masks, number - 1, _Problem(data, chain))
+
+
+class _Problem:
+    """Carries data and chain past the cache: what is seen depends on what else it is asked with."""
+
+    def __init__(self, data: DataModel, chain: Chain) -> None:
+        self.data, self.chain = data, chain
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Problem)
+
+    def __hash__(self) -> int:
+        return 0
 
 
 @lru_cache(maxsize=256)
-def _seen(inputs: Inputs, variance: float, noise: float | None, stages: tuple[Sight, ...], t: int) -> Seen:
+def _seen(inputs: Inputs, variance: float, ruled: bool, masks: tuple, t: int, problem: _Problem) -> Evidence:
     """Kept: points of a grid that differ in alpha, or in ridges, see the same."""
-    ruled = noise is not None
-    groups = groups_of(inputs, variance, noise, stages)
+    groups = coordinate_groups(problem.data, problem.chain)
     share, variances, squares, explained = (_of_tables if groups.tables.share > 0.0 else _of_groups)(groups, t, ruled)
     varies = variances > 0.0
     strength, explained = (float(np.sum((share * part)[varies] / variances[varies])) for part in (squares, explained))
     if ruled and explained > (1.0 - _WHOLE) * inputs.signal_variance:
         explained = inputs.signal_variance
-    return Seen(float(share[varies].sum()), strength, explained, bool(squares[~varies].any()))
+    return Evidence(float(share[varies].sum()), strength, explained, bool(squares[~varies].any()))
 
 
 def _of_groups(groups: Groups, t: int, ruled: bool) -> tuple[np.ndarray, ...]:
