@@ -60,9 +60,12 @@ _HOMES = {
     "thresholds": (
         "bayes_error",
         "interpolation_threshold",
+        "interpolation_threshold_of",
         "max_margin",
+        "max_margin_of",
         "minimum_norm_interpolator",
         "separability_threshold",
+        "separability_threshold_of",
     ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

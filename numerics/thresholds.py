@@ -16,8 +16,9 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from mpmath import mp
@@ -25,10 +26,27 @@ from numpy.typing import ArrayLike, NDArray
 from sympy import Expr, Symbol, lambdify
 
 from numerics.codegen.printing import with_tails
-from numerics.deferred import optimize, special
-from numerics.models import DataModel, GaussianMixture, ParameterError, require_noise, require_number
+from numerics.deferred import Deferred, optimize, special
+from numerics.models import (
+    Chain,
+    DataModel,
+    Estimator,
+    GaussianMixture,
+    ParameterError,
+    Stage,
+    check_fit,
+    in_equations,
+    require_noise,
+    require_number,
+    total_alpha,
+)
 from numerics.models.link import disagreement
 from theory import observables
+from theory.losses import CrossEntropy
+
+_solver = Deferred("numerics.solver")
+_limits = Deferred("numerics.scalar.limits")
+_visible = Deferred("numerics.scalar.visible")
 
 MAX_NEWTON = 200
 """Newton steps allowed in one minimisation; about 10 are used."""
@@ -229,7 +247,7 @@ def separability_threshold(
     if delta != math.inf:
         delta = require_number("delta", delta, above=0, allowed="a number > 0 (math.inf is allowed)")
     eta, noise = _require_eta(eta), require_noise("label_noise", label_noise)
-    return MixtureSeparation(rho, float(delta), eta, noise, bias_is_free).threshold()
+    return MixtureSeparation(rho, float(delta) / eta, eta, noise, bias_is_free).threshold()
 
 
 def max_margin(
@@ -280,7 +298,7 @@ def max_margin(
     if delta / eta < LEAST_NOISE:
         raise ArithmeticError(f"the margin at delta/eta={delta / eta:g} needs more digits than a double has")
     noise = require_noise("label_noise", label_noise)
-    separation = MixtureSeparation(rho, delta, eta, noise, bias_is_free)
+    separation = MixtureSeparation(rho, delta / eta, eta, noise, bias_is_free)
     threshold = separation.threshold()
     if not np.all(values < threshold):
         noisy = f", label_noise={noise:g}" if noise else ""
@@ -290,6 +308,136 @@ def max_margin(
         )
     margin, m, b = np.array([separation.at(a) for a in values.ravel()]).T.reshape(3, *values.shape)
     return MaxMargin(*(_like(alpha, v) for v in (margin, m, b, _test_error(m, b, 1.0, delta, rho))))
+
+
+def interpolation_threshold_of(data: DataModel, stages: Chain | Stage | Sequence[Stage]) -> float:
+    """:func:`interpolation_threshold` of any inputs: directions in which those of the last stage vary, over N.
+
+    Parameters
+    ----------
+    data : DataModel
+        Two classes or a rule, with inputs of any kind.
+    stages : Chain, stage or sequence of stages
+        The last one is meant; those before it matter where masks are random.
+
+    Raises
+    ------
+    ParameterError
+        If the stages do not fit the data, or these are many classes or clusters.
+
+    Examples
+    --------
+    >>> from numerics import Dense, LinearMap
+    >>> data = GaussianMixture(1.0, inputs=Dense([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
+    >>> stage = Estimator(CrossEntropy(), ridge=0.1, features=LinearMap([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]]))
+    >>> round(interpolation_threshold_of(data, stage), 6)
+    0.333333
+    """
+    chain = _last_of(data, stages)
+    return _visible.seen_by(data, chain, len(chain)).dimensions
+
+
+def separability_threshold_of(data: DataModel, stages: Chain | Stage | Sequence[Stage]) -> float:
+    """:func:`separability_threshold` of any inputs, two classes or the labels of a rule, and what the last stage sees of them.
+
+    Separability is the same after any invertible map of the inputs.  So it is that of white ones, as many as there are directions
+    in which the inputs of the stage vary, whose classes are at the same Mahalanobis distance ``v^T Sigma^+ v``; of a rule, what the
+    inputs do not explain of its field is noise.  A class mean with a part that does not vary separates any number of samples.
+
+    Parameters
+    ----------
+    data : DataModel
+        Two classes, or a rule that gives signs, with inputs of any kind.
+    stages : Chain, stage or sequence of stages
+        The last one is meant: its inputs, its data sets with their label noise, and whether its bias is free.
+
+    Returns
+    -------
+    float
+        Samples of its data sets per input; ``math.inf`` where any number can be separated.
+
+    Raises
+    ------
+    ParameterError
+        If the stages do not fit the data, or these are real labels, many classes or clusters, or the last stage has no samples.
+    ArithmeticError
+        If the minimisation does not converge.
+
+    Examples
+    --------
+    >>> from numerics import LinearRule, PowerLaw, RandomFeatures, Spectrum
+    >>> stage = Estimator(CrossEntropy(), ridge=0.1)
+    >>> data = GaussianMixture(1.0, rho=0.2, inputs=Spectrum([4.0, 1.0]))
+    >>> round(separability_threshold_of(data, stage), 6), round(separability_threshold(rho=0.2, delta=1 / 0.625), 6)
+    (3.885955, 3.885955)
+    >>> network = Estimator(CrossEntropy(), ridge=0.1, features=RandomFeatures(1.5, "relu"))
+    >>> round(separability_threshold_of(LinearRule(1.0, output="sign"), network), 6)
+    5.041436
+    """
+    if data.has_real_labels:
+        raise ParameterError(f"data must have two labels: real numbers are not separable, got {data!r}")
+    chain = _last_of(data, stages)
+    stage = chain[-1]
+    if not isinstance(stage, Estimator):
+        raise ParameterError(f"the last stage must be an Estimator, which is trained on samples, got {stage!r}")
+    return float(_limits.labels_of(data, chain, len(chain))[1].threshold())
+
+
+def max_margin_of(data: DataModel, stage: Estimator) -> MaxMargin:
+    """:func:`max_margin` of any inputs: the shortest weights with ``s h >= 1`` on the samples, from the saddle point.
+
+    Parameters
+    ----------
+    data : DataModel
+        Two classes, or a rule that gives signs, with inputs of any kind; alpha below :func:`separability_threshold_of`.
+    stage : Estimator
+        Its inputs, data sets and bias are what matters.
+
+    Returns
+    -------
+    MaxMargin
+        At ``|w|^2 = N``; ``magnetization`` is ``w.v/N``, or of a rule ``w.Sigma theta/N``.
+
+    Raises
+    ------
+    ParameterError
+        If the stage does not fit the data, or alpha is not below separability.
+    numerics.solver.ConvergenceError
+        If the saddle point is not found.
+
+    Examples
+    --------
+    >>> from numerics import PowerLaw
+    >>> data = GaussianMixture(1.0, rho=0.3, inputs=PowerLaw(capacity=1.0, size=100))
+    >>> found = max_margin_of(data, Estimator(CrossEntropy(), ridge=0.1))
+    >>> round(found.margin, 6), round(found.test_error, 6)
+    (0.40951, 0.400234)
+    """
+    if not isinstance(stage, Estimator):
+        raise ParameterError(f"stage must be an Estimator, which is trained on samples, got {stage!r}")
+    threshold = separability_threshold_of(data, replace(stage, loss=CrossEntropy()))
+    alpha = total_alpha(data, stage.sets)
+    if not alpha < threshold:
+        raise ParameterError(
+            f"alpha must be below the separability threshold {threshold:.10g} of {data!r} (above it no separator exists), got "
+            f"{alpha:.10g}"
+        )
+    (found,) = _solver.solve(data, replace(stage, loss=CrossEntropy(), ridge=0.0), throw=True)
+    length = math.sqrt(found.fresh.weight_norm(-1))
+    aligned, bias = float(found.fresh.alignment(-1)), float(found.fresh.bias[-1])
+    return MaxMargin(found.margin, aligned / length, bias / length, found.test_error)
+
+
+def _last_of(data: DataModel, stages: Chain | Stage | Sequence[Stage]) -> Chain:
+    """The chain in the equations, of whose last stage it is asked what it sees."""
+    chain = Chain.of(stages)
+    if data.many_classes or data.in_clusters:
+        raise ParameterError(f"data must be of two classes without clusters, or of a rule, got {data!r}")
+    used = {name for stage in chain.stages for name in stage.sets}
+    check_fit(
+        replace(data, further=[found for found in data.further if found.name in used]) if data.further else data, chain
+    )
+    return in_equations(data, chain)
 
 
 def minimum_norm_interpolator(alpha: ArrayLike, rho: float, delta: float, eta: float = 1.0) -> LeastSquares:
@@ -348,6 +496,32 @@ def minimum_norm_interpolator(alpha: ArrayLike, rho: float, delta: float, eta: f
     return LeastSquares(*(_like(alpha, v) for v in result))
 
 
+class Evidence(NamedTuple):
+    """What a stage sees of its inputs; all that separability depends on, as it is the same after any invertible map of them.
+
+    Attributes
+    ----------
+    dimensions : float
+        Directions in which they vary, over N: the rank of their covariance Omega_t.
+    strength : float
+        Of two classes, ``c^T Omega_t^+ c`` for their mean c in them (v/sqrt(N) of all).
+    explained : float
+        Of a rule, the variance of its field that they explain.
+    still : bool
+        Whether c has a part without variance, by which alone classes are told apart.
+    """
+
+    dimensions: float
+    strength: float
+    explained: float
+    still: bool = False
+
+    @classmethod
+    def white(cls, eta: float) -> Evidence:
+        """The fraction ``eta`` of white inputs, of variance Delta, or 1 if there is a rule."""
+        return cls(eta, eta, eta)
+
+
 class SeparationProblem:
     """Dense problem: ``1/alpha(kappa) = min_{u, beta} A_k(u, beta)`` with ``k = kappa/sqrt(Delta)``.
 
@@ -358,12 +532,13 @@ class SeparationProblem:
 
     ``tau z`` has the law of ``z_1 + u z_2``, so that at ``k >= 0`` the bracket is convex in ``(u, beta)``,
     and so is ``A_k``: one minimum, no constraint.  Newton's method runs on ``log A_k``, which has the same
-    minimum and can be held in a double however far the classes are apart.  Without a free bias ``beta = 0``.
+    minimum and can be held in a double however far the classes are apart.  Without a free bias ``beta = 0``.  Where Delta is 0 in
+    the direction of the means alone, ``u/sqrt(Delta)`` is what stays finite, and tau is 1.
     """
 
     def __init__(self, rho: float, delta: float, label_noise: float = 0.0, bias_is_free: bool = True) -> None:
         self.rho, self.delta, self.label_noise, self.bias_is_free = rho, delta, label_noise, bias_is_free
-        self.signal = 1 / math.sqrt(delta)
+        self.signal, self.spread = (1 / math.sqrt(delta), 1.0) if delta > 0 else (1.0, 0.0)
         self.groups = [
             (kept, kept * sign, share * weight)
             for kept, share in ((1, 1 - label_noise), (-1, label_noise))
@@ -381,11 +556,14 @@ class SeparationProblem:
         Gordon's ratio at ``m^2 = 1 - 2 Delta``, ``b = 0``, and ``E[(z - t)_+^2] <= exp(-t^2/2)/2`` for ``t > 0`` bound it from
         below, ``alpha(0) >= 4 Delta exp(1/(2 Delta) - 1)``: where that is too large, no minimum is looked for.
         """
-        if not self.label_noise and self.delta < 0.5 and math.log(4 * self.delta) + 0.5 / self.delta - 1 > LOG_LARGEST:
+        if not self.label_noise and self.delta < 0.5 and self._log_of_bound() > LOG_LARGEST:
             return math.inf
         log_average, *minimiser = self.minimise(0.0, self.origin)
         self.origin = tuple(minimiser)
         return math.exp(-log_average) if -log_average < LOG_LARGEST else math.inf
+
+    def _log_of_bound(self) -> float:
+        return math.log(4 * self.delta) + 0.5 / self.delta - 1 if self.delta > 0 else math.inf
 
     def solve(self, alpha: float) -> tuple[float, float, float]:
         """Margin, magnetization and bias of the max-margin separator at ``alpha`` below the threshold."""
@@ -424,7 +602,7 @@ class SeparationProblem:
     def _log_average(self, k: float, u: float, beta: float) -> tuple[float, NDArray, NDArray]:
         """``log A_k``, ``A'/A`` (2,) and ``A''/A`` (2, 2) in ``(u, beta)``, by the chain rule."""
         tau = math.sqrt(1 + u * u)
-        square, square_u, square_uu = 1 + u * u, 2 * u, 2.0
+        square, square_u, square_uu = 1 + self.spread * u * u, 2 * self.spread * u, 2.0 * self.spread
         means = [kept * u * self.signal - k * tau + label * beta for kept, label, _ in self.groups]
         moments = [log_hinge_moment(mean, square) for mean in means]
         logs = [math.log(weight) + moment[0] for (*_, weight), moment in zip(self.groups, moments, strict=True)]
@@ -454,18 +632,21 @@ class RuleSeparation:
     for the share ``label_noise`` and where a link of this ``slope`` (:mod:`numerics.models.link`) draws the other label, Gordon's
     condition (see :func:`max_margin`) is
 
-        alpha E_f E_u E_z[(kappa - f r |u| + sqrt(1 - r^2) z)_+^2] <= eta - (1 + noise) r^2,
+        alpha E_f E_u E_z[(kappa - f r |u| + sqrt(1 - r^2) z)_+^2] <= d (1 - r^2/r_max^2),
 
-    the right side what the trained weights orthogonal to the rule's can make up for; ``w.theta/N = r sqrt(1 + noise)``.
+    the right side what the weights orthogonal to the rule's can make up for.  Of white inputs with noise of the field the trained
+    fraction eta has d = eta, r_max^2 = eta/(1 + noise), and ``w.theta/N = r sqrt(1 + noise)``.  Of others the margins are those
+    at a logit of variance 1, and what counts as one is that of whitened inputs.
 
     Parameters
     ----------
-    eta, noise, label_noise, slope : float
-        Trained fraction, variance of what is added to the rule's field, share of flipped labels, slope of the link.
+    dimensions, share, label_noise, slope : float
+        d; ``r_max^2``, the share of the noisy field's variance that the inputs explain; share of flipped labels; slope of the link
+        in units of the noisy field's width.
     """
 
-    def __init__(self, eta: float, noise: float, label_noise: float, slope: float = math.inf) -> None:
-        self.eta, self.noise, self.label_noise, self.slope = eta, noise, label_noise, slope
+    def __init__(self, dimensions: float, share: float, label_noise: float, slope: float = math.inf) -> None:
+        self.dimensions, self.share, self.label_noise, self.slope = dimensions, share, label_noise, slope
         unit, share = np.polynomial.legendre.leggauss(RULE_NODES)
         decades = 6 if math.isinf(slope) else max(6, math.ceil(math.log10(slope)) + 1)
         ends = np.concatenate([[0.0], np.geomspace(10.0**-decades, 1.0, decades + 1), np.linspace(2.0, 9.0, 8)])
@@ -475,7 +656,8 @@ class RuleSeparation:
         wrong = label_noise + (1 - 2 * label_noise) * disagreement(slope, self._u)
         self._weight = np.concatenate([(1 - wrong) * weight, wrong * weight])
         self._fu = np.outer([1.0, -1.0], self._u).ravel()
-        self._largest = math.sqrt(eta / (1 + noise))
+        self._largest = math.sqrt(self.share)
+        self._pull = dimensions / self.share if self.share > 0 else math.inf
 
     def threshold(self) -> float:
         """``alpha*``; infinite if labels are the rule's signs and all its weights can be learned."""
@@ -493,14 +675,14 @@ class RuleSeparation:
         def excess(kappa: float) -> float:
             return math.log(self._least(kappa)[0] * alpha)
 
-        upper = math.sqrt(self.eta / alpha) + 1.0
+        upper = math.sqrt(self.dimensions / alpha) + 1.0
         kappa = optimize.brentq(excess, 0.0, upper, xtol=1e-15, rtol=4 * np.finfo(float).eps)
-        return kappa, self._least(kappa)[1] * math.sqrt(1 + self.noise), 0.0
+        return kappa, self._least(kappa)[1] * math.sqrt(self._pull), 0.0
 
     def _least(self, kappa: float) -> tuple[float, float]:
         """Smallest ``1/alpha`` at which the margin is ``kappa``, and its r."""
         low, high = 0.0, self._largest * (1 - 1e-15)
-        if self.label_noise == 0.5:
+        if self.label_noise == 0.5 or self.share == 0.0:
             return self._ratio(kappa, 0.0)[0], 0.0
         value, slope = self._ratio(kappa, high)
         if slope < 0:
@@ -516,45 +698,55 @@ class RuleSeparation:
         first = width * (t * tail + density)
         square = width**2 * ((1 + t * t) * tail + t * density)
         value, slope = self._weight @ square, self._weight @ (-2 * self._fu * first - 2 * r * tail)
-        rest = self.eta - (1 + self.noise) * r * r
-        return value / rest, slope / value + 2 * (1 + self.noise) * r / rest
+        if r == 0.0:
+            return value / self.dimensions, slope / value
+        rest = self.dimensions - self._pull * r * r
+        return value / rest, slope / value + 2 * self._pull * r / rest
 
 
 class MixtureSeparation:
-    """:class:`SeparationProblem` of weights that see a fraction of the inputs; the same questions as :class:`RuleSeparation`."""
+    """:class:`SeparationProblem` of weights that see a part of the inputs; the same questions as :class:`RuleSeparation`.
 
-    def __init__(self, rho: float, delta: float, eta: float, label_noise: float, bias_is_free: bool) -> None:
-        self.eta, self._dense = eta, SeparationProblem(rho, delta / eta, label_noise, bias_is_free)
+    Parameters
+    ----------
+    rho, delta, dimensions, label_noise, bias_is_free
+        As there, with the Delta of white inputs whose classes are as far apart, and :attr:`Evidence.dimensions`.
+    """
+
+    def __init__(self, rho: float, delta: float, dimensions: float, label_noise: float, bias_is_free: bool) -> None:
+        self.dimensions, self._dense = dimensions, SeparationProblem(rho, delta, label_noise, bias_is_free)
 
     @cached_property
     def _threshold(self) -> float:
-        return self.eta * self._dense.threshold()
+        return self.dimensions * self._dense.threshold()
 
     def threshold(self) -> float:
         """``alpha*``; its minimiser starts all searches for margins."""
         return self._threshold
 
     def at(self, alpha: float) -> tuple[float, float, float]:
-        """Margin, magnetization and bias of the max-margin separator at ``alpha`` below the threshold."""
+        """Margin, magnetization and bias of the max-margin separator of white inputs at ``alpha`` below the threshold."""
         self.threshold()
-        return tuple(math.sqrt(self.eta) * value for value in self._dense.solve(alpha / self.eta))
+        return tuple(math.sqrt(self.dimensions) * value for value in self._dense.solve(alpha / self.dimensions))
 
 
 def separation(
-    data: DataModel, eta: float, label_noise: float, bias_is_free: bool
+    data: DataModel, seen: Evidence, label_noise: float, bias_is_free: bool
 ) -> MixtureSeparation | RuleSeparation:
-    """Separability of the labels of some data, a share ``label_noise`` of them flipped.
+    """Separability of the labels of some data by what a stage sees, a share ``label_noise`` of them flipped.
 
-    Raises
-    ------
-    ParameterError
-        For inputs that are not white.
+    Separability is the same after any invertible map of the inputs: that of white ones, as many as there are directions, of two
+    classes at the same Mahalanobis distance; or of a rule of which a part is noise, because the inputs do not explain it.
     """
-    if not data.inputs.white:
-        raise ParameterError(f"separability is known for white inputs, got {data.inputs!r}")
-    if isinstance(data, GaussianMixture):
-        return _separation(MixtureSeparation, data.rho, data.delta, eta, label_noise, bias_is_free)
-    return _separation(RuleSeparation, eta, data.field_noise, label_noise, data.link_slope)
+    if data.ruled:
+        width = data.signal_variance + data.field_noise
+        return _separation(
+            RuleSeparation, seen.dimensions, seen.explained / width, label_noise,
+            data.link_slope * math.sqrt(data.signal_variance),
+        )  # fmt: skip
+    delta = data.variance / seen.strength if seen.strength > 0 else math.inf
+    delta = 0.0 if seen.still else delta
+    return _separation(MixtureSeparation, data.positive_share, delta, seen.dimensions, label_noise, bias_is_free)
 
 
 @lru_cache(maxsize=1024)

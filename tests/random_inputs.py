@@ -3,21 +3,25 @@
     python -m tests.random_inputs --problems 600 --seed 0
     python -m tests.random_inputs --dense --problems 200 --seed 0
     python -m tests.random_inputs --clusters --problems 60 --seed 0
+    python -m tests.random_inputs --limits --dense --problems 200 --seed 0
 
 Teacher and student, cold; alpha 0.1 to 20, ridges 1e-4 to 10, temperatures 0.5 to 30, 1 to 300 coordinates, or dense
-covariances and maps of up to 100, or 2 to 4 clusters of them.
+covariances and maps of up to 100, or 2 to 4 clusters of them.  With ``--limits`` ridges of students are 0, those of some teachers
+too, and half of the students of classifiers learn from labels.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 
 import click
 import numpy as np
 
 from numerics import Clusters, Dense, Estimator, GaussianMixture, LinearMap, LinearRule, RandomFeatures, Spectrum, solve
-from numerics.models import Chain, DataModel
+from numerics.models import Chain, DataModel, ParameterError
 from theory.losses import CrossEntropy, Distillation, SquareDistillation, SquareLoss
 
 ACTIVATIONS = ("relu", "erf", "tanh", "sign", "h + h**2/4")
@@ -101,15 +105,35 @@ def random_problem(generator: np.random.Generator, kind: str = "") -> tuple[Data
     return data, Chain.of(stages)
 
 
-def failures(problems: int, seed: int, kind: str = "") -> list[str]:
-    """What did not converge."""
+def without_ridge(generator: np.random.Generator, chain: Chain) -> Chain:
+    """The same chain with a student without ridge, and perhaps such a teacher."""
+    teacher, student = chain.stages
+    if generator.random() < 0.3:
+        teacher = replace(teacher, ridge=0.0)
+    loss = CrossEntropy() if isinstance(teacher.loss, CrossEntropy) and generator.random() < 0.5 else student.loss
+    return Chain.of([teacher, replace(student, ridge=0.0, loss=loss)])
+
+
+def failures(
+    problems: int, seed: int, kind: str = "", *, limits: bool = False, refused: Callable[[str], object] | None = None
+) -> list[str]:
+    """What did not converge; ``refused`` is told what has no limit."""
     generator = np.random.default_rng(seed)
     found = []
     for number in range(problems):
         data, chain = random_problem(generator, kind)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            solution = solve(data, chain)
+        if limits:
+            chain = without_ridge(generator, chain)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                solution = solve(data, chain)
+        except ParameterError as error:
+            if not limits or "ridge of" not in str(error):
+                raise
+            if refused is not None:
+                refused(f"{number}: {error}")
+            continue
         if not solution.converged:
             found.append(f"{number}: {data}, {chain}: {solution.message}")
     return found
@@ -120,13 +144,16 @@ def failures(problems: int, seed: int, kind: str = "") -> list[str]:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--dense", "kind", flag_value="dense", help="Dense covariances, and linear maps of them.")
 @click.option("--clusters", "kind", flag_value="clusters", help="Clusters with a covariance each.")
-def main(problems: int, seed: int, kind: str | None) -> None:
+@click.option("--limits", is_flag=True, help="Students without ridge.")
+@click.option("--refused", "shown", is_flag=True, help="Say which have no limit, and why.")
+def main(problems: int, seed: int, kind: str | None, *, limits: bool, shown: bool) -> None:
     """Solve random chains on structured inputs, and say which do not converge."""
-    start = time.process_time()
-    found = failures(problems, seed, kind or "")
-    for text in found:
+    start, without = time.process_time(), []
+    found = failures(problems, seed, kind or "", limits=limits, refused=without.append)
+    for text in [*(without if shown else ()), *found]:
         click.echo(text)
-    click.echo(f"{len(found)} of {problems} did not converge; {time.process_time() - start:.0f} s of CPU")
+    solved = problems - len(without)
+    click.echo(f"{len(found)} of {solved} did not converge; {time.process_time() - start:.0f} s of CPU")
 
 
 if __name__ == "__main__":

@@ -166,8 +166,10 @@ def _check_structured(data: DataModel, chain: Chain) -> None:
             raise ParameterError(
                 f"{name} has given weights, which are for white inputs; there is no such stage for {where}"
             )
-        if getattr(stage, "ridge", None) == 0 and isinstance(data.inputs, Dense):
-            raise ParameterError(f"ridge of {name} must be > 0: with Dense inputs the limit ridge -> 0 is not solved")
+        if getattr(stage, "ridge", None) == 0 and data.sampled:
+            raise ParameterError(
+                f"ridge of {name} must be > 0 where data are Measured: the limit 0 is taken for known laws only"
+            )
         if featured and stage.eta < 1:
             raise ParameterError(
                 f"eta of {name} must be 1 beside random features, whose number is that of the features"

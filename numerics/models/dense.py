@@ -29,6 +29,7 @@ MOST_DENSE = 4000
 
 _ASYMMETRY = 1e-8  # of a covariance, over its largest entry
 _NO_VARIANCE = 1e-12  # of what a map sees, over that of rows in any direction
+_NO_PART = 1e-16  # of a mean, squared, or of a row of a map, over the largest one
 _NEGATIVE = 1e-10  # eigenvalue, over the mean one, that rounding may leave
 
 
@@ -241,7 +242,9 @@ class Dense(_Content, Inputs):
     @cached_property
     def signals(self) -> Array:
         """Squares of the coordinates of v, or of theta, along the eigenvectors."""
-        return np.ones(self.size) if self.direction is None else (self.direction @ self.axes[1]) ** 2
+        if self.direction is None:
+            return np.ones(self.size)
+        return without_rounding(self.variances, (self.direction @ self.axes[1])[:, None])[:, 0] ** 2
 
 
 @lru_cache(maxsize=64)
@@ -268,9 +271,16 @@ def covariance_between(mine: Seen | None, other: Seen | None, inputs: Dense, var
 
 
 def eigenbasis(covariance: Array) -> tuple[Array, Array]:
-    """Eigenvalues, increasing, what rounding leaves below 0 set to 0, and eigenvectors in columns."""
+    """Eigenvalues, increasing, what rounding makes of 0 set to 0, and eigenvectors in columns."""
     values, vectors = np.linalg.eigh(covariance)
-    return np.where(values > 0.0, values, 0.0), vectors
+    least = len(values) * np.finfo(float).eps * max(float(values[-1]), 0.0)
+    return np.where(values > least, values, 0.0), vectors
+
+
+def without_rounding(variances: Array, rows: Array) -> Array:
+    """What belongs to each eigenvector, with what rounding makes of 0 set to 0 where there is no variance."""
+    squares = (rows**2).sum(axis=1)
+    return np.where(((variances == 0.0) & (squares <= _NO_PART * squares.max()))[:, None], 0.0, rows)
 
 
 def _frozen(array: Array) -> Array:

@@ -27,7 +27,6 @@ from numerics.models import (
     Frozen,
     LinearMap,
     ParameterError,
-    Seen,
     Stage,
     described,
     parameter_values,
@@ -97,36 +96,36 @@ def thresholds_in_alpha(data: DataModel, chain: Chain) -> dict[str, float]:
     Only those that there are: of stages that are trained on the training set.
     """
     values = {}
-    first, last = chain[0], chain[-1]
-    separable = {"teacher_separability": first}
+    separable = {"teacher_separability": Chain.of(chain[0])}
     if len(chain) > 1:
-        if _learns(last) and _interpolates(last):
-            values["interpolation"] = _weights(data, last)
-        separable = {"student_separability": last, **separable}
-    for name, stage in separable.items():
-        white = data.inputs.white and stage.features is None
-        if white and _learns(stage) and not data.has_real_labels:
-            found = _separability(data, stage)
+        if _learns(chain[-1]) and _interpolates(chain[-1]):
+            values["interpolation"] = _directions(data, chain)
+        separable = {"student_separability": chain, **separable}
+    for name, stages in separable.items():
+        if _learns(stages[-1]) and not data.has_real_labels:
+            found = _separability(data, stages)
             if math.isfinite(found):
                 values[name] = found
     return values
 
 
-def _weights(data: DataModel, stage: Estimator) -> float:
-    """Weights of a stage over N, which is where samples are as many as they."""
-    if isinstance(stage.features, Seen):
-        return stage.features.shape[0] / data.inputs.size
-    return stage.eta if stage.features is None else stage.features.ratio
+def _directions(data: DataModel, chain: Chain) -> float:
+    """Directions in which the inputs of the last stage vary, over N."""
+    return (
+        chain[-1].eta if data.many_classes or data.in_clusters else thresholds.interpolation_threshold_of(data, chain)
+    )
 
 
-def _separability(data: DataModel, stage: Estimator) -> float:
-    """Samples per input up to which they are separable for a stage; NaN where it is not known."""
+def _separability(data: DataModel, chain: Chain) -> float:
+    """Samples per input up to which they are separable for the last stage; NaN where it is not known."""
+    if data.in_clusters:
+        return math.nan
     if not isinstance(data, ClassMixture):
-        return thresholds.separation(data, stage.eta, data.label_noise, stage.bias is None).threshold()
-    if data.classes_count > MOST_SEPARATED:
+        return thresholds.separability_threshold_of(data, chain)
+    if data.classes_count > MOST_SEPARATED or not data.inputs.white:
         return math.nan
     try:
-        return complete_separability_threshold(data, stage.eta).value
+        return complete_separability_threshold(data, chain[-1].eta).value
     except ArithmeticError:
         return math.nan
 

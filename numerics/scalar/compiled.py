@@ -12,7 +12,7 @@ from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions, grid_kind, loss_module, pointer
 from numerics.deferred import Deferred, special
 from numerics.driver.outcome import Outcome
-from numerics.models import Chain, DataModel, Estimator, Frozen, Rule, Stage, in_equations, with_parameter
+from numerics.models import Chain, DataModel, Estimator, Frozen, Rule, Stage, in_equations, structured, with_parameter
 from numerics.scalar.constant_targets import resting_biases
 from numerics.scalar.directions import fixed_directions
 from numerics.scalar.kernels import layout
@@ -298,7 +298,8 @@ class PointArrays:
         # Where noise is little a separator must be known better than a small ridge says: closed forms start it.
         for i in np.flatnonzero(self.solved < self.status.shape[1]):
             t = int(self.solved[i])
-            if self.limits[i][t] != MAX_MARGIN or self.problems[i][0].ruled:
+            data, chain = self.problems[i]
+            if self.limits[i][t] != MAX_MARGIN or data.ruled or structured(data, chain):
                 continue
             for cosines in (True, False) if t else (False,):
                 again = PointArrays([self.problems[i]], self.common)
@@ -326,7 +327,7 @@ class PointArrays:
         ((data, chain),) = self.problems
         stage, at = chain.resolved(data)[t], layout.places(t)
         nodes = _entries.label_nodes(data_parameters(data), 1).of(data, stage.sets)
-        m, b, q = separator(data, stage)
+        m, b, q = separator(data, chain, t + 1)
         signs = 2.0 * nodes.labels - 1.0
         held = special.ndtr((1.0 - signs * (nodes.statistics[:, 0] * m + b)) / math.sqrt(data.variance * q))
         free = stage.eta - float(nodes.weight @ held)

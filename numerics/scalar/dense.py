@@ -9,7 +9,7 @@ import numpy as np
 
 from numerics.deferred import Deferred
 from numerics.models import Dense, Seen
-from numerics.models.dense import covariance_between, eigenbasis
+from numerics.models.dense import covariance_between, eigenbasis, without_rounding
 from numerics.scalar.kernels.layout import Groups, Tables
 
 _dense = Deferred("numerics.scalar.kernels.dense")
@@ -68,16 +68,18 @@ def eigenbases(inputs: Dense, maps: Maps, variance: float) -> Eigenbases:
     for seen in maps:
         if seen not in found:
             values, vectors = eigenbasis(covariance_between(seen, seen, inputs, variance))
-            found[seen] = values, vectors, vectors.T @ seen.response(inputs, variance)
+            found[seen] = values, vectors, without_rounding(values, vectors.T @ seen.response(inputs, variance))
     values, vectors, responses = (list(arrays) for arrays in zip(*(found[seen] for seen in maps), strict=True))
     linear = [seen is None or seen.scales_with_inputs for seen in maps]
     kept = [None if easy else mine for easy, mine in zip(linear, vectors, strict=True)]
-    between = {
-        (t, s): vectors[t].T @ covariance_between(maps[t], maps[s], inputs, variance) @ vectors[s]
-        for t in range(len(maps))
-        for s in range(t)
-        if maps[t] != maps[s]
-    }
+    between = {}
+    for t in range(len(maps)):
+        for s in range(t):
+            if maps[t] != maps[s]:
+                mixed = vectors[t].T @ covariance_between(maps[t], maps[s], inputs, variance) @ vectors[s]
+                mixed[values[t] == 0.0] = 0.0
+                mixed[:, values[s] == 0.0] = 0.0
+                between[t, s] = mixed
     return Eigenbases(values, kept, responses, between)
 
 
@@ -86,8 +88,10 @@ def coordinates(inputs: Dense, seen: Seen | None, variance: float) -> tuple[Arra
     if seen is None:
         return inputs.variances, inputs.signals
     found = eigenbases(inputs, (seen,), variance)
-    rows = found.responses[0]
-    return found.values[0], (rows**2).sum(axis=1) if inputs.direction is None else (rows @ inputs.direction) ** 2
+    values, rows = found.values[0], found.responses[0]
+    if inputs.direction is None:
+        return values, (rows**2).sum(axis=1)
+    return values, without_rounding(values, (rows @ inputs.direction)[:, None])[:, 0] ** 2
 
 
 @lru_cache(maxsize=4)
@@ -97,27 +101,43 @@ def tables_of(inputs: Dense, maps: Maps, variance: float, ruled: bool) -> Tables
     Where no direction is given, u is written in the eigenbasis of the inputs themselves, in which stages that see them have a
     diagonal M.
     """
-    bases, averaged = eigenbases(inputs, maps, variance), inputs.direction is None
+    bases = eigenbases(inputs, maps, variance)
+    sources = [_source(inputs, seen, bases.values[t], bases.responses[t]) for t, seen in enumerate(maps)]
+    kept = [_kept(bases.values[t], sources[t], ruled, t) for t in range(len(maps))]
     covariances, means, none = [], [], np.empty((0, 0))
-    for t, mine in enumerate(maps):
+    for t in range(len(maps)):
         for s in range(len(maps)):
             found = none
             if s == t:
-                found = bases.values[t][None, :]
+                found = bases.values[t][None, kept[t]]
             elif s < t:
-                found = bases.mixed(t, s)
+                found = bases.mixed(t, s)[np.ix_(kept[t], kept[s])]
             covariances.append(found)
         if ruled and t > 0:
             means.append(none)
-        elif not averaged:
-            means.append((bases.responses[t] @ inputs.direction)[:, None])
         else:
-            means.append(np.ones((1, inputs.size)) if mine is None else bases.responses[t] @ inputs.axes[1])
+            means.append(sources[t] if len(sources[t]) == 1 else sources[t][kept[t]])
     lists = _dense.no_matrices(), _dense.no_matrices()
     for matrices, arrays in zip(lists, (covariances, means), strict=True):
         for array in arrays:
             _dense.append_matrix(matrices, np.ascontiguousarray(array))
     return Tables(1.0 / inputs.size, 0.0, *lists)
+
+
+def _source(inputs: Dense, seen: Seen | None, variances: Array, rows: Array) -> Array:
+    """u, or all directions of an average, along the eigenvectors of what a map sees; a single row is a diagonal."""
+    if inputs.direction is not None:
+        return without_rounding(variances, (rows @ inputs.direction)[:, None])
+    return np.ones((1, inputs.size)) if seen is None else rows @ inputs.axes[1]
+
+
+def _kept(variances: Array, source: Array, ruled: bool, t: int) -> Array:
+    """Which eigenvectors are coordinates of a stage: on what is always 0 its weights are 0, but for those of a rule."""
+    if ruled:
+        return np.full(len(variances), t == 0) | (variances > 0.0)
+    if len(source) == 1:
+        return np.ones(len(variances), dtype=bool)
+    return (variances > 0.0) | (source != 0.0).any(axis=1)
 
 
 def without_groups(tables: Tables, stages: int, noise: float) -> Groups:

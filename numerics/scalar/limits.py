@@ -1,13 +1,17 @@
 """The limit ridge -> 0+ of a stage: which of three it is, and the saddle point where it is not an ordinary one.
 
-``Estimator(loss, ridge=0)`` stands for that limit.  With ``alpha*`` the separability threshold of the trained inputs:
+``Estimator(loss, ridge=0)`` stands for that limit.  With d the directions in which a stage's inputs vary, over N (eta of white
+ones), and ``alpha*`` the separability threshold of the labels by these inputs (:class:`numerics.thresholds.Evidence`):
 
-- *maximum likelihood*: ``alpha > eta`` and every sample's loss has its minimum at a finite logit, or logistic labels and
+- *maximum likelihood*: ``alpha > d`` and every sample's loss has its minimum at a finite logit, or logistic labels and
   ``alpha > alpha*``.  The equations are regular at ridge 0.
-- *minimum norm*: ``alpha < eta`` and every sample's loss has its minimum at a finite logit ``h*``.  Every sample reaches it,
+- *minimum norm*: ``alpha < d`` and every sample's loss has its minimum at a finite logit ``h*``.  Every sample reaches it,
   and among the weights that do this the shortest are chosen.
 - *max margin*: logistic labels and ``alpha < alpha*``.  The weights become infinite; their direction is that of the shortest
   weights with ``s h >= 1`` on every sample.
+
+Where class means have a part in which inputs do not vary the first is not solved: the weight there has no curvature of its own.
+Nor is the last from where on it sees that part alone, and makes no errors.
 
 The last two minimise ``|w|^2`` under a hard constraint; see :mod:`numerics.scalar.kernels.constrained`.
 """
@@ -23,9 +27,9 @@ import sympy
 
 from numerics import thresholds
 from numerics.codegen.losses import LossFunctions
-from numerics.models import Chain, DataModel, Estimator, ParameterError, structured, total_alpha
+from numerics.models import Chain, DataModel, Estimator, ParameterError, total_alpha
 from numerics.scalar.points import MAX_MARGIN, MINIMUM_NORM
-from numerics.scalar.prior import coordinate_groups
+from numerics.scalar.visible import seen_by
 from theory.functions import sigmoid, step
 from theory.losses import Loss
 from theory.symbols import h, logit, y
@@ -64,7 +68,7 @@ def classify(data: DataModel, chain: Chain) -> tuple[str | None, ...]:
     for number, stage in enumerate(chain.stages, start=1):
         for seen in _visible(stage.loss, number) if isinstance(stage, Estimator) else ():
             if limits[seen - 1] == MAX_MARGIN:
-                alpha, threshold = _separability(data, chain[seen - 1])
+                alpha, threshold = _separability(data, chain, seen)
                 raise ParameterError(
                     f"ridge of {chain.name(seen)} must be > 0: at alpha={alpha:g} its labels are separable, its logits "
                     f"grow without bound as ridge -> 0, and {chain.name(number)} looks at them; use a small ridge, or an "
@@ -73,25 +77,29 @@ def classify(data: DataModel, chain: Chain) -> tuple[str | None, ...]:
     return limits
 
 
-def _separability(data: DataModel, stage: Estimator) -> tuple[float, float]:
+def _separability(data: DataModel, chain: Chain, number: int) -> tuple[float, float]:
     """alpha of the data sets that a stage is trained on, and the alpha up to which it can separate their labels."""
-    alpha, labels = _labels(data, stage)
+    alpha, labels = labels_of(data, chain, number)
     return alpha, labels.threshold()
 
 
-def _labels(
-    data: DataModel, stage: Estimator
+def labels_of(
+    data: DataModel, chain: Chain, number: int, *, still: bool = True
 ) -> tuple[float, thresholds.MixtureSeparation | thresholds.RuleSeparation]:
-    """alpha of the data sets that a stage is trained on, and the separability of their labels."""
+    """alpha of the data sets that a stage is trained on, and the separability of their labels by what it sees.
+
+    ``still``: whether a part of the class means without variance counts.
+    """
+    stage, seen = chain[number - 1], seen_by(data, chain, number)
     sets = [data.data_set(name) for name in stage.sets]
     alpha = sum(found.alpha for found in sets)
     flipped = min(sum(found.alpha * found.label_noise for found in sets) / alpha, 0.5)
-    return alpha, thresholds.separation(data, stage.eta, flipped, stage.bias is None)
+    return alpha, thresholds.separation(data, seen._replace(still=seen.still and still), flipped, stage.bias is None)
 
 
-def separator(data: DataModel, stage: Estimator) -> tuple[float, float, float]:
-    """m, b and Q of the weights of a max-margin stage, with ``s h >= 1``, in closed form: it has no teacher."""
-    alpha, labels = _labels(data, stage)
+def separator(data: DataModel, chain: Chain, number: int) -> tuple[float, float, float]:
+    """m, b and Q of the weights of a max-margin stage on white inputs, with ``s h >= 1``, in closed form: it has no teacher."""
+    alpha, labels = labels_of(data, chain, number)
     margin, aligned, bias = labels.at(alpha)
     return aligned / margin, bias / margin, margin**-2
 
@@ -103,18 +111,13 @@ def of_labels(data: DataModel, loss: Loss) -> Loss:
 
 def _classify_stage(data: DataModel, chain: Chain, number: int) -> str:
     stage, name = chain[number - 1], chain.name(number)
-    alpha = total_alpha(data, stage.sets)
+    alpha, seen = total_alpha(data, stage.sets), seen_by(data, chain, number)
     if minimum_is_finite(stage.loss):
-        threshold, below = _dimensions(data, chain, number), MINIMUM_NORM
-        size = "eta" if stage.features is None else "features over N"
+        threshold, below = seen.dimensions, MINIMUM_NORM
+        size = "eta" if stage.features is None and data.inputs.white else "directions in which inputs vary over N"
         reason = f"alpha = {size} = {threshold:g}, where the weights just fit every sample and their norm diverges"
-    elif structured(data, chain):
-        raise ParameterError(
-            f"ridge of {name} must be > 0: for {stage.loss!r} the limit ridge -> 0 is known for white inputs only (for losses "
-            "with a minimum at a finite logit it is for all)"
-        )
     elif is_logistic(of_labels(data, stage.loss)):
-        _, threshold = _separability(data, stage)
+        _, threshold = _separability(data, chain, number)
         below = MAX_MARGIN
         reason = f"the separability threshold alpha = {threshold:.8g}, where the norm diverges and the margin vanishes"
     else:
@@ -124,16 +127,29 @@ def _classify_stage(data: DataModel, chain: Chain, number: int) -> str:
         )
     if math.isfinite(threshold) and abs(alpha - threshold) <= RESOLUTION * threshold:
         raise ParameterError(f"ridge of {name} must be > 0 at alpha={alpha:.10g}: this is {reason}")
+    if seen.still:
+        _check_still(data, chain, number, below if alpha < threshold else MAXIMUM_LIKELIHOOD)
     return below if alpha < threshold else MAXIMUM_LIKELIHOOD
 
 
-def _dimensions(data: DataModel, chain: Chain, number: int) -> float:
-    """Directions in which a stage's inputs vary, over N: so many samples its weights can fit, whatever their targets."""
-    if not structured(data, chain):
-        return chain[number - 1].eta
-    groups = coordinate_groups(data, chain)
-    seen = (groups.rows[:, number - 1] >= 0) & (groups.covariances[:, number - 1, number - 1] > 0.0)
-    return float(groups.share[seen].sum())
+def _check_still(data: DataModel, chain: Chain, number: int, limit: str) -> None:
+    """Refuse what is not solved where the class means have a part in which the stage's inputs do not vary.
+
+    Flipped labels aside, such a part is a separator.  Other weights make its margin larger up to where they could separate alone.
+    """
+    alpha, name = total_alpha(data, chain[number - 1].sets), chain.name(number)
+    why = "the class means have a part in which its inputs do not vary"
+    if limit == MAXIMUM_LIKELIHOOD:
+        raise ParameterError(
+            f"ridge of {name} must be > 0 at alpha={alpha:g}: {why}, and no curvature of the loss holds its weight"
+        )
+    if limit == MAX_MARGIN and not any(data.data_set(found).label_noise for found in chain[number - 1].sets):
+        alone = labels_of(data, chain, number, still=False)[1].threshold()
+        if alpha >= alone * (1.0 - RESOLUTION):
+            raise ParameterError(
+                f"ridge of {name} must be > 0 at alpha={alpha:g}: {why}, which is all that the separator sees from alpha = "
+                f"{alone:.8g} on"
+            )
 
 
 def _visible(loss: Loss, number: int) -> tuple[int, ...]:

@@ -111,7 +111,7 @@ def coordinate_groups(data: DataModel, chain: Chain, common: bool | None = None)
         if kind_of_prior(data, chain, common) == SHARED:
             tables = dense.tables_of(data.inputs, *_seen(data, features), isinstance(stages[0], Rule))
             return dense.without_groups(tables, len(features), noise)
-        return _groups_of_dense(data.inputs, *_seen(data, features), noise)
+        return _groups_of_dense(data.inputs, *_seen(data, features), noise, isinstance(stages[0], Rule))
     if any(features):
         return _groups_of_features(features, data.variance, noise)
     etas, overlaps = (tuple(getattr(stage, name) for stage in stages) for name in ("eta", "mask_overlap"))
@@ -163,11 +163,13 @@ def _seen(data: DataModel, maps: dense.Maps) -> tuple[dense.Maps, float]:
 
 
 @lru_cache(maxsize=8)
-def _groups_of_dense(inputs: Dense, maps: dense.Maps, variance: float, noise: float) -> Groups:
+def _groups_of_dense(inputs: Dense, maps: dense.Maps, variance: float, noise: float, ruled: bool) -> Groups:
     """Of stages that see the same of inputs of any covariance, along its eigenvectors."""
     variances, signals = dense.coordinates(inputs, maps[0], variance)
     count, size = len(variances), len(maps)
     share, active = np.full(count, 1.0 / inputs.size), np.ones((count, size), dtype=bool)
+    # Weights on what is always 0 are 0; a rule has some there, which nobody notices.
+    active[:, int(ruled) :] = ((variances > 0.0) | ((signals > 0.0) & (not ruled)))[:, None]
     means = np.repeat(np.sqrt(signals)[:, None], size, axis=1)
     covariances = np.broadcast_to(variances[:, None, None], (count, size, size))
     return _assembled(share, active, means, covariances, signals, noise)

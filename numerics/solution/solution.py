@@ -386,7 +386,7 @@ class StageSolution(AnyStage):
     @property
     def margin(self) -> float:
         """Smallest ``s h`` on the training set at ``|w|^2 = N``, of a max-margin stage; NaN for all others."""
-        return 1.0 / math.sqrt(self.fresh.overlap[-1, -1]) if self.limit == MAX_MARGIN else math.nan
+        return 1.0 / math.sqrt(self.fresh.weight_norm(-1)) if self.limit == MAX_MARGIN else math.nan
 
     @property
     def constraint(self) -> str | None:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from numerics.models import Dense, GaussianMixture, ParameterError, Seen
 from numerics.scalar.dense import Eigenbases, Maps, eigenbases, scale_of
-from numerics.scalar.points import StagePoint
+from numerics.scalar.kernels.layout import NO_RIDGE
+from numerics.scalar.points import MAX_MARGIN, StagePoint, effective_ridge
 from numerics.solution.solution import Solution
 
 Array = NDArray[np.float64]
@@ -152,6 +153,10 @@ def _require_known(solution: Solution, stage: int) -> Dense:
         raise ParameterError("data must be a mixture of Dense inputs with a direction for the law of weights")
     if not 0 <= stage < len(solution.points) or any(point.status for point in solution.points[: stage + 1]):
         raise ParameterError(f"stage must be one that is solved, from 0 to {len(solution.points) - 1}, got {stage!r}")
+    if solution.points[stage].limit == MAX_MARGIN:
+        raise ParameterError(
+            f"stage must have finite weights, those of {stage} grow without bound as its ridge tends to 0"
+        )
     return data.inputs
 
 
@@ -195,7 +200,10 @@ def _sources(solution: Solution, stage: int, inputs: SeenInputs) -> list[_Coeffi
     found: list[_Coefficients] = []
     for k in range(stage, -1, -1):
         _, _, reactions = points[k]
-        own = pulls[k] / (stages[k].ridge + reactions[k] * bases.values[k])
+        ridge, values = effective_ridge(stages[k], solution.points[k].limit), bases.values[k]
+        # Without ridge a weight on what does not vary is 0.
+        some = (values > 0.0) | (ridge > NO_RIDGE)
+        own = np.divide(pulls[k], ridge + reactions[k] * values, out=np.zeros_like(pulls[k]), where=some)
         seen = []
         for l in range(k + 1):
             seen.append(own * bases.values[k] if maps[l] == maps[k] else own @ bases.between[k, l])

@@ -30,7 +30,7 @@ from numerics import (
 from numerics.optimize import derivatives
 from numerics.optimize import optimize as find_best
 from numerics.problem import read_problem, write_problem
-from numerics.thresholds import RuleSeparation, separation
+from numerics.thresholds import Evidence, RuleSeparation, separation
 from theory.losses import CrossEntropy, Distillation, LinearLoss, Loss, PseudoLabels, SquareDistillation, SquareLoss
 from theory.rules import after_rule
 
@@ -303,13 +303,13 @@ def test_steep_links_are_signs_and_flat_ones_say_nothing() -> None:
 
 
 def test_separability_of_rules() -> None:
-    assert RuleSeparation(1.0, 0.0, 0.0).threshold() == math.inf
-    assert RuleSeparation(1.0, 0.0, 0.5).threshold() == pytest.approx(2.0, rel=1e-12)
-    assert RuleSeparation(0.4, 0.0, 0.5).threshold() == pytest.approx(0.8, rel=1e-12)
-    assert RuleSeparation(1.0, 1e12, 0.0).threshold() == pytest.approx(2.0, rel=1e-5)
-    assert RuleSeparation(0.7, 0.0, 0.0, 1e-9).threshold() == pytest.approx(1.4, rel=1e-8)
-    assert RuleSeparation(0.7, 0.0, 0.1, 1e9).threshold() == pytest.approx(
-        RuleSeparation(0.7, 0.0, 0.1).threshold(), rel=1e-8
+    assert RuleSeparation(1.0, 1.0, 0.0).threshold() == math.inf
+    assert RuleSeparation(1.0, 1.0, 0.5).threshold() == pytest.approx(2.0, rel=1e-12)
+    assert RuleSeparation(0.4, 0.4, 0.5).threshold() == pytest.approx(0.8, rel=1e-12)
+    assert RuleSeparation(1.0, 1e-12, 0.0).threshold() == pytest.approx(2.0, rel=1e-5)
+    assert RuleSeparation(0.7, 0.7, 0.0, 1e-9).threshold() == pytest.approx(1.4, rel=1e-8)
+    assert RuleSeparation(0.7, 0.7, 0.1, 1e9).threshold() == pytest.approx(
+        RuleSeparation(0.7, 0.7, 0.1).threshold(), rel=1e-8
     )
     rules = [
         LinearRule(1.0, 0.5, "probit"),
@@ -318,7 +318,7 @@ def test_separability_of_rules() -> None:
     ]
     rules += [LinearRule(1.0, output="logit", slope=30.0), LinearRule(1.0, output="logit", slope=0.8, label_noise=0.05)]
     for eta, data in zip((1.0, 0.6, 0.8, 1.0, 0.7), rules, strict=True):
-        threshold = separation(data, eta, data.label_noise, True).threshold()
+        threshold = separation(data, Evidence.white(eta), data.label_noise, True).threshold()
         data = replace(data, alpha=threshold * 1.05)
         assert solve(data, Estimator(CrossEntropy(), 0.0, eta))[0].limit == "maximum likelihood"
         below = solve(replace(data, alpha=threshold * 0.95), Estimator(CrossEntropy(), 0.0, eta))[0]
@@ -335,7 +335,7 @@ def test_students_of_margins_are_approached_by_small_ridges(data: LinearRule) ->
     """A separator beside a soft teacher: what the margin says does not depend on the teacher, the overlap is that of the limit."""
     chain = [Estimator(CrossEntropy(), 0.1), Estimator(CrossEntropy(), 0.0, eta=0.8)]
     limit = solve(data, chain, throw=True)[1]
-    kappa, aligned, _ = separation(data, 0.8, 0.1, True).at(1.0)
+    kappa, aligned, _ = separation(data, Evidence.white(0.8), 0.1, True).at(1.0)
     assert limit.margin == pytest.approx(kappa, rel=1e-9)
     assert limit.cosine == pytest.approx(aligned, rel=1e-9)
     near = [solve(data, [chain[0], replace(chain[1], ridge=ridge)])[1] for ridge in (1e-5, 1e-7)]

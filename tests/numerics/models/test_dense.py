@@ -116,11 +116,6 @@ def test_bad_matrices_are_refused_in_one_line(make, message: str) -> None:
             [Estimator(CrossEntropy(), 0.1, features=LinearMap([[0.0, 0.0, 2.0]]))],
             "features of teacher must see inputs that vary",
         ),
-        (
-            Dense(COVARIANCE),
-            [Estimator(CrossEntropy(), 0.0)],
-            "ridge of teacher must be > 0: with Dense inputs",
-        ),
         (Dense(COVARIANCE), [BayesOptimal()], "teacher is Bayes-optimal for white inputs"),
         (Dense(COVARIANCE), [Frozen(0.5, 1.0), Estimator(CrossEntropy(), 0.1)], "teacher has given weights"),
         (

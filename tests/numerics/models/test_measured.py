@@ -82,6 +82,11 @@ def test_it_is_the_mixture_of_its_moments() -> None:
     assert solve(data, chain)[0].test_error == solve(mixture, chain)[0].test_error
 
 
+def test_no_limit_of_vanishing_ridges_is_taken_of_estimated_laws() -> None:
+    with pytest.raises(ParameterError, match="ridge of teacher must be > 0 where data are Measured"):
+        solve(Measured(X, Y, alpha=5), Estimator(CrossEntropy(), 0.0))
+
+
 def test_copies_are_the_same_samples() -> None:
     data = Measured(X, Y, alpha=5, folds=4, seed=2)
     assert data.at(60) == data.with_value("alpha", 10.0) == Measured(X, Y, 10.0, 4, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,28 @@ def test_moments_of_the_law_are_the_order_parameters(maps: str, square: bool) ->
         np.testing.assert_allclose(
             logits.variance, np.einsum("ij,jk,ik->i", fresh, covariance, fresh) / SIZE, rtol=1e-10
         )
+
+
+@pytest.mark.parametrize("alpha", [0.3, 2.5])
+def test_the_law_without_ridge_is_that_of_small_ridges(alpha: float) -> None:
+    """Minimum norm, and maximum likelihood: moments are the order parameters, and those of a small ridge come close."""
+    wide = LinearMap(np.random.default_rng(1).standard_normal((SIZE + 5, SIZE)))
+    data, near = GaussianMixture(alpha, 0.3, 0.6, inputs=inputs_of(SIZE)), []
+    chain = chain_of((wide, HALF, wide))
+    for ridge in (0.0, 1e-5, 1e-6):
+        solution = solve(data, [chain[0], *(replace(stage, ridge=ridge) for stage in chain[1:])])
+        for t in (1, 2):
+            mean, covariance = law_of_weights(solution, t)
+            inputs = data.inputs
+            overlap = (mean @ inputs.covariance @ mean + np.trace(inputs.covariance @ covariance)) / SIZE
+            assert mean @ inputs.direction / SIZE == pytest.approx(solution.magnetization[t], rel=1e-8)
+            assert overlap == pytest.approx(solution.overlap[t, t], rel=1e-8)
+        near.append(np.append(mean, covariance))
+    assert np.abs(near[2] - near[0]).max() < 0.12 * np.abs(near[1] - near[0]).max()
+    assert np.abs(near[1] - near[0]).max() < 0.05 * np.abs(near[0]).max()
+    separable = solve(data if alpha < 1 else replace(data, alpha=0.3), replace(chain[0], ridge=0.0))
+    with pytest.raises(ParameterError, match="stage must have finite weights"):
+        law_of_weights(separable, 0)
 
 
 @pytest.mark.parametrize("copies", [20, 40])
