@@ -374,9 +374,9 @@ def separability_threshold_of(data: DataModel, stages: Chain | Stage | Sequence[
     >>> round(separability_threshold_of(LinearRule(1.0, output="sign"), network), 6)
     5.041436
     """
+    chain = _last_of(data, stages)
     if data.has_real_labels:
         raise ParameterError(f"data must have two labels: real numbers are not separable, got {data!r}")
-    chain = _last_of(data, stages)
     stage = chain[-1]
     if not isinstance(stage, Estimator):
         raise ParameterError(f"the last stage must be an Estimator, which is trained on samples, got {stage!r}")
@@ -431,7 +431,7 @@ def max_margin_of(data: DataModel, stage: Estimator) -> MaxMargin:
 def _last_of(data: DataModel, stages: Chain | Stage | Sequence[Stage]) -> Chain:
     """The chain in the equations, of whose last stage it is asked what it sees."""
     chain = Chain.of(stages)
-    if data.many_classes or data.in_clusters:
+    if not isinstance(data, DataModel) or data.many_classes or data.in_clusters:
         raise ParameterError(f"data must be of two classes without clusters, or of a rule, got {data!r}")
     used = {name for stage in chain.stages for name in stage.sets}
     check_fit(

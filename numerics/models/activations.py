@@ -41,9 +41,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 SERIES_ERROR = 1e-9
 """Of the covariance of two features that is a series, over their standard deviations."""
 
-_REACH, _STEPS = 12.0, 6001  # of the trapezoid rule for moments of smooth activations, in standard deviations
+_REACH = 12.0  # of averages over a field, in standard deviations
+_WIDEST, _HALVINGS = 0.125, 38  # of Gauss-Legendre panels on either side of 0, narrower and narrower next to it
+_PANEL_NODES = 16
+_MOMENT_ERROR = 1e-9  # of averages of an activation, over the root of its mean square
+_TAIL = 1e-12  # of a mean square, beyond the reach
 _ORDERS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # Hermite polynomials in the covariance of two features
 _ROUNDING = 1e-13
+_NOTHING = 1e-200  # variance of features
 _MOST_INTEGRALS = 5000
 _LEGENDRE = (120, 160)  # nodes on each side of a kink, of which the fewer check the others
 _APART = 1e-9  # of two fields that are one
@@ -58,6 +63,17 @@ class Moments(NamedTuple):
     mean: Array
     slope: Array
     rest: Array
+
+
+_FUNCTIONS = {
+    "erf": lambda u: special.erf(u),
+    "erfc": lambda u: special.erfc(u),
+    "sigmoid": lambda u: special.expit(u),
+    "softplus": lambda u: np.logaddexp(0.0, u),
+    "step": lambda u: np.heaviside(u, 0.5),
+    "log_sum_exp": lambda *u: special.logsumexp(np.broadcast_arrays(*u), axis=0),
+}
+"""What formulas may hold besides NumPy's functions."""
 
 
 @lru_cache(maxsize=64)
@@ -79,12 +95,13 @@ def function_of(activation: str) -> Callable[[Array], Array]:
         formula = read_formula(activation, {})
     except ValueError as error:
         reason = str(error).replace("the loss formula", "the formula").replace("the loss", "the formula")
+        reason = reason.partition("; known:")[0]
         raise ParameterError(
             f"activation must be one of {', '.join(ACTIVATIONS)} or a smooth formula of h: {reason}"
         ) from None
     if formula.free_symbols != {h}:
         raise ParameterError(f"activation must be a formula of h alone, got {activation!r}")
-    printed = sympy.lambdify([h], formula, modules=[{"erf": special.erf, "erfc": special.erfc}, "scipy", "numpy"])
+    printed = sympy.lambdify([h], formula, modules=[_FUNCTIONS, "scipy", "numpy"])
     return lambda u: np.broadcast_to(printed(np.asarray(u, dtype=float)), np.shape(u))
 
 
@@ -112,35 +129,64 @@ def moments_of(activation: str, variances: Array) -> Moments:
 
 
 def _moments_on_nodes(activation: str, variances: Array) -> Moments:
-    deviations, (nodes, weights) = np.sqrt(variances), _nodes()
-    found = np.empty((3, len(variances)))
-    for some, values in _values(activation, deviations):
+    deviations = np.sqrt(variances)
+    coarse, fine = (_averages(activation, deviations, panels) for panels in (1, 2))
+    mean, first, rest, square = fine
+    if not (first**2 + rest).min() > _NOTHING:
+        raise ParameterError(f"activation {activation!r} must vary on fields of variance {variances.min():g}")
+    scale = np.sqrt(square)
+    missed = np.max(np.abs(fine[:3] - coarse[:3]) / np.array([scale, scale, square]), axis=0)
+    if not missed.max() <= _MOMENT_ERROR:
+        worst = int(np.argmax(missed))
+        raise ParameterError(
+            f"activation {activation!r} must be smoother on fields of variance {variances[worst]:g}: its averages are known to "
+            f"{missed[worst]:.1g} only"
+        )
+    return Moments(mean, first / deviations, rest)
+
+
+def _averages(activation: str, deviations: Array, panels: int) -> Array:
+    """Mean, slope times the deviation, mean square of what is neither, and mean square, shape (4, fields)."""
+    nodes, weights = _nodes(panels)
+    found = np.empty((4, len(deviations)))
+    for some, values in _values(activation, deviations, panels):
         mean, first = values @ weights, values @ (weights * nodes)
         # The square of what is left, which loses no digits where it is small.
         rest = (values - mean[:, None] - first[:, None] * nodes) ** 2 @ weights
-        found[:, some] = mean, first / deviations[some], rest
-    return Moments(*found)
+        found[:, some] = mean, first, rest, values**2 @ weights
+    return found
 
 
-@lru_cache(maxsize=1)
-def _nodes() -> tuple[Array, Array]:
-    """Standard normal nodes and their weights."""
-    nodes = np.linspace(-_REACH, _REACH, _STEPS)
-    weights = np.exp(-0.5 * nodes**2)
+@lru_cache(maxsize=2)
+def _nodes(panels: int = 1) -> tuple[Array, Array]:
+    """Standard normal nodes and their weights; each panel in so many parts.  Kinks, jumps and steep slopes may be at 0."""
+    edges = np.concatenate(
+        [[0.0], _WIDEST * 0.5 ** np.arange(_HALVINGS, 0, -1.0), np.arange(_WIDEST, _REACH + 0.5 * _WIDEST, _WIDEST)]
+    )
+    x, weights = np.polynomial.legendre.leggauss(_PANEL_NODES)
+    parts = np.concatenate([edges[:-1] + k / panels * np.diff(edges) for k in range(panels)])
+    half = np.tile(0.5 * np.diff(edges) / panels, panels)[:, None]
+    nodes, weights = (parts[:, None] + half * (1.0 + x)).ravel(), (half * weights).ravel()
+    nodes, weights = np.concatenate([-nodes, nodes]), np.concatenate([weights, weights])
+    weights = weights * np.exp(-0.5 * nodes**2)
     return nodes, weights / weights.sum()
 
 
-def _values(activation: str, deviations: Array) -> Iterator[tuple[slice, Array]]:
+def _values(activation: str, deviations: Array, panels: int = 1) -> Iterator[tuple[slice, Array]]:
     """The activation on the nodes of fields, some fields at a time: which, and values of shape (fields, nodes)."""
-    nodes, weights = _nodes()
+    nodes, weights = _nodes(panels)
+    function, ends = function_of(activation), np.array([-_REACH, _REACH])
     for start in range(0, len(deviations), _CHUNK):
         some = slice(start, start + _CHUNK)
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = function_of(activation)(deviations[some, None] * nodes)
-            bad = ~np.isfinite(values**2 @ weights)
+        with np.errstate(all="ignore"):
+            values = function(deviations[some, None] * nodes)
+            squares = values**2 @ weights
+            beyond = (function(deviations[some, None] * ends) ** 2).max(axis=1) * math.exp(-0.5 * _REACH**2)
+        bad = ~np.isfinite(squares) | ~(beyond <= _TAIL * squares)
         if bad.any():
             raise ParameterError(
-                f"activation {activation!r} must be finite at fields of variance {deviations[some][bad][0] ** 2:g}"
+                f"activation {activation!r} must be finite, and of a finite mean square, at fields of variance "
+                f"{deviations[some][bad][0] ** 2:g}"
             )
         yield some, values
 

@@ -121,3 +121,9 @@ def spelt(name: str) -> str:
 
 def require_finite(name: str, value: object) -> float:
     return require_number(name, value, allowed="a finite number")
+
+
+def short(value: object) -> str:
+    """A value as it is written, on one line, and no more of it than tells what it is."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.models.checks import ParameterError
+from numerics.models.checks import ParameterError, short
 from numerics.models.inputs import Inputs
 
 Array = NDArray[np.float64]
@@ -298,14 +298,9 @@ def _numbers(name: str, values: object, axes: int) -> Array:
     except (TypeError, ValueError):
         array = None
     if array is None:
-        raise ParameterError(f"{name} must be {kind} of real numbers, got {_short(values)}")
+        raise ParameterError(f"{name} must be {kind} of real numbers, got {short(values)}")
     if array.ndim != axes or not 1 <= min(array.shape) <= max(array.shape) <= MOST_DENSE:
         raise ParameterError(f"{name} must be {kind} of 1 to {MOST_DENSE} entries an axis, got shape {array.shape}")
     if not np.isfinite(array).all():
         raise ParameterError(f"{name} must have finite entries, got {array[~np.isfinite(array)][0]:g}")
     return _frozen(array)
-
-
-def _short(value: object) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."

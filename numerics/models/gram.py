@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from numerics.models.checks import ParameterError, require_count, require_number
+from numerics.models.checks import ParameterError, require_count, require_number, short
 
 Array = NDArray[np.float64]
 Vector = tuple[float, ...]
@@ -252,9 +252,9 @@ def real_array(name: str, values: object) -> Array:
     try:
         found = np.asarray(values, dtype=float)
     except (TypeError, ValueError):
-        raise ParameterError(f"{name} must be an array of numbers, got {values!r}") from None
+        raise ParameterError(f"{name} must be an array of numbers, got {short(values)}") from None
     if not np.isfinite(found).all():
-        raise ParameterError(f"{name} must hold finite numbers, got {values!r}")
+        raise ParameterError(f"{name} must hold finite numbers, got {short(values)}")
     return found
 
 

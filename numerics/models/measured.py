@@ -17,10 +17,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.models.checks import ParameterError, require_alpha, require_count
+from numerics.models.checks import ParameterError, require_alpha, require_count, short
 from numerics.models.clusters import Clusters
 from numerics.models.data import DataSet, GaussianMixture
-from numerics.models.dense import MOST_DENSE, Dense, _Content, _frozen, _short
+from numerics.models.dense import MOST_DENSE, Dense, _Content, _frozen
 from numerics.models.inputs import Inputs
 
 Array = NDArray[np.float64]
@@ -161,7 +161,7 @@ def finite_inputs(X: object, columns: Sequence[str] | None = None) -> Array:
     except (TypeError, ValueError):
         array = None
     if array is None:
-        raise ParameterError(f"X must hold real numbers, got {_short(X)}")
+        raise ParameterError(f"X must hold real numbers, got {short(X)}")
     if array.ndim != 2 or min(array.shape) < 1:
         raise ParameterError(f"X must be a matrix, a row a sample, got shape {array.shape}")
     if array.shape[1] > MOST_DENSE:
@@ -202,7 +202,7 @@ def class_places(y: object) -> tuple[NDArray[np.intp], NDArray]:
     try:
         labels, places = np.unique(array, return_inverse=True)
     except TypeError:
-        raise ParameterError(f"y must be labels of one kind, got {_short(y)}") from None
+        raise ParameterError(f"y must be labels of one kind, got {short(y)}") from None
     return places.ravel(), labels
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
+from scipy.integrate import quad
+from scipy.special import expit
 
 from numerics.models import ParameterError
 from numerics.models.activations import SERIES_ERROR, covariance_of, function_of, moments_of
@@ -98,6 +100,62 @@ def test_what_is_too_steep_is_refused() -> None:
         ParameterError, match=r"activations 'tanh' and 'sign' must be smoother on fields of variance 30: 256 "
     ):
         covariance_of(("tanh", "sign"), fields, (variances, variances))
-    steep, one = "tanh(300*(h - 1))", np.ones(1)
+    steep, one = "tanh(40*(h - 1))", np.ones(1)
     with pytest.raises(ParameterError, match="must be smoother on fields of variance 1 and cosine 1"):
         covariance_of((steep, "sign"), one[:, None], (one, one))
+
+
+def brute(activation, deviation: float) -> tuple[float, float, float]:
+    """Mean, slope and what is left, by adaptive quadrature."""
+
+    def mean(function) -> float:
+        edges = (-12.0, -1.0, -0.1, -1e-3, -1e-5, 0.0, 1e-5, 1e-3, 0.1, 1.0, 12.0)
+        return sum(
+            quad(lambda z: function(z) * math.exp(-0.5 * z**2) / math.sqrt(2 * math.pi), a, b, epsabs=0, epsrel=1e-12)[
+                0
+            ]
+            for a, b in pairwise(edges)
+        )
+
+    first = mean(lambda z: activation(deviation * z))
+    slope = mean(lambda z: z * activation(deviation * z)) / deviation
+    return first, slope, mean(lambda z: activation(deviation * z) ** 2) - first**2 - (deviation * slope) ** 2
+
+
+@pytest.mark.parametrize(
+    ("formula", "activation"),
+    [
+        ("h/(1+exp(-h))", lambda u: u * expit(u)),
+        ("softplus(h)", lambda u: math.log1p(math.exp(u)) if u < 30 else u),
+        ("sigmoid(2*h) - 1/2", lambda u: expit(2 * u) - 0.5),
+        ("tanh(1000*h)", lambda u: math.tanh(1000 * u)),
+        ("sqrt(h**2 + 10**(-6))", lambda u: math.hypot(u, 1e-3)),
+        ("exp(h**2/8)", lambda u: math.exp(u**2 / 8)),
+        ("h**6", lambda u: u**6),
+    ],
+)
+@pytest.mark.parametrize("variance", [0.04, 1.0])
+def test_moments_of_formulas(formula: str, activation, variance: float) -> None:
+    found = [float(moment[0]) for moment in moments_of(formula, np.array([variance]))]
+    assert found == pytest.approx(brute(activation, math.sqrt(variance)), rel=1e-7, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        ("exp(h**2)", "finite mean square"), ("exp(h**2/4)", "finite mean square"), ("h*exp(h**2/2)", "finite mean square"),
+        ("log(h)", "must be finite"), ("1/h", "must be smoother"), ("tanh(1000*(h-1))", "must be smoother"),
+        ("10**(-300)*h", "must vary"), ("foo(h)", "a smooth formula of h: unknown symbols"),
+    ],
+)  # fmt: skip
+def test_averages_that_are_not_known_are_refused(formula: str, message: str) -> None:
+    with pytest.raises(ParameterError, match=message) as caught:
+        moments_of(formula, np.array([1.0]))
+    assert "h_teacher" not in str(caught.value)
+
+
+def test_large_rows_of_a_steep_activation_give_signs() -> None:
+    variances = np.array([1e4, 1e12, 1e20])
+    steep, sign = moments_of("tanh", variances), moments_of("sign", variances)
+    np.testing.assert_allclose(steep.slope[1:], sign.slope[1:], rtol=1e-5)
+    np.testing.assert_allclose(steep.rest[1:], sign.rest[1:], rtol=1e-4)
