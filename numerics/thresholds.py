@@ -374,9 +374,9 @@ def separability_threshold_of(data: DataModel, stages: Chain | Stage | Sequence[
     >>> round(separability_threshold_of(LinearRule(1.0, output="sign"), network), 6)
     5.041436
     """
-    chain = _last_of(data, stages)
-    if data.has_real_labels:
+    if isinstance(data, DataModel) and data.has_real_labels:
         raise ParameterError(f"data must have two labels: real numbers are not separable, got {data!r}")
+    chain = _last_of(data, stages)
     stage = chain[-1]
     if not isinstance(stage, Estimator):
         raise ParameterError(f"the last stage must be an Estimator, which is trained on samples, got {stage!r}")

@@ -346,9 +346,8 @@ def _checked_path(output: object) -> Path:
 
 
 def _require_a_point(grid: Grid | Experiment, dataset: xarray.Dataset) -> None:
-    """A problem, a limit ridge -> 0 or a simulation nowhere on the grid is a mistake rather than a region."""
-    names = ["residual"] if isinstance(grid, Grid) else grid.observables
-    if dataset.attrs["failed_points"] == grid.size and all(bool(dataset[name].isnull().all()) for name in names):
+    """A problem, or a limit ridge -> 0, nowhere on the grid is a mistake rather than a region."""
+    if isinstance(grid, Grid) and dataset.attrs["failed_points"] == grid.size and bool(dataset.residual.isnull().all()):
         raise ParameterError(dataset.attrs["failures"].partition("\n")[0].partition(": ")[2])
 
 
