@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from numerics.models.checks import ROUNDING, ParameterError, chosen
 from numerics.models.class_mixture import ClassMixture
@@ -86,7 +86,7 @@ class Chain:
         given, place = self.stages[number - 1].name, number - self.hidden
         return given or {0: "rule", 1: "teacher", 2: "student"}.get(place, f"stage{place}")
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(self.name(number) for number in range(1, len(self) + 1))
 

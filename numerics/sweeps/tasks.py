@@ -34,6 +34,9 @@ QUALITY = {
 """Rows after the observables, and their long names."""
 
 
+Problem = tuple[DataModel, Chain]
+
+
 def problem_at(data: DataModel, chain: Chain, paths: Sequence[str], values: Sequence[float]) -> tuple[DataModel, Chain]:
     """Data and chain with these parameters, checked to fit together; ParameterError if they do not."""
     pairs = list(zip(paths, values, strict=True))
@@ -73,16 +76,40 @@ class Points:
     def size(self) -> int:
         return len(self.values)
 
-    def at(self, i: int) -> tuple[DataModel, Chain]:
-        """Data and chain of point ``i``; ParameterError if there is no such problem."""
+    def at(self, i: int, common: Problem | None = None) -> Problem:
+        """Data and chain of point ``i``; ParameterError if there is no such problem.
+
+        ``common`` are those with all parameters but the last.
+        """
+        if common is not None:
+            try:
+                found = with_parameter(*common, self.paths[-1], float(self.values[i, -1]))
+                check_fit(*found)
+                return found
+            except ParameterError:  # the last may have to be set first; and the reason is that of all together
+                pass
         return problem_at(self.data, self.chain, self.paths, self.values[i])
 
+    def _with_others(self, i: int) -> Problem | None:
+        """Data and chain of point ``i`` but for its last parameter; None where that is no problem."""
+        found = self.data, self.chain
+        try:
+            for path, value in zip(self.paths[:-1], self.values[i, :-1], strict=True):
+                found = with_parameter(*found, path, float(value))
+        except ParameterError:
+            return None
+        return found
+
     def allowed(self, first: int, last: int) -> tuple[dict[int, tuple[DataModel, Chain]], dict[int, str]]:
-        """Problems of the points first <= i < last by position, and why there is none at the others."""
+        """Problems of the points first <= i < last by position, and why there is none at the others.
+
+        They differ in the last parameter alone: the others are set once.
+        """
         points, refused = {}, {}
+        common = self._with_others(first)
         for i in range(first, last):
             try:
-                points[i - first] = self.at(i)
+                points[i - first] = self.at(i, common)
             except ParameterError as reason:
                 refused[i - first] = str(reason)
         return points, refused
@@ -99,9 +126,9 @@ class Solve(Points):
     settings: Settings
     rtol: float | None = None
 
-    def at(self, i: int) -> tuple[DataModel, Chain]:
+    def at(self, i: int, common: Problem | None = None) -> Problem:
         """Data and chain of point ``i``; ParameterError if there is no such problem, or no limit where a ridge is 0."""
-        data, chain = super().at(i)
+        data, chain = super().at(i, common)
         if has_limit(chain) and not data.many_classes:
             classify(data, in_equations(data, chain))
         return data, chain
