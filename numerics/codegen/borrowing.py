@@ -93,9 +93,9 @@ def _lend(context: Any, builder: ir.IRBuilder, source: types.Type, target: types
 
 @lower_cast(Borrowed, types.NamedTuple)
 def _own(context: Any, builder: ir.IRBuilder, source: types.Type, target: types.Type, value: ir.Value) -> ir.Value:
-    return (
-        value if isinstance(target, Borrowed) else _loaded(context, builder, target, value)
-    )  # whoever keeps it counts it
+    if isinstance(target, Borrowed):
+        return value
+    return _loaded(context, builder, target, value)  # whoever keeps it counts it
 
 
 def _member(context: Any, builder: ir.IRBuilder, record: Borrowed, value: ir.Value, index: int) -> ir.Value:

@@ -35,23 +35,24 @@ QUALITY = {
 
 
 Problem = tuple[DataModel, Chain]
+"""What is solved, or simulated, at a point."""
 
 
-def problem_at(data: DataModel, chain: Chain, paths: Sequence[str], values: Sequence[float]) -> tuple[DataModel, Chain]:
+def problem_at(data: DataModel, chain: Chain, paths: Sequence[str], values: Sequence[float]) -> Problem:
     """Data and chain with these parameters, checked to fit together; ParameterError if they do not."""
-    pairs = list(zip(paths, values, strict=True))
-    found = data, chain
-    for order in (pairs, pairs[::-1]):  # a parameter may be allowed only after another one has been set
-        try:
-            found = data, chain
-            for path, value in order:
-                found = with_parameter(*found, path, float(value))
-            break
-        except ParameterError:
-            if order is not pairs:
-                raise
+    try:
+        found = _with_values((data, chain), paths, values)
+    except ParameterError:  # a parameter may be allowed only after another one has been set
+        found = _with_values((data, chain), paths[::-1], values[::-1])
     check_fit(*found)
     return found
+
+
+def _with_values(problem: Problem, paths: Sequence[str], values: Sequence[float]) -> Problem:
+    """With these parameters, one after the other."""
+    for path, value in zip(paths, values, strict=True):
+        problem = with_parameter(*problem, path, float(value))
+    return problem
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Points:
         """
         if common is not None:
             try:
-                found = with_parameter(*common, self.paths[-1], float(self.values[i, -1]))
+                found = _with_values(common, self.paths[-1:], self.values[i, -1:])
                 check_fit(*found)
                 return found
             except ParameterError:  # the last may have to be set first; and the reason is that of all together
@@ -92,15 +93,12 @@ class Points:
 
     def _with_others(self, i: int) -> Problem | None:
         """Data and chain of point ``i`` but for its last parameter; None where that is no problem."""
-        found = self.data, self.chain
         try:
-            for path, value in zip(self.paths[:-1], self.values[i, :-1], strict=True):
-                found = with_parameter(*found, path, float(value))
+            return _with_values((self.data, self.chain), self.paths[:-1], self.values[i, :-1])
         except ParameterError:
             return None
-        return found
 
-    def allowed(self, first: int, last: int) -> tuple[dict[int, tuple[DataModel, Chain]], dict[int, str]]:
+    def allowed(self, first: int, last: int) -> tuple[dict[int, Problem], dict[int, str]]:
         """Problems of the points first <= i < last by position, and why there is none at the others.
 
         They differ in the last parameter alone: the others are set once.
@@ -159,7 +157,7 @@ class Solve(Points):
         values[-3], values[-1] = 0.0, np.inf
         return Piece(values, dict(notes))
 
-    def _solved(self, points: Sequence[tuple[DataModel, Chain]], along: np.ndarray) -> Piece:
+    def _solved(self, points: Sequence[Problem], along: np.ndarray) -> Piece:
         """Points that differ in the last parameter, whose values are ``along``."""
         if self.data.many_classes:
             # Each cold: from a neighbour's solution other nodes would follow, and a point would depend on its grid.
@@ -225,9 +223,7 @@ class Solve(Points):
                 old[back[better]] = new[better]
             i = first - 1
 
-    def _one_by_one(
-        self, points: Sequence[tuple[DataModel, Chain]], solver: Callable[[DataModel, Chain], Solution]
-    ) -> Piece:
+    def _one_by_one(self, points: Sequence[Problem], solver: Callable[[DataModel, Chain], Solution]) -> Piece:
         """Points that do not gain from their neighbours."""
         values = np.full((len(self.observables), len(self.chain), len(points)), np.nan)
         quality = np.array([np.zeros(len(points)), np.full(len(points), np.nan), np.full(len(points), np.inf)])

@@ -358,6 +358,13 @@ def between_rough(rough, count, first, step, points, work):
     return n
 
 
+@njit(types.float64(types.float64, types.float64, types.float64), **LEAF)
+def halley(rest, dt, ddt):
+    """Halley's correction of h where t is short of its goal by ``rest``, held back where it would be more than twice Newton's."""
+    move = rest / dt
+    return move / max(1.0 + 0.5 * move * ddt / dt, 0.5)
+
+
 @njit(types.void(types.int64, FIELD, Matrix, Matrix, Matrix, types.int64), noalias=True, **PLAIN)
 def map_points(n, field, kinks, points, work, row):
     """t, dt/dh and d2t/dh2 of points, as :func:`mapped` has them, into rows of ``work``; S is in a ``row`` of points."""
@@ -395,9 +402,7 @@ def correct_points(n, rule, points, work):
     tolerance = rule.tolerance
     for j in range(np.uint64(n)):
         rest = work[GOAL, j] - work[AT, j]
-        move = rest / work[RATE, j]
-        move /= max(1.0 + 0.5 * move * work[BEND, j] / work[RATE, j], 0.5)
-        work[AT, j] = move
+        work[AT, j] = halley(rest, work[RATE, j], work[BEND, j])
         astray += 0 if abs(rest) < tolerance + 1e-14 * abs(work[GOAL, j]) else 1
     for j in range(np.uint64(n)):
         points[H, j] += work[AT, j]
@@ -431,8 +436,7 @@ def find_astray(sample, field, rule, kinks, rough, work, j):
             low = h
         else:
             high = h
-        move = rest / dt
-        move /= max(1.0 + 0.5 * move * ddt / dt, 0.5)
+        move = halley(rest, dt, ddt)
         new = h + move if low < h + move < high else 0.5 * (low + high)
         if new == h:
             break
@@ -444,7 +448,6 @@ def find_astray(sample, field, rule, kinks, rough, work, j):
 def settle(sample, field, rule, kinks, rough, n, points, work):
     """Bring interpolated points to their t: all together, then, where that fails, one by one."""
     row, width = LOW + sample.branch, points.shape[1]
-    astray = n
     for trial in range(_PASSES + 1):
         sample.along(
             n, sample.label, sample.logits, sample.parameters, address(points, H * width), address(points, LOW * width),
@@ -461,8 +464,7 @@ def settle(sample, field, rule, kinks, rough, n, points, work):
                     work[AT, j], work[RATE, j], work[BEND, j] = mapped(h, field, slope, sample.branch, kinks)
                     points[H, j], points[LOW, j], points[HIGH, j] = h, slope[0], slope[1]
                     points[CURVATURE, j], points[THIRD, j] = slope[S1], slope[S2]
-        astray = correct_points(n, rule, points, work)
-        if astray == 0:
+        if correct_points(n, rule, points, work) == 0:
             break
 
 
