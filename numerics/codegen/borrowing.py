@@ -1,9 +1,9 @@
-"""Named tuples that compiled functions lend to one another.
+"""Arrays and named tuples that compiled functions lend to one another.
 
 Numba counts references to every array of a named tuple whenever a function takes it, and copies all that it knows of each array
 into the call: with dozens of arrays that is slower than what the function does.  What is lent has an owner that keeps it for the
-time of the call, so that nothing need be counted, and its address is enough.  What is taken out of a borrowed tuple, or returned,
-is owned again.
+time of the call, so that nothing need be counted, and its address is enough.  What is taken out of a borrowed tuple is lent too;
+what is returned is owned again.
 
 Loops that write to arrays take those of a borrowed tuple out of it first: else they are looked up at every turn.
 """
@@ -20,16 +20,54 @@ from numba.core.typeconv import Conversion
 from numba.extending import NativeValue, intrinsic, register_model, unbox
 
 
+class Lent(types.Array):
+    """Type of an array that somebody else keeps: numba's, but for what it counts.  What is made of it, a slice too, is counted."""
+
+    def __init__(self, kind: types.Array) -> None:
+        name = f"Lent({kind.name})"
+        super().__init__(kind.dtype, kind.ndim, kind.layout, not kind.mutable, name, kind.aligned)
+
+    @property
+    def kept(self) -> types.Array:
+        """The same, kept."""
+        return self.copy()
+
+
+@register_model(Lent)
+class _LentModel(models.ArrayModel):
+    """The struct that every array is, in which nothing is counted."""
+
+    def has_nrt_meminfo(self) -> bool:
+        return False
+
+    def traverse(self, builder: ir.IRBuilder) -> list:
+        return []
+
+    def traverse_models(self) -> list:
+        return [self]
+
+
+@lower_cast(types.Array, Lent)
+@lower_cast(Lent, types.Array)
+def _same_array(context: Any, builder: ir.IRBuilder, source: types.Type, target: types.Type, value: ir.Value) -> ir.Value:
+    return value  # whoever keeps it counts it
+
+
 class Borrowed(types.NamedTuple):
     """Type of a named tuple that somebody else keeps."""
 
-    def __init__(self, members: tuple[types.Type, ...], cls: type) -> None:
-        super().__init__(members, cls)
-        self.name = f"Borrowed{self.name}"
+    def __init__(self, kept: types.NamedTuple) -> None:
+        super().__init__(tuple(map(borrowed, kept.types)), kept.instance_class)
+        self.kept = kept
+        self.name = f"Borrowed({kept.name})"
+
+    @property
+    def key(self) -> tuple:
+        return self.instance_class, self.kept
 
     def unify(self, typing_context: Any, other: types.Type) -> types.Type | None:
         """A variable that is lent here and owned there owns it."""
-        return None if _same(self, other) is None else _owned_type(self)
+        return None if _same(self, other) is None else self.kept
 
     def can_convert_from(self, typing_context: Any, other: types.Type) -> Conversion | None:
         return _same(self, other)
@@ -44,10 +82,18 @@ def _same(one: types.Type, other: types.Type) -> Conversion | None:
 
 
 def borrowed(kind: types.Type) -> types.Type:
-    """The type, if it is a named tuple with arrays, as a function takes it that borrows it."""
+    """The type, if it is an array or a named tuple, as a function takes it that borrows it."""
+    if type(kind) is types.Array:
+        return Lent(kind)
     if type(kind) is types.NamedTuple:
-        return Borrowed(tuple(borrowed(member) for member in kind.types), kind.instance_class)
+        return Borrowed(kind)
     return kind
+
+
+def on_stack(builder: ir.IRBuilder, kind: ir.Type) -> ir.Value:
+    """Room for a value until the function returns, not set: numba's own would be filled with zeros."""
+    with builder.goto_entry_block():
+        return builder.alloca(kind)
 
 
 @register_model(Borrowed)
@@ -55,7 +101,7 @@ class _BorrowedModel(models.PrimitiveModel):
     """The address of a struct, in which nothing is counted."""
 
     def __init__(self, dmm: Any, fe_type: Borrowed) -> None:
-        super().__init__(dmm, fe_type, dmm.lookup(_owned_type(fe_type)).get_value_type().as_pointer())
+        super().__init__(dmm, fe_type, dmm.lookup(fe_type.kept).get_value_type().as_pointer())
 
 
 def _stored(builder: ir.IRBuilder, kind: types.Type, value: ir.Value, place: ir.Value) -> None:
@@ -79,14 +125,14 @@ def _loaded(context: Any, builder: ir.IRBuilder, kind: types.Type, place: ir.Val
         _loaded(context, builder, member, cgutils.gep_inbounds(builder, place, 0, index))
         for index, member in enumerate(kind)
     ]
-    return context.make_tuple(builder, _owned_type(kind), parts)
+    return context.make_tuple(builder, kind, parts)
 
 
 @lower_cast(types.NamedTuple, Borrowed)
 def _lend(context: Any, builder: ir.IRBuilder, source: types.Type, target: types.Type, value: ir.Value) -> ir.Value:
     if isinstance(source, Borrowed):
         return value
-    place = cgutils.alloca_once(builder, context.get_value_type(_owned_type(target)))
+    place = on_stack(builder, context.get_value_type(target.kept))
     _stored(builder, source, value, place)
     return place
 
@@ -102,7 +148,7 @@ def _member(context: Any, builder: ir.IRBuilder, record: Borrowed, value: ir.Val
     place = cgutils.gep_inbounds(builder, value, 0, index)
     if isinstance(record[index], Borrowed):
         return place
-    return impl_ret_borrowed(context, builder, record[index], builder.load(place))
+    return impl_ret_borrowed(context, builder, record[index], builder.load(place))  # lists are counted
 
 
 @lower_getattr_generic(Borrowed)
@@ -118,27 +164,24 @@ def _item(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -
 
 @unbox(Borrowed)
 def _unbox(record: Borrowed, found: ir.Value, context: Any) -> NativeValue:
-    native = context.unbox(_owned_type(record), found)
+    native = context.unbox(record.kept, found)
     place = cgutils.alloca_once_value(context.builder, native.value)
     return NativeValue(place, is_error=native.is_error, cleanup=native.cleanup)
 
 
 @intrinsic
 def owned(typing_context: Any, record: types.Type) -> Any:
-    """A borrowed named tuple to keep, as a part of another one."""
-    if not isinstance(record, Borrowed):
+    """A named tuple, or an array, that may be lent, to keep as a part of another one."""
+    if not isinstance(record, (types.NamedTuple, types.Array)):
         return None
+    kept = getattr(record, "kept", record)
 
     def build(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-        value = _loaded(context, builder, signature.return_type, arguments[0])
-        context.nrt.incref(builder, signature.return_type, value)
+        (value,) = arguments
+        if isinstance(record, Borrowed):
+            value = _loaded(context, builder, signature.return_type, value)
+        if context.enable_nrt:
+            context.nrt.incref(builder, signature.return_type, value)
         return value
 
-    return _owned_type(record)(record), build
-
-
-def _owned_type(kind: types.Type) -> types.Type:
-    """The same, kept."""
-    if isinstance(kind, Borrowed):
-        return types.NamedTuple(tuple(map(_owned_type, kind.types)), kind.instance_class)
-    return kind
+    return kept(record), build

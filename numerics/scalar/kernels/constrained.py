@@ -23,6 +23,7 @@ import math
 import numpy as np
 from numba import types
 
+from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
 from numerics.scalar.kernels.elementary import INNER, PLAIN, POINT_FUNCTION, FloatArray, Matrix, address
 from numerics.scalar.kernels.fields import add_field_means
@@ -226,7 +227,7 @@ def follow_constrained(loss, nodes, goals, field, along):
         logits[i, k] = held_logit(loss, goals[i], here)
         statistics[i, 2 + k] = along[i]
         statistics[i, 3 + 2 * k] = (logits[i, k] - here) / field.gamma
-    return Nodes(nodes.weight, statistics, nodes.labels, logits, nodes.member, nodes.row)
+    return Nodes(owned(nodes.weight), statistics, owned(nodes.labels), logits, owned(nodes.member), owned(nodes.row))
 
 
 @njit(

@@ -7,23 +7,29 @@ import math
 import numpy as np
 from numba import types
 
+from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
 from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, Matrix
 from numerics.scalar.kernels.layout import FIELD, ORDER_PARAMETERS, Field
 
 
-@njit(FIELD(ORDER_PARAMETERS, types.float64), **INNER)
-def field_of(order, delta):
-    """Field on the samples that a stage is trained on."""
+@njit(FIELD(ORDER_PARAMETERS, types.float64, FloatArray), **INNER)
+def field_in(order, delta, coefficients):
+    """Field on the samples that a stage is trained on, with its coefficients in a given array."""
     k = order.couplings.size
     root = math.sqrt(delta)
-    coefficients = np.empty(2 + 2 * k)
     coefficients[0] = order.m
     coefficients[1] = order.b
     for r in range(k):
         coefficients[2 + r] = root * order.couplings[r]
         coefficients[2 + k + r] = delta * order.responses[r]
-    return Field(coefficients, root * order.norm, delta * order.response)
+    return Field(owned(coefficients), root * order.norm, delta * order.response)
+
+
+@njit(FIELD(ORDER_PARAMETERS, types.float64), **INNER)
+def field_of(order, delta):
+    """The same, in an array of its own."""
+    return field_in(order, delta, np.empty(2 + 2 * order.couplings.size))
 
 
 @njit(FIELD(ORDER_PARAMETERS, types.float64), **INNER)

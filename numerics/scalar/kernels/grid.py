@@ -19,7 +19,9 @@ import math
 import numpy as np
 from numba import types
 
+from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
+from numerics.codegen.room import PART_MATRIX, integer_part, part, part_matrix, stack, stack_matrix
 from numerics.scalar.kernels.elementary import (
     INNER,
     LEAF,
@@ -240,7 +242,7 @@ def points_in_the_field(sample, field, table, count, reach, h_centre, centre, sc
     for k in range(len(_RULES)):
         if _RULES[k] == count:
             first = _RULE_STARTS[k]
-    slope = np.empty(4)
+    slope = stack(4)
     slopes_at(sample, h_centre, slope)
     rate = 1.0 / (1.0 + gamma * slope[S1])
     rounding = _ROUNDING * (abs(h_centre) + gamma * abs(slope[branch]) + abs(centre))
@@ -475,11 +477,8 @@ def march(sample, field, rule, kinks, table, h, limit, direction):
     """Add points from ``h`` on, one step of t each, until P passes ``limit``; upwards with that at h, downwards without."""
     gamma, row = field.gamma, LOW + sample.branch
     step = direction * rule.step
-    rough, points, work = (
-        np.empty((4, _ROUGH_POINTS)),
-        np.empty((POINT_ROWS, _MOST_BETWEEN)),
-        np.empty((WORK_ROWS, _MOST_BETWEEN)),
-    )
+    rough, points = stack_matrix(4, _ROUGH_POINTS), stack_matrix(POINT_ROWS, _MOST_BETWEEN)
+    work = stack_matrix(WORK_ROWS, _MOST_BETWEEN)
     rough[PLACE, 0] = h
     place = -direction * np.inf
     goal = np.nan
@@ -520,17 +519,20 @@ def half_widths(weight, tail, margin, reach):
         reach[i] = math.sqrt(2.0 * math.log(ratio)) + margin if ratio > 1.0 else 0.0
 
 
-@njit(SAMPLES(LOSS, FloatArray, FloatArray, Matrix, types.float64), **INNER)
-def new_samples(loss, weight, labels, logits, tail):
-    """A Gaussian for each node, its centre still to be filled in, with no points yet."""
+@njit(SAMPLES(LOSS, FloatArray, FloatArray, Matrix, types.float64, FloatArray), **INNER)
+def new_samples(loss, weight, labels, logits, tail, room):
+    """A Gaussian for each of n nodes, its centre still to be filled in, with no points yet; ``room`` is for 8n numbers."""
     n = weight.size
     samples = Samples(
-        labels, logits, np.empty(n), np.empty(n, np.int64), np.empty(n), np.empty(n), np.empty(n), np.zeros(n, np.int64),
-        np.zeros(n, np.int64), np.arange(n),
+        owned(labels), owned(logits), part(room, 0, n), integer_part(room, n, n), part(room, 2 * n, n), part(room, 3 * n, n),
+        part(room, 4 * n, n), integer_part(room, 5 * n, n), integer_part(room, 6 * n, n), integer_part(room, 7 * n, n),
+        owned(room),
     )  # fmt: skip
     half_widths(weight, tail, MARGIN, samples.reach)
-    pair = np.empty(2)
+    pair = stack(2)
     for i in range(n):
+        samples.start[i] = samples.stop[i] = 0
+        samples.order[i] = i
         loss.targets(
             0.0, labels[i], address(logits, i * logits.shape[1]), address(loss.parameters, 0), address(pair, 0)
         )
@@ -544,10 +546,15 @@ def new_samples(loss, weight, labels, logits, tail):
 @njit(SAMPLES(SAMPLES, types.int64, types.int64), **INNER)
 def samples_between(samples, low, high):
     """Those of the nodes ``low <= i < high``, which get an order of their own."""
+    n = high - low
+    room = np.empty(n)
+    order = integer_part(room, 0, n)
+    for i in range(n):
+        order[i] = i
     return Samples(
-        samples.labels[low:high], samples.logits[low:high], samples.target[low:high], samples.branch[low:high],
-        samples.offset[low:high], samples.centre[low:high], samples.reach[low:high], samples.start[low:high],
-        samples.stop[low:high], np.arange(high - low),
+        samples.labels[low:high], samples.logits[low:high], part(samples.target, low, n), integer_part(samples.branch, low, n),
+        part(samples.offset, low, n), part(samples.centre, low, n), part(samples.reach, low, n),
+        integer_part(samples.start, low, n), integer_part(samples.stop, low, n), order, room,
     )  # fmt: skip
 
 
@@ -610,16 +617,29 @@ def gauss_may_do(loss, rule):
     return rule.outer and not searched and rule.step > _LAST_RULE_STEP and rule.sharpness < _SHARPNESS[1]
 
 
-@njit(TABLE(LOSS, SAMPLES, FIELD, RULE, Matrix, Matrix), **INNER)
-def separate_points(loss, samples, field, rule, points, found):
-    """Points for each node by itself; ``found``, shape (3, n_bends), is work space."""
+@njit(types.UniTuple(PART_MATRIX, 2)(LOSS, RULE, FloatArray), **LEAF)
+def room_for_bends(loss, rule, room):
+    """Where the bends of a loss go, shape (3, n_bends), and the kinks that they and others make; see :func:`room_needed`."""
+    kinks = 2 * loss.n_bends + rule.extra.shape[0] + 1
+    return part_matrix(room, 0, 3, loss.n_bends), part_matrix(room, 3 * loss.n_bends, kinks, 3)
+
+
+@njit(types.int64(LOSS, RULE), **LEAF)
+def room_needed(loss, rule):
+    """By bends and kinks."""
+    return 9 * loss.n_bends + 3 * rule.extra.shape[0] + 3
+
+
+@njit(TABLE(LOSS, SAMPLES, FIELD, RULE, Matrix, FloatArray), **INNER)
+def separate_points(loss, samples, field, rule, points, room):
+    """Points for each node by itself; ``room`` is for :func:`room_for_bends`."""
     sigma, gamma, step = field.sigma, field.gamma, rule.step
     searched = loss.kind & SEARCHED != 0 and rule.sharing
     may_rule = gauss_may_do(loss, rule)
     finest = finest_scale(rule.extra)
-    kinks = np.empty((2 * loss.n_bends + rule.extra.shape[0] + 1, 3))
-    slope = np.empty(4)
-    table = Table(points, 0)
+    found, kinks = room_for_bends(loss, rule, room)
+    slope = stack(4)
+    table = Table(owned(points), 0)
     h = 0.0
     for i in range(samples.labels.size):
         begun = samples.start[i] = table.used
@@ -663,17 +683,19 @@ def separate_points(loss, samples, field, rule, points, found):
     return table
 
 
-@njit(TABLE(LOSS, SAMPLES, FIELD, RULE, Matrix, FloatArray), **INNER)
-def shared_points(loss, samples, field, rule, points, low):
-    """Points for runs of nodes whose ranges overlap; they begin at ``low`` in P on branch 0, and are in this order."""
+@njit(TABLE(LOSS, SAMPLES, FIELD, RULE, Matrix, FloatArray, FloatArray), **INNER)
+def shared_points(loss, samples, field, rule, points, low, room):
+    """Points for runs of nodes whose ranges overlap; they begin at ``low`` in P on branch 0, and are in this order.
+
+    ``room`` is for :func:`room_for_bends`.
+    """
     sigma, gamma, order = field.sigma, field.gamma, samples.order
-    found = np.empty((3, loss.n_bends))
-    kinks = np.empty((2 * loss.n_bends + rule.extra.shape[0] + 1, 3))
-    slope = np.empty(4)
+    found, kinks = room_for_bends(loss, rule, room)
+    slope = stack(4)
     any_sample = sample_at(loss, samples, 0)
     bends_at(loss, any_sample, found)
     n_kinks = find_kinks(field, found, rule.extra, kinks)
-    table = Table(points, 0)
+    table = Table(owned(points), 0)
     h = 0.0
     rank = 0
     while rank < order.size:
@@ -720,15 +742,17 @@ def build_grid(loss, samples, field, rule, points):
     points : array, shape (6, p)
         Storage; the table returned is this one, or a larger one.
     """
-    found = np.empty((3, loss.n_bends))
+    needed, n = room_needed(loss, rule), samples.labels.size
     share = loss.kind & SHARED != 0 and rule.sharing
+    room = np.empty(needed + n)
     if share and loss.n_bends > 0 and gauss_may_do(loss, rule):
+        found, _ = room_for_bends(loss, rule, room)
         bends_at(loss, sample_at(loss, samples, 0), found)
         share = not field.sigma < _OUTER_RATIO * min(smallest_scale(found), finest_scale(rule.extra))
     if share:
-        low = np.empty(samples.labels.size)
-        for i in range(low.size):
+        low = room[needed:]
+        for i in range(n):
             low[i] = samples.centre[i] - samples.reach[i] * field.sigma + field.gamma * samples.offset[i]
         if sharing_pays(samples, field, rule, low):
-            return shared_points(loss, samples, field, rule, points, low)
-    return separate_points(loss, samples, field, rule, points, found)
+            return shared_points(loss, samples, field, rule, points, low, room)
+    return separate_points(loss, samples, field, rule, points, room)

@@ -9,6 +9,7 @@ import numpy as np
 from numba import types
 
 from numerics.codegen.cache import njit
+from numerics.codegen.room import stack
 from numerics.scalar.kernels.elementary import INNER, FloatArray, Matrix, address
 from numerics.scalar.kernels.layout import (
     COVARIANCES,
@@ -46,8 +47,7 @@ UNITS = record(Units, types.float64, types.float64)
 def loss_units(problem):
     """Units of a stage's loss, read off some of its nodes."""
     loss, labels, logits = problem.loss, problem.nodes.labels, problem.logits
-    slope = np.empty(4)
-    pair = np.empty(2)
+    slope, pair = stack(4), stack(2)
     force = 0.0
     curvature = 0.0
     values = address(loss.parameters, 0)

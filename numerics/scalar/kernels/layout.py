@@ -18,6 +18,7 @@ import numpy as np
 from numba import types
 
 from numerics.codegen.cache import njit
+from numerics.codegen.room import INTEGER_PART, PART
 from numerics.scalar.kernels.elementary import (
     ALONG_FUNCTION,
     LEAF,
@@ -278,6 +279,8 @@ class Samples(NamedTuple):
         Node i owns the points ``start[i] <= j < stop[i]``.
     order : integer array, shape (n,)
         A permutation, by the place on a shared grid.
+    room : array
+        That the others are parts of, but for the first two.
     """
 
     labels: np.ndarray
@@ -290,11 +293,10 @@ class Samples(NamedTuple):
     start: np.ndarray
     stop: np.ndarray
     order: np.ndarray
+    room: np.ndarray
 
 
-SAMPLES = record(
-    Samples, FloatArray, Matrix, FloatArray, IntArray, FloatArray, FloatArray, FloatArray, IntArray, IntArray, IntArray
-)
+SAMPLES = record(Samples, FloatArray, Matrix, PART, INTEGER_PART, *[PART] * 3, *[INTEGER_PART] * 3, FloatArray)
 
 
 class Node(NamedTuple):

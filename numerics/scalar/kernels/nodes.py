@@ -7,7 +7,9 @@ import math
 import numpy as np
 from numba import types
 
+from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
+from numerics.codegen.room import stack
 from numerics.scalar.kernels.constrained import constrained_nodes, find_goals, follow_constrained
 from numerics.scalar.kernels.elementary import INNER, FloatArray, IntArray, Matrix
 from numerics.scalar.kernels.fields import centres_in_p
@@ -93,7 +95,7 @@ def extend_nodes(loss, nodes, seen, field, trained, rule, tail):
     """
     n, k = nodes.logits.shape
     weight, gamma, sigma = nodes.weight, field.gamma, field.sigma
-    samples = new_samples(loss, weight, nodes.labels, seen, tail)
+    samples = new_samples(loss, weight, nodes.labels, seen, tail, np.empty(8 * n))
     centre, start, stop, branch = samples.centre, samples.start, samples.stop, samples.branch
     centres_in_p(field, nodes.statistics, samples.target, centre)
     points, _ = build_grid(loss, samples, field, rule, np.empty((POINT_ROWS, 256)))
@@ -138,9 +140,9 @@ def follow_nodes(loss, nodes, seen, field, trained, along):
     """As :func:`extend_nodes` where every node already has its value ``along[i]`` of this stage's g."""
     n, k = nodes.logits.shape
     statistics, logits = with_room_for_a_stage(nodes)
-    samples = new_samples(loss, nodes.weight, nodes.labels, seen, 1.0)
+    samples = new_samples(loss, nodes.weight, nodes.labels, seen, 1.0, np.empty(8 * n))
     centres_in_p(field, nodes.statistics, samples.target, samples.centre)
-    slope = np.empty(4)
+    slope = stack(4)
     h = 0.0
     for i in range(n):
         sample = sample_at(loss, samples, i)
@@ -149,7 +151,7 @@ def follow_nodes(loss, nodes, seen, field, trained, along):
         logits[i, k] = h
         statistics[i, 2 + k] = along[i]
         statistics[i, 3 + 2 * k] = samples.target[i] - slope[sample.branch] if trained else 0.0
-    return Nodes(nodes.weight, statistics, nodes.labels, logits, nodes.member, nodes.row)
+    return Nodes(owned(nodes.weight), statistics, owned(nodes.labels), logits, owned(nodes.member), owned(nodes.row))
 
 
 @njit(
@@ -198,7 +200,7 @@ def nodes_after(stage, nodes, field, trained, needed, directions, rule, tail):
         The stage's g for each row; without any, g is integrated over.
     """
     k = nodes.logits.shape[1]
-    extended = with_constant_logit(take_nodes(nodes, np.empty(0, np.int64)), 0.0)  # if no data set is needed any more
+    extended = nodes
     defect = 0.0
     parts = 0
     for side in range(1, -1, -1):
@@ -211,7 +213,7 @@ def nodes_after(stage, nodes, field, trained, needed, directions, rule, tail):
         if count == 0:
             continue
         part = nodes_of_sets(nodes, wanted)
-        own = field if side == 1 else Field(field.coefficients, field.sigma, 0.0)
+        own = Field(owned(field.coefficients), field.sigma, field.gamma if side == 1 else 0.0)
         if side == 1 and stage.loss.constraint != TRAINED:
             goals = np.empty(part.labels.size)
             find_goals(stage.loss, part.labels, part.logits[:, stage.seen], goals)
@@ -238,4 +240,6 @@ def nodes_after(stage, nodes, field, trained, needed, directions, rule, tail):
         else:
             extended = part
         parts += 1
+    if parts == 0:  # no data set is needed any more
+        extended = with_constant_logit(take_nodes(nodes, np.empty(0, np.int64)), 0.0)
     return extended, defect

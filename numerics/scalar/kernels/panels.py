@@ -18,6 +18,7 @@ import numpy as np
 from numba import types
 
 from numerics.codegen.cache import njit
+from numerics.codegen.room import stack, stack_matrix
 from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, Matrix, address
 from numerics.scalar.kernels.layout import FIELD, POSITION, RULE, SAMPLE, SCALE, TABLE, Table
 from numerics.scalar.kernels.proximal import (
@@ -44,6 +45,7 @@ _FARTHEST_WEIGHT = 1e-12  # tails need not be resolved better than what they wei
 _PANEL_ROUNDING = 4e-15
 _NARROWEST_PANEL = 1e-13  # relative to the position
 _MOST_HALVINGS = 60
+_MOST_ENDS = _MOST_HALVINGS + 1
 _MOST_PANELS = 3000  # of one range; what is not resolved then shows in the defect of the nodes' densities
 _BEND_PANELS = (
     2.0  # width of a panel over its distance to a bend of a later stage's integrand, or over the scale of that bend
@@ -143,10 +145,8 @@ def panels(sample, field, rule, table, low, high, guess, centre):
     sigma, gamma, branch, extra = field.sigma, field.gamma, sample.branch, rule.extra
     tolerance = _PANEL_TOLERANCE * (rule.step / _PANEL_STEP) ** _PANEL_POWER
     tolerance = min(max(tolerance, _LEAST_TOLERANCE), _LARGEST_TOLERANCE)
-    ends = np.empty((_MOST_HALVINGS + 1, _SOLVED_ROWS))
-    left = np.empty(_SOLVED_ROWS)
-    inside = np.empty((_SOLVED_ROWS, LANES))
-    slope = np.empty(4)
+    ends, inside = stack_matrix(_MOST_ENDS, _SOLVED_ROWS), stack_matrix(_SOLVED_ROWS, LANES)
+    left, slope = stack(_SOLVED_ROWS), stack(4)
     place = _END_TOLERANCE * sigma
     count = max(1, math.ceil((high - low) / (_PANEL_WIDTH * rule.step * sigma)))
     h = proximal_point(sample, gamma, low, guess, place, slope)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
+from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
 from numerics.scalar.kernels.elementary import INNER, IntArray, Matrix
 from numerics.scalar.kernels.layout import NODES, Nodes
@@ -51,4 +52,4 @@ def with_constant_logit(nodes, logit):
     statistics[:, 2 + k] = 0.0
     statistics[:, 3 + 2 * k] = 0.0
     logits[:, k] = logit
-    return Nodes(nodes.weight, statistics, nodes.labels, logits, nodes.member, nodes.row)
+    return Nodes(owned(nodes.weight), statistics, owned(nodes.labels), logits, owned(nodes.member), owned(nodes.row))

@@ -14,12 +14,13 @@ from numba import types
 
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
+from numerics.codegen.room import PART, PART_MATRIX, part, part_matrix
 from numerics.driver.newton import CAP, RESIDUAL, STEP, newton_of
 from numerics.driver.outcome import OUTCOME
 from numerics.scalar.kernels.averages import channel_averages, point_tables
 from numerics.scalar.kernels.constrained import constrained_averages, find_goals
 from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray, Matrix, multiply
-from numerics.scalar.kernels.fields import centres_in_p, field_of
+from numerics.scalar.kernels.fields import centres_in_p, field_in
 from numerics.scalar.kernels.generated import DENSITY_ROW, N_SUMS, TABLE_ROWS
 from numerics.scalar.kernels.grid import MAP_TOLERANCE, build_grid, new_samples, samples_between
 from numerics.scalar.kernels.layout import (
@@ -91,25 +92,42 @@ class ChainRule(NamedTuple):
     d_factor: np.ndarray
 
 
-CHAIN_RULE = record(ChainRule, *[FloatArray] * 4, Matrix, *[FloatArray] * 5, *[Matrix] * 3)
+CHAIN_RULE = record(ChainRule, *[PART] * 4, PART_MATRIX, *[PART] * 5, *[PART_MATRIX] * 3)
 
 
-@njit(CHAIN_RULE(FloatArray, types.float64), **INNER)
-def new_chain_rule(triangle, delta):
-    """For a stage whose earlier ones have this Cholesky factor."""
+@njit(CHAIN_RULE(FloatArray, types.float64, FloatArray), **PLAIN)
+def new_chain_rule(triangle, delta, room):
+    """For a stage whose earlier ones have this Cholesky factor; see :func:`room_of_chain_rule`."""
     k = int(math.sqrt(2.0 * triangle.size))
-    size, n_conjugate = 2 * k + 4, 2 * k + 3
-    n_input = size + k
-    constants = np.empty(1 + triangle.size)
+    size, n_conjugate, n_input = 2 * k + 4, 2 * k + 3, 3 * k + 4
+    for r in range(room.size):
+        room[r] = 0.0
+    a = n_input
+    constants = part(room, a, 1 + triangle.size)
     constants[0] = delta
     for r in range(triangle.size):
         constants[1 + r] = triangle[r]
+    b = a + constants.size
+    c = b + 2 * (k + 1)
+    d = c + 2 * size * n_input
+    e = d + 2 * n_conjugate**2 + n_conjugate
+    f = e + (k + 1) ** 2
+    g = f + size * size
     return ChainRule(
-        np.empty(n_input), constants, np.empty(k + 1), np.empty(k + 1), np.zeros((n_input, size)), np.zeros(size * n_input),
-        np.zeros(n_conjugate**2), np.zeros(n_conjugate**2), np.zeros(n_conjugate), np.zeros((k + 1) ** 2), np.empty((size, size)),
-        np.empty((n_conjugate, size)),
-        np.empty((k + 1, size)),
+        part(room, 0, n_input), constants, part(room, b, k + 1), part(room, b + k + 1, k + 1),
+        part_matrix(room, c, n_input, size), part(room, c + size * n_input, size * n_input),
+        part(room, d, n_conjugate**2), part(room, d + n_conjugate**2, n_conjugate**2), part(room, e - n_conjugate, n_conjugate),
+        part(room, e, (k + 1) ** 2), part_matrix(room, f, size, size), part_matrix(room, g, n_conjugate, size),
+        part_matrix(room, g + n_conjugate * size, k + 1, size),
     )  # fmt: skip
+
+
+@njit(types.int64(types.int64), **LEAF)
+def room_of_chain_rule(k):
+    """Numbers that it takes."""
+    size, n_conjugate, n_input = 2 * k + 4, 2 * k + 3, 3 * k + 4
+    vectors = n_input + 1 + k * (k + 1) // 2 + 2 * (k + 1) + n_conjugate
+    return vectors + 2 * size * n_input + 2 * n_conjugate**2 + (k + 1) ** 2 + size * (size + n_conjugate + k + 1)
 
 
 class Block(NamedTuple):
@@ -121,13 +139,14 @@ class Block(NamedTuple):
     sums: np.ndarray
 
 
-BLOCK = record(Block, SAMPLES, Matrix, Matrix, Matrix)
+BLOCK = record(Block, SAMPLES, *[PART_MATRIX] * 3)
 
 
 class Memory(NamedTuple):
     """What evaluations write to, besides :class:`State`; see :func:`numerics.driver.newton.newton_of`.
 
-    ``averages`` and ``gradients`` are those of the channel, ``own_averages`` and ``own_gradients`` one block's; ``no_centre`` is 0.
+    ``averages`` and ``gradients`` are those of the channel, ``own_averages`` and ``own_gradients`` one block's; ``no_centre`` is 0;
+    ``field`` is for the coefficients of a field.  The arrays are parts of ``room``.
     """
 
     residual: np.ndarray
@@ -141,6 +160,8 @@ class Memory(NamedTuple):
     own_gradients: np.ndarray
     grid_centre: np.ndarray
     no_centre: np.ndarray
+    field: np.ndarray
+    room: np.ndarray
     block: Block
     chain_rule: ChainRule
     total: float
@@ -150,8 +171,7 @@ class Memory(NamedTuple):
 
 
 MEMORY = record(
-    Memory, FloatArray, Matrix, Matrix, FloatArray, FloatArray, FloatArray, Matrix, FloatArray, Matrix, FloatArray, FloatArray,
-    BLOCK, CHAIN_RULE, types.float64, RULE, types.float64, types.float64,
+    Memory, PART, *[PART_MATRIX] * 2, *[PART] * 2, *[PART, PART_MATRIX] * 2, *[PART] * 3, FloatArray, BLOCK, CHAIN_RULE, types.float64, RULE, types.float64, types.float64,
 )  # fmt: skip
 
 
@@ -186,16 +206,13 @@ STATE = record(
 )
 
 
-@njit(types.UniTuple(Matrix, 2)(FloatArray, Matrix), **INNER)
-def node_statistics(weight, statistics):
+@njit(types.void(FloatArray, Matrix, Matrix, Matrix), **PLAIN)
+def node_statistics(weight, statistics, by_row, weighted):
     """``s, 1, g_1.., f_1..`` of nodes, one row each, and the same times the weights: what :func:`channel_averages` takes."""
-    by_row = np.empty((statistics.shape[1], weight.size))
-    weighted = np.empty((statistics.shape[1], weight.size))
     for k in range(statistics.shape[1]):
         for i in range(weight.size):
             by_row[k, i] = statistics[i, k]
             weighted[k, i] = weight[i] * statistics[i, k]
-    return by_row, weighted
 
 
 @njit(types.boolean(FIELD, types.float64), **LEAF)
@@ -366,8 +383,8 @@ def add_averages(block, field, table, tables, memory):
     exact = is_narrow(field, memory.exact_width) and measure_from_centres(field, samples, tables)
     if exact:
         samples = Samples(
-            samples.labels, samples.logits, samples.target, samples.branch, samples.offset, memory.no_centre, samples.reach,
-            samples.start, samples.stop, samples.order,
+            owned(samples.labels), owned(samples.logits), samples.target, samples.branch, samples.offset, memory.no_centre,
+            samples.reach, samples.start, samples.stop, samples.order, owned(samples.room),
         )  # fmt: skip
     channel_averages(
         field, samples, block.by_row, block.weighted, tables, block.sums, memory.own_averages, memory.own_gradients
@@ -386,7 +403,7 @@ def add_averages(block, field, table, tables, memory):
 def rule_in(rule, field, exact_width):
     """The rule for a field: nodes of narrow ones do not share points, each has those of a Gauss rule of its own."""
     sharing = rule.sharing and not is_narrow(field, exact_width)
-    return Rule(rule.step, rule.tolerance, sharing, rule.outer, rule.sharpness, rule.extra)
+    return Rule(rule.step, rule.tolerance, sharing, rule.outer, rule.sharpness, owned(rule.extra))
 
 
 @njit(STATE(LOSS, SAMPLES, FIELD, RULE, FloatArray, STATE), **INNER)
@@ -410,7 +427,8 @@ def average_in_blocks(problem, memory, field):
     for low in range(0, weight.size, _BLOCK):
         high = min(low + _BLOCK, weight.size)
         samples = samples_between(memory.block.samples, low, high)
-        by_row, weighted = node_statistics(weight[low:high], statistics[low:high])
+        by_row, weighted = np.empty((statistics.shape[1], high - low)), np.empty((statistics.shape[1], high - low))
+        node_statistics(weight[low:high], statistics[low:high], by_row, weighted)
         points, used = build_grid(problem.loss, samples, field, rule_in(memory.rule, field, memory.exact_width), points)
         if tables.shape[1] < used:
             tables = np.empty((TABLE_ROWS, points.shape[1]))
@@ -457,9 +475,9 @@ def start_averages(problem, memory, field, x):
 @njit(STATE(PROBLEM, MEMORY, STATE, FloatArray), **INNER)
 def average(problem, memory, state, x):
     """Averages of the channel at ``x``, and their gradients."""
-    field = field_of(unpack(x), problem.delta)
+    field = field_in(unpack(x), problem.delta, memory.field)
     if not start_averages(problem, memory, field, x):
-        return State(state.points, state.tables, state.used, state.sigma, state.gamma, state.exact, state.defect, False)
+        return State(owned(state.points), owned(state.tables), state.used, state.sigma, state.gamma, state.exact, state.defect, False)
     samples = memory.block.samples
     exact = state.exact
     if problem.loss.constraint != TRAINED:
@@ -475,7 +493,7 @@ def average(problem, memory, state, x):
             state = renew(problem.loss, samples, field, rule, memory.grid_centre, state)
         defect, now_exact = add_averages(memory.block, field, Table(state.points, state.used), state.tables, memory)
         exact = exact or now_exact
-    return State(state.points, state.tables, state.used, state.sigma, state.gamma, exact, defect, True)
+    return State(owned(state.points), owned(state.tables), state.used, state.sigma, state.gamma, exact, defect, True)
 
 
 @njit(STATE(PROBLEM, MEMORY, STATE, FloatArray), **INNER)
@@ -523,19 +541,34 @@ def new_memory(problem, accuracy, conjugate, updated):
     total = 0.0
     for i in range(n):
         total += nodes.weight[i]
-    samples = new_samples(problem.loss, nodes.weight, nodes.labels, problem.logits, accuracy.tail)
+    k = (size - 4) // 2
+    whole = n if n <= _BLOCK else 0
+    chain_rule, width = room_of_chain_rule(k), 2 + 2 * k
+    a = 3 * size * size + 7 * size
+    b = a + chain_rule
+    c = b + 8 * n
+    d = c + 2 * width * whole
+    e = d + N_SUMS * whole
+    room = np.empty(e + 2 * n)
+    samples = new_samples(problem.loss, nodes.weight, nodes.labels, problem.logits, accuracy.tail, part(room, b, 8 * n))
     if problem.loss.constraint != TRAINED:
         find_goals(problem.loss, nodes.labels, problem.logits, samples.target)
-    whole = n if n <= _BLOCK else 0
-    by_row, weighted = node_statistics(nodes.weight[:whole], nodes.statistics[:whole])
+    by_row, weighted = part_matrix(room, c, width, whole), part_matrix(room, c + width * whole, width, whole)
+    node_statistics(nodes.weight[:whole], nodes.statistics[:whole], by_row, weighted)
+    for i in range(e, room.size):
+        room[i] = 0.0
     rough = accuracy.tolerance > _ROUGH_TOLERANCE
     map_tolerance = _ROUGH_MAP_TOLERANCE if rough else MAP_TOLERANCE
+    square = size * size
     return Memory(
-        np.empty(size), np.empty((size, size)), np.empty((3, size)), conjugate, updated, np.empty(size),
-        np.empty((size, size)), np.empty(size), np.empty((size, size)), np.zeros(n), np.zeros(n),
-        Block(samples, by_row, weighted, np.empty((N_SUMS, whole))), new_chain_rule(problem.triangle, problem.delta), total,
-        Rule(accuracy.step, map_tolerance, accuracy.sharing, False, 0.0, np.empty((0, 2))), _ROUGH_DRIFT if rough else 1.0,
-        _EXACT_WIDTH if (size - 4) // 2 < _LONG else _EXACT_LONG_WIDTH,
+        part(room, 0, size), part_matrix(room, size, size, size), part_matrix(room, size + square, 3, size), conjugate, updated,
+        part(room, 4 * size + square, size), part_matrix(room, 5 * size + square, size, size),
+        part(room, 5 * size + 2 * square, size), part_matrix(room, 6 * size + 2 * square, size, size), part(room, e, n),
+        part(room, e + n, n), part(room, 6 * size + 3 * square, width), room,
+        Block(samples, by_row, weighted, part_matrix(room, d, N_SUMS, whole)),
+        new_chain_rule(problem.triangle, problem.delta, part(room, a, chain_rule)), total,
+        Rule(accuracy.step, map_tolerance, accuracy.sharing, False, 0.0, owned(part_matrix(room, 0, 0, 2))),
+        _ROUGH_DRIFT if rough else 1.0, _EXACT_WIDTH if k < _LONG else _EXACT_LONG_WIDTH,
     )  # fmt: skip
 
 
@@ -602,8 +635,8 @@ def with_ridge(problem, ridge):
     for r in range(prior.shape[0]):
         prior[r, RIDGE] = ridge
     return Problem(
-        owned(problem.loss), problem.equations, owned(problem.nodes), problem.logits, prior, problem.triangle,
-        problem.responses, problem.delta, problem.fixed_bias,
+        owned(problem.loss), problem.equations, owned(problem.nodes), owned(problem.logits), prior, owned(problem.triangle),
+        owned(problem.responses), problem.delta, problem.fixed_bias,
     )  # fmt: skip
 
 
@@ -613,8 +646,9 @@ def without_constraint(problem):
     loss = problem.loss
     return Problem(
         Loss(
-            loss.along, loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, TRAINED, loss.parameters
+            loss.along, loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, TRAINED, owned(loss.parameters)
         ), problem.equations,
-        owned(problem.nodes), problem.logits, problem.prior, problem.triangle, problem.responses, problem.delta,
+        owned(problem.nodes), owned(problem.logits), owned(problem.prior), owned(problem.triangle), owned(problem.responses),
+        problem.delta,
         problem.fixed_bias,
     )  # fmt: skip

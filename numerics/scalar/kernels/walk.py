@@ -167,4 +167,4 @@ def after_stage(structure, point, settings, level, progress, x, conjugate, sharp
             )  # fmt: skip
             if t == 0:
                 nodes = weighted_by_label(point.data, nodes, level.tail if level.rows == 0 else 0.0)
-    return Progress(nodes, owned(moments), progress.triangle, progress.responses, before, growth, bytes_needed)
+    return Progress(nodes, owned(moments), owned(progress.triangle), owned(progress.responses), before, growth, bytes_needed)
