@@ -130,17 +130,18 @@ def _loaded(context: Any, builder: ir.IRBuilder, kind: types.Type, place: ir.Val
 
 @lower_cast(types.NamedTuple, Borrowed)
 def _lend(context: Any, builder: ir.IRBuilder, source: types.Type, target: types.Type, value: ir.Value) -> ir.Value:
-    if isinstance(source, Borrowed):
-        return value
     place = on_stack(builder, context.get_value_type(target.kept))
     _stored(builder, source, value, place)
     return place
 
 
+@lower_cast(Borrowed, Borrowed)
+def _lend_on(context: Any, builder: ir.IRBuilder, source: types.Type, target: types.Type, value: ir.Value) -> ir.Value:
+    return value
+
+
 @lower_cast(Borrowed, types.NamedTuple)
 def _own(context: Any, builder: ir.IRBuilder, source: types.Type, target: types.Type, value: ir.Value) -> ir.Value:
-    if isinstance(target, Borrowed):
-        return value
     return _loaded(context, builder, target, value)  # whoever keeps it counts it
 
 

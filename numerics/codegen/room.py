@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 from numerics.codegen.borrowing import Lent, on_stack
 
-PART, PART_MATRIX, INTEGER_PART = Lent(types.float64[::1]), Lent(types.float64[:, ::1]), Lent(types.int64[::1])
+PART, PART_MATRIX, PART_CUBE = (Lent(types.Array(types.float64, d, "C")) for d in (1, 2, 3))
+INTEGER_PART, INTEGER_PART_MATRIX = (Lent(types.Array(types.int64, d, "C")) for d in (1, 2))
 """Types of such arrays."""
 
 _NUMBERS = {1: PART, 2: PART_MATRIX}
@@ -92,3 +93,19 @@ def part_matrix(typing_context, whole, first, rows, columns):
 def integer_part(typing_context, whole, first, size):
     """The same place, for as many integers."""
     return INTEGER_PART(whole, types.intp, types.intp), _part_of(INTEGER_PART)
+
+
+@intrinsic
+def entry(typing_context, whole, index):
+    """``whole[index]``, a part of an array of more dimensions."""
+    kind = Lent(types.Array(whole.dtype, whole.ndim - 1, "C"))
+
+    def build(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        shape = cgutils.unpack_tuple(builder, array.shape)[1:]
+        first = arguments[1]
+        for length in shape:
+            first = builder.mul(first, length)
+        return _array(context, builder, kind, builder.gep(array.data, [first]), shape)
+
+    return kind(whole, types.intp), build

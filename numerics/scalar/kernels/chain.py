@@ -16,6 +16,7 @@ from numba.typed import List
 
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
+from numerics.codegen.room import entry, integer_part, part, part_matrix
 from numerics.driver.continuation import MOST_POINTS, extrapolate
 from numerics.driver.outcome import OUTCOME, Outcome, Status
 from numerics.driver.refine import FAILED, KEPT, SOLVED, refine_of
@@ -51,11 +52,11 @@ from numerics.scalar.kernels.layout import (
     norm_squared,
     places,
     record,
-    unpack,
+    unpacked,
 )
 from numerics.scalar.kernels.stage import solve_stage
-from numerics.scalar.kernels.starts import TASK, Task, solve_trained
-from numerics.scalar.kernels.walk import after_stage, begin, next_problem, sharing
+from numerics.scalar.kernels.starts import outputs_of, solve_trained
+from numerics.scalar.kernels.walk import after_stage, begin, next_problem, nothing_known, sharing
 
 _SMALL_RESPONSE = 1e-3  # of a stage to another, relative to itself: errors below are not looked at
 _RESOLVED_NORM = 1e-9  # over the norm of a stage: share of V_tt to which rounding leaves responses V_ts to it
@@ -92,28 +93,11 @@ def append_stage(stages, stage):
 # One level.
 
 
-@njit(types.float64(Matrix, IntArray, types.int64), **INNER)
-def sharpness_along(unknowns, started, t):
-    """How much of stage t's g moves the fields of later stages by the width that g's after it give them."""
-    sharpest = 0.0
-    for later in range(t + 1, unknowns.shape[0]):
-        if started[later] == 1:
-            order = unpack(unknowns[later, : 2 * later + 4])
-            width = order.norm**2
-            for r in range(t + 1, later):
-                width += order.couplings[r] ** 2
-            sharpest = max(sharpest, abs(order.couplings[t]) / math.sqrt(width))
-    return sharpest
-
-
-@njit(types.void(STATES, types.int64, FloatArray, TASK, OUTCOME), **PLAIN)
-def keep(states, t, x, task, outcome):
+@njit(types.void(STATES, types.int64, FloatArray, OUTCOME), **PLAIN)
+def keep(states, t, x, outcome):
     """Of stage t."""
     for r in range(x.size):
         states.unknowns[t, r] = x[r]
-        states.conjugates[t, r] = task.conjugate[r]
-    for r in range(x.size - 1):
-        states.updates[t, r] = task.updated[r]
     states.iterations[t] += outcome.iterations
     states.residual[t] = outcome.residual
     states.last_step[t] = outcome.last_step
@@ -125,7 +109,7 @@ def solve_level(structure, point, settings, level, states):
     """All stages at one quadrature level; returns how many converged (it stops at the first that does not)."""
     training = point.training
     n_stages = training.kind.size
-    progress = begin(structure, point, level)
+    progress, known = begin(point, level), nothing_known(point)
     accuracy = Accuracy(
         settings.field_step * level.factor, level.tail, level.tolerance, 1 if level.check else settings.max_iterations,
         sharing(structure),
@@ -133,39 +117,36 @@ def solve_level(structure, point, settings, level, states):
     for t in range(n_stages):
         size = 2 * t + 4
         kind = training.kind[t]
-        task = Task(next_problem(structure, point, progress), np.zeros(size), np.empty(size - 1))
-        problem = task.problem
+        problem = next_problem(structure, point, progress, known)
+        conjugate, updated = outputs_of(states, t)
+        for r in range(size):
+            conjugate[r] = 0.0
         x = np.empty(size)
         outcome = Outcome(Status.CONVERGED.value, 0, 0.0, 0.0, 0.0)
         if kind == GIVEN:
             place_given(
-                training.magnetization[t],
-                training.norm_squared[t],
-                problem.fixed_bias,
-                states.unknowns,
-                x,
-                task.updated,
+                training.magnetization[t], training.norm_squared[t], training.fixed_bias[t], states.unknowns, x, updated
             )
         elif kind == VANISHING:
             v, pull = response_at_rest(problem)
-            place_vanishing(problem.fixed_bias, v, x, task.updated)
-            task.conjugate[size - 2] = pull
+            place_vanishing(training.fixed_bias[t], v, x, updated)
+            conjugate[size - 2] = pull
         elif level.check:
-            x[:] = states.unknowns[t, :size]
-            outcome = solve_stage(problem, accuracy, x, task.conjugate, task.updated)
+            for r in range(size):
+                x[r] = states.unknowns[t, r]
+            outcome = solve_stage(problem, accuracy, x, conjugate, updated)
         else:
-            outcome = solve_trained(structure, point, settings, accuracy, task, t, states, x)
+            outcome = solve_trained(structure, point, settings, accuracy, problem, t, states, x)
         status = outcome.status
         if level.check and status == Status.TOO_MANY_ITERATIONS:
             status = Status.CONVERGED.value
-        keep(states, t, x, task, outcome)
+        keep(states, t, x, outcome)
         states.status[t] = status
         if status != Status.CONVERGED:
             return t
         if t + 1 == n_stages:
             break
-        sharpness = sharpness_along(states.unknowns, states.started, t)
-        progress = after_stage(structure, point, settings, level, progress, x, task.conjugate, sharpness)
+        progress = after_stage(structure, point, settings, level, progress, known, states)
         if progress.bytes_needed > settings.memory:
             states.status[t + 1] = Status.TOO_LARGE.value
             states.defect[t + 1] = progress.bytes_needed
@@ -193,13 +174,13 @@ def largest_change(chain, before, states):
     after, kind, conjugates = states.unknowns, chain.point.training.kind, states.conjugates
     worst = 0.0
     for t in range(after.shape[0]):
-        old, new = unpack(before[t, : 2 * t + 4]), unpack(after[t, : 2 * t + 4])
+        old, new = unpacked(before[t, : 2 * t + 4]), unpacked(after[t, : 2 * t + 4])
         root = math.sqrt(norm_squared(new))
         worst = max(worst, abs(old.m - new.m) / root)
         worst = max(worst, abs(old.b - new.b) / (1.0 + root))
         for s in range(t):
             worst = max(worst, abs(old.couplings[s] - new.couplings[s]) / root)
-            earlier = unpack(after[s, : 2 * s + 4])
+            earlier = unpacked(after[s, : 2 * s + 4])
             least = max(_SMALL_RESPONSE, min(1.0, _RESOLVED_NORM / (math.sqrt(norm_squared(earlier)) + _TINY)))
             mean = math.sqrt(new.response * earlier.response) + least * new.response
             force = conjugates[s, 1 + s]  # alpha Delta E[f_s^2]
@@ -218,7 +199,7 @@ def rounding_may_show(unknowns, delta):
     """Whether a field is so narrow beside the pull of targets of order 1, or of earlier logits, that its last digits matter."""
     target = 1.0
     for t in range(unknowns.shape[0]):
-        order = unpack(unknowns[t, : 2 * t + 4])
+        order = unpacked(unknowns[t, : 2 * t + 4])
         root = math.sqrt(norm_squared(order))
         if math.sqrt(delta) * order.response * target > _VISIBLE_ROUNDING * root:
             return True
@@ -336,21 +317,21 @@ _refine = refine_of(solve_chain, estimate, finer)
 
 @njit(POINT(POINTS, types.int64), **INNER)
 def point_at(points, i):
-    """One of many points."""
-    data, training = points.data, points.training
+    """One of many points: parts of their arrays."""
+    data, training, groups = points.data, points.training, points.groups
     return Point(
         Data(
-            data.rho[i], data.delta[i], data.slope[i], data.disagreement[i], data.alpha[i], data.label_noise[i],
-            data.weights[i], data.signs[i], data.labels[i],
+            data.rho[i], data.delta[i], data.slope[i], data.disagreement[i], entry(data.alpha, i), entry(data.label_noise, i),
+            entry(data.weights, i), entry(data.signs, i), entry(data.labels, i),
         ),
         Training(
-            training.kind[i], training.fixed_bias[i], training.magnetization[i], training.norm_squared[i], training.mean_square[i],
-            training.ridge[i],
-            training.mixing[i], training.parameters[i], training.bends[i], training.n_bends[i],
+            entry(training.kind, i), entry(training.fixed_bias, i), entry(training.magnetization, i),
+            entry(training.norm_squared, i), entry(training.mean_square, i), entry(training.ridge, i), entry(training.mixing, i),
+            entry(training.parameters, i), entry(training.bends, i), entry(training.n_bends, i),
         ),
         Groups(
-            points.groups.share[i], points.groups.rows[i], points.groups.means[i], points.groups.covariances[i],
-            points.groups.signals[i], owned(points.groups.tables),
+            entry(groups.share, i), entry(groups.rows, i), entry(groups.means, i), entry(groups.covariances, i),
+            entry(groups.signals, i), owned(groups.tables),
         ),
     )  # fmt: skip
 
@@ -365,12 +346,25 @@ def alike(points, i, j):
     return same
 
 
-@njit(STATES(ALL_STATES, types.int64), **INNER)
+@njit(STATES(ALL_STATES, types.int64), **PLAIN)
 def states_at(states, i):
-    """Those of one of many points."""
+    """Those of one of many points: parts of their arrays."""
     return States(
-        states.unknowns[i], states.started[i], states.conjugates[i], states.updates[i], states.status[i],
-        states.iterations[i], states.residual[i], states.last_step[i], states.defect[i],
+        entry(states.unknowns, i), entry(states.started, i), entry(states.conjugates, i), entry(states.updates, i),
+        entry(states.status, i), entry(states.iterations, i), entry(states.residual, i), entry(states.last_step, i),
+        entry(states.defect, i),
+    )  # fmt: skip
+
+
+@njit(STATES(STATES, Matrix, FloatArray), **PLAIN)
+def states_beside(states, unknowns, room):
+    """For a check of others: with other unknowns, and what comes of them; ``room`` is for T (5 + 2 (2T + 2)) numbers."""
+    n, width = unknowns.shape
+    for t in range(5 * n):
+        room[t] = 0.0
+    return States(
+        unknowns, states.started, part_matrix(room, 5 * n, n, width), part_matrix(room, (5 + width) * n, n, width),
+        integer_part(room, 0, n), integer_part(room, n, n), part(room, 2 * n, n), part(room, 3 * n, n), part(room, 4 * n, n),
     )  # fmt: skip
 
 
@@ -389,15 +383,10 @@ def solve_points(structure, points, settings, position, continued, states, vecto
     """
     n_points, n_stages, width = states.unknowns.shape
     before, other = np.zeros((n_stages, width)), np.zeros((n_stages, width))
-    scratch = np.empty((n_stages, width)), np.empty((n_stages, width))
-    numbers = np.empty(n_stages), np.empty(n_stages), np.empty(n_stages)
+    room = np.empty(n_stages * (5 + 2 * width))
     for i in range(n_points):
         point, its = point_at(points, i), states_at(states, i)
-        check = States(
-            other, its.started, scratch[0], scratch[1], np.zeros(n_stages, np.int64), np.zeros(n_stages, np.int64), numbers[0],
-            numbers[1], numbers[2],
-        )  # fmt: skip
-        chain, solving = Chain(structure, point, settings), Solving(its, before, check)
+        chain, solving = Chain(structure, point, settings), Solving(its, before, states_beside(its, other, room))
         warm = False
         for t in range(n_stages):
             warm = warm or its.started[t] == 1

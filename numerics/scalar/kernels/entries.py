@@ -5,7 +5,7 @@ from __future__ import annotations
 from numba import types
 
 from numerics.codegen.cache import njit, unchecked
-from numerics.scalar.kernels import chain, constrained, fields, nodes, prior, rows, stage
+from numerics.scalar.kernels import chain, constrained, fields, nodes, prior, rows, stage, walk
 from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, Matrix
 from numerics.scalar.kernels.layout import ALL_STATES, POINTS, SETTINGS, STRUCTURE, SUMMARY
 
@@ -23,7 +23,7 @@ solve_points = unchecked(solve_points_of)
 
 @njit(**OPTIONS)
 def sharpness_along(unknowns, started, t):
-    return chain.sharpness_along(unknowns, started, t)
+    return walk.sharpness_along(unknowns, started, t)
 
 
 @njit(**OPTIONS)

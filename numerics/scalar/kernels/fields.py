@@ -7,13 +7,13 @@ import math
 import numpy as np
 from numba import types
 
-from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, Matrix
-from numerics.scalar.kernels.layout import FIELD, ORDER_PARAMETERS, Field
+from numerics.codegen.room import PART
+from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray, Matrix
+from numerics.scalar.kernels.layout import FIELD, ORDER_PARAMETERS, Field, record
 
 
-@njit(FIELD(ORDER_PARAMETERS, types.float64, FloatArray), **INNER)
+@njit(record(Field, PART, types.float64, types.float64)(ORDER_PARAMETERS, types.float64, FloatArray), **LEAF)
 def field_in(order, delta, coefficients):
     """Field on the samples that a stage is trained on, with its coefficients in a given array."""
     k = order.couplings.size
@@ -23,13 +23,15 @@ def field_in(order, delta, coefficients):
     for r in range(k):
         coefficients[2 + r] = root * order.couplings[r]
         coefficients[2 + k + r] = delta * order.responses[r]
-    return Field(owned(coefficients), root * order.norm, delta * order.response)
+    return Field(coefficients, root * order.norm, delta * order.response)
 
 
 @njit(FIELD(ORDER_PARAMETERS, types.float64), **INNER)
 def field_of(order, delta):
     """The same, in an array of its own."""
-    return field_in(order, delta, np.empty(2 + 2 * order.couplings.size))
+    coefficients = np.empty(2 + 2 * order.couplings.size)
+    field = field_in(order, delta, coefficients)
+    return Field(coefficients, field.sigma, field.gamma)
 
 
 @njit(FIELD(ORDER_PARAMETERS, types.float64), **INNER)

@@ -20,7 +20,7 @@ from numerics.scalar.kernels.layout import (
     norm_squared,
     places,
     record,
-    unpack,
+    unpacked,
     updated_places,
 )
 from numerics.scalar.kernels.proximal import S1
@@ -116,14 +116,14 @@ def first_guess(rho, ridge, eta, mixing, teacher, units, earlier, x):
     norm = size
     x[at.b] = 0.5 * units.logit * math.log(rho / (1.0 - rho))
     if teacher > 0:
-        taught_by = unpack(earlier[teacher - 1, : 2 * teacher + 2])
+        taught_by = unpacked(earlier[teacher - 1, : 2 * teacher + 2])
         norm = mixing * min(math.sqrt(norm_squared(taught_by)), size) + (1.0 - mixing) * size
         v = 0.7 * min(eta / ridge, 100.0 * (1.0 / units.curvature + taught_by.response))
         x[at.b] = taught_by.b
     norm = max(norm, 1e-8 * units.logit)
     x[at.m] = 0.7 * eta * norm
     if k > 0:
-        last = unpack(earlier[k - 1, : 2 * k + 2])
+        last = unpacked(earlier[k - 1, : 2 * k + 2])
         x[at.couplings + k - 1] = 0.6 * eta * norm * last.norm / math.sqrt(norm_squared(last))
     x[at.norm] = math.log(0.8 * eta * norm**2)
     x[at.response] = math.log(v)
@@ -140,7 +140,7 @@ def place_given(m, q, bias, earlier, x, updated):
     x[at.m] = updated[0] = m
     x[at.b] = bias
     for s in range(k):
-        before = unpack(earlier[s, : 2 * s + 4])
+        before = unpacked(earlier[s, : 2 * s + 4])
         overlap = m * before.m
         overlaps[s] = overlap
         for r in range(s):

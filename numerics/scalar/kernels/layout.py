@@ -18,7 +18,7 @@ import numpy as np
 from numba import types
 
 from numerics.codegen.cache import njit
-from numerics.codegen.room import INTEGER_PART, PART
+from numerics.codegen.room import INTEGER_PART, INTEGER_PART_MATRIX, PART, PART_CUBE, PART_MATRIX, part
 from numerics.scalar.kernels.elementary import (
     ALONG_FUNCTION,
     LEAF,
@@ -88,6 +88,15 @@ def unpack(x):
     )
 
 
+@njit(record(OrderParameters, types.float64, types.float64, PART, types.float64, PART, types.float64)(FloatArray), **LEAF)
+def unpacked(x):
+    """The same for compiled code, as parts of ``x``."""
+    k = (x.size - 4) // 2
+    return OrderParameters(
+        x[0], x[1], part(x, 2, k), math.exp(0.5 * x[2 + k]), part(x, 3 + k, k), math.exp(x[3 + 2 * k])
+    )
+
+
 @njit(types.float64(ORDER_PARAMETERS), **LEAF)
 def norm_squared(order):
     """Q_tt."""
@@ -131,9 +140,8 @@ class Loss(NamedTuple):
     parameters: np.ndarray
 
 
-LOSS = record(
-    Loss, ALONG_FUNCTION, *[POINT_FUNCTION] * 3, types.int64, types.int64, types.int64, FloatArray
-)  # fmt: skip
+_LOSS = ALONG_FUNCTION, *[POINT_FUNCTION] * 3, *[types.int64] * 3
+LOSS = record(Loss, *_LOSS, PART)
 
 
 class Equations(NamedTuple):
@@ -159,7 +167,7 @@ class Stage(NamedTuple):
     seen: np.ndarray
 
 
-STAGE = record(Stage, LOSS, EQUATIONS, IntArray)
+STAGE = record(Stage, record(Loss, *_LOSS, FloatArray), EQUATIONS, IntArray)
 Stages = types.ListType(STAGE)
 
 
@@ -349,7 +357,7 @@ class Rule(NamedTuple):
     extra: np.ndarray
 
 
-RULE = record(Rule, types.float64, types.float64, types.boolean, types.boolean, types.float64, Matrix)
+RULE = record(Rule, types.float64, types.float64, types.boolean, types.boolean, types.float64, PART_MATRIX)
 
 POSITION, SCALE = 0, 1
 """Columns of ``extra``."""
@@ -481,7 +489,7 @@ class Problem(NamedTuple):
     fixed_bias: float
 
 
-PROBLEM = record(Problem, LOSS, EQUATIONS, NODES, Matrix, Matrix, FloatArray, FloatArray, types.float64, types.float64)
+PROBLEM = record(Problem, LOSS, EQUATIONS, NODES, Matrix, Matrix, PART, PART, types.float64, types.float64)
 
 
 class Accuracy(NamedTuple):
@@ -575,9 +583,9 @@ class Point(NamedTuple):
 
 POINT = record(
     Point,
-    DATA,
-    record(Training, IntArray, *[FloatArray] * 6, Matrix, Cube, IntArray),
-    GROUPS,
+    record(Data, *[types.float64] * 4, *[PART] * 5),
+    record(Training, INTEGER_PART, *[PART] * 6, PART_MATRIX, PART_CUBE, INTEGER_PART),
+    record(Groups, PART, INTEGER_PART_MATRIX, PART_MATRIX, PART_CUBE, PART, TABLES),
 )
 POINTS = record(
     Point,
@@ -658,7 +666,9 @@ class States(NamedTuple):
     defect: np.ndarray
 
 
-STATES = record(States, Matrix, IntArray, Matrix, Matrix, IntArray, IntArray, FloatArray, FloatArray, FloatArray)
+STATES = record(
+    States, PART_MATRIX, INTEGER_PART, PART_MATRIX, PART_MATRIX, INTEGER_PART, INTEGER_PART, PART, PART, PART
+)  # fmt: skip
 ALL_STATES = record(States, Cube, IntMatrix, Cube, Cube, IntMatrix, IntMatrix, Matrix, Matrix, Matrix)
 
 

@@ -42,7 +42,7 @@ from numerics.scalar.kernels.layout import (
     norm_squared,
     places,
     record,
-    unpack,
+    unpacked,
     updated_places,
 )
 from numerics.scalar.kernels.prior import sum_of_rows
@@ -403,7 +403,7 @@ def add_averages(block, field, table, tables, memory):
 def rule_in(rule, field, exact_width):
     """The rule for a field: nodes of narrow ones do not share points, each has those of a Gauss rule of its own."""
     sharing = rule.sharing and not is_narrow(field, exact_width)
-    return Rule(rule.step, rule.tolerance, sharing, rule.outer, rule.sharpness, owned(rule.extra))
+    return Rule(rule.step, rule.tolerance, sharing, rule.outer, rule.sharpness, rule.extra)
 
 
 @njit(STATE(LOSS, SAMPLES, FIELD, RULE, FloatArray, STATE), **INNER)
@@ -475,7 +475,7 @@ def start_averages(problem, memory, field, x):
 @njit(STATE(PROBLEM, MEMORY, STATE, FloatArray), **INNER)
 def average(problem, memory, state, x):
     """Averages of the channel at ``x``, and their gradients."""
-    field = field_in(unpack(x), problem.delta, memory.field)
+    field = field_in(unpacked(x), problem.delta, memory.field)
     if not start_averages(problem, memory, field, x):
         return State(owned(state.points), owned(state.tables), state.used, state.sigma, state.gamma, state.exact, state.defect, False)
     samples = memory.block.samples
@@ -501,7 +501,7 @@ def evaluate(problem, memory, state, x):
     """Residual and Jacobian at ``x``, and the sizes that steps and residuals are judged by."""
     state = average(problem, memory, state, x)
     if state.finite:
-        order = unpack(x)
+        order = unpacked(x)
         equations(problem, order, memory)
         fill_sizes(problem, order, memory)
     return state
@@ -567,7 +567,7 @@ def new_memory(problem, accuracy, conjugate, updated):
         part(room, e + n, n), part(room, 6 * size + 3 * square, width), room,
         Block(samples, by_row, weighted, part_matrix(room, d, N_SUMS, whole)),
         new_chain_rule(problem.triangle, problem.delta, part(room, a, chain_rule)), total,
-        Rule(accuracy.step, map_tolerance, accuracy.sharing, False, 0.0, owned(part_matrix(room, 0, 0, 2))),
+        Rule(accuracy.step, map_tolerance, accuracy.sharing, False, 0.0, part_matrix(room, 0, 0, 2)),
         _ROUGH_DRIFT if rough else 1.0, _EXACT_WIDTH if k < _LONG else _EXACT_LONG_WIDTH,
     )  # fmt: skip
 
@@ -619,7 +619,7 @@ def channel_at(problem, accuracy, x, conjugate, slopes):
     state = average(problem, memory, new_state(), x)
     if not state.finite:
         return False, np.inf
-    channel_half(problem, unpack(x), memory)
+    channel_half(problem, unpacked(x), memory)
     finite = True
     for r in range(x.size):
         finite = finite and math.isfinite(conjugate[r])
@@ -635,8 +635,8 @@ def with_ridge(problem, ridge):
     for r in range(prior.shape[0]):
         prior[r, RIDGE] = ridge
     return Problem(
-        owned(problem.loss), problem.equations, owned(problem.nodes), owned(problem.logits), prior, owned(problem.triangle),
-        owned(problem.responses), problem.delta, problem.fixed_bias,
+        owned(problem.loss), problem.equations, owned(problem.nodes), owned(problem.logits), prior, problem.triangle,
+        problem.responses, problem.delta, problem.fixed_bias,
     )  # fmt: skip
 
 
@@ -646,9 +646,8 @@ def without_constraint(problem):
     loss = problem.loss
     return Problem(
         Loss(
-            loss.along, loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, TRAINED, owned(loss.parameters)
+            loss.along, loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, TRAINED, loss.parameters
         ), problem.equations,
-        owned(problem.nodes), owned(problem.logits), owned(problem.prior), owned(problem.triangle), owned(problem.responses),
-        problem.delta,
+        owned(problem.nodes), owned(problem.logits), owned(problem.prior), problem.triangle, problem.responses, problem.delta,
         problem.fixed_bias,
     )  # fmt: skip

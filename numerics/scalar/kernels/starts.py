@@ -8,11 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
+from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
+from numerics.codegen.room import PART, entry, part
 from numerics.driver.homotopy import homotopy_of
 from numerics.driver.outcome import OUTCOME, Outcome, Status
 from numerics.scalar.kernels.constrained import find_goals, held_samples
-from numerics.scalar.kernels.elementary import INNER, FloatArray
+from numerics.scalar.kernels.elementary import INNER, LEAF, FloatArray
 from numerics.scalar.kernels.fields import field_of
 from numerics.scalar.kernels.guess import (
     first_guess,
@@ -37,7 +39,7 @@ from numerics.scalar.kernels.layout import (
     norm_squared,
     places,
     record,
-    unpack,
+    unpacked,
     updated_places,
 )
 from numerics.scalar.kernels.prior import share_of
@@ -59,7 +61,13 @@ class Task(NamedTuple):
     updated: np.ndarray
 
 
-TASK = record(Task, PROBLEM, FloatArray, FloatArray)
+TASK = record(Task, PROBLEM, PART, PART)
+
+
+@njit(types.UniTuple(PART, 2)(STATES, types.int64), **LEAF)
+def outputs_of(states, t):
+    """Where conjugates and updated order parameters of a stage go."""
+    return part(entry(states.conjugates, t), 0, 2 * t + 4), part(entry(states.updates, t), 0, 2 * t + 3)
 
 
 @njit(OUTCOME(TASK, ACCURACY, types.float64, FloatArray), **INNER)
@@ -71,10 +79,11 @@ def solve_at_log_ridge(task, accuracy, log_ridge, x):
 _follow_ridges = homotopy_of(solve_at_log_ridge)
 
 
-@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, TASK, types.int64, STATES, FloatArray), **INNER)
-def solve_from_guess(structure, point, settings, accuracy, task, t, states, x):
+@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, PROBLEM, types.int64, STATES, FloatArray), **INNER)
+def solve_from_guess(structure, point, settings, accuracy, problem, t, states, x):
     """Stage t from a guess; failing that, along a path of falling ridges."""
-    problem, training, rho = task.problem, point.training, point.data.rho
+    training, rho = point.training, point.data.rho
+    conjugate, updated = outputs_of(states, t)
     eta, ridge, fixed_bias = share_of(problem.prior), problem.prior[0, RIDGE], problem.fixed_bias
     seen = structure.stages[t].seen
     teacher = seen[seen.size - 1] + 1 if seen.size > 0 else 0
@@ -85,7 +94,7 @@ def solve_from_guess(structure, point, settings, accuracy, task, t, states, x):
     fit_to_inputs(mean_square, variance, x)
     if not math.isnan(fixed_bias):
         x[places(t).b] = fixed_bias
-    outcome = solve_stage(problem, accuracy, x, task.conjugate, task.updated)
+    outcome = solve_stage(problem, accuracy, x, conjugate, updated)
     iterations = outcome.iterations
     # Failing that, from a ridge so large that the weights hardly react, or, for a student of earlier stages, from the guess at a
     # ridge where it is good.
@@ -115,6 +124,7 @@ def solve_from_guess(structure, point, settings, accuracy, task, t, states, x):
             log_ridge = max(math.log(_EASY_RIDGE * units.curvature), lowest)
             first_guess(rho, math.exp(log_ridge) / variance, eta, mixing, teacher, units, states.unknowns, guess)
             fit_to_inputs(mean_square, variance, guess)
+        task = Task(owned(problem), conjugate, updated)
         path = _follow_ridges(task, accuracy, guess, log_ridge, math.log(ridge), settings.ridge_steps)
         iterations += path.iterations
         if path.status == Status.CONVERGED:
@@ -124,29 +134,31 @@ def solve_from_guess(structure, point, settings, accuracy, task, t, states, x):
     return Outcome(outcome.status, iterations, outcome.residual, outcome.last_step, outcome.defect)
 
 
-@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, TASK, types.int64, STATES, FloatArray), **INNER)
-def solve_without_ridge(structure, point, settings, accuracy, task, t, states, x):
+@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, PROBLEM, types.int64, STATES, FloatArray), **INNER)
+def solve_without_ridge(structure, point, settings, accuracy, problem, t, states, x):
     """Stage t at ``NO_RIDGE``, from its solution at a small ridge; failing that, along a long path of falling ones."""
     iterations = 0
+    conjugate, updated = outputs_of(states, t)
     outcome = Outcome(Status.NOT_TRIED.value, 0, np.inf, np.inf, np.inf)
     for first in _FIRST_RIDGES:
-        near = Task(with_ridge(task.problem, first), task.conjugate, task.updated)
+        near = with_ridge(problem, first)
         outcome = solve_from_guess(structure, point, settings, accuracy, near, t, states, x)
         iterations += outcome.iterations
         if outcome.status == Status.CONVERGED:
-            outcome = solve_stage(task.problem, accuracy, x, task.conjugate, task.updated)
+            outcome = solve_stage(problem, accuracy, x, conjugate, updated)
             iterations += outcome.iterations
         if outcome.status == Status.CONVERGED:
             return Outcome(outcome.status, iterations, outcome.residual, outcome.last_step, outcome.defect)
     start = math.log(_LARGE_RIDGE)
-    far = Task(with_ridge(task.problem, _LARGE_RIDGE), task.conjugate, task.updated)
+    far = with_ridge(problem, _LARGE_RIDGE)
     outcome = solve_from_guess(structure, point, settings, accuracy, far, t, states, x)
     iterations += outcome.iterations
     if outcome.status == Status.CONVERGED:
+        task = Task(owned(problem), conjugate, updated)
         outcome = _follow_ridges(task, accuracy, x, start, math.log(_SMALLEST_RIDGE), settings.ridge_steps)
         iterations += outcome.iterations
     if outcome.status == Status.CONVERGED:
-        outcome = solve_stage(task.problem, accuracy, x, task.conjugate, task.updated)
+        outcome = solve_stage(problem, accuracy, x, conjugate, updated)
         iterations += outcome.iterations
     return Outcome(outcome.status, iterations, outcome.residual, outcome.last_step, outcome.defect)
 
@@ -172,7 +184,7 @@ def scale_to_margin(task, accuracy, goals, x):
         for r in range(at.norm, x.size):
             trial[r] = x[r]
         trial[at.norm] = x[at.norm] + 2.0 * log_scale
-        order = unpack(trial)
+        order = unpacked(trial)
         response = response_if_held(
             problem, held_samples(problem.loss, goals, field_of(order, problem.delta), problem.nodes)
         )
@@ -192,10 +204,11 @@ def scale_to_margin(task, accuracy, goals, x):
         x[r] = found[r]
 
 
-@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, TASK, types.int64, STATES, FloatArray), **INNER)
-def solve_constrained(structure, point, settings, accuracy, task, t, states, x):
+@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, PROBLEM, types.int64, STATES, FloatArray), **INNER)
+def solve_constrained(structure, point, settings, accuracy, problem, t, states, x):
     """Stage t where a constraint takes the place of its loss, from the direction that the loss has at a small ridge."""
-    problem, at = task.problem, places(t)
+    at = places(t)
+    conjugate, updated = outputs_of(states, t)
     goals = np.empty(problem.nodes.weight.size)
     find_goals(problem.loss, problem.nodes.labels, problem.logits, goals)
     alpha = problem.nodes.weight.sum()
@@ -208,12 +221,12 @@ def solve_constrained(structure, point, settings, accuracy, task, t, states, x):
         x[at.response] = math.log(held)
         if not math.isnan(problem.fixed_bias):
             x[at.b] = problem.fixed_bias
-        outcome = solve_stage(problem, accuracy, x, task.conjugate, task.updated)
+        outcome = solve_stage(problem, accuracy, x, conjugate, updated)
         iterations += outcome.iterations
     for first in _FIRST_RIDGES:
         if outcome.status == Status.CONVERGED:
             break
-        near = Task(without_constraint(with_ridge(problem, first)), task.conjugate, task.updated)
+        near = without_constraint(with_ridge(problem, first))
         outcome = solve_from_guess(structure, point, settings, accuracy, near, t, states, x)
         iterations += outcome.iterations
         if outcome.status != Status.CONVERGED:
@@ -221,30 +234,30 @@ def solve_constrained(structure, point, settings, accuracy, task, t, states, x):
         if problem.loss.constraint == MINIMUM_NORM:
             x[at.response] = math.log(held)
         else:
-            scale_to_margin(task, accuracy, goals, x)
-        outcome = solve_stage(problem, accuracy, x, task.conjugate, task.updated)
+            scale_to_margin(Task(owned(problem), conjugate, updated), accuracy, goals, x)
+        outcome = solve_stage(problem, accuracy, x, conjugate, updated)
         iterations += outcome.iterations
     return Outcome(outcome.status, iterations, outcome.residual, outcome.last_step, outcome.defect)
 
 
-@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, TASK, types.int64, STATES, FloatArray), **INNER)
-def solve_trained(structure, point, settings, accuracy, task, t, states, x):
+@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, PROBLEM, types.int64, STATES, FloatArray), **INNER)
+def solve_trained(structure, point, settings, accuracy, problem, t, states, x):
     """Stage t from its starting point, or from what its kind offers."""
-    problem = task.problem
+    conjugate, updated = outputs_of(states, t)
     iterations = 0
     if states.started[t] == 1:
         for r in range(x.size):
             x[r] = states.unknowns[t, r]
-        outcome = solve_stage(problem, accuracy, x, task.conjugate, task.updated)
+        outcome = solve_stage(problem, accuracy, x, conjugate, updated)
         iterations = outcome.iterations
         if outcome.status == Status.CONVERGED:
             return outcome
     if problem.loss.constraint != TRAINED:
-        outcome = solve_constrained(structure, point, settings, accuracy, task, t, states, x)
+        outcome = solve_constrained(structure, point, settings, accuracy, problem, t, states, x)
     elif problem.prior[0, RIDGE] > NO_RIDGE:
-        outcome = solve_from_guess(structure, point, settings, accuracy, task, t, states, x)
+        outcome = solve_from_guess(structure, point, settings, accuracy, problem, t, states, x)
     else:
-        outcome = solve_without_ridge(structure, point, settings, accuracy, task, t, states, x)
+        outcome = solve_without_ridge(structure, point, settings, accuracy, problem, t, states, x)
     return Outcome(
         outcome.status, iterations + outcome.iterations, outcome.residual, outcome.last_step, outcome.defect
     )  # fmt: skip

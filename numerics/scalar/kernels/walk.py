@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,8 @@ from numba import types
 
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import INNER, FloatArray
+from numerics.codegen.room import entry, part, part_matrix
+from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, IntArray, Matrix
 from numerics.scalar.kernels.fields import field_of
 from numerics.scalar.kernels.grid import MAP_TOLERANCE
 from numerics.scalar.kernels.layout import (
@@ -24,6 +26,7 @@ from numerics.scalar.kernels.layout import (
     PROBLEM,
     SETTINGS,
     STAGE,
+    STATES,
     STRUCTURE,
     TRAINED,
     VANISHING,
@@ -34,7 +37,7 @@ from numerics.scalar.kernels.layout import (
     Rule,
     Stage,
     record,
-    unpack,
+    unpacked,
 )
 from numerics.scalar.kernels.nodes import label_nodes, nodes_after, weighted_by_label
 from numerics.scalar.kernels.prior import append_given, append_trained, no_moments, prior_rows
@@ -43,15 +46,30 @@ from numerics.scalar.kernels.rows import nodes_of_sets, with_constant_logit
 _BYTES_PER_NODE, _BYTES_PER_NODE_AND_STAGE = 100.0, 25.0  # measured, with what is needed while nodes are made
 
 
-class Progress(NamedTuple):
-    """What is known of the stages solved so far.
+class Known(NamedTuple):
+    """What is known of the weights of the stages solved so far.
 
     Attributes
     ----------
-    nodes, moments
-        Of samples and of weights.
+    moments
     triangle : array, shape (T (T + 1)/2,);  responses : array, shape (T,)
         Cholesky factor, row by row, and ``V_ss``; the first entries are filled.
+    """
+
+    moments: Moments
+    triangle: np.ndarray
+    responses: np.ndarray
+
+
+KNOWN = record(Known, MOMENTS, FloatArray, FloatArray)
+
+
+class Progress(NamedTuple):
+    """Samples, as the stages solved so far see them.
+
+    Attributes
+    ----------
+    nodes
     nodes_before, growth : float
         Number of nodes one stage earlier, and by what they multiplied there.
     bytes_needed : float
@@ -59,15 +77,12 @@ class Progress(NamedTuple):
     """
 
     nodes: Nodes
-    moments: Moments
-    triangle: np.ndarray
-    responses: np.ndarray
     nodes_before: float
     growth: float
     bytes_needed: float
 
 
-PROGRESS = record(Progress, NODES, MOMENTS, FloatArray, FloatArray, types.float64, types.float64, types.float64)
+PROGRESS = record(Progress, NODES, types.float64, types.float64, types.float64)
 
 
 @njit(types.boolean(STRUCTURE), **INNER)
@@ -76,14 +91,17 @@ def sharing(structure):
     return structure.first_rows == 0 or structure.first_rows < structure.directions.shape[0]
 
 
-@njit(PROGRESS(STRUCTURE, POINT, LEVEL), **INNER)
-def begin(structure, point, level):
+@njit(PROGRESS(POINT, LEVEL), **INNER)
+def begin(point, level):
     """Before the first stage."""
+    return Progress(label_nodes(point.data, max(level.rows, 1)), 0.0, 0.0, 0.0)
+
+
+@njit(KNOWN(POINT), **INNER)
+def nothing_known(point):
+    """Before the first stage: room for all of them."""
     stages = point.training.kind.size
-    return Progress(
-        label_nodes(point.data, max(level.rows, 1)), no_moments(point.groups),
-        np.empty(stages * (stages + 1) // 2), np.empty(stages), 0.0, 0.0, 0.0,
-    )  # fmt: skip
+    return Known(no_moments(point.groups), np.empty(stages * (stages + 1) // 2), np.empty(stages))
 
 
 @njit(LOSS(POINT, STAGE, types.int64), **INNER)
@@ -92,46 +110,58 @@ def loss_at(point, stage, t):
     loss, kind = stage.loss, point.training.kind[t]
     constraint = kind if kind in (MINIMUM_NORM, MAX_MARGIN) else TRAINED
     return Loss(
-        loss.along, loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, constraint, point.training.parameters[t]
+        loss.along, loss.slopes, loss.targets, loss.bends, loss.n_bends, loss.kind, constraint,
+        entry(point.training.parameters, t),
     )  # fmt: skip
 
 
-@njit(PROBLEM(STRUCTURE, POINT, PROGRESS), **INNER)
-def next_problem(structure, point, progress):
-    """Of the stage after those solved, on the samples that it is trained on."""
+@njit(PROBLEM(STRUCTURE, POINT, PROGRESS, KNOWN), **INNER)
+def next_problem(structure, point, progress, known):
+    """Of the stage after those solved, on the samples that it is trained on; parts of it are parts of what is ``known``."""
     t = progress.nodes.logits.shape[1]
     stage, training = structure.stages[t], point.training
     nodes = progress.nodes
     if training.kind[t] != GIVEN:
-        nodes = nodes_of_sets(nodes, structure.trained[t])
+        nodes = nodes_of_sets(nodes, entry(structure.trained, t))
     return Problem(
-        loss_at(point, stage, t), stage.equations, nodes,
-        nodes.logits[:, stage.seen], prior_rows(progress.moments, t, training.ridge[t]),
-        progress.triangle[: t * (t + 1) // 2], progress.responses[:t], point.data.delta, training.fixed_bias[t],
+        loss_at(point, stage, t), stage.equations, owned(nodes), nodes.logits[:, stage.seen],
+        prior_rows(known.moments, t, training.ridge[t]), part(known.triangle, 0, t * (t + 1) // 2), part(known.responses, 0, t),
+        point.data.delta, training.fixed_bias[t],
     )  # fmt: skip
 
 
-@njit(
-    PROGRESS(STRUCTURE, POINT, SETTINGS, LEVEL, PROGRESS, FloatArray, FloatArray, types.float64), **INNER
-)  # fmt: skip
-def after_stage(structure, point, settings, level, progress, x, conjugate, sharpness):
-    """What is known after one stage more, with unknowns ``x``; it is not the last one.
+@njit(types.float64(Matrix, IntArray, types.int64), **PLAIN)
+def sharpness_along(unknowns, started, t):
+    """How much of stage t's g moves the fields of later stages by the width that g's after it give them."""
+    sharpest = 0.0
+    for later in range(t + 1, unknowns.shape[0]):
+        if started[later] == 1:
+            order = unpacked(entry(unknowns, later)[: 2 * later + 4])
+            width = order.norm**2
+            for r in range(t + 1, later):
+                width += order.couplings[r] ** 2
+            sharpest = max(sharpest, abs(order.couplings[t]) / math.sqrt(width))
+    return sharpest
 
-    ``sharpness`` is that of the later stages' dependence on this one; see :class:`numerics.scalar.kernels.layout.Rule`.
-    """
-    nodes, moments, training = progress.nodes, progress.moments, point.training
+
+@njit(PROGRESS(STRUCTURE, POINT, SETTINGS, LEVEL, PROGRESS, KNOWN, STATES), **INNER)
+def after_stage(structure, point, settings, level, progress, known, states):
+    """What is known after one stage more, which is not the last one, with what it has in ``states``."""
+    nodes, moments, training = progress.nodes, known.moments, point.training
     t = nodes.logits.shape[1]
-    kind, stage = training.kind[t], structure.stages[t]
+    kind, stage, size = training.kind[t], structure.stages[t], 2 * t + 4
+    x, conjugate = part(entry(states.unknowns, t), 0, size), part(entry(states.conjugates, t), 0, size)
+    sharpness = sharpness_along(states.unknowns, states.started, t)
     if kind == GIVEN:
         append_given(moments, t, training.magnetization[t], training.mean_square[t])
     elif kind != VANISHING:
         append_trained(moments, stage.equations.moments, t, training.ridge[t], conjugate)
-    order = unpack(x)
-    row = progress.triangle[t * (t + 1) // 2 :]
+    order = unpacked(x)
+    row = part(known.triangle, t * (t + 1) // 2, t + 1)
     for s in range(t):
         row[s] = order.couplings[s]
     row[t] = order.norm
-    progress.responses[t] = order.response
+    known.responses[t] = order.response
     before, growth, bytes_needed = progress.nodes_before, progress.growth, 0.0
     if kind == VANISHING:
         nodes = with_constant_logit(nodes, training.fixed_bias[t])
@@ -158,13 +188,12 @@ def after_stage(structure, point, settings, level, progress, x, conjugate, sharp
                 along[r] = structure.directions[r, t]
             rule = Rule(
                 settings.outer_step * level.factor, MAP_TOLERANCE, sharing(structure), True, sharpness,
-                training.bends[t, : training.n_bends[t]],
+                part_matrix(entry(training.bends, t), 0, training.n_bends[t], 2),
             )  # fmt: skip
             nodes, _ = nodes_after(
-                Stage(loss_at(point, stage, t), stage.equations, stage.seen), nodes, field_of(order, point.data.delta), trained[t],
-                needed, along,
-                rule, level.tail,
+                Stage(loss_at(point, stage, t), stage.equations, stage.seen), nodes, field_of(order, point.data.delta),
+                entry(trained, t), needed, along, rule, level.tail,
             )  # fmt: skip
             if t == 0:
                 nodes = weighted_by_label(point.data, nodes, level.tail if level.rows == 0 else 0.0)
-    return Progress(nodes, owned(moments), owned(progress.triangle), owned(progress.responses), before, growth, bytes_needed)
+    return Progress(owned(nodes), before, growth, bytes_needed)
