@@ -49,7 +49,9 @@ class _LentModel(models.ArrayModel):
 
 @lower_cast(types.Array, Lent)
 @lower_cast(Lent, types.Array)
-def _same_array(context: Any, builder: ir.IRBuilder, source: types.Type, target: types.Type, value: ir.Value) -> ir.Value:
+def _same_array(
+    context: Any, builder: ir.IRBuilder, source: types.Type, target: types.Type, value: ir.Value
+) -> ir.Value:
     return value  # whoever keeps it counts it
 
 

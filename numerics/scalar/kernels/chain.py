@@ -20,7 +20,7 @@ from numerics.codegen.room import entry, integer_part, part, part_matrix
 from numerics.driver.continuation import MOST_POINTS, extrapolate
 from numerics.driver.outcome import OUTCOME, Outcome, Status
 from numerics.driver.refine import FAILED, KEPT, SOLVED, refine_of
-from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, IntArray, Matrix
+from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, Matrix
 from numerics.scalar.kernels.guess import (
     place_given,
     place_vanishing,

@@ -471,10 +471,11 @@ def settle(sample, field, rule, kinks, rough, n, points, work):
 
 
 @njit(
-    TABLE(SAMPLE, FIELD, RULE, Matrix, TABLE, types.float64, types.float64, types.float64), **INNER
+    types.int64(SAMPLE, FIELD, RULE, Matrix, TABLE, types.float64, types.float64, types.float64), **PLAIN
 )  # fmt: skip
-def march(sample, field, rule, kinks, table, h, limit, direction):
-    """Add points from ``h`` on, one step of t each, until P passes ``limit``; upwards with that at h, downwards without."""
+def add_points(sample, field, rule, kinks, table, h, limit, direction):
+    """As :func:`march`, where there is room: number of points used then; -1 if there is no room for these, and some to pad."""
+    found, used = table.points, table.used
     gamma, row = field.gamma, LOW + sample.branch
     step = direction * rule.step
     rough, points = stack_matrix(4, _ROUGH_POINTS), stack_matrix(POINT_ROWS, _MOST_BETWEEN)
@@ -491,21 +492,36 @@ def march(sample, field, rule, kinks, table, h, limit, direction):
         n = between_rough(rough, count, goal, step, points, work)
         goal += n * step
         settle(sample, field, rule, kinks, rough, n, points, work)
-        found, used = with_room(table, n)
-        table = Table(found, used)
+        if used + n + LANES > found.shape[1]:
+            return -1
         for j in range(n):
             before = place
             place = points[H, j] + gamma * points[row, j]
             if not direction * (place - before) > 0.0:
-                return Table(found, used)  # a step is lost in rounding: the field is narrower than doubles resolve
+                return used  # a step is lost in rounding: the field is narrower than doubles resolve
             for r in range(POINT_ROWS):
                 found[r, used] = points[r, j]
             used += 1
             if direction * (place - limit) >= 0.0:
-                return Table(found, used)
-        table = Table(found, used)
+                return used
         rough[PLACE, 0] = rough[PLACE, count - 1]
-    return table
+    return used
+
+
+@njit(
+    TABLE(SAMPLE, FIELD, RULE, Matrix, TABLE, types.float64, types.float64, types.float64), **INNER
+)  # fmt: skip
+def march(sample, field, rule, kinks, table, h, limit, direction):
+    """Add points from ``h`` on, one step of t each, until P passes ``limit``; upwards with that at h, downwards without."""
+    used = add_points(sample, field, rule, kinks, table, h, limit, direction)
+    if used >= 0:
+        return Table(owned(table.points), used)
+    larger = with_room(table, table.points.shape[1] - table.used + 1)
+    while True:
+        used = add_points(sample, field, rule, kinks, larger, h, limit, direction)
+        if used >= 0:
+            return Table(larger.points, used)
+        larger = with_room(larger, larger.points.shape[1] - larger.used + 1)
 
 
 @njit(types.void(FloatArray, types.float64, types.float64, FloatArray), **PLAIN)
@@ -677,8 +693,17 @@ def separate_points(loss, samples, field, rule, points, room):
                     continue
             for side in range(2):
                 direction = 2.0 * side - 1.0
-                table = march(sample, field, rule, kinks[:n_kinks], table, h, centre + direction * half, direction)
-            table = pad(table, begun)
+                table = march(
+                    sample,
+                    field,
+                    rule,
+                    part_matrix(kinks, 0, n_kinks, 3),
+                    table,
+                    h,
+                    centre + direction * half,
+                    direction,
+                )
+            table = Table(table.points, pad(table, begun))
         samples.stop[i] = table.used
     return table
 
@@ -726,7 +751,8 @@ def shared_points(loss, samples, field, rule, points, low, room):
         if loss.kind & SEARCHED != 0:
             table = panels(sample, field, rule, table, begin, limit, h, np.nan)
         else:
-            table = pad(march(sample, field, rule, kinks[:n_kinks], table, h, limit, 1.0), begun)
+            table = march(sample, field, rule, part_matrix(kinks, 0, n_kinks, 3), table, h, limit, 1.0)
+            table = Table(table.points, pad(table, begun))
         locate(samples, field, table, begun, first_rank, rank)
     return table
 

@@ -88,7 +88,9 @@ def unpack(x):
     )
 
 
-@njit(record(OrderParameters, types.float64, types.float64, PART, types.float64, PART, types.float64)(FloatArray), **LEAF)
+@njit(
+    record(OrderParameters, types.float64, types.float64, PART, types.float64, PART, types.float64)(FloatArray), **LEAF
+)
 def unpacked(x):
     """The same for compiled code, as parts of ``x``."""
     k = (x.size - 4) // 2

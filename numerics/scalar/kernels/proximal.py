@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
+from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
 from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray, address
 from numerics.scalar.kernels.layout import SAMPLE, TABLE, Table
@@ -70,10 +71,10 @@ def proximal_point(sample, gamma, u, guess, tolerance, slope):
 @njit(TABLE(TABLE, types.int64), **INNER)
 def with_room(table, wanted):
     """The table, or one large enough for so many more points."""
-    points, used = table
+    points, used = table.points, table.used
     capacity = points.shape[1]
     if used + wanted <= capacity:
-        return table
+        return Table(owned(points), used)
     while used + wanted > capacity:
         capacity *= 2
     larger = np.empty((POINT_ROWS, capacity))
@@ -83,13 +84,16 @@ def with_room(table, wanted):
     return Table(larger, used)
 
 
-@njit(TABLE(TABLE, types.int64), **INNER)
+@njit(types.int64(TABLE, types.int64), **PLAIN)
 def pad(table, begun):
-    """Repeat the last point, without weight, until there is a multiple of ``LANES`` points since ``begun``."""
+    """Repeat the last point, without weight, until there is a multiple of ``LANES`` points since ``begun``; there is room.
+
+    Returns how many points are used then.
+    """
     lacking = -(table.used - begun) % LANES
-    points, used = with_room(table, lacking)
+    points, used = table.points, table.used
     for j in range(used, used + lacking):
         for r in range(POINT_ROWS):
             points[r, j] = points[r, used - 1]
         points[WEIGHT, j] = 0.0
-    return Table(points, used + lacking)
+    return used + lacking

@@ -171,7 +171,8 @@ class Memory(NamedTuple):
 
 
 MEMORY = record(
-    Memory, PART, *[PART_MATRIX] * 2, *[PART] * 2, *[PART, PART_MATRIX] * 2, *[PART] * 3, FloatArray, BLOCK, CHAIN_RULE, types.float64, RULE, types.float64, types.float64,
+    Memory, PART, *[PART_MATRIX] * 2, *[PART] * 2, *[PART, PART_MATRIX] * 2, *[PART] * 3, FloatArray, BLOCK, CHAIN_RULE,
+    types.float64, RULE, types.float64, types.float64,
 )  # fmt: skip
 
 
@@ -477,7 +478,16 @@ def average(problem, memory, state, x):
     """Averages of the channel at ``x``, and their gradients."""
     field = field_in(unpacked(x), problem.delta, memory.field)
     if not start_averages(problem, memory, field, x):
-        return State(owned(state.points), owned(state.tables), state.used, state.sigma, state.gamma, state.exact, state.defect, False)
+        return State(
+            owned(state.points),
+            owned(state.tables),
+            state.used,
+            state.sigma,
+            state.gamma,
+            state.exact,
+            state.defect,
+            False,
+        )
     samples = memory.block.samples
     exact = state.exact
     if problem.loss.constraint != TRAINED:
