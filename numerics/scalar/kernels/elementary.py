@@ -154,7 +154,7 @@ def softplus(x):
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-@njit(types.boolean(Matrix, IntArray), **PLAIN)
+@njit(types.boolean(Matrix, IntArray), **ENTRY, plain=True)
 def lu_factor(matrix, pivots):
     """LU factorisation with partial pivoting, in place.  Returns False for a singular or non-finite matrix."""
     n = matrix.shape[0]
@@ -177,7 +177,7 @@ def lu_factor(matrix, pivots):
     return True
 
 
-@njit(types.void(Matrix, IntArray, FloatArray), **PLAIN)
+@njit(types.void(Matrix, IntArray, FloatArray), **ENTRY, plain=True)
 def lu_solve(matrix, pivots, vector):
     """Solve with the result of :func:`lu_factor`; overwrites ``vector``."""
     n = matrix.shape[0]
