@@ -16,7 +16,7 @@ from numerics.driver.outcome import Outcome, Status
 from numerics.driver.refine import FAILED, SOLVED, refine_of
 from numerics.models import Chain, Clusters
 from numerics.scalar.compiled import target_bends
-from numerics.scalar.kernels.layout import Accuracy, Level, Nodes
+from numerics.scalar.kernels.layout import Accuracy, Level, Nodes, Sharpness
 from numerics.scalar.nodes import extend, label_nodes, sharpness_along
 from numerics.scalar.points import StagePoint
 from numerics.settings import Settings
@@ -91,7 +91,9 @@ class Walk:
         if number < len(self.chain):
             step = self.settings.outer_step * self.level.factor
             for c, part in enumerate(self.data.parts):
-                sharpness = sharpness_along([stage[c] for stage in self.known], number) if self.known else 0.0
+                sharpness = (
+                    sharpness_along([stage[c] for stage in self.known], number) if self.known else Sharpness(0.0, 0.0)
+                )
                 self.nodes[c], _ = extend(
                     self.nodes[c], part, self.chain[number - 1], points[c], step, self.level.tail, training=True,
                     extra=target_bends(self.chain, number), sharpness=sharpness,

@@ -33,7 +33,9 @@ from numerics.scalar.kernels.layout import (
     MINIMUM_NORM,
     POINT,
     POINTS,
+    SCALE,
     SETTINGS,
+    SHARPNESS,
     STAGE,
     STATES,
     STRUCTURE,
@@ -44,6 +46,7 @@ from numerics.scalar.kernels.layout import (
     Groups,
     Level,
     Point,
+    Sharpness,
     Stages,
     States,
     Structure,
@@ -53,6 +56,7 @@ from numerics.scalar.kernels.layout import (
     record,
     unpack,
 )
+from numerics.scalar.kernels.panels import JUMP_SCALE
 from numerics.scalar.kernels.stage import solve_stage
 from numerics.scalar.kernels.starts import TASK, Task, solve_trained
 from numerics.scalar.kernels.walk import after_stage, begin, next_problem, sharing
@@ -65,6 +69,9 @@ _CHECK_TAIL = 100.0  # times the tail of the level that is checked
 _SAFETY = 2.0
 _SEQUENCE_SAFETY = 4.0  # error of a sequence of directions over its change at the last doubling
 _LEAST_GAIN = 0.01  # of a level over the coarser one that checks it
+_STEEP = (
+    5.0  # widths of a field over the scale of a target, from which on the gain is less, by the square of their ratio
+)
 _TAIL_REFINEMENT = 0.1  # from one level to the next, so that the error estimate sees what is cut off
 _TOLERANCE_REFINEMENT = 0.01  # of Newton's method after the first level: later stages amplify what earlier ones leave
 _TINY = 1e-300
@@ -92,10 +99,10 @@ def append_stage(stages, stage):
 # One level.
 
 
-@njit(types.float64(Matrix, IntArray, types.int64), **INNER)
+@njit(SHARPNESS(Matrix, IntArray, types.int64), **INNER)
 def sharpness_along(unknowns, started, t):
-    """How much of stage t's g moves the fields of later stages by the width that g's after it give them."""
-    sharpest = 0.0
+    """How steeply those later stages that are started depend on stage t."""
+    sharpest = pull = 0.0
     for later in range(t + 1, unknowns.shape[0]):
         if started[later] == 1:
             order = unpack(unknowns[later, : 2 * later + 4])
@@ -103,7 +110,8 @@ def sharpness_along(unknowns, started, t):
             for r in range(t + 1, later):
                 width += order.couplings[r] ** 2
             sharpest = max(sharpest, abs(order.couplings[t]) / math.sqrt(width))
-    return sharpest
+            pull = max(pull, order.response / order.norm)
+    return Sharpness(sharpest, pull)
 
 
 @njit(types.void(STATES, types.int64, FloatArray, TASK, OUTCOME), **PLAIN)
@@ -274,6 +282,21 @@ def solve_chain(chain, solving, level):
     return FAILED
 
 
+@njit(types.float64(CHAIN, Matrix), **INNER)
+def least_gain(chain, unknowns):
+    """Of the first level over the coarser one that checks it: the steeper the targets, the less points there are for them to be
+    geometric in."""
+    training = chain.point.training
+    steepest = 0.0
+    for t in range(unknowns.shape[0] - 1):
+        width = math.sqrt(chain.point.data.delta) * unpack(unknowns[t, : 2 * t + 4]).norm
+        for k in range(training.n_bends[t]):
+            scale = training.bends[t, k, SCALE]
+            if scale >= JUMP_SCALE:
+                steepest = max(steepest, width / scale)
+    return min(_LEAST_GAIN * max(1.0, (steepest / _STEEP) ** 2), 1.0)
+
+
 @njit(types.float64(CHAIN, SOLVING, LEVEL), **INNER)
 def estimate(chain, solving, level):
     """Error of a level's solution; see :func:`refine_of`."""
@@ -290,7 +313,7 @@ def estimate(chain, solving, level):
         error = largest_change(chain, solving.check.unknowns, states)
         if level.rows == 0:
             # The trapezoid rule's error is geometric in 1/step, so that of the finer step is a power of this one.
-            error = min(error, max(_SAFETY * error**settings.check_factor, _LEAST_GAIN * error))
+            error = min(error, max(_SAFETY * error**settings.check_factor, least_gain(chain, states.unknowns) * error))
     # Half of the exact directions are exact too: what differs is rounding, as the chain amplifies it.
     if level.rows > 0 and sharing(structure):
         error *= _SEQUENCE_SAFETY

@@ -607,7 +607,7 @@ def sharing_pays(samples, field, rule, low):
 def gauss_may_do(loss, rule):
     """Whether a few points of a Gauss rule may do for what a later stage integrates over."""
     searched = loss.kind & SEARCHED != 0 and rule.sharing
-    return rule.outer and not searched and rule.step > _LAST_RULE_STEP and rule.sharpness < _SHARPNESS[1]
+    return rule.outer and not searched and rule.step > _LAST_RULE_STEP and rule.sharpness.direction < _SHARPNESS[1]
 
 
 @njit(TABLE(LOSS, SAMPLES, FIELD, RULE, Matrix, Matrix), **INNER)
@@ -646,7 +646,9 @@ def separate_points(loss, samples, field, rule, points, found):
                 reach = samples.reach[i] if rule.outer and not gauss else 0.0
                 count = LANES
                 if gauss:
-                    finer = (step < _RULE_STEPS[0]) + (step < _RULE_STEPS[1]) + (rule.sharpness > _SHARPNESS[0])
+                    finer = (
+                        (step < _RULE_STEPS[0]) + (step < _RULE_STEPS[1]) + (rule.sharpness.direction > _SHARPNESS[0])
+                    )
                     count = _OUTER_RULES[finer]
                 while reach > 0.0 and count * step < 2.0 * reach:
                     count += LANES

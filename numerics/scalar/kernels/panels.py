@@ -46,9 +46,10 @@ _NARROWEST_PANEL = 1e-13  # relative to the position
 _MOST_HALVINGS = 60
 _MOST_PANELS = 3000  # of one range; what is not resolved then shows in the defect of the nodes' densities
 _BEND_PANELS = (
-    2.0  # width of a panel over its distance to a bend of a later stage's integrand, or over the scale of that bend
+    1.4  # width of a panel over its distance to a bend of a later stage's integrand, or over the scale of that
 )
-_JUMP_SCALE = 1e-8  # a bend this narrow is a jump: a panel ends there
+# bend, per unit step
+JUMP_SCALE = 1e-8  # a bend this narrow is a jump: a panel ends there
 _END_TOLERANCE = 1e-2  # in widths: where panels end matters little
 _ROOT_HALF = 0.7071067811865476
 _ROOT_TWO_OVER_PI = 0.7978845608028654
@@ -109,18 +110,31 @@ def panel_end(sample, h, out):
     out[H] = h
 
 
-@njit(types.float64(types.float64, types.float64, Matrix), **PLAIN)
-def split_at(left, right, extra):
-    """Where a panel must be divided for the bends ``extra`` (position, scale) of a later stage's integrand; NaN if nowhere."""
+@njit(types.float64(types.float64, types.float64, RULE), **PLAIN)
+def cut_at(left, right, rule):
+    """Where a panel must end, at the latest, for the bends of a later stage's integrand; NaN if its own end will do.
+
+    Far from its bend a target still pulls at later fields, by ``exp(-distance/scale)`` of what it can: the bend reaches as far as
+    that is more than a width of theirs.  From there on panels may grow with the distance.  All is in proportion to the step, so
+    that no two levels have the same panels.
+    """
+    extra, width = rule.extra, _BEND_PANELS * rule.step
+    margin = _NARROWEST_PANEL * max(abs(left), abs(right))
+    end = right
     for k in range(extra.shape[0]):
         place, scale = extra[k, POSITION], extra[k, SCALE]
-        margin = _NARROWEST_PANEL * max(abs(left), abs(right))
-        if left + margin < place < right - margin and right - left > scale:
-            return place
-        distance = max(0.0, left - place, place - right)
-        if scale >= _JUMP_SCALE and right - left > _BEND_PANELS * max(scale, distance):
-            return 0.5 * (left + right)
-    return np.nan
+        if left + margin < place < right - margin:
+            if right - left > width * scale:
+                end = min(end, place)
+            continue
+        if scale < JUMP_SCALE:
+            continue
+        reach = scale * math.log(1.0 + rule.sharpness.pull * max(1.0, 1.0 / scale))
+        if place <= left + margin:
+            end = min(end, left + width * max(scale, left - place - reach))
+        else:
+            end = min(end, max(left + width * scale, (left + width * (place - reach)) / (1.0 + width)))
+    return end if end < right - margin else np.nan
 
 
 @njit(
@@ -140,7 +154,7 @@ def panels(sample, field, rule, table, low, high, guess, centre):
     -------
     The table, with no point added where the range is narrower than doubles resolve.
     """
-    sigma, gamma, branch, extra = field.sigma, field.gamma, sample.branch, rule.extra
+    sigma, gamma, branch = field.sigma, field.gamma, sample.branch
     tolerance = _PANEL_TOLERANCE * (rule.step / _PANEL_STEP) ** _PANEL_POWER
     tolerance = min(max(tolerance, _LEAST_TOLERANCE), _LARGEST_TOLERANCE)
     ends = np.empty((_MOST_HALVINGS + 1, _SOLVED_ROWS))
@@ -184,7 +198,7 @@ def panels(sample, field, rule, table, low, high, guess, centre):
                 and table.used - begun < _MOST_PANELS * LANES
                 and left[H] < middle < right[H]
             )
-            bend = split_at(left[H], right[H], extra) if may_split else np.nan
+            bend = cut_at(left[H], right[H], rule) if may_split else np.nan
             if math.isnan(bend):
                 for j in range(LANES):
                     inside[H, j] = middle + half * _NODES[j]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from numerics.scalar.kernels.layout import (
     POINT,
     PROBLEM,
     SETTINGS,
+    SHARPNESS,
     STAGE,
     STRUCTURE,
     TRAINED,
@@ -32,6 +34,7 @@ from numerics.scalar.kernels.layout import (
     Nodes,
     Problem,
     Rule,
+    Sharpness,
     Stage,
     record,
     unpack,
@@ -112,12 +115,12 @@ def next_problem(structure, point, progress):
 
 
 @njit(
-    PROGRESS(STRUCTURE, POINT, SETTINGS, LEVEL, PROGRESS, FloatArray, FloatArray, types.float64), **INNER
+    PROGRESS(STRUCTURE, POINT, SETTINGS, LEVEL, PROGRESS, FloatArray, FloatArray, SHARPNESS), **INNER
 )  # fmt: skip
 def after_stage(structure, point, settings, level, progress, x, conjugate, sharpness):
     """What is known after one stage more, with unknowns ``x``; it is not the last one.
 
-    ``sharpness`` is that of the later stages' dependence on this one; see :class:`numerics.scalar.kernels.layout.Rule`.
+    ``sharpness`` is that of the later stages' dependence on this one.
     """
     nodes, moments, training = progress.nodes, progress.moments, point.training
     t = nodes.logits.shape[1]
@@ -157,7 +160,8 @@ def after_stage(structure, point, settings, level, progress, x, conjugate, sharp
             for r in range(level.rows):
                 along[r] = structure.directions[r, t]
             rule = Rule(
-                settings.outer_step * level.factor, MAP_TOLERANCE, sharing(structure), True, sharpness,
+                settings.outer_step * level.factor, MAP_TOLERANCE, sharing(structure), True,
+                Sharpness(sharpness.direction, math.sqrt(point.data.delta) * sharpness.pull),
                 training.bends[t, : training.n_bends[t]],
             )  # fmt: skip
             nodes, _ = nodes_after(
