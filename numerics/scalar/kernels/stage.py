@@ -535,7 +535,8 @@ def new_memory(problem, accuracy, conjugate, updated):
         np.empty(size), np.empty((size, size)), np.empty((3, size)), conjugate, updated, np.empty(size),
         np.empty((size, size)), np.empty(size), np.empty((size, size)), np.zeros(n), np.zeros(n),
         Block(samples, by_row, weighted, np.empty((N_SUMS, whole))), new_chain_rule(problem.triangle, problem.delta), total,
-        Rule(accuracy.step, map_tolerance, accuracy.sharing, False, Sharpness(0.0, 0.0), np.empty((0, 2))), _ROUGH_DRIFT if rough else 1.0,
+        Rule(accuracy.step, map_tolerance, accuracy.sharing, False, Sharpness(0.0, 0.0), np.empty((0, 2))),
+        _ROUGH_DRIFT if rough else 1.0,
         _EXACT_WIDTH if (size - 4) // 2 < _LONG else _EXACT_LONG_WIDTH,
     )  # fmt: skip
 
