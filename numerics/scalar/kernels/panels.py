@@ -18,7 +18,7 @@ import numpy as np
 from numba import types
 
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, Matrix, address
+from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray, Matrix, address
 from numerics.scalar.kernels.layout import FIELD, POSITION, RULE, SAMPLE, SCALE, TABLE, Table
 from numerics.scalar.kernels.proximal import (
     CURVATURE,
@@ -92,7 +92,10 @@ def panel_resolved(left, right, inside, field, branch, steepest, allowed):
         allowed * max(right[LOW + branch] - left[LOW + branch], half * steepest) + _PANEL_ROUNDING * size
     ):
         return False
-    if abs(bend - (right[CURVATURE] - left[CURVATURE])) > allowed * max(largest, steepest):
+    # So is S', to what that makes of it over the panel: a loss may have it as a small difference.
+    if abs(bend - (right[CURVATURE] - left[CURVATURE])) > (
+        allowed * max(largest, steepest) + _PANEL_ROUNDING * size / half
+    ):
         return False
     drop = 1.0 / (1.0 + gamma * left[CURVATURE]) - 1.0 / (1.0 + gamma * right[CURVATURE])
     if abs(ratio - drop) > allowed:
@@ -110,13 +113,21 @@ def panel_end(sample, h, out):
     out[H] = h
 
 
+@njit(types.float64(types.float64, types.float64), **LEAF)
+def reach_of(scale, pull):
+    """How far from its bend a target, of order 1 or of its inverse ``scale``, still moves later fields by a width of theirs.
+
+    It pulls at them there by ``exp(-distance/scale)`` of what it can.
+    """
+    return scale * math.log(1.0 + pull * max(1.0, 1.0 / scale))
+
+
 @njit(types.float64(types.float64, types.float64, RULE), **PLAIN)
 def cut_at(left, right, rule):
     """Where a panel must end, at the latest, for the bends of a later stage's integrand; NaN if its own end will do.
 
-    Far from its bend a target still pulls at later fields, by ``exp(-distance/scale)`` of what it can: the bend reaches as far as
-    that is more than a width of theirs.  From there on panels may grow with the distance.  All is in proportion to the step, so
-    that no two levels have the same panels.
+    Panels are as wide as the bend as far as that reaches, and grow with the distance from there on; all in proportion to the step,
+    so that no two levels have the same panels.
     """
     extra, width = rule.extra, _BEND_PANELS * rule.step
     margin = _NARROWEST_PANEL * max(abs(left), abs(right))
@@ -129,7 +140,7 @@ def cut_at(left, right, rule):
             continue
         if scale < JUMP_SCALE:
             continue
-        reach = scale * math.log(1.0 + rule.sharpness.pull * max(1.0, 1.0 / scale))
+        reach = reach_of(scale, rule.sharpness.pull)
         if place <= left + margin:
             end = min(end, left + width * max(scale, left - place - reach))
         else:
@@ -192,13 +203,9 @@ def panels(sample, field, rule, table, low, high, guess, centre):
                 weight = max(math.exp(-0.5 * nearest * nearest), _FARTHEST_WEIGHT)
             middle = 0.5 * (left[H] + right[H])
             half = right[H] - middle
-            may_split = (
-                depth < _MOST_HALVINGS
-                and half > _NARROWEST_PANEL * abs(middle)
-                and table.used - begun < _MOST_PANELS * LANES
-                and left[H] < middle < right[H]
-            )
+            may_split = depth < _MOST_HALVINGS and half > _NARROWEST_PANEL * abs(middle) and left[H] < middle < right[H]
             bend = cut_at(left[H], right[H], rule) if may_split else np.nan
+            may_split = may_split and table.used - begun < _MOST_PANELS * LANES
             if math.isnan(bend):
                 for j in range(LANES):
                     inside[H, j] = middle + half * _NODES[j]
