@@ -34,6 +34,7 @@ from numerics.scalar.kernels.elementary import (
 )
 from numerics.scalar.kernels.layout import (
     FIELD,
+    JUMP_SCALE,
     LOSS,
     POSITION,
     RULE,
@@ -45,7 +46,7 @@ from numerics.scalar.kernels.layout import (
     Samples,
     Table,
 )
-from numerics.scalar.kernels.panels import JUMP_SCALE, panels, reach_of
+from numerics.scalar.kernels.panels import panels, reach_of
 from numerics.scalar.kernels.proximal import (
     BRACKET_STEPS,
     CURVATURE,

@@ -370,6 +370,9 @@ RULE = record(Rule, types.float64, types.float64, types.boolean, types.boolean, 
 POSITION, SCALE = 0, 1
 """Columns of ``extra``."""
 
+JUMP_SCALE = 1e-8
+"""A bend this narrow is a jump."""
+
 
 class Table(NamedTuple):
     """Points in h (rows as in :mod:`numerics.scalar.kernels.proximal`) and how many columns are used."""

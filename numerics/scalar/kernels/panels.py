@@ -19,7 +19,7 @@ from numba import types
 
 from numerics.codegen.cache import njit
 from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray, Matrix, address
-from numerics.scalar.kernels.layout import FIELD, POSITION, RULE, SAMPLE, SCALE, TABLE, Table
+from numerics.scalar.kernels.layout import FIELD, JUMP_SCALE, POSITION, RULE, SAMPLE, SCALE, TABLE, Table
 from numerics.scalar.kernels.proximal import (
     CURVATURE,
     LANES,
@@ -46,10 +46,8 @@ _NARROWEST_PANEL = 1e-13  # relative to the position
 _MOST_HALVINGS = 60
 _MOST_PANELS = 3000  # of one range; what is not resolved then shows in the defect of the nodes' densities
 _BEND_PANELS = (
-    1.4  # width of a panel over its distance to a bend of a later stage's integrand, or over the scale of that
+    1.4  # width of a panel, per unit step, over the scale of a later bend, or over the distance from its reach
 )
-# bend, per unit step
-JUMP_SCALE = 1e-8  # a bend this narrow is a jump: a panel ends there
 _END_TOLERANCE = 1e-2  # in widths: where panels end matters little
 _ROOT_HALF = 0.7071067811865476
 _ROOT_TWO_OVER_PI = 0.7978845608028654
@@ -139,13 +137,13 @@ def cut_at(left, right, rule):
                 end = min(end, place)
             continue
         if scale < JUMP_SCALE:
-            continue
+            continue  # a panel ends there, and that is all
         reach = reach_of(scale, rule.sharpness.pull)
         if place <= left + margin:
             end = min(end, left + width * max(scale, left - place - reach))
         else:
             end = min(end, max(left + width * scale, (left + width * (place - reach)) / (1.0 + width)))
-    return end if end < right - margin else np.nan
+    return end if left + margin < end < right - margin else np.nan
 
 
 @njit(
