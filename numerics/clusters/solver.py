@@ -13,10 +13,10 @@ from numerics.clusters.prior import WeightPrior
 from numerics.clusters.stage import StageEquations
 from numerics.driver.chord import Found, Path, chord, chord_along, newton_step
 from numerics.driver.outcome import Outcome, Status
-from numerics.driver.refine import FAILED, SOLVED, refine_of
+from numerics.driver.refine import FAILED, SOLVED, least_gain, refine_of
 from numerics.models import Chain, Clusters
 from numerics.scalar.compiled import target_bends
-from numerics.scalar.kernels.layout import Accuracy, Level, Nodes
+from numerics.scalar.kernels.layout import JUMP_SCALE, Accuracy, Level, Nodes, Sharpness
 from numerics.scalar.nodes import extend, label_nodes, sharpness_along
 from numerics.scalar.points import StagePoint
 from numerics.settings import Settings
@@ -31,7 +31,7 @@ DAMPED = 4
 """Steps of half the residual that a cold start begins with."""
 
 _PATH_ITERATIONS, _PATH_TOLERANCE = 25, 1e-3
-_SAFETY, _LEAST_GAIN = 2.0, 0.01  # of the error of a level over what a coarser one says
+_SAFETY = 2.0  # of the error of a level over what a coarser one says
 _CHECK_TAIL, _TAIL_REFINEMENT, _TOLERANCE_REFINEMENT = 100.0, 0.1, 0.01
 
 
@@ -91,12 +91,24 @@ class Walk:
         if number < len(self.chain):
             step = self.settings.outer_step * self.level.factor
             for c, part in enumerate(self.data.parts):
-                sharpness = sharpness_along([stage[c] for stage in self.known], number) if self.known else 0.0
+                sharpness = (
+                    sharpness_along([stage[c] for stage in self.known], number) if self.known else Sharpness(0.0, 0.0)
+                )
                 self.nodes[c], _ = extend(
                     self.nodes[c], part, self.chain[number - 1], points[c], step, self.level.tail, training=True,
                     extra=target_bends(self.chain, number), sharpness=sharpness,
                 )  # fmt: skip
         return True
+
+    def steepness(self) -> float:
+        """Largest width of a field over the scale of what later targets do there; jumps have none."""
+        steepest = 0.0
+        for number, points in enumerate(self.points, 1):
+            scales = [scale for _, scale in target_bends(self.chain, number) if scale >= JUMP_SCALE]
+            for point, part in zip(points, self.data.parts, strict=True):
+                width = math.sqrt(part.variance * math.exp(point.unknowns[1 + number]))
+                steepest = max(steepest, *(width / scale for scale in scales), 0.0)
+        return steepest
 
     def solve_next(self, start: Found | None) -> Outcome:
         """Solve the next stage: from a solution nearby, if there is one, then cold, then along falling ridges."""
@@ -232,7 +244,7 @@ def _estimate(refinement: Refinement, _memory: object, level: Level) -> float:
             return math.inf
         error = largest_difference(refinement.before.points, walk.points)
         # The trapezoid rule's error is geometric in 1/step, so that of the finer step is a power of this one.
-        error = min(error, max(_SAFETY * error**settings.check_factor, _LEAST_GAIN * error))
+        error = min(error, max(_SAFETY * error**settings.check_factor, least_gain(walk.steepness()) * error))
     return max(error, refinement.outcome.residual, walk.defect)
 
 

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import GENERIC
+from numerics.scalar.kernels.elementary import GENERIC, OPTIONS
 
 SOLVED, FAILED, KEPT = range(3)
 """What a level may end with; ``KEPT`` is the solution of the level before, beyond which there is none."""
 
 _STALLING_LEVEL = 7  # from which on two levels must at least halve the error, or refinement ends
 _ENOUGH = 0.5
+_LEAST_GAIN = 0.01
+_STEEP = 5.0  # steepness from which on the gain is less, by its square
+
+
+@njit(types.float64(types.float64), **OPTIONS)
+def least_gain(steepness):
+    """Error that the first level has at least, over its change from the coarser one that checks it.
+
+    The wider a field is beside the scale of a target (``steepness``), the fewer points the target has, and the longer it takes
+    until errors fall as they do in the end.
+    """
+    return min(_LEAST_GAIN * max(1.0, (steepness / _STEEP) ** 2), 1.0)
 
 
 def refine_of(solve, estimate, finer):

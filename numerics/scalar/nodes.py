@@ -19,6 +19,7 @@ _entries = Deferred("numerics.scalar.kernels.entries")
 _grid = Deferred("numerics.scalar.kernels.grid")
 _NO_BENDS = np.empty((0, 2))
 _NO_DIRECTIONS = np.empty(0)
+_NOT_SHARP = layout.Sharpness(0.0, 0.0)
 
 
 def label_nodes(data: DataModel, *, training: bool = True, rows: int = 1) -> Nodes:
@@ -28,7 +29,8 @@ def label_nodes(data: DataModel, *, training: bool = True, rows: int = 1) -> Nod
 
 def extend(
     nodes: Nodes, data: DataModel, stage: Estimator | Frozen, point: StagePoint, step: float, tail: float, *,
-    training: bool, extra: np.ndarray = _NO_BENDS, directions: np.ndarray | None = None, sharpness: float = 0.0,
+    training: bool, extra: np.ndarray = _NO_BENDS, directions: np.ndarray | None = None,
+    sharpness: layout.Sharpness = _NOT_SHARP,
 ) -> tuple[Nodes, float]:  # fmt: skip
     """Nodes that include this stage too, on training samples or on fresh ones, and their normalisation defect.
 
@@ -38,6 +40,7 @@ def extend(
     """
     field = _entries.field_of if training else _entries.field_of_fresh
     trained = [int(found.name in stage.sets) for found in data.sets] if training else [1]
+    sharpness = layout.Sharpness(sharpness.direction, math.sqrt(data.variance) * sharpness.pull)
     rule = layout.Rule(step, _grid.MAP_TOLERANCE, True, True, sharpness, np.ascontiguousarray(extra, dtype=float))
     compiled = compiled_stage(structural_loss(stage), point.earlier + 1, point.limit if training else None)
     found, defect = _entries.nodes_after(
@@ -52,7 +55,8 @@ def extend(
 
 def extend_any(
     nodes: Nodes, data: DataModel, chain: Chain, number: int, point: StagePoint, settings: Settings, level: int, *,
-    training: bool, refinement: float = 1.0, bends: Sequence[tuple[float, float]] = (), sharpness: float = 0.0,
+    training: bool, refinement: float = 1.0, bends: Sequence[tuple[float, float]] = (),
+    sharpness: layout.Sharpness = _NOT_SHARP,
 ) -> Nodes:  # fmt: skip
     """``nodes`` of the stages before ``number``, extended by that stage, whether it has weights or not.
 
@@ -71,6 +75,6 @@ def extend_any(
     return found
 
 
-def sharpness_along(points: Sequence[StagePoint], number: int) -> float:
-    """How much of stage ``number``'s g moves the fields of the stages after it by the width that g's after it give them."""
+def sharpness_along(points: Sequence[StagePoint], number: int) -> layout.Sharpness:
+    """How steeply the stages after ``number`` depend on it."""
     return _entries.sharpness_along(packed(points), np.ones(len(points), dtype=np.int64), number - 1)

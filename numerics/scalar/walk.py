@@ -9,6 +9,7 @@ import numpy as np
 from numerics.models import Chain, DataModel, Frozen, in_equations
 from numerics.scalar.compiled import newton, one_step, structural_loss, target_bends
 from numerics.scalar.directions import fixed_directions
+from numerics.scalar.kernels import layout
 from numerics.scalar.nodes import extend, label_nodes
 from numerics.scalar.points import StagePoint, effective_ridge, given_point
 from numerics.scalar.prior import WeightMoments, coordinate_groups
@@ -47,7 +48,7 @@ class Walk:
         )  # fmt: skip
         return moved - x, conjugates
 
-    def advance(self, x: np.ndarray, sharpness: float) -> None:
+    def advance(self, x: np.ndarray, sharpness: layout.Sharpness) -> None:
         """Put the next stage at ``x`` and go on to the one after it; ``sharpness`` as in :func:`extend`."""
         number = len(self.points) + 1
         stage = self.stages[number - 1]

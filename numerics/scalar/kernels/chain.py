@@ -19,7 +19,7 @@ from numerics.codegen.cache import njit
 from numerics.codegen.room import entry, integer_part, part, part_matrix
 from numerics.driver.continuation import MOST_POINTS, extrapolate
 from numerics.driver.outcome import OUTCOME, Outcome, Status
-from numerics.driver.refine import FAILED, KEPT, SOLVED, refine_of
+from numerics.driver.refine import FAILED, KEPT, SOLVED, least_gain, refine_of
 from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, Matrix
 from numerics.scalar.kernels.guess import (
     place_given,
@@ -29,11 +29,13 @@ from numerics.scalar.kernels.guess import (
 from numerics.scalar.kernels.layout import (
     ALL_STATES,
     GIVEN,
+    JUMP_SCALE,
     LEVEL,
     MAX_MARGIN,
     MINIMUM_NORM,
     POINT,
     POINTS,
+    SCALE,
     SETTINGS,
     STAGE,
     STATES,
@@ -65,7 +67,6 @@ _COARSE_ROWS = 256  # fixed directions of a rough solution
 _CHECK_TAIL = 100.0  # times the tail of the level that is checked
 _SAFETY = 2.0
 _SEQUENCE_SAFETY = 4.0  # error of a sequence of directions over its change at the last doubling
-_LEAST_GAIN = 0.01  # of a level over the coarser one that checks it
 _TAIL_REFINEMENT = 0.1  # from one level to the next, so that the error estimate sees what is cut off
 _TOLERANCE_REFINEMENT = 0.01  # of Newton's method after the first level: later stages amplify what earlier ones leave
 _TINY = 1e-300
@@ -255,6 +256,22 @@ def solve_chain(chain, solving, level):
     return FAILED
 
 
+@njit(types.float64(CHAIN, Matrix), **INNER)
+def steepness(chain, unknowns):
+    """Largest width of a field over the scale of what later targets do there; jumps have none."""
+    training = chain.point.training
+    steepest = 0.0
+    for t in range(unknowns.shape[0] - 1):
+        if training.kind[t] == VANISHING:
+            continue
+        width = math.sqrt(chain.point.data.delta) * unpacked(unknowns[t, : 2 * t + 4]).norm
+        for k in range(training.n_bends[t]):
+            scale = training.bends[t, k, SCALE]
+            if scale >= JUMP_SCALE:
+                steepest = max(steepest, width / scale)
+    return steepest
+
+
 @njit(types.float64(CHAIN, SOLVING, LEVEL), **INNER)
 def estimate(chain, solving, level):
     """Error of a level's solution; see :func:`refine_of`."""
@@ -271,7 +288,8 @@ def estimate(chain, solving, level):
         error = largest_change(chain, solving.check.unknowns, states)
         if level.rows == 0:
             # The trapezoid rule's error is geometric in 1/step, so that of the finer step is a power of this one.
-            error = min(error, max(_SAFETY * error**settings.check_factor, _LEAST_GAIN * error))
+            gain = least_gain(steepness(chain, states.unknowns))
+            error = min(error, max(_SAFETY * error**settings.check_factor, gain * error))
     # Half of the exact directions are exact too: what differs is rounding, as the chain amplifies it.
     if level.rows > 0 and sharing(structure):
         error *= _SEQUENCE_SAFETY

@@ -36,6 +36,7 @@ from numerics.scalar.kernels.elementary import (
 )
 from numerics.scalar.kernels.layout import (
     FIELD,
+    JUMP_SCALE,
     LOSS,
     POSITION,
     RULE,
@@ -47,7 +48,7 @@ from numerics.scalar.kernels.layout import (
     Samples,
     Table,
 )
-from numerics.scalar.kernels.panels import panels
+from numerics.scalar.kernels.panels import panels, reach_of
 from numerics.scalar.kernels.proximal import (
     BRACKET_STEPS,
     CURVATURE,
@@ -70,7 +71,7 @@ MARGIN = 0.5  # in widths, so that a grid whose nodes drift a little still cover
 _KINK_WIDTH = 3.0
 _KINK_POINTS = 3.0
 _JUMP_POINTS = 2.5
-_JUMP_WIDTH = 1e-8
+_STEEP = 4.0  # widths of a field over the scale of a target, from which on more than its bend itself is resolved
 MAP_TOLERANCE = 1e-6  # in t; the correction that follows leaves its cube in the position, its square in the weight
 _ROUGH_STRIDE = 3.0  # steps of t from one rough point to the next
 _LARGEST_ADVANCE, _FAR_ADVANCE = 2.0, 8.0  # strides, above which a rough point is too far, and much too far
@@ -133,9 +134,12 @@ def bends_at(loss, sample, found):
         loss.bends(0.0, sample.label, sample.logits, sample.parameters, address(found, 0))
 
 
-@njit(types.int64(FIELD, Matrix, Matrix, Matrix), **PLAIN)
-def find_kinks(field, found, extra, kinks):
-    """Fill rows (``POSITION``, ``WIDTH``, ``STRENGTH``) of ``kinks`` from a loss's bends and others; returns how many."""
+@njit(types.int64(FIELD, Matrix, RULE, Matrix), **PLAIN)
+def find_kinks(field, found, rule, kinks):
+    """Fill rows (``POSITION``, ``WIDTH``, ``STRENGTH``) of ``kinks`` from a loss's bends and others; returns how many.
+
+    A target that is steep for the field is resolved as far as it pulls at later ones; see :func:`reach_of`.
+    """
     n = 0
     for k in range(found.shape[1]):
         centre, scale, strength = found[_CENTRES, k], found[_SCALES, k], abs(found[_STRENGTHS, k])
@@ -150,14 +154,20 @@ def find_kinks(field, found, extra, kinks):
             kinks[n, WIDTH] = _KINK_WIDTH * scale
             kinks[n, STRENGTH] = amount
             n += 1
+    extra = rule.extra
     for k in range(extra.shape[0]):
         # A jump (a bend of hardly any width) has nothing to resolve but its place: the points only have to close in on it.
-        amount = _JUMP_POINTS if extra[k, SCALE] < _JUMP_WIDTH else 2.0 * _KINK_POINTS
-        amount *= min(max((field.sigma / extra[k, SCALE] - 0.5) / 3.5, 0.0), 1.0)
+        jump, scale = extra[k, SCALE] < JUMP_SCALE, extra[k, SCALE]
+        amount = _JUMP_POINTS if jump else 2.0 * _KINK_POINTS
+        amount *= min(max((field.sigma / scale - 0.5) / 3.5, 0.0), 1.0)
         if amount > 0.0:
+            width = _KINK_WIDTH
+            steep = min(max((field.sigma / scale - _STEEP) / _STEEP, 0.0), 1.0)
+            if steep > 0.0 and not jump:
+                width = max(width, steep * reach_of(scale, rule.sharpness.pull) / scale)
             kinks[n, POSITION] = extra[k, POSITION]
-            kinks[n, WIDTH] = _KINK_WIDTH * extra[k, SCALE]
-            kinks[n, STRENGTH] = amount
+            kinks[n, WIDTH] = width * scale
+            kinks[n, STRENGTH] = amount * width / _KINK_WIDTH
             n += 1
     return n
 
@@ -630,7 +640,7 @@ def sharing_pays(samples, field, rule, low):
 def gauss_may_do(loss, rule):
     """Whether a few points of a Gauss rule may do for what a later stage integrates over."""
     searched = loss.kind & SEARCHED != 0 and rule.sharing
-    return rule.outer and not searched and rule.step > _LAST_RULE_STEP and rule.sharpness < _SHARPNESS[1]
+    return rule.outer and not searched and rule.step > _LAST_RULE_STEP and rule.sharpness.direction < _SHARPNESS[1]
 
 
 @njit(types.UniTuple(PART_MATRIX, 2)(LOSS, RULE, FloatArray), **LEAF)
@@ -669,7 +679,7 @@ def separate_points(loss, samples, field, rule, points, room):
                     samples.stop[i] = table.used
                     continue
             bends_at(loss, sample, found)
-            n_kinks = find_kinks(field, found, rule.extra, kinks)
+            n_kinks = find_kinks(field, found, rule, kinks)
             scale = smallest_scale(found)
             # Enough for a start, unless the field is so narrow that this is the only point that is solved for.
             place = _PLACE * sigma if sigma > _PLACE * scale else 0.0
@@ -682,7 +692,9 @@ def separate_points(loss, samples, field, rule, points, room):
                 reach = samples.reach[i] if rule.outer and not gauss else 0.0
                 count = LANES
                 if gauss:
-                    finer = (step < _RULE_STEPS[0]) + (step < _RULE_STEPS[1]) + (rule.sharpness > _SHARPNESS[0])
+                    finer = (
+                        (step < _RULE_STEPS[0]) + (step < _RULE_STEPS[1]) + (rule.sharpness.direction > _SHARPNESS[0])
+                    )
                     count = _OUTER_RULES[finer]
                 while reach > 0.0 and count * step < 2.0 * reach:
                     count += LANES
@@ -719,7 +731,7 @@ def shared_points(loss, samples, field, rule, points, low, room):
     slope = stack(4)
     any_sample = sample_at(loss, samples, 0)
     bends_at(loss, any_sample, found)
-    n_kinks = find_kinks(field, found, rule.extra, kinks)
+    n_kinks = find_kinks(field, found, rule, kinks)
     table = Table(owned(points), 0)
     h = 0.0
     rank = 0

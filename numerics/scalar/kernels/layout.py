@@ -333,6 +333,24 @@ class Sample(NamedTuple):
 SAMPLE = record(Sample, ALONG_FUNCTION, POINT_FUNCTION, types.float64, Pointer, Pointer, types.int64)
 
 
+class Sharpness(NamedTuple):
+    """How steeply later stages depend on one; the largest of them counts.
+
+    Attributes
+    ----------
+    direction : float
+        How much of this stage's g moves their fields by the width that g's after it give them.
+    pull : float
+        V over C, and in a rule times the root of Delta: by how many widths of its field a unit of a target moves it.
+    """
+
+    direction: float
+    pull: float
+
+
+SHARPNESS = record(Sharpness, types.float64, types.float64)
+
+
 class Rule(NamedTuple):
     """How a grid is laid.
 
@@ -345,8 +363,8 @@ class Rule(NamedTuple):
         use: every node gets the points of a Gauss rule.
     outer : bool
         Whether a later stage integrates over this grid: its integrand has a scale of its own.
-    sharpness : float
-        Of the later stages' dependence on this stage's g, if ``outer``: how much of it moves their fields by one width.
+    sharpness : Sharpness
+        Of the later stages' dependence on this one, if ``outer``.
     extra : array, shape (e, 2)
         Further (``POSITION``, ``SCALE``) of bends in h to resolve.
     """
@@ -355,14 +373,17 @@ class Rule(NamedTuple):
     tolerance: float
     sharing: bool
     outer: bool
-    sharpness: float
+    sharpness: Sharpness
     extra: np.ndarray
 
 
-RULE = record(Rule, types.float64, types.float64, types.boolean, types.boolean, types.float64, PART_MATRIX)
+RULE = record(Rule, types.float64, types.float64, types.boolean, types.boolean, SHARPNESS, PART_MATRIX)
 
 POSITION, SCALE = 0, 1
 """Columns of ``extra``."""
+
+JUMP_SCALE = 1e-8
+"""A bend this narrow is a jump."""
 
 
 class Table(NamedTuple):

@@ -19,8 +19,8 @@ from numba import types
 
 from numerics.codegen.cache import njit
 from numerics.codegen.room import stack, stack_matrix
-from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, Matrix, address
-from numerics.scalar.kernels.layout import FIELD, POSITION, RULE, SAMPLE, SCALE, TABLE, Table
+from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray, Matrix, address
+from numerics.scalar.kernels.layout import FIELD, JUMP_SCALE, POSITION, RULE, SAMPLE, SCALE, TABLE, Table
 from numerics.scalar.kernels.proximal import (
     CURVATURE,
     LANES,
@@ -48,9 +48,8 @@ _MOST_HALVINGS = 60
 _MOST_ENDS = _MOST_HALVINGS + 1
 _MOST_PANELS = 3000  # of one range; what is not resolved then shows in the defect of the nodes' densities
 _BEND_PANELS = (
-    2.0  # width of a panel over its distance to a bend of a later stage's integrand, or over the scale of that bend
+    1.4  # width of a panel, per unit step, over the scale of a later bend, or over the distance from its reach
 )
-_JUMP_SCALE = 1e-8  # a bend this narrow is a jump: a panel ends there
 _END_TOLERANCE = 1e-2  # in widths: where panels end matters little
 _ROOT_HALF = 0.7071067811865476
 _ROOT_TWO_OVER_PI = 0.7978845608028654
@@ -93,7 +92,10 @@ def panel_resolved(left, right, inside, field, branch, steepest, allowed):
         allowed * max(right[LOW + branch] - left[LOW + branch], half * steepest) + _PANEL_ROUNDING * size
     ):
         return False
-    if abs(bend - (right[CURVATURE] - left[CURVATURE])) > allowed * max(largest, steepest):
+    # So is S', to what that makes of it over the panel: a loss may have it as a small difference.
+    if abs(bend - (right[CURVATURE] - left[CURVATURE])) > (
+        allowed * max(largest, steepest) + _PANEL_ROUNDING * size / half
+    ):
         return False
     drop = 1.0 / (1.0 + gamma * left[CURVATURE]) - 1.0 / (1.0 + gamma * right[CURVATURE])
     if abs(ratio - drop) > allowed:
@@ -111,18 +113,39 @@ def panel_end(sample, h, out):
     out[H] = h
 
 
-@njit(types.float64(types.float64, types.float64, Matrix), **PLAIN)
-def split_at(left, right, extra):
-    """Where a panel must be divided for the bends ``extra`` (position, scale) of a later stage's integrand; NaN if nowhere."""
+@njit(types.float64(types.float64, types.float64), **LEAF)
+def reach_of(scale, pull):
+    """How far from its bend a target, of order 1 or of its inverse ``scale``, still moves later fields by a width of theirs.
+
+    It pulls at them there by ``exp(-distance/scale)`` of what it can.
+    """
+    return scale * math.log(1.0 + pull * max(1.0, 1.0 / scale))
+
+
+@njit(types.float64(types.float64, types.float64, RULE), **PLAIN)
+def cut_at(left, right, rule):
+    """Where a panel must end, at the latest, for the bends of a later stage's integrand; NaN if its own end will do.
+
+    Panels are as wide as the bend as far as that reaches, and grow with the distance from there on; all in proportion to the step,
+    so that no two levels have the same panels.
+    """
+    extra, width = rule.extra, _BEND_PANELS * rule.step
+    margin = _NARROWEST_PANEL * max(abs(left), abs(right))
+    end = right
     for k in range(extra.shape[0]):
         place, scale = extra[k, POSITION], extra[k, SCALE]
-        margin = _NARROWEST_PANEL * max(abs(left), abs(right))
-        if left + margin < place < right - margin and right - left > scale:
-            return place
-        distance = max(0.0, left - place, place - right)
-        if scale >= _JUMP_SCALE and right - left > _BEND_PANELS * max(scale, distance):
-            return 0.5 * (left + right)
-    return np.nan
+        if left + margin < place < right - margin:
+            if right - left > width * scale:
+                end = min(end, place)
+            continue
+        if scale < JUMP_SCALE:
+            continue  # a panel ends there, and that is all
+        reach = reach_of(scale, rule.sharpness.pull)
+        if place <= left + margin:
+            end = min(end, left + width * max(scale, left - place - reach))
+        else:
+            end = min(end, max(left + width * scale, (left + width * (place - reach)) / (1.0 + width)))
+    return end if left + margin < end < right - margin else np.nan
 
 
 @njit(
@@ -142,7 +165,7 @@ def panels(sample, field, rule, table, low, high, guess, centre):
     -------
     The table, with no point added where the range is narrower than doubles resolve.
     """
-    sigma, gamma, branch, extra = field.sigma, field.gamma, sample.branch, rule.extra
+    sigma, gamma, branch = field.sigma, field.gamma, sample.branch
     tolerance = _PANEL_TOLERANCE * (rule.step / _PANEL_STEP) ** _PANEL_POWER
     tolerance = min(max(tolerance, _LEAST_TOLERANCE), _LARGEST_TOLERANCE)
     ends, inside = stack_matrix(_MOST_ENDS, _SOLVED_ROWS), stack_matrix(_SOLVED_ROWS, LANES)
@@ -178,13 +201,9 @@ def panels(sample, field, rule, table, low, high, guess, centre):
                 weight = max(math.exp(-0.5 * nearest * nearest), _FARTHEST_WEIGHT)
             middle = 0.5 * (left[H] + right[H])
             half = right[H] - middle
-            may_split = (
-                depth < _MOST_HALVINGS
-                and half > _NARROWEST_PANEL * abs(middle)
-                and table.used - begun < _MOST_PANELS * LANES
-                and left[H] < middle < right[H]
-            )
-            bend = split_at(left[H], right[H], extra) if may_split else np.nan
+            may_split = depth < _MOST_HALVINGS and half > _NARROWEST_PANEL * abs(middle) and left[H] < middle < right[H]
+            bend = cut_at(left[H], right[H], rule) if may_split else np.nan
+            may_split = may_split and table.used - begun < _MOST_PANELS * LANES
             if math.isnan(bend):
                 for j in range(LANES):
                     inside[H, j] = middle + half * _NODES[j]

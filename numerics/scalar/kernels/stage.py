@@ -38,6 +38,7 @@ from numerics.scalar.kernels.layout import (
     Problem,
     Rule,
     Samples,
+    Sharpness,
     Table,
     norm_squared,
     places,
@@ -577,7 +578,7 @@ def new_memory(problem, accuracy, conjugate, updated):
         part(room, e + n, n), part(room, 6 * size + 3 * square, width), room,
         Block(samples, by_row, weighted, part_matrix(room, d, N_SUMS, whole)),
         new_chain_rule(problem.triangle, problem.delta, part(room, a, chain_rule)), total,
-        Rule(accuracy.step, map_tolerance, accuracy.sharing, False, 0.0, part_matrix(room, 0, 0, 2)),
+        Rule(accuracy.step, map_tolerance, accuracy.sharing, False, Sharpness(0.0, 0.0), part_matrix(room, 0, 0, 2)),
         _ROUGH_DRIFT if rough else 1.0, _EXACT_WIDTH if k < _LONG else _EXACT_LONG_WIDTH,
     )  # fmt: skip
 

@@ -25,6 +25,7 @@ from numerics.scalar.kernels.layout import (
     POINT,
     PROBLEM,
     SETTINGS,
+    SHARPNESS,
     STAGE,
     STATES,
     STRUCTURE,
@@ -35,6 +36,7 @@ from numerics.scalar.kernels.layout import (
     Nodes,
     Problem,
     Rule,
+    Sharpness,
     Stage,
     record,
     unpacked,
@@ -130,10 +132,10 @@ def next_problem(structure, point, progress, known):
     )  # fmt: skip
 
 
-@njit(types.float64(Matrix, IntArray, types.int64), **PLAIN)
+@njit(SHARPNESS(Matrix, IntArray, types.int64), **PLAIN)
 def sharpness_along(unknowns, started, t):
-    """How much of stage t's g moves the fields of later stages by the width that g's after it give them."""
-    sharpest = 0.0
+    """How steeply those later stages that are started depend on stage t."""
+    sharpest = pull = 0.0
     for later in range(t + 1, unknowns.shape[0]):
         if started[later] == 1:
             order = unpacked(entry(unknowns, later)[: 2 * later + 4])
@@ -141,7 +143,8 @@ def sharpness_along(unknowns, started, t):
             for r in range(t + 1, later):
                 width += order.couplings[r] ** 2
             sharpest = max(sharpest, abs(order.couplings[t]) / math.sqrt(width))
-    return sharpest
+            pull = max(pull, order.response / order.norm)
+    return Sharpness(sharpest, pull)
 
 
 @njit(PROGRESS(STRUCTURE, POINT, SETTINGS, LEVEL, PROGRESS, KNOWN, STATES), **INNER)

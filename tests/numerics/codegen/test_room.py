@@ -53,7 +53,8 @@ def test_parts_are_where_they_were_cut() -> None:
     whole = np.zeros(13)
     assert cut(whole) == 7
     assert np.array_equal(whole[:10], [0, 7, 7, 7, 0, 1, 2, 10, 11, 12])
-    assert np.array_equal(whole[10:12].view(np.int64), [3, 4]) and whole[12] == 0
+    assert np.array_equal(whole[10:12].view(np.int64), [3, 4])
+    assert whole[12] == 0
 
 
 @njit

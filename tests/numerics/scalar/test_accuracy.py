@@ -12,7 +12,7 @@ from numerics.random_box import random_points
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.settings import DEFAULT
 from numerics.solver import read_solution
-from theory.losses import CrossEntropy, Distillation, SquareLoss
+from theory.losses import CrossEntropy, Distillation, Loss, SquareLoss
 
 FINE = replace(DEFAULT, max_levels=0, field_step=0.4, outer_step=0.38, tail=1e-16)
 
@@ -46,6 +46,40 @@ def test_estimated_errors_are_not_exceeded() -> None:
     assert max(errors) <= 2.0 * DEFAULT.rtol
     assert np.median(np.array(errors) / np.array(estimates)) < 0.1
     assert np.mean(np.array(errors) > np.maximum(estimates, 1e-10)) < 0.05
+
+
+def steep_points(count: int, seed: int) -> list[tuple[GaussianMixture, Chain]]:
+    """Teachers that bend nobody knows where, and students whose targets are steps for them."""
+    cubed = Loss.from_expression("(softplus((1 - s*h)/a)*a)**3", {"a": 0.1})
+    bent = Loss.from_expression("a*(sqrt(a**2 + (softplus((1 - s*h)/a)*a)**2) - a)", {"a": 0.021})
+    steps = Loss.from_expression("softplus(h) - h*(1 + tanh(50*(h_teacher - 1))*tanh(50*(h_teacher + 1)))/2")
+    # Here a slope of the teacher is a small difference, which no halving of panels improves.
+    stiff = Chain.of([Estimator(bent, 2.5e-4), Estimator(Distillation(0.7, 0.0063), 0.72)])
+    found = [(GaussianMixture(6.3, 0.38, 2.5), stiff)]
+    generator = np.random.default_rng(seed)
+
+    def between(low: float, high: float) -> float:
+        return float(np.exp(generator.uniform(np.log(low), np.log(high))))
+
+    while len(found) < count:
+        data = GaussianMixture(between(0.2, 10.0), generator.uniform(0.05, 0.5), between(0.3, 3.0))
+        target = Distillation(temperature=between(0.005, 0.1)) if len(found) % 3 else steps
+        found.append((data, Chain.of([Estimator(cubed, between(1e-4, 1)), Estimator(target, between(1e-4, 1))])))
+    return found
+
+
+def test_estimated_errors_hold_behind_steep_targets() -> None:
+    """Panels follow what a target makes of the student's field, and are other ones at every level."""
+    for point in steep_points(20, seed=2):
+        compiled = compile_chain(point[1])
+        found, exact = PointArrays([point]), PointArrays([point])
+        found.solve(compiled, DEFAULT)
+        if np.linalg.norm(found.overlaps()[0][0, 1]) < 1e-6:
+            continue  # a teacher that is nowhere near a step has nothing to teach but rounding
+        assert found.converged(DEFAULT)[0], point
+        exact.x[:], exact.started[:] = found.x, 1
+        exact.solve(compiled, replace(FINE, outer_step=0.2))
+        assert relative_errors(found, exact) <= 2.0 * max(found.error[0], 1e-10), point
 
 
 def spread_of_neighbours(solve_at: Callable[[float], tuple[Solution, float]]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from numerics.codegen.losses import loss_module
 from numerics.scalar import compiled
 from numerics.scalar.kernels.elementary import address, log_positive
 from numerics.scalar.kernels.grid import bends_at, find_kinks, mapped, march
-from numerics.scalar.kernels.layout import Field, Rule, Sample, Table
+from numerics.scalar.kernels.layout import Field, Rule, Sample, Sharpness, Table
 from numerics.scalar.kernels.proximal import CURVATURE, HIGH, LOW, POINT_ROWS, S1, S2, THIRD, WEIGHT, H, slopes_at
 from theory.losses import CrossEntropy, Distillation, Loss
 
@@ -33,7 +33,7 @@ def marched(loss, label, field, rule, h, width):
     found = np.empty((3, loss.n_bends))
     kinks = np.empty((2 * loss.n_bends + 1, 3))
     bends_at(loss, sample, found)
-    kinks = kinks[: find_kinks(field, found, rule.extra, kinks)].copy()
+    kinks = kinks[: find_kinks(field, found, rule, kinks)].copy()
     slope = np.empty(4)
     slopes_at(sample, h, slope)
     place = h + field.gamma * slope[0]
@@ -61,7 +61,7 @@ def test_points_are_one_step_of_t_apart(name: str, sigma: float, gamma: float) -
     loss = LOSSES[name]
     stage = compiled.compiled_loss(loss)
     field = Field(np.zeros(2), sigma, gamma)
-    rule = Rule(STEP, 1e-5, True, False, 0.0, np.empty((0, 2)))
+    rule = Rule(STEP, 1e-5, True, False, Sharpness(0.0, 0.0), np.empty((0, 2)))
     h = 0.3
     points, t, up = marched(stage, 1.0, field, rule, h, 9.0 * sigma)
     assert 9.0 / STEP < up < points.shape[1] - 9.0 / STEP

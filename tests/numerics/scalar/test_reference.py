@@ -152,6 +152,52 @@ def smoothed_hinge(width: float) -> ByHand:
     )
 
 
+def powered_hinge(width: float, power: int) -> ByHand:
+    """(width log(1 + exp((1 - s h)/width)))^power: the solver does not know where it bends."""
+
+    def slope(h, y, t):
+        s = 2 * y - 1
+        z = (1 - s * h) / width
+        return -s * power * (width * np.logaddexp(0, z)) ** (power - 1) * expit(z)
+
+    def curvature(h, y, t):
+        z = (1 - (2 * y - 1) * h) / width
+        excess = width * np.logaddexp(0, z)
+        return power * excess ** (power - 2) * ((power - 1) * expit(z) ** 2 + excess / width * density(z))
+
+    strength = float(curvature(np.array(1.0), 1.0, 0.0))
+    return ByHand(
+        Loss.from_expression(f"(softplus((1 - s*h)/a)*a)**{power}", {"a": width}),
+        slope,
+        curvature,
+        lambda h, y, t: np.zeros_like(h),
+        ((1.0, width, strength), (-1.0, width, strength)),
+    )
+
+
+def confidence(steepness: float) -> ByHand:
+    """The logistic loss for a target that is 1 where the teacher's logit is beyond -1 and 1, else 0, and steep at both."""
+    k = steepness
+
+    def target(t):
+        return 0.5 * (1 + np.tanh(k * (t - 1)) * np.tanh(k * (t + 1)))
+
+    def pull(t):
+        first, second = np.tanh(k * (t - 1)), np.tanh(k * (t + 1))
+        return 0.5 * k * ((1 - first**2) * second + first * (1 - second**2))
+
+    return ByHand(
+        Loss.from_expression(
+            "softplus(h) - h*(1 + tanh(k*(h_teacher - 1))*tanh(k*(h_teacher + 1)))/2", {"k": steepness}
+        ),
+        lambda h, y, t: expit(h) - target(t),
+        lambda h, y, t: density(h),
+        lambda h, y, t: -pull(t) + 0.0 * h,
+        ((0.0, 1.0, 0.25),),
+        ((-1.0, 1 / k), (1.0, 1 / k)),
+    )
+
+
 # What is common to both references.
 
 
@@ -545,6 +591,8 @@ TWO_STAGES = {
 }
 
 TWO_STAGES_SLOW = {
+    "steep copies": Problem(mixture(6.8, 0.43, 1.4), powered_hinge(0.1, 3), 7e-3, distillation(1.0, 0.01), 0.076, 1.0),
+    "steep steps": Problem(mixture(1.25, 0.09, 1.2), powered_hinge(0.1, 3), 0.12, confidence(50.0), 1.4e-4, 1.0),
     "alpha below eta": Problem(mixture(0.499), cross_entropy(), 0.1, distillation(), 1e-8, 0.5),
     "alpha above eta": Problem(mixture(0.501), cross_entropy(), 1e-8, distillation(1.0, 5.0), 1e-8, 0.5),
     "teacher next to separability": Problem(mixture(4.849), cross_entropy(), 1e-8, distillation(0.5, 3.0), 1e-6, 0.5),
