@@ -38,10 +38,12 @@ from numerics.models.gram import (
     simplex_means,
 )
 from numerics.models.inputs import Inputs, Isotropic, PowerLaw, Spectrum
+from numerics.models.line import Line, Problem
 from numerics.models.measured import Measured
 from numerics.models.parameters import (
     PARAMETERS,
     Description,
+    allowed_in_between,
     described,
     parameter_paths,
     parameter_value,
@@ -54,8 +56,9 @@ from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Rul
 __all__ = [
     "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ClassMixture", "ClassSet",
     "Clusters", "ConvergenceWarning", "DataModel", "DataSet", "Dense", "Description", "Estimator", "FixedFeatures", "Frozen",
-    "GaussianMixture", "Gram", "Hebbian", "Inputs", "Isotropic", "LinearMap", "LinearRule", "Measured", "ParameterError",
-    "PowerLaw", "RandomFeatures", "Rule", "Seen", "SharedCovariance", "Spectrum", "Stage", "check_fit", "chosen", "class_tree",
+    "GaussianMixture", "Gram", "Hebbian", "Inputs", "Isotropic", "Line", "LinearMap", "LinearRule", "Measured", "ParameterError",
+    "PowerLaw", "Problem", "RandomFeatures", "Rule", "Seen", "SharedCovariance", "Spectrum", "Stage", "allowed_in_between",
+    "check_fit", "chosen", "class_tree",
     "described", "equal_overlaps", "gram_of_correlations", "helmert", "in_equations", "mixture_of_samples",
     "orthogonal_means", "parameter_paths", "parameter_value", "parameter_values", "require_count", "require_noise",
     "require_number", "similar_pairs", "simplex_means", "structured", "total_alpha", "with_parameter",

@@ -12,7 +12,18 @@ from itertools import pairwise
 
 import numpy as np
 
-from numerics.models import Chain, DataModel, ParameterError, check_fit, in_equations, with_parameter
+from numerics.models import (
+    Chain,
+    DataModel,
+    Line,
+    ParameterError,
+    Problem,
+    allowed_in_between,
+    check_fit,
+    in_equations,
+    structured,
+    with_parameter,
+)
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.scalar.limits import classify
 from numerics.scalar.points import HARD
@@ -32,10 +43,6 @@ QUALITY = {
     "quadrature_error": "quadrature error estimate",
 }
 """Rows after the observables, and their long names."""
-
-
-Problem = tuple[DataModel, Chain]
-"""What is solved, or simulated, at a point."""
 
 
 def problem_at(data: DataModel, chain: Chain, paths: Sequence[str], values: Sequence[float]) -> Problem:
@@ -98,19 +105,40 @@ class Points:
         except ParameterError:
             return None
 
-    def allowed(self, first: int, last: int) -> tuple[dict[int, Problem], dict[int, str]]:
-        """Problems of the points first <= i < last by position, and why there is none at the others.
+    def allowed(self, first: int, last: int) -> tuple[Sequence[Problem], list[int], dict[int, str]]:
+        """Problems of the points first <= i < last, their positions, and by position why there is none at the others.
 
         They differ in the last parameter alone: the others are set once.
         """
-        points, refused = {}, {}
         common = self._with_others(first)
+        line = None if common is None else self._line_of(common, first, last)
+        if line is not None:
+            return line, list(range(last - first)), {}
+        points, refused = {}, {}
         for i in range(first, last):
             try:
                 points[i - first] = self.at(i, common)
             except ParameterError as reason:
                 refused[i - first] = str(reason)
-        return points, refused
+        return list(points.values()), list(points), refused
+
+    def _line_of(self, common: Problem, first: int, last: int) -> Line | None:
+        """The points first <= i < last where both ends say that all of them are allowed; None where it takes each of them."""
+        values = self.values[first:last, -1]
+        data, chain = common
+        if len(values) < 3 or data.many_classes or data.in_clusters or structured(data, chain):
+            return None
+        if not allowed_in_between(chain, self.paths[-1]):
+            return None
+        try:
+            line = Line(*common, self.paths[-1], values)
+            for problem in (line.probed[0], line.probed[-1]):
+                check_fit(*problem)
+                if has_limit(problem[1]):
+                    return None  # there need not be one in between
+        except ParameterError:
+            return None
+        return line
 
 
 @dataclass(frozen=True)
@@ -139,16 +167,15 @@ class Solve(Points):
         return Piece(np.concatenate([piece.values for piece in pieces], axis=1), notes)
 
     def _line(self, first: int, last: int) -> Piece:
-        allowed, refused = self.allowed(first, last)
-        points = list(allowed.values())
-        if not points:
+        points, places, refused = self.allowed(first, last)
+        if not places:
             return self._blank(last - first, refused)
-        piece = self._solved(points, self.values[first:last, -1][list(allowed)])
+        piece = self._solved(points, self.values[first:last, -1][places])
         if not refused:
             return piece
         whole = self._blank(last - first, refused)
-        whole.values[:, list(allowed)] = piece.values
-        whole.notes.update({list(allowed)[k]: note for k, note in piece.notes.items()})
+        whole.values[:, places] = piece.values
+        whole.notes.update({places[k]: note for k, note in piece.notes.items()})
         return whole
 
     def _blank(self, n: int, notes: dict[int, str]) -> Piece:
@@ -164,9 +191,10 @@ class Solve(Points):
             return self._one_by_one(
                 points, lambda data, chain: solve(data, chain, settings=self.settings, rtol=self.rtol)
             )
-        limits = any(has_limit(chain) for _, chain in points)
-        apart = self.data.in_clusters or len({tables_key(*point) for point in points}) > 1
-        if apart or len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in points):
+        looked_at = points.probed if isinstance(points, Line) else points
+        limits = any(has_limit(chain) for _, chain in looked_at)
+        apart = self.data.in_clusters or len({tables_key(*point) for point in looked_at}) > 1
+        if apart or len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in looked_at):
             return self._one_by_one(points, lambda data, chain: solve(data, chain, settings=self.settings))
         settings = settings_of_limits(self.settings) if limits else self.settings
         compiled = compile_chain(in_equations(*points[0]))
