@@ -80,8 +80,8 @@ class Line(Sequence):
     def numbers(self, read: Callable[[Sequence[Problem]], Sequence[np.ndarray]]) -> list[np.ndarray] | None:
         """What ``read`` says of all problems, bit for bit, from what it says of those at the probes; None where that is not enough.
 
-        Numbers that are the same at all probes are the same everywhere.  Those that are the parameter p itself, or 1 - p, are that
-        everywhere.  Where there are others, the answer is None.
+        Numbers that are the same at all probes are the same everywhere.  Those that are the parameter p itself, 1 - p or 1 + p
+        are that everywhere.  Where there are others, the answer is None.
 
         Parameters
         ----------
@@ -89,20 +89,18 @@ class Line(Sequence):
             From n problems to arrays whose first axis has length n.  Apart from that it must not tell one value from its
             neighbours, as what asks whether a number is 0 does.
         """
-        found = read(self.probed)
+        p, found = self.values, read(self.probed)
         flat = np.concatenate([array.reshape(len(array), -1) for array in found], axis=1, dtype=float)
         bits = flat.view(np.int64)
         moving = np.flatnonzero((bits != bits[0]).any(axis=0))
-        forms = [
-            (values[list(self.probes), None].view(np.int64), values) for values in (self.values, 1.0 - self.values)
-        ]
+        forms = [(form[list(self.probes)].view(np.int64), form) for form in (p, 1.0 - p, 1.0 + p)]
         followed = []
         for column in moving.tolist():
-            form = next((values for at_probes, values in forms if (bits[:, column] == at_probes[:, 0]).all()), None)
+            form = next((form for at_probes, form in forms if (bits[:, column] == at_probes).all()), None)
             if form is None:
                 return None
             followed.append((column, form))
-        out = [np.repeat(array[:1], len(self), axis=0) for array in found]
+        out = [array[:1].repeat(len(self), axis=0) for array in found]
         ends = np.cumsum([array[0].size for array in found])
         for column, form in followed:
             k = int(np.searchsorted(ends, column, side="right"))

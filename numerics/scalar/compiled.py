@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -213,7 +214,7 @@ def accuracy_of(settings: Settings, step: float) -> layout.Accuracy:
 
 
 def _targets(points: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bends of targets at every point, (n, T, e, 2), and their number, (n, T); the bias of stages without weights, else NaN, (n, T)."""
+    """Bends of targets at every point, (n, T, e, 2), and their number, (n, T); biases of stages without weights, NaN of others."""
     if isinstance(points, Line):
         probed = tuple(_what_targets_know(chain) for _, chain in points.probed)
         if all(known == probed[0] for known in probed):
@@ -237,7 +238,7 @@ def _targets(points: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _what_targets_know(chain: Chain) -> tuple[tuple, ...]:
-    """What :func:`target_bends` and :func:`resting_biases` depend on: of every stage its loss, its given bias, the slope of a rule."""
+    """What target_bends and resting_biases depend on: of every stage its loss, its given bias, the slope of a rule."""
     return tuple(tuple(getattr(stage, name, None) for name in ("loss", "bias", "slope")) for stage in chain.stages)
 
 
@@ -326,9 +327,11 @@ class PointArrays:
         directions, first_rows, _ = fixed_directions(self.losses)
         return layout.Structure(stages, self.trained, directions, first_rows)
 
-    def solve(self, stages: object, settings: Settings, position: np.ndarray | None = None) -> None:
-        """Run the compiled solver; with ``position`` (n,) each point continues from those before it."""
-        self._run(stages, settings, position)
+    def solve(
+        self, stages: object, settings: Settings, position: np.ndarray | None = None, anew: Sequence[int] = ()
+    ) -> None:
+        """Run the compiled solver; with ``position`` (n,) each point continues from those before it, but for those at ``anew``."""
+        self._run(stages, settings, position, anew)
         # Where noise is little a separator must be known better than a small ridge says: closed forms start it.
         for i in np.flatnonzero(self.solved < self.status.shape[1]):
             t = int(self.solved[i])
@@ -372,12 +375,36 @@ class PointArrays:
         x[at.response] = math.log(max(free, _LEAST_RESPONSE))
         self.started[0, t] = 1
 
-    def _run(self, stages: object, settings: Settings, position: np.ndarray | None = None) -> None:
+    def _run(
+        self, stages: object, settings: Settings, position: np.ndarray | None = None, anew: Sequence[int] = ()
+    ) -> None:
         where = np.zeros(len(self.x)) if position is None else np.ascontiguousarray(position, dtype=float)
-        _entries.solve_points(
-            self.structure(stages), self.points, layout.compiled_settings(settings), where, position is not None, self.states,
-            self._vectors, self.summary,
-        )  # fmt: skip
+        structure, compiled, continued = (
+            self.structure(stages),
+            layout.compiled_settings(settings),
+            position is not None,
+        )
+        if not anew:
+            _entries.solve_points(
+                structure, self.points, compiled, where, continued, self.states, self._vectors, self.summary
+            )
+            return
+        for first, last in pairwise((0, *anew, len(self.x))):
+            data, training, groups = self.points
+            points = layout.Point(
+                _rows(data, first, last),
+                _rows(training, first, last),
+                layout.Groups(*(values[first:last] for values in groups[:-1]), groups.tables),
+            )
+            _entries.solve_points(
+                structure, points, compiled, where[first:last], continued, _rows(self.states, first, last),
+                self._vectors[first:last], _rows(self.summary, first, last),
+            )  # fmt: skip
+
+
+def _rows(arrays: tuple[np.ndarray, ...], first: int, last: int) -> tuple[np.ndarray, ...]:
+    """Some of the points that a named tuple of arrays holds."""
+    return type(arrays)(*(values[first:last] for values in arrays))
 
 
 def _solved_problems(points: Sequence[Problem]) -> tuple[Sequence[Problem], list[tuple[str | None, ...]]]:
@@ -399,22 +426,18 @@ def point_parameters(
     Those of a :class:`numerics.models.Line`, where no ridge is 0, are read off a few of its problems if that is enough.  What may
     differ at a single value in between is left to :func:`_targets`, which sees to all of them.
     """
-    rows = None
-    if isinstance(points, Line):
-        rows = points.numbers(lambda some: _numbers(some, limits, _stacked_groups(some, common)))
-        groups = _stacked_groups(points.probed[:1] if rows else points, common)
-    else:
-        groups = _stacked_groups(points, common)
-    rows = rows or _numbers(points, limits, groups)
+    rows = points.numbers(lambda some: _numbers(some, limits, common)) if isinstance(points, Line) else None
+    rows = rows or _numbers(points, limits, common)
     bends, n_bends, at_rest = _targets(points)
     data, training = layout.Data(*rows[:_OF_DATA]), layout.Training(*rows[_OF_DATA:-_OF_GROUPS], bends, n_bends)
     vanishing = np.isfinite(at_rest)
     training.kind[vanishing], training.fixed_bias[vanishing] = layout.VANISHING, at_rest[vanishing]
-    return layout.Point(data, training, layout.Groups(*rows[-_OF_GROUPS:], groups.tables))
+    tables = coordinate_groups(*points[0], common).tables
+    return layout.Point(data, training, layout.Groups(*rows[-_OF_GROUPS:], tables))
 
 
 def _numbers(
-    points: Sequence[Problem], limits: Sequence[Sequence[str | None]], groups: layout.Groups
+    points: Sequence[Problem], limits: Sequence[Sequence[str | None]], common: bool | None
 ) -> list[np.ndarray]:
     """Data, then training without bends and as if no weights vanished, then groups without tables, all with an axis of points."""
     n, size = len(points), len(points[0][1])
@@ -439,11 +462,11 @@ def _numbers(
                 mixing[i, t] = values[stage.loss.keys.index("mixing")]
             fixed_bias[i, t] = _fixed_bias(stage, limit)
     training = kind, fixed_bias, magnetization, norm_squared, mean_square, ridge, mixing, parameters
-    return [*data, *training, *groups[:-1]]
+    return [*data, *training, *_stacked_groups(points, common)]
 
 
-def _stacked_groups(points: Sequence[Problem], common: bool | None) -> layout.Groups:
-    """Groups of coordinates of all points; where a point has fewer, the rest are empty."""
+def _stacked_groups(points: Sequence[Problem], common: bool | None) -> tuple[np.ndarray, ...]:
+    """Groups of coordinates of all points, but for tables; where a point has fewer, the rest are empty."""
     found = [coordinate_groups(data, chain, common) for data, chain in points]
     n, most, size = len(found), max(len(groups.share) for groups in found), len(points[0][1])
     tables = any(groups.tables.share > 0.0 for groups in found)
@@ -456,7 +479,7 @@ def _stacked_groups(points: Sequence[Problem], common: bool | None) -> layout.Gr
     for i, groups in enumerate(found):
         for values, mine in zip(arrays, groups[:-1], strict=True):
             values[i, : len(mine)] = mine
-    return layout.Groups(*arrays, found[0].tables)
+    return arrays
 
 
 def data_parameters(data: DataModel, *, training: bool = True) -> layout.Data:

@@ -147,10 +147,16 @@ class Solve(Points):
 
     Points that differ in the last parameter alone are continued from one another.  The residual of a point that has no limit
     ridge -> 0 is NaN.
+
+    Attributes
+    ----------
+    longest : int or None
+        How many points of a line are continued before one begins anew; None: all.
     """
 
     settings: Settings
     rtol: float | None = None
+    longest: int | None = None
 
     def at(self, i: int, common: Problem | None = None) -> Problem:
         """Data and chain of point ``i``; ParameterError if there is no such problem, or no limit where a ridge is 0."""
@@ -161,16 +167,20 @@ class Solve(Points):
 
     def __call__(self) -> Piece:
         starts = np.flatnonzero(np.any(np.diff(self.values[:, :-1], axis=0) != 0.0, axis=1)) + 1
-        ends = [0, *starts.tolist(), self.size]
-        pieces = [self._line(first, last) for first, last in pairwise(ends)]
-        notes = {begin + k: note for begin, piece in zip(ends, pieces, strict=False) for k, note in piece.notes.items()}
-        return Piece(np.concatenate([piece.values for piece in pieces], axis=1), notes)
+        return _joined([self._line(first, last) for first, last in pairwise([0, *starts.tolist(), self.size])])
 
     def _line(self, first: int, last: int) -> Piece:
         points, places, refused = self.allowed(first, last)
         if not places:
             return self._blank(last - first, refused)
-        piece = self._solved(points, self.values[first:last, -1][places])
+        along = self.values[first:last, -1][places]
+        runs = (first + np.array(places)) // (self.longest or self.size)
+        anew = (np.flatnonzero(np.diff(runs)) + 1).tolist()
+        if isinstance(points, Line) and not self._apart(points.probed):
+            piece = self._continued(points, along, anew)
+        else:  # what one point needs, all of its run get
+            points, ends = list(points), pairwise([0, *anew, len(places)])
+            piece = _joined([self._run(points[begin:end], along[begin:end]) for begin, end in ends])
         if not refused:
             return piece
         whole = self._blank(last - first, refused)
@@ -184,26 +194,35 @@ class Solve(Points):
         values[-3], values[-1] = 0.0, np.inf
         return Piece(values, dict(notes))
 
-    def _solved(self, points: Sequence[Problem], along: np.ndarray) -> Piece:
+    def _run(self, points: Sequence[Problem], along: np.ndarray) -> Piece:
         """Points that differ in the last parameter, whose values are ``along``."""
         if self.data.many_classes:
             # Each cold: from a neighbour's solution other nodes would follow, and a point would depend on its grid.
             return self._one_by_one(
                 points, lambda data, chain: solve(data, chain, settings=self.settings, rtol=self.rtol)
             )
-        looked_at = points.probed if isinstance(points, Line) else points
-        limits = any(has_limit(chain) for _, chain in looked_at)
-        apart = self.data.in_clusters or len({tables_key(*point) for point in looked_at}) > 1
-        if apart or len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in looked_at):
+        if self._apart(points):
             return self._one_by_one(points, lambda data, chain: solve(data, chain, settings=self.settings))
+        return self._continued(points, along)
+
+    def _apart(self, points: Sequence[Problem]) -> bool:
+        """Whether some of the points are not for the compiled solver, or not with the others."""
+        apart = self.data.in_clusters or len({tables_key(*point) for point in points}) > 1
+        return apart or len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in points)
+
+    def _continued(self, points: Sequence[Problem], along: np.ndarray, anew: Sequence[int] = ()) -> Piece:
+        """Each from those before it, but for the points at ``anew``."""
+        probed = points.probed if isinstance(points, Line) else points
+        limits = any(has_limit(chain) for _, chain in probed)
         settings = settings_of_limits(self.settings) if limits else self.settings
         compiled = compile_chain(in_equations(*points[0]))
-        position = np.log(along) if along.min() > 0 else along
+        position = np.concatenate([_even(some) for some in np.split(along, anew)])
         arrays = PointArrays(points, settings.common)
-        arrays.solve(compiled, settings, position)
-        self._from_behind(arrays, points, position, settings)
+        arrays.solve(compiled, settings, position, anew)
+        self._from_behind(arrays, points, position, settings, anew)
         converged = arrays.converged(settings)
-        ordinary = np.array([not set(found) & set(HARD) for found in arrays.limits])
+        hard = {found for found in set(arrays.limits) if set(found) & set(HARD)}
+        ordinary = np.array([found not in hard for found in arrays.limits])
         algebraic = [k for k, name in enumerate(self.observables) if REGISTRY[split(name)[0]].algebraic]
         rest = [k for k in range(len(self.observables)) if k not in algebraic]
         values = np.full((len(self.observables), len(self.chain), len(points)), np.nan)
@@ -212,9 +231,7 @@ class Solve(Points):
             state = ManyPoints.of(arrays, points)
             found = np.array([state.values(self.observables[k]) for k in algebraic])
             values[algebraic] = np.where(converged & ordinary, found, np.nan)
-        for i in range(len(points)):
-            if converged[i] and ordinary[i] and not rest:
-                continue
+        for i in range(len(points)) if rest else np.flatnonzero(~(converged & ordinary)).tolist():
             solution = read_solution(arrays, i, *points[i], settings)
             if not converged[i]:
                 exact = spectral_solution(*points[i], settings)
@@ -230,16 +247,22 @@ class Solve(Points):
             quality[:, i] = True, solution.residual, solution.quadrature_error
         return Piece(np.concatenate([values.reshape(-1, len(points)), quality]), notes)
 
-    def _from_behind(self, arrays: PointArrays, points: Sequence, position: np.ndarray, settings: Settings) -> None:
+    def _from_behind(
+        self, arrays: PointArrays, points: Sequence, position: np.ndarray, settings: Settings, anew: Sequence[int]
+    ) -> None:
         """Try points that were not reached from before once more, from the next one behind them that was."""
         converged = arrays.converged(settings)
+        if converged.all():
+            return
+        runs = np.searchsorted(anew, range(len(points)), side="right").tolist()
+        kinds = list(zip(runs, arrays.limits, strict=True))
         i = len(points) - 2
         while i >= 0:
-            if converged[i] or not converged[i + 1] or arrays.limits[i] != arrays.limits[i + 1]:
+            if converged[i] or not converged[i + 1] or kinds[i] != kinds[i + 1]:
                 i -= 1
                 continue
             first = i
-            while first > 0 and not converged[first - 1] and arrays.limits[first - 1] == arrays.limits[i]:
+            while first > 0 and not converged[first - 1] and kinds[first - 1] == kinds[i]:
                 first -= 1
             back = np.arange(i + 1, first - 1, -1)
             again = PointArrays([points[k] for k in back], settings.common)
@@ -269,6 +292,18 @@ class Solve(Points):
             for k, name in enumerate(self.observables):
                 values[k, :, i] = [getattr(stage, name) for stage in solution.stages]
         return Piece(np.concatenate([values.reshape(-1, len(points)), quality]), notes)
+
+
+def _joined(pieces: Sequence[Piece]) -> Piece:
+    """One after the other."""
+    begins = np.cumsum([0, *(piece.values.shape[1] for piece in pieces)]).tolist()
+    notes = {begin + k: note for begin, piece in zip(begins, pieces, strict=False) for k, note in piece.notes.items()}
+    return Piece(np.concatenate([piece.values for piece in pieces], axis=1), notes)
+
+
+def _even(along: np.ndarray) -> np.ndarray:
+    """Values of a parameter on the scale on which solutions are continued."""
+    return np.log(along) if along.min() > 0 else along
 
 
 @dataclass(frozen=True)

@@ -100,5 +100,5 @@ def test_all_problems_have_lines(monkeypatch) -> None:
         fast, slow = PointArrays(line), PointArrays(points)
         a, b = numbers_of(fast.points), numbers_of(slow.points)
         for k, (x, y) in enumerate(zip(a, b)):
-            assert x.tobytes() == y.tobytes() and x.flags.c_contiguous and x.dtype==y.dtype, (case.id, k)
+            assert x.tobytes() == y.tobytes() and x.flags.c_contiguous and x.dtype == y.dtype, (case.id, k)
         print(case.id, len(line._made), len(fast.problems._made) if isinstance(fast.problems, Line) else None)
