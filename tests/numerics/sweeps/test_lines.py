@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import xarray
-from numpy.testing import assert_array_equal
 
-from numerics import BayesOptimal, DataSet, Estimator, Frozen, GaussianMixture, Hebbian, LinearRule, sweep
-from numerics.models import Chain, DataModel, Line, ParameterError, check_fit, described, parameter_paths
-from numerics.models import allowed_in_between, with_parameter
-from numerics.scalar.compiled import PointArrays
-from numerics.scalar.kernels import layout
-from numerics.sweeps.points import ManyData
-from numerics.sweeps.tasks import Points
-from theory.levels import ConfidenceOnLabel, ConfidenceWeighted, LabelTargets
-from theory.losses import (
-    CrossEntropy,
-    Distillation,
-    LogitMatching,
-    Loss,
-    PseudoLabels,
-    SquareDistillation,
-    SquareLoss,
+from numerics import BayesOptimal, DataSet, Estimator, Frozen, GaussianMixture, Hebbian, LinearRule, PowerLaw
+from numerics.models import (
+    Chain,
+    DataModel,
+    Line,
+    ParameterError,
+    allowed_in_between,
+    check_fit,
+    described,
+    parameter_paths,
+    with_parameter,
 )
+from numerics.models import line as line_of_problems
+from numerics.scalar.compiled import PointArrays
+from numerics.sweeps import grid, tasks
+from numerics.sweeps.grid import Grid
+from numerics.sweeps.points import ManyPoints
+from numerics.sweeps.run import evaluate
+from theory.losses import CrossEntropy, Distillation, LogitMatching, Loss, PseudoLabels, SquareDistillation, SquareLoss
 
 MIXTURE = GaussianMixture(2.0, 0.3, 0.8, label_noise=0.1)
-FRESH = GaussianMixture(2.0, 0.3, 0.8, further=[DataSet("fresh", 1.5, 0.2)])
 TEACHER = Estimator(CrossEntropy(0.05), 0.1)
+STUDENT = Estimator(Distillation(), 0.01)
 FORMULA = Loss.from_expression("c*(h - h_teacher)**2/2 + a*softplus(-s*h)", {"c": 0.5, "a": 1.0})
 
 
@@ -39,66 +41,158 @@ def student(loss: Loss, **given: object) -> Estimator:
 
 PROBLEMS: dict[str, tuple[DataModel, list]] = {
     "distillation": (MIXTURE, [TEACHER, student(Distillation(0.5, 2.0, 0.1), eta=0.5)]),
-    "fixed bias": (MIXTURE, [student(CrossEntropy(), bias=0.3), student(Distillation(), bias=0.1)]),
-    "masks": (MIXTURE, [student(CrossEntropy(), eta=0.5), student(Distillation(), eta=0.4, mask_overlap=0.5)]),
-    "logits": (MIXTURE, [TEACHER, student(LogitMatching(0.5)), student(Distillation(teacher=(1, 2)))]),
-    "squares": (MIXTURE, [student(SquareLoss()), student(SquareDistillation(0.5, 0.9)), student(SquareLoss())]),
-    "at rest": (MIXTURE, [student(SquareLoss()), student(SquareDistillation(1.0, 0.5)), student(Distillation())]),
+    "masks": (MIXTURE, [student(CrossEntropy(), eta=0.5, bias=0.3), student(Distillation(), eta=0.4, mask_overlap=0.5)]),
+    "logits": (MIXTURE, [TEACHER, student(LogitMatching(0.5)), student(Distillation(teacher=(1, 2)), bias=0.1)]),
+    "weights that vanish": (MIXTURE, [student(SquareLoss()), student(SquareDistillation(1.0, 0.5)), STUDENT]),
     "signs": (MIXTURE, [TEACHER, student(PseudoLabels())]),
-    "levels": (MIXTURE, [TEACHER, student(LabelTargets()), student(ConfidenceWeighted()), student(ConfidenceOnLabel())]),
-    "given": (MIXTURE, [Frozen(0.2, 1.5, 0.1), student(Distillation())]),
-    "sets": (FRESH, [TEACHER, student(Distillation(), sets=("training", "fresh"))]),
-    "hebbian": (MIXTURE, [Hebbian(bias=0.2), student(Distillation())]),
-    "hebbian, ridge": (MIXTURE, [Hebbian(ridge=0.7, eta=0.5), student(Distillation())]),
-    "best": (GaussianMixture(2.0, 0.3), [BayesOptimal(), student(Distillation())]),
+    "given weights": (MIXTURE, [Frozen(0.2, 1.5, 0.1), STUDENT]),
+    "two data sets": (
+        GaussianMixture(2.0, 0.3, 0.8, further=[DataSet("fresh", 1.5, 0.2)]),
+        [TEACHER, student(Distillation(), sets=("training", "fresh"))],
+    ),
+    "hebbian": (MIXTURE, [Hebbian(bias=0.2), STUDENT]),
+    "hebbian with a ridge": (MIXTURE, [Hebbian(ridge=0.7, eta=0.5), STUDENT]),
+    "best": (GaussianMixture(2.0, 0.3), [BayesOptimal(), STUDENT]),
     "formula": (MIXTURE, [TEACHER, student(FORMULA)]),
+    "power law": (GaussianMixture(2.0, 0.3, inputs=PowerLaw(1.5, 0.5, 20)), [TEACHER, STUDENT]),
     "regression": (LinearRule(2.0, 0.3), [student(SquareLoss()), student(SquareDistillation(0.5, 0.9), eta=0.5)]),
-    "sign": (LinearRule(2.0, 0.0, "sign", 0.1), [TEACHER, student(Distillation())]),
-    "probit": (LinearRule(2.0, 0.3, "probit"), [TEACHER, student(Distillation())]),
-    "logit": (LinearRule(2.0, output="logit", slope=3.0), [TEACHER, student(Distillation())]),
+    "sign": (LinearRule(2.0, 0.25, "sign", 0.1), [TEACHER, STUDENT]),
+    "probit": (LinearRule(2.0, 0.3, "probit"), [TEACHER, STUDENT]),
+    "logit": (LinearRule(2.0, output="logit", slope=3.0), [TEACHER, STUDENT]),
 }  # fmt: skip
 
 ENDS = {
     "ridge": (1e-7, 1.0), "eta": (0.2, 1.0), "gain": (-1.0, 1.0), "bias": (-1.0, 1.0), "magnetization": (-1.0, 1.0),
-    "norm_squared": (0.5, 2.0), "label_noise": (0.0, 0.5), "smoothing": (0.0, 0.5), "mask_overlap": (0.1, 0.9), "noise": (0.0, 1.0),
+    "norm_squared": (0.5, 2.0), "label_noise": (0.0, 0.5), "smoothing": (0.0, 0.5), "noise": (0.0, 1.0), "mask_overlap": (0.0, 1.0),
 }  # fmt: skip
-"""Ends of lines, ends of ranges among them, where no others are in the table of parameters."""
-
-FEW = {
-    "levels": {"mixing": (0.0, 1.0)},
-}
-CASES = [
-    pytest.param(data, Chain.of(stages), path, id=f"{name}: {path}")
-    for name, (data, stages) in PROBLEMS.items()
-    for path in parameter_paths(Chain.of(stages), data)
-]
+"""Of lines, ends of ranges among them; for others see the table of parameters."""
 
 
-def values_of(path: str, count: int = 9) -> np.ndarray:
-    """From end to end, with the middle."""
+def values_of(data: DataModel, chain: Chain, path: str) -> np.ndarray:
+    """From end to end, with the middle, those that are allowed."""
     known = described(path)
     low, high = ENDS.get(path.rpartition(".")[2], (known.low, known.high))
-    return np.linspace(low, high, count) if not math.isnan(low) else np.linspace(0.1, 0.9, count)
+    values = np.linspace(low, high, 9) if not math.isnan(low) else np.linspace(0.1, 0.9, 9)
+    return np.array([value for value in values if is_allowed(data, chain, path, value)])
 
 
-def numbers_of(point: layout.Point) -> list[np.ndarray]:
-    return [*point.data, *point.training, *point.groups[:-1]]
+def is_allowed(data: DataModel, chain: Chain, path: str, value: float) -> bool:
+    try:
+        check_fit(*with_parameter(data, chain, path, float(value)))
+    except ParameterError:
+        return False
+    return True
 
 
-def test_all_problems_have_lines(monkeypatch) -> None:
-    kept = []
-    for case in CASES:
-        data, chain, path = case.values
-        line = Line(data, chain, path, values_of(path))
-        try:
-            for problem in (line.probed[0], line.probed[-1]):
-                check_fit(*problem)
-        except ParameterError:
-            print("refused", case.id)
-            continue
-        points = list(line)
-        fast, slow = PointArrays(line), PointArrays(points)
-        a, b = numbers_of(fast.points), numbers_of(slow.points)
-        for k, (x, y) in enumerate(zip(a, b)):
-            assert x.tobytes() == y.tobytes() and x.flags.c_contiguous and x.dtype == y.dtype, (case.id, k)
-        print(case.id, len(line._made), len(fast.problems._made) if isinstance(fast.problems, Line) else None)
+def numbers_of(arrays: PointArrays) -> list[np.ndarray]:
+    data, training, groups = arrays.points
+    return [*data, *training, *groups[:-1]]
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_parameters_of_a_line_are_those_of_its_points(name) -> None:
+    data, chain = PROBLEMS[name][0], Chain.of(PROBLEMS[name][1])
+    for path in parameter_paths(chain, data):
+        values = values_of(data, chain, path)
+        for some in (values, values[1:-1], values[::-1], values[:1]):
+            if some.size == 0:
+                continue
+            line = Line(data, chain, path, some)
+            points = [with_parameter(data, chain, path, value) for value in some]
+            found, expected = PointArrays(line), PointArrays(points)
+            assert found.limits == expected.limits
+            for mine, other in zip(numbers_of(found), numbers_of(expected), strict=True):
+                assert mine.dtype == other.dtype, path
+                assert mine.flags.c_contiguous, path
+                assert mine.tobytes() == other.tobytes(), path
+            mine, other = (vars(ManyPoints.of(*of).data) for of in ((found, line), (expected, points)))
+            assert {name: np.asarray(value).tobytes() for name, value in mine.items()} == {
+                name: np.asarray(value).tobytes() for name, value in other.items()
+            }
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("distillation", {"teacher.eta"}),  # which of the masks is the larger one changes
+        ("two data sets", set()),
+        ("weights that vanish", set()),
+        ("given weights", set()),
+        ("regression", {"teacher.eta"}),
+        ("logit", {"slope"}),
+    ],
+)
+def test_few_problems_of_a_line_are_made(monkeypatch, name, others) -> None:
+    made = []
+    monkeypatch.setattr(line_of_problems, "with_parameter", lambda *given: made.append(given) or with_parameter(*given))
+    data, chain = PROBLEMS[name][0], Chain.of(PROBLEMS[name][1])
+    many = set()
+    for path in parameter_paths(chain, data):
+        values = values_of(data, chain, path)[1:-1]
+        for _ in range(2):  # of losses that change all are looked at once
+            made.clear()
+            line = Line(data, chain, path, values)
+            ManyPoints.of(PointArrays(line), line)
+        if len(made) > 3:
+            many.add(path)
+    assert many == others
+
+
+def test_values_between_allowed_ones_are_allowed() -> None:
+    for name, (data, stages) in PROBLEMS.items():
+        chain = Chain.of(stages)
+        for path in parameter_paths(chain, data):
+            values = [*np.linspace(-1.5, 1.5, 31), 0.5 + 1e-9, 1.0 + 1e-9, 30.0]
+            allowed = [is_allowed(data, chain, path, value) for value in sorted(values)]
+            changes = sum(before != after for before, after in pairwise([False, *allowed, False]))
+            assert changes <= 2 or not allowed_in_between(chain, path), f"{name}: {path}"
+
+
+def test_a_formula_may_be_convex_on_both_sides() -> None:
+    loss = Loss.from_expression("(c**2 - 1)*h**2 + softplus(-s*h)", {"c": 2.0})
+    values = np.linspace(-3.0, 3.0, 13)
+    chain = Chain.of(Estimator(loss, 0.1))
+    assert not allowed_in_between(chain, "teacher.c")
+    assert allowed_in_between(chain, "teacher.ridge")
+    found = dataset(MIXTURE, chain, {"teacher.c": values})
+    assert list(found["converged"].to_numpy()) == [abs(c) >= 1.0 for c in values]
+    assert found.attrs["failures"].count("is not convex") == found.attrs["failed_points"] == 3
+
+
+def dataset(data: DataModel, chain: Chain, axes: dict, observables: tuple[str, ...] = ("norm",)) -> xarray.Dataset:
+    over = {path: np.asarray(values, dtype=float) for path, values in axes.items()}
+    return evaluate({"grid": Grid(data, chain, over, observables)}, executor="serial", progress=False)["grid"]
+
+
+RIDGES = np.geomspace(1e-5, 1.0, 70)
+ALPHAS = np.linspace(6.0, 0.2, 130)
+SWEEPS = {
+    "alpha": ("distillation", {"student.ridge": [0.1, 1e-4], "alpha": ALPHAS}),
+    "one point a line": ("distillation", {"alpha": [1.0, 3.0], "student.ridge": [0.1]}),
+    "label noise that is refused": ("distillation", {"alpha": [1.0, 3.0], "label_noise": np.linspace(0.0, 0.6, 60)}),
+    "mixing that is refused": ("distillation", {"alpha": [1.0, 3.0], "student.mixing": np.linspace(-0.1, 1.1, 60)}),
+    "ridges of 0": ("logits", {"alpha": [1.0, 3.0], "teacher.ridge": [0.0, *RIDGES]}),
+    "magnetization that is refused": ("given weights", {"teacher.magnetization": np.linspace(-1.3, 1.3, 60)}),
+    "lines that are refused": ("best", {"label_noise": [0.0, 0.1], "alpha": ALPHAS}),
+    "masks": ("masks", {"student.mask_overlap": [0.2, 0.9], "student.eta": np.linspace(0.1, 1.0, 60)}),
+    "gain": ("weights that vanish", {"alpha": [1.0, 3.0], "student.gain": np.linspace(-1.0, 1.0, 61)}),
+    "spectral": ("regression", {"alpha": [1.0, 3.0, 4.0], "student.ridge": np.geomspace(1e-8, 1.0, 70)}),
+    "noise": ("regression", {"alpha": [1.0, 3.0], "noise": np.linspace(0.0, 1.0, 60)}),
+    "formula": ("formula", {"alpha": [1.0, 3.0], "student.a": np.linspace(0.5, 1.5, 8)}),
+}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_grids_are_those_of_single_problems_in_short_tasks(monkeypatch, name) -> None:
+    which, axes = SWEEPS[name]
+    data, chain = PROBLEMS[which][0], Chain.of(PROBLEMS[which][1])
+    observables = ("norm", "norm_quadrature_error")
+    monkeypatch.setattr(grid, "LEAST_TASKS", 1)
+    found = dataset(data, chain, axes, observables)
+    monkeypatch.setattr(grid, "RUNS_PER_TASK", 1)
+    monkeypatch.setattr(tasks.Points, "_line_of", lambda *_: None)
+    expected = dataset(data, chain, axes, observables)
+    assert found.attrs == expected.attrs
+    assert bool(found.converged.any())
+    for variable in expected.data_vars:
+        assert found[variable].to_numpy().tobytes() == expected[variable].to_numpy().tobytes(), variable
