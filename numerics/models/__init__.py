@@ -3,6 +3,7 @@
 What one object can know it checks itself; what takes both data and chain is checked by :func:`check_fit`.
 """
 
+from numerics.models.block import Block, Problem
 from numerics.models.chain import Chain, check_fit, in_equations, structured
 from numerics.models.checks import (
     ROUNDING,
@@ -38,7 +39,6 @@ from numerics.models.gram import (
     simplex_means,
 )
 from numerics.models.inputs import Inputs, Isotropic, PowerLaw, Spectrum
-from numerics.models.line import Line, Problem
 from numerics.models.measured import Measured
 from numerics.models.parameters import (
     PARAMETERS,
@@ -54,9 +54,9 @@ from numerics.models.shared_covariance import SharedCovariance
 from numerics.models.stages import BayesOptimal, Estimator, Frozen, Hebbian, Rule, Stage
 
 __all__ = [
-    "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Chain", "ClassLaw", "ClassMixture", "ClassSet",
+    "OUTPUTS", "PARAMETERS", "ROUNDING", "TRAINING", "BayesOptimal", "Block", "Chain", "ClassLaw", "ClassMixture", "ClassSet",
     "Clusters", "ConvergenceWarning", "DataModel", "DataSet", "Dense", "Description", "Estimator", "FixedFeatures", "Frozen",
-    "GaussianMixture", "Gram", "Hebbian", "Inputs", "Isotropic", "Line", "LinearMap", "LinearRule", "Measured", "ParameterError",
+    "GaussianMixture", "Gram", "Hebbian", "Inputs", "Isotropic", "LinearMap", "LinearRule", "Measured", "ParameterError",
     "PowerLaw", "Problem", "RandomFeatures", "Rule", "Seen", "SharedCovariance", "Spectrum", "Stage", "allowed_in_between",
     "check_fit", "chosen", "class_tree",
     "described", "equal_overlaps", "gram_of_correlations", "helmert", "in_equations", "mixture_of_samples",

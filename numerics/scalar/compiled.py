@@ -14,11 +14,11 @@ from numerics.codegen.losses import LossFunctions, grid_kind, loss_module, point
 from numerics.deferred import Deferred, special
 from numerics.driver.outcome import Outcome
 from numerics.models import (
+    Block,
     Chain,
     DataModel,
     Estimator,
     Frozen,
-    Line,
     Problem,
     Rule,
     Stage,
@@ -215,11 +215,16 @@ def accuracy_of(settings: Settings, step: float) -> layout.Accuracy:
 
 def _targets(points: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bends of targets at every point, (n, T, e, 2), and their number, (n, T); biases of stages without weights, NaN of others."""
-    if isinstance(points, Line):
-        probed = tuple(_what_targets_know(chain) for _, chain in points.probed)
-        if all(known == probed[0] for known in probed):
-            return tuple(np.repeat(found, len(points), axis=0) for found in _targets(points.probed[:1]))
-        return _targets_along(probed, points.path, points.values.tobytes(), _Box(points))
+    if isinstance(points, Block):
+        known = tuple(_what_targets_know(chain) for _, chain in points.corners)
+        # Of the corners that differ from the first in one parameter.
+        steps = {k: 2 ** (len(points.varying) - 1 - place) for place, k in enumerate(points.varying)}
+        columns = [k for k, step in steps.items() if known[step] != known[0]]
+        if not columns:
+            return tuple(np.repeat(found, len(points), axis=0) for found in _targets(points.corners[:1]))
+        rows, first, place = np.unique(points.values[:, columns], axis=0, return_index=True, return_inverse=True)
+        found = _targets_along(known, tuple(columns), rows.tobytes(), _Box((points, first.tolist())))
+        return tuple(array[place.ravel()] for array in found)
     bends, at_rest, before = [], [], None
     for data, chain in points:
         known = _what_targets_know(chain)
@@ -243,9 +248,12 @@ def _what_targets_know(chain: Chain) -> tuple[tuple, ...]:
 
 
 @lru_cache(maxsize=64)
-def _targets_along(probed: tuple, path: str, values: bytes, box: _Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the line in the box; lines that share their losses share this."""
-    return _targets(list(box.held))
+def _targets_along(
+    known: tuple, columns: tuple[int, ...], rows: bytes, box: _Box
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of some points of the block in the box; blocks that share their losses share this."""
+    points, places = box.held
+    return _targets([points[i] for i in places])
 
 
 class PointArrays:
@@ -408,11 +416,11 @@ def _rows(arrays: tuple[np.ndarray, ...], first: int, last: int) -> tuple[np.nda
 
 
 def _solved_problems(points: Sequence[Problem]) -> tuple[Sequence[Problem], list[tuple[str | None, ...]]]:
-    """Problems as they are in the equations, and their limits; a line only where no ridge is 0 and inputs are white."""
-    if isinstance(points, Line):
+    """Problems as they are in the equations, and their limits; a block only where no ridge is 0 and inputs are white."""
+    if isinstance(points, Block):
         points = points.in_equations()
-        limits = [classify(*point) for point in points.probed]
-        if not any(map(any, limits)) and not structured(*points.probed[0]):
+        limits = [classify(*point) for point in points.corners]
+        if not any(map(any, limits)) and not structured(*points.corners[0]):
             return points, limits[:1] * len(points)
     found = [(data, in_equations(data, chain)) for data, chain in points]
     return found, [classify(*point) for point in found]
@@ -423,10 +431,14 @@ def point_parameters(
 ) -> layout.Point:
     """Parameters of many points with chains of one structure, as they are in the equations, as the core takes them.
 
-    Those of a :class:`numerics.models.Line`, where no ridge is 0, are read off a few of its problems if that is enough.  What may
+    Those of a :class:`numerics.models.Block`, where no ridge is 0, are read off a few of its problems if that is enough.  What may
     differ at a single value in between is left to :func:`_targets`, which sees to all of them.
     """
-    rows = points.numbers(lambda some: _numbers(some, limits, common)) if isinstance(points, Line) else None
+    rows = (
+        points.numbers(lambda some: _numbers(some, limits[:1] * len(some), common))
+        if isinstance(points, Block)
+        else None
+    )
     rows = rows or _numbers(points, limits, common)
     bends, n_bends, at_rest = _targets(points)
     data, training = layout.Data(*rows[:_OF_DATA]), layout.Training(*rows[_OF_DATA:-_OF_GROUPS], bends, n_bends)
@@ -447,7 +459,7 @@ def _numbers(
     fixed_bias = np.full((n, size), math.nan)
     magnetization, norm_squared, mean_square = np.zeros((3, n, size))
     ridge, mixing = np.ones((2, n, size))
-    for i, (point, limits_here) in enumerate(zip(points, limits, strict=False)):
+    for i, (point, limits_here) in enumerate(zip(points, limits, strict=True)):
         for t, stage in enumerate(point[1].resolved(point[0])):
             if isinstance(stage, Frozen):
                 kind[i, t], fixed_bias[i, t] = layout.GIVEN, stage.bias

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from numerics.models import Chain, Line, Problem, in_equations, structured
+from numerics.models import Block, Chain, Problem, in_equations, structured
 from numerics.scalar.compiled import PointArrays
 from numerics.scalar.prior import norm_ratios
 from numerics.solution.errors import natural_sizes
@@ -42,7 +42,7 @@ class ManyData:
     @classmethod
     def of(cls, points: Sequence[Problem]) -> ManyData:
         """Of the data of some problems."""
-        values = points.numbers(_numbers_of_data) if isinstance(points, Line) else None
+        values = points.numbers(_numbers_of_data) if isinstance(points, Block) else None
         data = points[0][0]
         return cls(*(values or _numbers_of_data(points)), data.ruled, data.has_real_labels)
 

@@ -13,9 +13,9 @@ from itertools import pairwise
 import numpy as np
 
 from numerics.models import (
+    Block,
     Chain,
     DataModel,
-    Line,
     ParameterError,
     Problem,
     allowed_in_between,
@@ -36,6 +36,12 @@ from numerics.solver import LONGEST_CHAIN, has_limit, read_solution, settings_of
 from numerics.square_chain.spectral import is_spectral
 from numerics.sweeps.journal import Piece
 from numerics.sweeps.points import ManyPoints
+
+LEAST_BLOCK = 5
+"""Points from which on it takes less to look at the corners of a block."""
+
+MOST_VARYING = 3
+"""Parameters of a block: it has a corner for each combination of two values of each."""
 
 QUALITY = {
     "converged": "converged",
@@ -105,16 +111,13 @@ class Points:
         except ParameterError:
             return None
 
-    def allowed(self, first: int, last: int) -> tuple[Sequence[Problem], list[int], dict[int, str]]:
+    def allowed(self, first: int, last: int) -> tuple[list[Problem], list[int], dict[int, str]]:
         """Problems of the points first <= i < last, their positions, and by position why there is none at the others.
 
         They differ in the last parameter alone: the others are set once.
         """
-        common = self._with_others(first)
-        line = None if common is None else self._line_of(common, first, last)
-        if line is not None:
-            return line, list(range(last - first)), {}
         points, refused = {}, {}
+        common = self._with_others(first)
         for i in range(first, last):
             try:
                 points[i - first] = self.at(i, common)
@@ -122,23 +125,25 @@ class Points:
                 refused[i - first] = str(reason)
         return list(points.values()), list(points), refused
 
-    def _line_of(self, common: Problem, first: int, last: int) -> Line | None:
-        """The points first <= i < last where both ends say that all of them are allowed; None where it takes each of them."""
-        values = self.values[first:last, -1]
-        data, chain = common
-        if len(values) < 3 or data.many_classes or data.in_clusters or structured(data, chain):
-            return None
-        if not allowed_in_between(chain, self.paths[-1]):
+    def block(self, first: int, last: int) -> Block | None:
+        """The points first <= i < last where the corners of the block say that all are allowed; None where it takes each of them.
+
+        Given the others, the allowed values of a parameter are an interval: between allowed corners all is allowed.
+        """
+        data, chain = self.data, self.chain
+        if last - first < LEAST_BLOCK or data.many_classes or data.in_clusters or structured(data, chain):
             return None
         try:
-            line = Line(*common, self.paths[-1], values)
-            for problem in (line.probed[0], line.probed[-1]):
-                check_fit(*problem)
-                if has_limit(problem[1]):
-                    return None  # there need not be one in between
+            block = Block(data, chain, self.paths, self.values[first:last])
+            if len(block.varying) > MOST_VARYING:
+                return None
+            if not all(allowed_in_between(chain, self.paths[k]) for k in block.varying):
+                return None
+            for corner in block.corners:
+                check_fit(*corner)
         except ParameterError:
             return None
-        return line
+        return block
 
 
 @dataclass(frozen=True)
@@ -166,21 +171,34 @@ class Solve(Points):
         return data, chain
 
     def __call__(self) -> Piece:
-        starts = np.flatnonzero(np.any(np.diff(self.values[:, :-1], axis=0) != 0.0, axis=1)) + 1
-        return _joined([self._line(first, last) for first, last in pairwise([0, *starts.tolist(), self.size])])
+        lines = (np.flatnonzero(np.any(np.diff(self.values[:, :-1], axis=0) != 0.0, axis=1)) + 1).tolist()
+        piece = self._together(0, self.size, lines)
+        return piece or _joined([self._line(first, last) for first, last in pairwise([0, *lines, self.size])])
+
+    def _together(self, first: int, last: int, lines: Sequence[int] = ()) -> Piece | None:
+        """Points of some lines, which begin at ``lines``, as one block; None where some of them need something else."""
+        block = self.block(first, last)
+        if block is None or any(has_limit(chain) for _, chain in block.corners) or self._apart(block.corners):
+            return None  # a limit there need not be one in between
+        return self._continued(block, self.values[first:last, -1], self._anew(np.arange(first, last), lines))
+
+    def _anew(self, places: np.ndarray, lines: Sequence[int] = ()) -> list[int]:
+        """Which of the points at ``places``, by position, are not continued from those before."""
+        longest = self.longest or self.size
+        runs = places // longest + np.searchsorted(lines, places, side="right")
+        return (np.flatnonzero(np.diff(runs)) + 1).tolist()
 
     def _line(self, first: int, last: int) -> Piece:
+        piece = self._together(first, last)
+        if piece is not None:
+            return piece
         points, places, refused = self.allowed(first, last)
         if not places:
             return self._blank(last - first, refused)
         along = self.values[first:last, -1][places]
-        runs = (first + np.array(places)) // (self.longest or self.size)
-        anew = (np.flatnonzero(np.diff(runs)) + 1).tolist()
-        if isinstance(points, Line) and not self._apart(points.probed):
-            piece = self._continued(points, along, anew)
-        else:  # what one point needs, all of its run get
-            points, ends = list(points), pairwise([0, *anew, len(places)])
-            piece = _joined([self._run(points[begin:end], along[begin:end]) for begin, end in ends])
+        # What one point needs, all of its run get.
+        runs = pairwise([0, *self._anew(first + np.array(places)), len(places)])
+        piece = _joined([self._run(points[begin:end], along[begin:end]) for begin, end in runs])
         if not refused:
             return piece
         whole = self._blank(last - first, refused)
@@ -212,8 +230,7 @@ class Solve(Points):
 
     def _continued(self, points: Sequence[Problem], along: np.ndarray, anew: Sequence[int] = ()) -> Piece:
         """Each from those before it, but for the points at ``anew``."""
-        probed = points.probed if isinstance(points, Line) else points
-        limits = any(has_limit(chain) for _, chain in probed)
+        limits = not isinstance(points, Block) and any(has_limit(chain) for _, chain in points)
         settings = settings_of_limits(self.settings) if limits else self.settings
         compiled = compile_chain(in_equations(*points[0]))
         position = np.concatenate([_even(some) for some in np.split(along, anew)])

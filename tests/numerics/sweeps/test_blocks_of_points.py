@@ -1,9 +1,9 @@
-"""Lines: what is read off a few problems for all of them is, to the last bit, what each of them says."""
+"""Blocks: what is read off a few problems for all of them is, to the last bit, what each of them says."""
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -11,17 +11,16 @@ import xarray
 
 from numerics import BayesOptimal, DataSet, Estimator, Frozen, GaussianMixture, Hebbian, LinearRule, PowerLaw
 from numerics.models import (
+    Block,
     Chain,
     DataModel,
-    Line,
     ParameterError,
     allowed_in_between,
-    check_fit,
     described,
     parameter_paths,
     with_parameter,
 )
-from numerics.models import line as line_of_problems
+from numerics.models import block as blocks
 from numerics.scalar.compiled import PointArrays
 from numerics.sweeps import grid, tasks
 from numerics.sweeps.grid import Grid
@@ -54,7 +53,7 @@ PROBLEMS: dict[str, tuple[DataModel, list]] = {
     "hebbian with a ridge": (MIXTURE, [Hebbian(ridge=0.7, eta=0.5), STUDENT]),
     "best": (GaussianMixture(2.0, 0.3), [BayesOptimal(), STUDENT]),
     "formula": (MIXTURE, [TEACHER, student(FORMULA)]),
-    "power law": (GaussianMixture(2.0, 0.3, inputs=PowerLaw(1.5, 0.5, 20)), [TEACHER, STUDENT]),
+    "power law": (GaussianMixture(2.0, 0.3, inputs=PowerLaw(1.5, 0.5, 5)), [TEACHER, STUDENT]),
     "regression": (LinearRule(2.0, 0.3), [student(SquareLoss()), student(SquareDistillation(0.5, 0.9), eta=0.5)]),
     "sign": (LinearRule(2.0, 0.25, "sign", 0.1), [TEACHER, STUDENT]),
     "probit": (LinearRule(2.0, 0.3, "probit"), [TEACHER, STUDENT]),
@@ -73,12 +72,12 @@ def values_of(data: DataModel, chain: Chain, path: str) -> np.ndarray:
     known = described(path)
     low, high = ENDS.get(path.rpartition(".")[2], (known.low, known.high))
     values = np.linspace(low, high, 9) if not math.isnan(low) else np.linspace(0.1, 0.9, 9)
-    return np.array([value for value in values if is_allowed(data, chain, path, value)])
+    return np.array([value for value in values if is_allowed(data, chain, (path,), (value,))])
 
 
-def is_allowed(data: DataModel, chain: Chain, path: str, value: float) -> bool:
+def is_allowed(data: DataModel, chain: Chain, paths: tuple[str, ...], values: tuple[float, ...]) -> bool:
     try:
-        check_fit(*with_parameter(data, chain, path, float(value)))
+        tasks.problem_at(data, chain, paths, values)
     except ParameterError:
         return False
     return True
@@ -89,26 +88,40 @@ def numbers_of(arrays: PointArrays) -> list[np.ndarray]:
     return [*data, *training, *groups[:-1]]
 
 
+def require_same(data: DataModel, chain: Chain, paths: tuple[str, ...], values: np.ndarray) -> None:
+    """Of a block and of its problems one by one."""
+    block, points = Block(data, chain, paths, values), []
+    for row in values:
+        problem = data, chain
+        for path, value in zip(paths, row, strict=True):
+            problem = with_parameter(*problem, path, value)
+        points.append(problem)
+    found, expected = PointArrays(block), PointArrays(points)
+    assert found.limits == expected.limits
+    for mine, other in zip(numbers_of(found), numbers_of(expected), strict=True):
+        assert mine.dtype == other.dtype, paths
+        assert mine.flags.c_contiguous, paths
+        assert mine.tobytes() == other.tobytes(), paths
+    mine, other = (vars(ManyPoints.of(*of).data) for of in ((found, block), (expected, points)))
+    assert {name: np.asarray(value).tobytes() for name, value in mine.items()} == {
+        name: np.asarray(value).tobytes() for name, value in other.items()
+    }
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_parameters_of_a_line_are_those_of_its_points(name) -> None:
+def test_parameters_of_a_block_are_those_of_its_points(name) -> None:
     data, chain = PROBLEMS[name][0], Chain.of(PROBLEMS[name][1])
-    for path in parameter_paths(chain, data):
-        values = values_of(data, chain, path)
+    paths = parameter_paths(chain, data)
+    for path in paths:
+        values = values_of(data, chain, path)[:, None]
         for some in (values, values[1:-1], values[::-1], values[:1]):
-            if some.size == 0:
-                continue
-            line = Line(data, chain, path, some)
-            points = [with_parameter(data, chain, path, value) for value in some]
-            found, expected = PointArrays(line), PointArrays(points)
-            assert found.limits == expected.limits
-            for mine, other in zip(numbers_of(found), numbers_of(expected), strict=True):
-                assert mine.dtype == other.dtype, path
-                assert mine.flags.c_contiguous, path
-                assert mine.tobytes() == other.tobytes(), path
-            mine, other = (vars(ManyPoints.of(*of).data) for of in ((found, line), (expected, points)))
-            assert {name: np.asarray(value).tobytes() for name, value in mine.items()} == {
-                name: np.asarray(value).tobytes() for name, value in other.items()
-            }
+            if some.size:
+                require_same(data, chain, (path,), some)
+    for path, other in pairwise(paths):
+        values = product(values_of(data, chain, path)[::5], values_of(data, chain, other)[1::2])
+        rows = list(values)
+        if rows and all(is_allowed(data, chain, (path, other), row) for row in rows):
+            require_same(data, chain, (path, other), np.array(rows))
 
 
 @pytest.mark.parametrize(
@@ -122,18 +135,18 @@ def test_parameters_of_a_line_are_those_of_its_points(name) -> None:
         ("logit", {"slope"}),
     ],
 )
-def test_few_problems_of_a_line_are_made(monkeypatch, name, others) -> None:
+def test_few_problems_are_made(monkeypatch, name, others) -> None:
     made = []
-    monkeypatch.setattr(line_of_problems, "with_parameter", lambda *given: made.append(given) or with_parameter(*given))
+    monkeypatch.setattr(blocks, "with_parameter", lambda *given: made.append(given) or with_parameter(*given))
     data, chain = PROBLEMS[name][0], Chain.of(PROBLEMS[name][1])
     many = set()
     for path in parameter_paths(chain, data):
         values = values_of(data, chain, path)[1:-1]
         for _ in range(2):  # of losses that change all are looked at once
             made.clear()
-            line = Line(data, chain, path, values)
-            ManyPoints.of(PointArrays(line), line)
-        if len(made) > 3:
+            block = Block(data, chain, (path,), values[:, None])
+            ManyPoints.of(PointArrays(block), block)
+        if len(made) > 4:
             many.add(path)
     assert many == others
 
@@ -143,7 +156,7 @@ def test_values_between_allowed_ones_are_allowed() -> None:
         chain = Chain.of(stages)
         for path in parameter_paths(chain, data):
             values = [*np.linspace(-1.5, 1.5, 31), 0.5 + 1e-9, 1.0 + 1e-9, 30.0]
-            allowed = [is_allowed(data, chain, path, value) for value in sorted(values)]
+            allowed = [is_allowed(data, chain, (path,), (value,)) for value in sorted(values)]
             changes = sum(before != after for before, after in pairwise([False, *allowed, False]))
             assert changes <= 2 or not allowed_in_between(chain, path), f"{name}: {path}"
 
@@ -164,10 +177,15 @@ def dataset(data: DataModel, chain: Chain, axes: dict, observables: tuple[str, .
     return evaluate({"grid": Grid(data, chain, over, observables)}, executor="serial", progress=False)["grid"]
 
 
-RIDGES = np.geomspace(1e-5, 1.0, 70)
+RIDGES = np.geomspace(1e-5, 1.0, 30)
 ALPHAS = np.linspace(6.0, 0.2, 130)
 SWEEPS = {
     "alpha": ("distillation", {"student.ridge": [0.1, 1e-4], "alpha": ALPHAS}),
+    "short lines": (
+        "distillation",
+        {"rho": [0.2, 0.4], "student.mixing": np.linspace(0.0, 1.0, 5), "delta": [0.5, 1.0, 2.0]},
+    ),
+    "two losses": ("distillation", {"teacher.smoothing": [0.0, 0.5], "student.temperature": np.linspace(0.5, 5.0, 30)}),
     "one point a line": ("distillation", {"alpha": [1.0, 3.0], "student.ridge": [0.1]}),
     "label noise that is refused": ("distillation", {"alpha": [1.0, 3.0], "label_noise": np.linspace(0.0, 0.6, 60)}),
     "mixing that is refused": ("distillation", {"alpha": [1.0, 3.0], "student.mixing": np.linspace(-0.1, 1.1, 60)}),
@@ -175,7 +193,7 @@ SWEEPS = {
     "magnetization that is refused": ("given weights", {"teacher.magnetization": np.linspace(-1.3, 1.3, 60)}),
     "lines that are refused": ("best", {"label_noise": [0.0, 0.1], "alpha": ALPHAS}),
     "masks": ("masks", {"student.mask_overlap": [0.2, 0.9], "student.eta": np.linspace(0.1, 1.0, 60)}),
-    "gain": ("weights that vanish", {"alpha": [1.0, 3.0], "student.gain": np.linspace(-1.0, 1.0, 61)}),
+    "gain": ("weights that vanish", {"alpha": [1.0, 3.0], "student.gain": np.linspace(-1.0, 1.0, 21)}),
     "spectral": ("regression", {"alpha": [1.0, 3.0, 4.0], "student.ridge": np.geomspace(1e-8, 1.0, 70)}),
     "noise": ("regression", {"alpha": [1.0, 3.0], "noise": np.linspace(0.0, 1.0, 60)}),
     "formula": ("formula", {"alpha": [1.0, 3.0], "student.a": np.linspace(0.5, 1.5, 8)}),
@@ -190,7 +208,7 @@ def test_grids_are_those_of_single_problems_in_short_tasks(monkeypatch, name) ->
     monkeypatch.setattr(grid, "LEAST_TASKS", 1)
     found = dataset(data, chain, axes, observables)
     monkeypatch.setattr(grid, "RUNS_PER_TASK", 1)
-    monkeypatch.setattr(tasks.Points, "_line_of", lambda *_: None)
+    monkeypatch.setattr(tasks.Points, "block", lambda *_: None)
     expected = dataset(data, chain, axes, observables)
     assert found.attrs == expected.attrs
     assert bool(found.converged.any())
