@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 POINTS_PER_TASK = {1: 50, 2: 50, 3: 20, 4: 5}
 """Points that are continued, each from those before it, by the length of the chain; longer chains are solved one by one."""
 
-RUNS_PER_TASK = 4
-"""Of continued points, where a grid has at least ``LEAST_TASKS`` tasks then: what a line, or a task, takes once is shared."""
+RUNS_PER_TASK = {1: 4, 2: 4}
+"""Such runs that a task of a large grid solves, one for longer chains: to set up a task takes as long as to solve some points."""
 
 LEAST_TASKS = 48
+"""Tasks below which a grid has no longer ones."""
 
 CLASSES_PER_TASK = 5
 """The same of points on K classes."""
@@ -291,7 +292,10 @@ class Grid(_AnyGrid):
 
     @cached_property
     def per_task(self) -> int:
-        return self._continued * min(max(1, self.size // (self._continued * LEAST_TASKS)), RUNS_PER_TASK)
+        if self.data.many_classes or self.data.in_clusters:
+            return self._continued
+        most = RUNS_PER_TASK.get(len(self.chain), 1)
+        return self._continued * min(max(1, self.size // (self._continued * LEAST_TASKS)), most)
 
     def task(self, first: int, last: int) -> Solve:
         return Solve(

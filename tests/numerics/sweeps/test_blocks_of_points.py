@@ -207,7 +207,7 @@ def test_grids_are_those_of_single_problems_in_short_tasks(monkeypatch, name) ->
     observables = ("norm", "norm_quadrature_error")
     monkeypatch.setattr(grid, "LEAST_TASKS", 1)
     found = dataset(data, chain, axes, observables)
-    monkeypatch.setattr(grid, "RUNS_PER_TASK", 1)
+    monkeypatch.setattr(grid, "RUNS_PER_TASK", {})
     monkeypatch.setattr(tasks.Points, "block", lambda *_: None)
     expected = dataset(data, chain, axes, observables)
     assert found.attrs == expected.attrs
