@@ -111,6 +111,13 @@ def with_parameter(data: DataModel, chain: Chain, path: str, value: float) -> tu
     raise ParameterError(f"unknown parameter {path!r}; allowed are {', '.join(parameter_paths(chain, data))}")
 
 
+def allowed_in_between(chain: Chain, path: str) -> bool:
+    """Whether :func:`with_parameter` takes all values between any two that it takes: where a formula is convex is no interval."""
+    owner, _, parameter = spelt(path).rpartition(".")
+    loss = chain[owner].loss if owner in chain.names and isinstance(chain[owner], Estimator) else None
+    return loss is None or not loss.is_formula or parameter not in loss.parameters
+
+
 def parameter_value(data: DataModel, chain: Chain, path: str) -> float:
     """Value of the parameter called ``path``; ParameterError if there is none."""
     if path not in parameter_paths(chain, data):

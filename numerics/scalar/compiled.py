@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,7 +13,19 @@ from numerics.codegen.equations import equations_module
 from numerics.codegen.losses import LossFunctions, grid_kind, loss_module, pointer
 from numerics.deferred import Deferred, special
 from numerics.driver.outcome import Outcome
-from numerics.models import Chain, DataModel, Estimator, Frozen, Rule, Stage, in_equations, structured, with_parameter
+from numerics.models import (
+    Block,
+    Chain,
+    DataModel,
+    Estimator,
+    Frozen,
+    Problem,
+    Rule,
+    Stage,
+    in_equations,
+    structured,
+    with_parameter,
+)
 from numerics.scalar.constant_targets import resting_biases
 from numerics.scalar.directions import fixed_directions
 from numerics.scalar.kernels import layout
@@ -28,6 +41,7 @@ _entries = Deferred("numerics.scalar.kernels.entries")
 _chain = Deferred("numerics.scalar.kernels.chain")
 _SEPARATOR_RIDGE = 1e-5  # that gives its cosines with earlier stages
 _LEAST_RESPONSE = 1e-12  # that a separator starts from
+_OF_DATA, _OF_GROUPS = len(layout.Data._fields), len(layout.Groups._fields) - 1
 _KINDS = {MINIMUM_NORM: layout.MINIMUM_NORM, MAX_MARGIN: layout.MAX_MARGIN}
 
 
@@ -53,10 +67,10 @@ def structural_loss(stage: Stage) -> Loss:
 
 
 class _Box:
-    """Carries the losses past the cache: only their structure is the key."""
+    """Carries something past a cache: other arguments are the key."""
 
-    def __init__(self, losses: tuple[Loss, ...]) -> None:
-        self.losses = losses
+    def __init__(self, held: object) -> None:
+        self.held = held
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Box)
@@ -68,7 +82,7 @@ class _Box:
 @lru_cache(maxsize=128)
 def _compile(structure: tuple, box: _Box) -> object:
     stages = _chain.no_stages()
-    for number, loss in enumerate(box.losses, start=1):
+    for number, loss in enumerate(box.held, start=1):
         _chain.append_stage(stages, compiled_stage(loss, number))
     return stages
 
@@ -199,16 +213,47 @@ def accuracy_of(settings: Settings, step: float) -> layout.Accuracy:
     return layout.Accuracy(step, settings.tail, settings.newton_tolerance, settings.max_iterations, True)
 
 
-def _bends(points: Sequence[tuple[DataModel, Chain]]) -> list[list[np.ndarray]]:
-    """Target bends of every stage at every point; looked up once for neighbours that share their losses."""
-    found: list[list[np.ndarray]] = []
-    previous: list[object] = []
-    for _, chain in points:
-        losses = [getattr(stage, "loss", None) for stage in chain.stages]
-        same = len(previous) == len(losses) and all(a is b for a, b in zip(losses, previous, strict=True))
-        found.append(found[-1] if same else [target_bends(chain, t) for t in range(1, len(chain) + 1)])
-        previous = losses
-    return found
+def _targets(points: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bends of targets at every point, (n, T, e, 2), and their number, (n, T); biases of stages without weights, NaN of others."""
+    if isinstance(points, Block):
+        known = tuple(_what_targets_know(chain) for _, chain in points.corners)
+        # Of the corners that differ from the first in one parameter.
+        steps = {k: 2 ** (len(points.varying) - 1 - place) for place, k in enumerate(points.varying)}
+        columns = [k for k, step in steps.items() if known[step] != known[0]]
+        if not columns:
+            return tuple(np.repeat(found, len(points), axis=0) for found in _targets(points.corners[:1]))
+        rows, first, place = np.unique(points.values[:, columns], axis=0, return_index=True, return_inverse=True)
+        found = _targets_along(known, tuple(columns), rows.tobytes(), _Box((points, first.tolist())))
+        return tuple(array[place.ravel()] for array in found)
+    bends, at_rest, before = [], [], None
+    for data, chain in points:
+        known = _what_targets_know(chain)
+        if known != before:  # neighbours share most
+            here = [target_bends(chain, t) for t in range(1, len(chain) + 1)]
+            rest = [math.nan if bias is None else bias for bias in resting_biases(chain.resolved(data))]
+        bends.append(here)
+        at_rest.append(rest)
+        before = known
+    most = max(1, *(len(bend) for row in bends for bend in row))
+    places = np.zeros((len(points), len(at_rest[0]), most, 2))
+    for i, row in enumerate(bends):
+        for t, bend in enumerate(row):
+            places[i, t, : len(bend)] = bend
+    return places, np.array([[len(bend) for bend in row] for row in bends]), np.array(at_rest)
+
+
+def _what_targets_know(chain: Chain) -> tuple[tuple, ...]:
+    """What target_bends and resting_biases depend on: of every stage its loss, its given bias, the slope of a rule."""
+    return tuple(tuple(getattr(stage, name, None) for name in ("loss", "bias", "slope")) for stage in chain.stages)
+
+
+@lru_cache(maxsize=64)
+def _targets_along(
+    known: tuple, columns: tuple[int, ...], rows: bytes, box: _Box
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of some points of the block in the box; blocks that share their losses share this."""
+    points, places = box.held
+    return _targets([points[i] for i in places])
 
 
 class PointArrays:
@@ -230,14 +275,12 @@ class PointArrays:
         Stages without weights (:mod:`numerics.scalar.constant_targets`); their ``ln C_tt^2`` in ``x`` is 0 and stands for -oo.
     """
 
-    def __init__(self, points: Sequence[tuple[DataModel, Chain]], common: bool | None = None) -> None:
+    def __init__(self, points: Sequence[Problem], common: bool | None = None) -> None:
         self.common = common
-        points = [(data, in_equations(data, chain)) for data, chain in points]
-        n, size = len(points), len(points[0][1])
-        self.problems = points
-        self.limits = [classify(data, chain) for data, chain in points]
-        self.points = point_parameters(points, self.limits, common)
-        data, chain = points[0]
+        self.problems, self.limits = _solved_problems(points)
+        n, size = len(self.limits), len(self.limits[0])
+        self.points = point_parameters(self.problems, self.limits, common)
+        data, chain = self.problems[0]
         self.losses = tuple(structural_loss(stage) for stage in chain.stages)
         names = [found.name for found in data.sets]
         self.trained = np.array([[int(name in stage.sets) for name in names] for stage in chain.resolved(data)])
@@ -292,9 +335,11 @@ class PointArrays:
         directions, first_rows, _ = fixed_directions(self.losses)
         return layout.Structure(stages, self.trained, directions, first_rows)
 
-    def solve(self, stages: object, settings: Settings, position: np.ndarray | None = None) -> None:
-        """Run the compiled solver; with ``position`` (n,) each point continues from those before it."""
-        self._run(stages, settings, position)
+    def solve(
+        self, stages: object, settings: Settings, position: np.ndarray | None = None, anew: Sequence[int] = ()
+    ) -> None:
+        """Run the compiled solver; with ``position`` (n,) each point continues from those before it, but for those at ``anew``."""
+        self._run(stages, settings, position, anew)
         # Where noise is little a separator must be known better than a small ridge says: closed forms start it.
         for i in np.flatnonzero(self.solved < self.status.shape[1]):
             t = int(self.solved[i])
@@ -338,55 +383,102 @@ class PointArrays:
         x[at.response] = math.log(max(free, _LEAST_RESPONSE))
         self.started[0, t] = 1
 
-    def _run(self, stages: object, settings: Settings, position: np.ndarray | None = None) -> None:
+    def _run(
+        self, stages: object, settings: Settings, position: np.ndarray | None = None, anew: Sequence[int] = ()
+    ) -> None:
         where = np.zeros(len(self.x)) if position is None else np.ascontiguousarray(position, dtype=float)
-        _entries.solve_points(
-            self.structure(stages), self.points, layout.compiled_settings(settings), where, position is not None, self.states,
-            self._vectors, self.summary,
-        )  # fmt: skip
+        structure, compiled, continued = (
+            self.structure(stages),
+            layout.compiled_settings(settings),
+            position is not None,
+        )
+        if not anew:
+            _entries.solve_points(
+                structure, self.points, compiled, where, continued, self.states, self._vectors, self.summary
+            )
+            return
+        for first, last in pairwise((0, *anew, len(self.x))):
+            data, training, groups = self.points
+            points = layout.Point(
+                _rows(data, first, last),
+                _rows(training, first, last),
+                layout.Groups(*(values[first:last] for values in groups[:-1]), groups.tables),
+            )
+            _entries.solve_points(
+                structure, points, compiled, where[first:last], continued, _rows(self.states, first, last),
+                self._vectors[first:last], _rows(self.summary, first, last),
+            )  # fmt: skip
+
+
+def _rows(arrays: tuple[np.ndarray, ...], first: int, last: int) -> tuple[np.ndarray, ...]:
+    """Some of the points that a named tuple of arrays holds."""
+    return type(arrays)(*(values[first:last] for values in arrays))
+
+
+def _solved_problems(points: Sequence[Problem]) -> tuple[Sequence[Problem], list[tuple[str | None, ...]]]:
+    """Problems as they are in the equations, and their limits; a block only where no ridge is 0 and inputs are white."""
+    if isinstance(points, Block):
+        points = points.in_equations()
+        limits = [classify(*point) for point in points.corners]
+        if not any(map(any, limits)) and not structured(*points.corners[0]):
+            return points, limits[:1] * len(points)
+    found = [(data, in_equations(data, chain)) for data, chain in points]
+    return found, [classify(*point) for point in found]
 
 
 def point_parameters(
-    points: Sequence[tuple[DataModel, Chain]], limits: Sequence[Sequence[str | None]], common: bool | None = None
-) -> layout.Point:  # fmt: skip
-    """Parameters of many points with chains of one structure as the core takes them."""
+    points: Sequence[Problem], limits: Sequence[Sequence[str | None]], common: bool | None = None
+) -> layout.Point:
+    """Parameters of many points with chains of one structure, as they are in the equations, as the core takes them.
+
+    Those of a :class:`numerics.models.Block`, where no ridge is 0, are read off a few of its problems if that is enough.  What may
+    differ at a single value in between is left to :func:`_targets`, which sees to all of them.
+    """
+    rows = (
+        points.numbers(lambda some: _numbers(some, limits[:1] * len(some), common))
+        if isinstance(points, Block)
+        else None
+    )
+    rows = rows or _numbers(points, limits, common)
+    bends, n_bends, at_rest = _targets(points)
+    data, training = layout.Data(*rows[:_OF_DATA]), layout.Training(*rows[_OF_DATA:-_OF_GROUPS], bends, n_bends)
+    vanishing = np.isfinite(at_rest)
+    training.kind[vanishing], training.fixed_bias[vanishing] = layout.VANISHING, at_rest[vanishing]
+    tables = coordinate_groups(*points[0], common).tables
+    return layout.Point(data, training, layout.Groups(*rows[-_OF_GROUPS:], tables))
+
+
+def _numbers(
+    points: Sequence[Problem], limits: Sequence[Sequence[str | None]], common: bool | None
+) -> list[np.ndarray]:
+    """Data, then training without bends and as if no weights vanished, then groups without tables, all with an axis of points."""
     n, size = len(points), len(points[0][1])
-    resolved = [chain.resolved(data) for data, chain in points]
-    bends = _bends(points)
-    most = max(1, *(len(bend) for row in bends for bend in row))
     n_parameters = max(1, *(len(structural_loss(stage).values) for stage in points[0][1].stages))
-    data = layout.Data(*map(np.array, zip(*(data_parameters(data) for data, _ in points), strict=True)))
-    training = layout.Training(
-        np.full((n, size), layout.TRAINED), np.full((n, size), math.nan), np.zeros((n, size)), np.zeros((n, size)),
-        np.zeros((n, size)), np.ones((n, size)), np.ones((n, size)), np.zeros((n, size, n_parameters)),
-        np.zeros((n, size, most, 2)),
-        np.zeros((n, size), dtype=np.int64),
-    )  # fmt: skip
-    for i, stages in enumerate(resolved):
-        at_rest = resting_biases(stages)
-        for t, stage in enumerate(stages):
-            training.bends[i, t, : len(bends[i][t])] = bends[i][t]
-            training.n_bends[i, t] = len(bends[i][t])
+    data = map(np.array, zip(*(data_parameters(data) for data, _ in points), strict=True))
+    kind, parameters = np.full((n, size), layout.TRAINED), np.zeros((n, size, n_parameters))
+    fixed_bias = np.full((n, size), math.nan)
+    magnetization, norm_squared, mean_square = np.zeros((3, n, size))
+    ridge, mixing = np.ones((2, n, size))
+    for i, (point, limits_here) in enumerate(zip(points, limits, strict=True)):
+        for t, stage in enumerate(point[1].resolved(point[0])):
             if isinstance(stage, Frozen):
-                training.kind[i, t], training.fixed_bias[i, t] = layout.GIVEN, stage.bias
-                training.magnetization[i, t], training.norm_squared[i, t] = stage.magnetization, stage.norm_squared
-                training.mean_square[i, t] = stage.mean_square
+                kind[i, t], fixed_bias[i, t] = layout.GIVEN, stage.bias
+                magnetization[i, t], norm_squared[i, t] = stage.magnetization, stage.norm_squared
+                mean_square[i, t] = stage.mean_square
                 continue
-            values = stage.loss.values
-            limit = limits[i][t]
-            training.kind[i, t] = _KINDS.get(limit, layout.TRAINED)
-            training.ridge[i, t] = effective_ridge(stage, limit)
-            training.parameters[i, t, : len(values)] = values
+            values, limit = stage.loss.values, limits_here[t]
+            kind[i, t] = _KINDS.get(limit, layout.TRAINED)
+            ridge[i, t] = effective_ridge(stage, limit)
+            parameters[i, t, : len(values)] = values
             if "mixing" in stage.loss.keys:
-                training.mixing[i, t] = values[stage.loss.keys.index("mixing")]
-            training.fixed_bias[i, t] = _fixed_bias(stage, limit)
-            if at_rest[t] is not None:
-                training.kind[i, t], training.fixed_bias[i, t] = layout.VANISHING, at_rest[t]
-    return layout.Point(data, training, _stacked_groups(points, common))
+                mixing[i, t] = values[stage.loss.keys.index("mixing")]
+            fixed_bias[i, t] = _fixed_bias(stage, limit)
+    training = kind, fixed_bias, magnetization, norm_squared, mean_square, ridge, mixing, parameters
+    return [*data, *training, *_stacked_groups(points, common)]
 
 
-def _stacked_groups(points: Sequence[tuple[DataModel, Chain]], common: bool | None) -> layout.Groups:
-    """Groups of coordinates of all points; where a point has fewer, the rest are empty."""
+def _stacked_groups(points: Sequence[Problem], common: bool | None) -> tuple[np.ndarray, ...]:
+    """Groups of coordinates of all points, but for tables; where a point has fewer, the rest are empty."""
     found = [coordinate_groups(data, chain, common) for data, chain in points]
     n, most, size = len(found), max(len(groups.share) for groups in found), len(points[0][1])
     tables = any(groups.tables.share > 0.0 for groups in found)
@@ -399,7 +491,7 @@ def _stacked_groups(points: Sequence[tuple[DataModel, Chain]], common: bool | No
     for i, groups in enumerate(found):
         for values, mine in zip(arrays, groups[:-1], strict=True):
             values[i, : len(mine)] = mine
-    return layout.Groups(*arrays, found[0].tables)
+    return arrays
 
 
 def data_parameters(data: DataModel, *, training: bool = True) -> layout.Data:

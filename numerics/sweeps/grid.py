@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
 
 POINTS_PER_TASK = {1: 50, 2: 50, 3: 20, 4: 5}
-"""Points that a task solves, each continued from those before it, by the length of the chain; one for longer chains."""
+"""Points that are continued, each from those before it, by the length of the chain; longer chains are solved one by one."""
+
+RUNS_PER_TASK = {1: 4, 2: 4}
+"""Such runs that a task of a large grid solves, one for longer chains: to set up a task takes as long as to solve some points."""
+
+LEAST_TASKS = 48
+"""Tasks below which a grid has no longer ones."""
 
 CLASSES_PER_TASK = 5
 """The same of points on K classes."""
@@ -277,16 +283,24 @@ class Grid(_AnyGrid):
         rtol = None if self.data.many_classes else self.rtol
         return settings_for(in_equations(self.data, self.chain), self.settings, rtol)
 
-    @property
-    def per_task(self) -> int:
+    @cached_property
+    def _continued(self) -> int:
+        """Points that are continued from one another."""
         if self.data.many_classes or self.data.in_clusters:
             return CLASSES_PER_TASK
         return POINTS_PER_TASK.get(len(self.chain), 1)
 
+    @cached_property
+    def per_task(self) -> int:
+        if self.data.many_classes or self.data.in_clusters:
+            return self._continued
+        most = RUNS_PER_TASK.get(len(self.chain), 1)
+        return self._continued * min(max(1, self.size // (self._continued * LEAST_TASKS)), most)
+
     def task(self, first: int, last: int) -> Solve:
         return Solve(
             self.data, self.chain, tuple(self.over), self._values(self._places(first, last)), tuple(self.observables),
-            self.accuracy, self.rtol,
+            self.accuracy, self.rtol, self._continued,
         )  # fmt: skip
 
     def rows(self) -> dict[str, tuple[bool, str]]:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from numerics.models import Chain, DataModel, in_equations, structured
+from numerics.models import Block, Chain, Problem, in_equations, structured
 from numerics.scalar.compiled import PointArrays
 from numerics.scalar.prior import norm_ratios
 from numerics.solution.errors import natural_sizes
@@ -18,6 +18,10 @@ from numerics.solution.quadrature import Integral
 from numerics.solution.stage import StageWeights
 
 _NUMBERS = ("positive_share", "variance", "field_noise", "link_slope", "label_noise", "signal")
+
+
+def _numbers_of_data(points: Sequence[Problem]) -> list[np.ndarray]:
+    return [np.array([getattr(data, name) for data, _ in points]) for name in _NUMBERS]
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,11 @@ class ManyData:
     in_clusters: bool = False
 
     @classmethod
-    def of(cls, points: Sequence[DataModel]) -> ManyData:
-        """Of some data."""
-        values = (np.array([getattr(data, name) for data in points]) for name in _NUMBERS)
-        return cls(*values, points[0].ruled, points[0].has_real_labels)
+    def of(cls, points: Sequence[Problem]) -> ManyData:
+        """Of the data of some problems."""
+        values = points.numbers(_numbers_of_data) if isinstance(points, Block) else None
+        data = points[0][0]
+        return cls(*(values or _numbers_of_data(points)), data.ruled, data.has_real_labels)
 
     def repeated(self, times: int) -> ManyData:
         """So many times, one after the other."""
@@ -71,12 +76,12 @@ class ManyPoints:
     norm_ratio: np.ndarray
 
     @classmethod
-    def of(cls, arrays: PointArrays, points: Sequence[tuple[DataModel, Chain]]) -> ManyPoints:
-        """Of points that are solved."""
-        data, chain = ManyData.of([data for data, _ in points]), in_equations(*points[0])
+    def of(cls, arrays: PointArrays, points: Sequence[Problem]) -> ManyPoints:
+        """Of points that are solved; all or none of them have structured inputs."""
+        data, chain = ManyData.of(points), in_equations(*points[0])
         ratio = np.ones(arrays.status.shape)
-        for i, point in enumerate(points):
-            if structured(*point):
+        if structured(*points[0]):
+            for i, point in enumerate(points):
                 ratio[i] = norm_ratios(*point, arrays.read(i), arrays.common)
         return cls(data, chain, arrays.x[:, :, 0], arrays.x[:, :, 1], *arrays.overlaps(), arrays.error, ratio)
 

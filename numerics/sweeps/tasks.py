@@ -12,7 +12,18 @@ from itertools import pairwise
 
 import numpy as np
 
-from numerics.models import Chain, DataModel, ParameterError, check_fit, in_equations, with_parameter
+from numerics.models import (
+    Block,
+    Chain,
+    DataModel,
+    ParameterError,
+    Problem,
+    allowed_in_between,
+    check_fit,
+    in_equations,
+    structured,
+    with_parameter,
+)
 from numerics.scalar.compiled import PointArrays, compile_chain
 from numerics.scalar.limits import classify
 from numerics.scalar.points import HARD
@@ -26,16 +37,18 @@ from numerics.square_chain.spectral import is_spectral
 from numerics.sweeps.journal import Piece
 from numerics.sweeps.points import ManyPoints
 
+LEAST_BLOCK = 5
+"""Points from which on it takes less to look at the corners of a block."""
+
+MOST_VARYING = 3
+"""Parameters of a block: it has a corner for each combination of two values of each."""
+
 QUALITY = {
     "converged": "converged",
     "residual": "undamped, scaled residual",
     "quadrature_error": "quadrature error estimate",
 }
 """Rows after the observables, and their long names."""
-
-
-Problem = tuple[DataModel, Chain]
-"""What is solved, or simulated, at a point."""
 
 
 def problem_at(data: DataModel, chain: Chain, paths: Sequence[str], values: Sequence[float]) -> Problem:
@@ -98,8 +111,8 @@ class Points:
         except ParameterError:
             return None
 
-    def allowed(self, first: int, last: int) -> tuple[dict[int, Problem], dict[int, str]]:
-        """Problems of the points first <= i < last by position, and why there is none at the others.
+    def allowed(self, first: int, last: int) -> tuple[list[Problem], list[int], dict[int, str]]:
+        """Problems of the points first <= i < last, their positions, and by position why there is none at the others.
 
         They differ in the last parameter alone: the others are set once.
         """
@@ -110,7 +123,27 @@ class Points:
                 points[i - first] = self.at(i, common)
             except ParameterError as reason:
                 refused[i - first] = str(reason)
-        return points, refused
+        return list(points.values()), list(points), refused
+
+    def block(self, first: int, last: int) -> Block | None:
+        """The points first <= i < last where the corners of the block say that all are allowed; None where it takes each of them.
+
+        Given the others, the allowed values of a parameter are an interval: between allowed corners all is allowed.
+        """
+        data, chain = self.data, self.chain
+        if last - first < LEAST_BLOCK or data.many_classes or data.in_clusters or structured(data, chain):
+            return None
+        try:
+            block = Block(data, chain, self.paths, self.values[first:last])
+            if len(block.varying) > MOST_VARYING:
+                return None
+            if not all(allowed_in_between(chain, self.paths[k]) for k in block.varying):
+                return None
+            for corner in block.corners:
+                check_fit(*corner)
+        except ParameterError:
+            return None
+        return block
 
 
 @dataclass(frozen=True)
@@ -119,10 +152,16 @@ class Solve(Points):
 
     Points that differ in the last parameter alone are continued from one another.  The residual of a point that has no limit
     ridge -> 0 is NaN.
+
+    Attributes
+    ----------
+    longest : int or None
+        How many points of a line are continued before one begins anew; None: all.
     """
 
     settings: Settings
     rtol: float | None = None
+    longest: int | None = None
 
     def at(self, i: int, common: Problem | None = None) -> Problem:
         """Data and chain of point ``i``; ParameterError if there is no such problem, or no limit where a ridge is 0."""
@@ -132,23 +171,39 @@ class Solve(Points):
         return data, chain
 
     def __call__(self) -> Piece:
-        starts = np.flatnonzero(np.any(np.diff(self.values[:, :-1], axis=0) != 0.0, axis=1)) + 1
-        ends = [0, *starts.tolist(), self.size]
-        pieces = [self._line(first, last) for first, last in pairwise(ends)]
-        notes = {begin + k: note for begin, piece in zip(ends, pieces, strict=False) for k, note in piece.notes.items()}
-        return Piece(np.concatenate([piece.values for piece in pieces], axis=1), notes)
+        lines = (np.flatnonzero(np.any(np.diff(self.values[:, :-1], axis=0) != 0.0, axis=1)) + 1).tolist()
+        piece = self._together(0, self.size, lines)
+        return piece or _joined([self._line(first, last) for first, last in pairwise([0, *lines, self.size])])
+
+    def _together(self, first: int, last: int, lines: Sequence[int] = ()) -> Piece | None:
+        """Points of some lines, which begin at ``lines``, as one block; None where some of them need something else."""
+        block = self.block(first, last)
+        if block is None or any(has_limit(chain) for _, chain in block.corners) or self._apart(block.corners):
+            return None  # a limit there need not be one in between
+        return self._continued(block, self.values[first:last, -1], self._anew(np.arange(first, last), lines))
+
+    def _anew(self, places: np.ndarray, lines: Sequence[int] = ()) -> list[int]:
+        """Which of the points at ``places``, by position, are not continued from those before."""
+        longest = self.longest or self.size
+        runs = places // longest + np.searchsorted(lines, places, side="right")
+        return (np.flatnonzero(np.diff(runs)) + 1).tolist()
 
     def _line(self, first: int, last: int) -> Piece:
-        allowed, refused = self.allowed(first, last)
-        points = list(allowed.values())
-        if not points:
+        piece = self._together(first, last)
+        if piece is not None:
+            return piece
+        points, places, refused = self.allowed(first, last)
+        if not places:
             return self._blank(last - first, refused)
-        piece = self._solved(points, self.values[first:last, -1][list(allowed)])
+        along = self.values[first:last, -1][places]
+        # What one point needs, all of its run get.
+        runs = pairwise([0, *self._anew(first + np.array(places)), len(places)])
+        piece = _joined([self._run(points[begin:end], along[begin:end]) for begin, end in runs])
         if not refused:
             return piece
         whole = self._blank(last - first, refused)
-        whole.values[:, list(allowed)] = piece.values
-        whole.notes.update({list(allowed)[k]: note for k, note in piece.notes.items()})
+        whole.values[:, places] = piece.values
+        whole.notes.update({places[k]: note for k, note in piece.notes.items()})
         return whole
 
     def _blank(self, n: int, notes: dict[int, str]) -> Piece:
@@ -157,25 +212,34 @@ class Solve(Points):
         values[-3], values[-1] = 0.0, np.inf
         return Piece(values, dict(notes))
 
-    def _solved(self, points: Sequence[Problem], along: np.ndarray) -> Piece:
+    def _run(self, points: Sequence[Problem], along: np.ndarray) -> Piece:
         """Points that differ in the last parameter, whose values are ``along``."""
         if self.data.many_classes:
             # Each cold: from a neighbour's solution other nodes would follow, and a point would depend on its grid.
             return self._one_by_one(
                 points, lambda data, chain: solve(data, chain, settings=self.settings, rtol=self.rtol)
             )
-        limits = any(has_limit(chain) for _, chain in points)
-        apart = self.data.in_clusters or len({tables_key(*point) for point in points}) > 1
-        if apart or len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in points):
+        if self._apart(points):
             return self._one_by_one(points, lambda data, chain: solve(data, chain, settings=self.settings))
+        return self._continued(points, along)
+
+    def _apart(self, points: Sequence[Problem]) -> bool:
+        """Whether some of the points are not for the compiled solver, or not with the others."""
+        apart = self.data.in_clusters or len({tables_key(*point) for point in points}) > 1
+        return apart or len(self.chain) > LONGEST_CHAIN or any(is_spectral(*point) for point in points)
+
+    def _continued(self, points: Sequence[Problem], along: np.ndarray, anew: Sequence[int] = ()) -> Piece:
+        """Each from those before it, but for the points at ``anew``."""
+        limits = not isinstance(points, Block) and any(has_limit(chain) for _, chain in points)
         settings = settings_of_limits(self.settings) if limits else self.settings
         compiled = compile_chain(in_equations(*points[0]))
-        position = np.log(along) if along.min() > 0 else along
+        position = np.concatenate([_even(some) for some in np.split(along, anew)])
         arrays = PointArrays(points, settings.common)
-        arrays.solve(compiled, settings, position)
-        self._from_behind(arrays, points, position, settings)
+        arrays.solve(compiled, settings, position, anew)
+        self._from_behind(arrays, points, position, settings, anew)
         converged = arrays.converged(settings)
-        ordinary = np.array([not set(found) & set(HARD) for found in arrays.limits])
+        hard = {found for found in set(arrays.limits) if set(found) & set(HARD)}
+        ordinary = np.array([found not in hard for found in arrays.limits])
         algebraic = [k for k, name in enumerate(self.observables) if REGISTRY[split(name)[0]].algebraic]
         rest = [k for k in range(len(self.observables)) if k not in algebraic]
         values = np.full((len(self.observables), len(self.chain), len(points)), np.nan)
@@ -184,9 +248,7 @@ class Solve(Points):
             state = ManyPoints.of(arrays, points)
             found = np.array([state.values(self.observables[k]) for k in algebraic])
             values[algebraic] = np.where(converged & ordinary, found, np.nan)
-        for i in range(len(points)):
-            if converged[i] and ordinary[i] and not rest:
-                continue
+        for i in range(len(points)) if rest else np.flatnonzero(~(converged & ordinary)).tolist():
             solution = read_solution(arrays, i, *points[i], settings)
             if not converged[i]:
                 exact = spectral_solution(*points[i], settings)
@@ -202,16 +264,22 @@ class Solve(Points):
             quality[:, i] = True, solution.residual, solution.quadrature_error
         return Piece(np.concatenate([values.reshape(-1, len(points)), quality]), notes)
 
-    def _from_behind(self, arrays: PointArrays, points: Sequence, position: np.ndarray, settings: Settings) -> None:
+    def _from_behind(
+        self, arrays: PointArrays, points: Sequence, position: np.ndarray, settings: Settings, anew: Sequence[int]
+    ) -> None:
         """Try points that were not reached from before once more, from the next one behind them that was."""
         converged = arrays.converged(settings)
+        if converged.all():
+            return
+        runs = np.searchsorted(anew, range(len(points)), side="right").tolist()
+        kinds = list(zip(runs, arrays.limits, strict=True))
         i = len(points) - 2
         while i >= 0:
-            if converged[i] or not converged[i + 1] or arrays.limits[i] != arrays.limits[i + 1]:
+            if converged[i] or not converged[i + 1] or kinds[i] != kinds[i + 1]:
                 i -= 1
                 continue
             first = i
-            while first > 0 and not converged[first - 1] and arrays.limits[first - 1] == arrays.limits[i]:
+            while first > 0 and not converged[first - 1] and kinds[first - 1] == kinds[i]:
                 first -= 1
             back = np.arange(i + 1, first - 1, -1)
             again = PointArrays([points[k] for k in back], settings.common)
@@ -241,6 +309,18 @@ class Solve(Points):
             for k, name in enumerate(self.observables):
                 values[k, :, i] = [getattr(stage, name) for stage in solution.stages]
         return Piece(np.concatenate([values.reshape(-1, len(points)), quality]), notes)
+
+
+def _joined(pieces: Sequence[Piece]) -> Piece:
+    """One after the other."""
+    begins = np.cumsum([0, *(piece.values.shape[1] for piece in pieces)]).tolist()
+    notes = {begin + k: note for begin, piece in zip(begins, pieces, strict=False) for k, note in piece.notes.items()}
+    return Piece(np.concatenate([piece.values for piece in pieces], axis=1), notes)
+
+
+def _even(along: np.ndarray) -> np.ndarray:
+    """Values of a parameter on the scale on which solutions are continued."""
+    return np.log(along) if along.min() > 0 else along
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ ROWS: tuple[tuple[str, str, str | None], ...] = (
     ("ten classes that are all alike, to 1e-4", "classes alike", None),
     ("anatomy of a student without best ridges", "anatomy", None),
     ("100 x 100 points of two stages through `sweep`", "grid", None),
+    ("a point of them, compiled core", "grid, core", None),
+    ("what the grid adds to it", "grid, added", "grid, core"),
     ("20 x 100 points of two stages through `sweep`, student's ridge 1e-3", "ridge", None),
     ("the same where it is 0", "no ridge", "ridge"),
     ("generated kernel, one node and point", "generated", None),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 
 import numpy as np
 import pytest
@@ -25,6 +27,8 @@ from numerics.scalar.kernels.averages import point_tables
 from numerics.scalar.kernels.generated import TABLE_ROWS, accumulate_pairs
 from numerics.scalar.kernels.layout import Node
 from numerics.settings import DEFAULT
+from numerics.sweeps.grid import Grid
+from numerics.sweeps.tasks import problem_at
 from theory.losses import CrossEntropy, Distillation, Loss
 
 ROOT = Path(__file__).parents[2]
@@ -174,6 +178,33 @@ def test_grid_through_sweep(benchmark, measured) -> None:
     grid = benchmark.pedantic(sweep, (DATA, TWO, axes), rounds=3)
     assert bool(grid["converged"].all())
     measured["grid"] = benchmark.stats.stats.min
+
+
+def test_what_a_grid_adds_to_its_core(benchmark, measured) -> None:
+    """Processor time of a task, and how much of it is not the compiled solver's: that part threads take in turns."""
+    axes = {"student.ridge": np.geomspace(1e-5, 1.0, 100), "alpha": np.geomspace(0.2, 10.0, 100)}
+    task = Grid(DATA, TWO, axes, ("test_error",)).tasks()[20]
+    points = [problem_at(DATA, TWO, task.paths, values) for values in task.values]
+    ends = [*range(0, task.size, task.longest), task.size]
+    runs = [(PointArrays(points[begin:end]), np.log(task.values[begin:end, 1])) for begin, end in pairwise(ends)]
+    compiled = compile_chain(TWO)
+
+    def core() -> None:
+        for arrays, position in runs:
+            arrays.started[:] = 0
+            arrays.solve(compiled, task.settings, position)
+
+    def least(what: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(30):
+            begin = thread_time()
+            what()
+            seconds.append(thread_time() - begin)
+        return min(seconds) / task.size
+
+    whole, measured["grid, core"] = benchmark.pedantic(lambda: (least(task), least(core)), rounds=1)
+    measured["grid, added"] = whole - measured["grid, core"]
+    assert measured["grid, added"] < 0.3 * measured["grid, core"]
 
 
 @pytest.mark.parametrize("ridge", [1e-3, 0.0])
