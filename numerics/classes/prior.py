@@ -91,6 +91,8 @@ class Prior:
     Parameters
     ----------
     groups : ClassGroups
+    pinned : sequence of bool
+        Of the stages, whether weights have nothing in the last coordinate.  Their C_tt has 1 there, which nothing sees.
 
     Attributes
     ----------
@@ -98,8 +100,8 @@ class Prior:
         |w_t|^2/N over the trace of Q_tt, of each stage so far: 1 for white inputs.
     """
 
-    def __init__(self, groups: ClassGroups) -> None:
-        self.groups = groups
+    def __init__(self, groups: ClassGroups, pinned: Sequence[bool] = ()) -> None:
+        self.groups, self.pinned = groups, tuple(pinned)
         self.root = _roots(groups.gram)
         self.alignments: list[Array] = []  # a_s, (g, d, K)
         self.propagators: list[Array] = []  # G_s1..G_ss, (g, s, d, d), zero where a stage is not active
@@ -146,6 +148,9 @@ class Prior:
         rows = [*zip(self.alignments, self.propagators, strict=True), (alignment, propagators)]
         whole = np.concatenate([self._weights(*row, factor) for row in rows], axis=1)  # (g, td, K + td)
         whole = (np.sqrt(variance)[:, None, None] * whole).transpose(1, 0, 2).reshape(t * d, -1)
+        if any(self.pinned[:t]):
+            places = (np.flatnonzero(self.pinned[:t]) + 1) * d - 1
+            whole = np.column_stack([whole, np.eye(t * d)[:, places]])
         triangle = np.linalg.qr(whole.T, mode="r").T
         last = triangle[(t - 1) * d :].copy()
         for s in range(t):

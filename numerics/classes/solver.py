@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.classes.channel import Channel
-from numerics.classes.formulas import class_loss
+from numerics.classes.formulas import PinnedLoss, class_losses, coordinates_of
 from numerics.classes.losses import ClassLoss
 from numerics.classes.pairs import PairChannel, in_pairs
 from numerics.classes.prior import ClassGroups, Conjugates, Prior
@@ -20,7 +20,7 @@ from numerics.classes.stage import MatrixLog, StageBlocks, StageEquations, expon
 from numerics.classes.symmetry import first_of_orbits, invariants, permutations_of
 from numerics.driver.chord import Found, Path, chord, chord_along, newton_step
 from numerics.driver.outcome import Outcome, Status
-from numerics.models import Chain, ClassMixture, Estimator
+from numerics.models import Chain, ClassMixture, Estimator, helmert
 from theory.class_formulas import ClassFormula
 
 Array = NDArray[np.float64]
@@ -75,7 +75,7 @@ class Walk:
     found: list[Found] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.prior = Prior(ClassGroups.of(self.data, self.stages))
+        self.prior = Prior(ClassGroups.of(self.data, self.stages), [loss.pinned for loss in self.losses])
         tables = (stage.loss.table for stage in self.stages)
         formulas = [stage.loss for stage in self.stages if isinstance(stage.loss, ClassFormula)]
         self.permutations = tuple(
@@ -95,9 +95,25 @@ class Walk:
         return len(set(first_of_orbits(self.permutations, self.data.classes_count))) == 1
 
     @cached_property
-    def losses(self) -> list[ClassLoss]:
+    def losses(self) -> list[ClassLoss | PinnedLoss]:
         """Of the stages, on arrays."""
-        return [class_loss(stage.loss, self.data.classes_count) for stage in self.stages]
+        return class_losses(self.stages, self.data.classes_count)
+
+    @cached_property
+    def basis(self) -> Array:
+        """Of the logits, (d, K)."""
+        whole = any(loss.free for loss in self.losses)
+        return helmert(self.data.classes_count, whole=whole)
+
+    @property
+    def d(self) -> int:
+        """Coordinates of the logits of a stage."""
+        return len(self.basis)
+
+    @property
+    def bases(self) -> list[Array]:
+        """Of each stage, with 0 for what it does not have."""
+        return [coordinates_of(loss, self.basis) for loss in self.losses]
 
     @property
     def widths(self) -> Fields:
@@ -123,7 +139,7 @@ class Walk:
     def channel(self, number: int, nodes: Rule | None = None) -> Channel:
         """The channel of a stage, given those before; on given nodes with all cells."""
         permutations = self.permutations if nodes is None else ()
-        where = number, self.data.classes_count - 1, self.level, self.scramble
+        where = number, self.d, self.level, self.scramble
         tables = [point.table for point in self.points[: number - 1]]
         rest = self.blocks[: number - 1], tables, permutations
         if nodes is None and self.paired(number):
@@ -136,12 +152,12 @@ class Walk:
 
     def paired(self, number: int) -> bool:
         """Whether the nodes of a stage are pairs of lattices."""
-        d = self.data.classes_count - 1
-        return self.level >= 0 and in_pairs(self.losses[number - 1], d) and self.fields.paired(number, d)
+        loss = self.losses[number - 1]
+        return self.level >= 0 and in_pairs(loss, self.d) and self.fields.paired(number, self.d)
 
     def next_level(self, error: float, wanted: float) -> int:
         """See :func:`numerics.classes.rules.next_level`."""
-        stages, d = len(self.stages), self.data.classes_count - 1
+        stages, d = len(self.stages), self.d
         paired = self.paired(stages)
         if not self.fields.own and self.widths.paired(stages, d) and in_pairs(self.losses[-1], d):
             return max(self.level, 0)  # widths are known only now
@@ -149,7 +165,8 @@ class Walk:
 
     def _equations(self) -> StageEquations:
         number = len(self.points) + 1
-        space = invariants(self.permutations, self.data.classes_count, number - 1)
+        pinned = tuple(loss.pinned for loss in self.losses[:number]) if self.d == self.data.classes_count else None
+        space = invariants(self.permutations, self.data.classes_count, number - 1, pinned)
         return StageEquations(self.channel(number), self.prior, self.stages[number - 1].ridge, self.blocks, space)
 
     def _keep(self, equations: StageEquations, blocks: StageBlocks, outcome: Outcome) -> bool:
