@@ -570,6 +570,10 @@ def mean_logit(
     elif not pull(low)[0].sum() < 0.0 < pull(high)[0].sum():
         raise ValueError("a constant added to all logits has no minimum")
     _require_rise(slopes_at, classes)
+    curvature = [[diff(slope, x) for x in own] for slope in slopes]
+    if all(item.is_number for row in curvature for item in row):
+        matrix = np.array(curvature, dtype=float)
+        _require_spread(matrix, h_random @ matrix - slopes_at(0.0))
     return None
 
 
@@ -585,6 +589,23 @@ def _require_rise(slopes_at: Callable[[np.ndarray], np.ndarray], classes: int) -
         found = slopes_at(FAR * direction)
         if not float((found @ direction).mean()) > SAME * np.abs(found).max():
             raise ValueError(f"no minimum: on average over labels it does not rise along {_direction(direction)}")
+
+
+def _require_spread(curvature: np.ndarray, targets: np.ndarray) -> None:
+    """ValueError if at the minimum of a square some combination of logits is the same for all samples: there are K-1 logits then.
+
+    The slope is ``curvature h - targets``, shapes (K, K) and (n, K).
+    """
+    values, vectors = np.linalg.eigh(curvature)
+    for value in values:
+        alike = vectors[:, np.abs(values - value) <= SAME * values[-1]]
+        moves = (targets - targets.mean(axis=0)) @ alike
+        _, sizes, rows = np.linalg.svd(moves)
+        if sizes[-1] <= SAME * np.abs(targets).max() * len(targets) ** 0.5:
+            same = _direction(alike @ rows[-1])
+            raise ValueError(
+                f"the same for all samples: the sum of logits with the factors {same}; write it for differences"
+            )
 
 
 # The loss.

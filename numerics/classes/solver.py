@@ -40,6 +40,10 @@ _FINENESS = 4  # values of widths in an octave
 TOLERANCE = 1e-8
 """Of the last Newton step, in natural units."""
 
+NOISE = 1e-9
+"""Of logits whose mean is free, in units of their mean variance over Delta: it keeps overlaps from being singular."""
+
+_NOISE_STEPS = 40
 _FIRST_LOG_RIDGE = math.log(30.0)
 _RIDGE_STEPS, _PATH_ITERATIONS = 60, 25
 
@@ -78,6 +82,7 @@ class Walk:
         self.prior = Prior(ClassGroups.of(self.data, self.stages), [loss.pinned for loss in self.losses])
         tables = (stage.loss.table for stage in self.stages)
         formulas = [stage.loss for stage in self.stages if isinstance(stage.loss, ClassFormula)]
+        self.prior.noises = [NOISE * loss.free for loss in self.losses]
         self.permutations = tuple(
             found
             for found in permutations_of(self.data, tuple(table for table in tables if table is not None))
@@ -190,6 +195,9 @@ class Walk:
         if found is None or found.outcome.status != Status.CONVERGED:
             found = chord(equations, equations.start(), tolerance, max_iterations, DAMPED)
             iterations += found.outcome.iterations
+        if found.outcome.status != Status.CONVERGED and self.losses[len(self.points)].free:
+            found = self._from_noise(equations, found, max_iterations)
+            iterations += found.outcome.iterations
         if found.outcome.status != Status.CONVERGED and self.level >= 0:
             found = self._from_large_ridge(equations, found, max_iterations)
             iterations += found.outcome.iterations
@@ -198,6 +206,18 @@ class Walk:
             outcome = outcome._replace(status=Status.NOT_FINITE.value)
         self.found.append(found)
         return outcome
+
+    def _from_noise(self, equations: StageEquations, failed: Found, max_iterations: int) -> Found:
+        """Follow the stage along falling noise of its logits: of a loss that is nearly a square their sum hardly varies."""
+
+        def at(log_noise: float) -> StageEquations:
+            self.prior.noises[equations.t - 1] = math.exp(log_noise)
+            return equations
+
+        path = Path(at, 0.0, math.log(NOISE), _packed, lambda x: _unpacked(x, equations))
+        found = chord_along(path, at(0.0).start(), TOLERANCE, min(max_iterations, _PATH_ITERATIONS), _NOISE_STEPS)
+        at(math.log(NOISE))
+        return found if found.factors is not None else failed._replace(outcome=found.outcome)
 
     def _from_large_ridge(self, equations: StageEquations, failed: Found, max_iterations: int) -> Found:
         """Follow the stage along falling ridges."""
