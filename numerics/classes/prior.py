@@ -166,7 +166,7 @@ class Prior:
         return Updated(magnetization, last.reshape(d, t, d).transpose(1, 0, 2), response, overlap)
 
     def _further(self, whole: Array) -> Array:
-        """Columns of factors (t, d, ..) that are no weights: noises, and what pinned stages have in the last coordinate; (td, td)."""
+        """Columns, beside those of (t, d, ..), that are no weights: noises, and the last coordinate of pinned stages; (td, td)."""
         t, d = whole.shape[:2]
         found = np.zeros((t, d))
         for s in range(t):
