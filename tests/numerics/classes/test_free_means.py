@@ -169,26 +169,26 @@ def test_squares_in_all_coordinates() -> None:
     walks = [Walk(UNEQUAL, stages, 3, fields=Fields(1.0)) for stages in (chain.stages, chain.stages[:1])]
     assert [walk.solve_next(None, 60).status for walk in walks] == [0, 0]
     assert [walk.d for walk in walks] == [3, 2]
-    require_same(*(walk.blocks[0] for walk in walks))
+    require_same(*(walk.blocks[0] for walk in walks), 1e-9)
     differences = Loss.from_expression(
         "Sum((h[k] - Sum(h[j], j)/K - 3*(h_teacher[k] - Sum(h_teacher[j], j)/K)/4 - (y[k] - 1/K)/4)**2, k)/2"
     )
     ends = []
     for student in (SquareDistillation(0.75), differences):
-        walk, outcome = solve_walk(UNEQUAL, Chain.of([Estimator(ONE_VERSUS_REST, 0.2), Estimator(student, 0.1)]), 1, 60)
+        walk, outcome = solve_walk(UNEQUAL, Chain.of([Estimator(ONE_VERSUS_REST, 0.2), Estimator(student, 0.1)]), 0, 60)
         assert outcome.status == 0
         ends.append(walk)
     assert [walk.losses[1].free for walk in ends] == [True, False]
-    require_same(*(walk.blocks[1] for walk in ends))
-    assert np.abs(ends[0].blocks[1].mean[2]).max() > 0.05
+    require_same(*(walk.blocks[1] for walk in ends), 1e-5)  # the normals of a stage are turned
+    assert np.abs(ends[0].blocks[1].mean[2]).max() > 0.02
 
 
-def require_same(one: StageBlocks, other: StageBlocks) -> None:
+def require_same(one: StageBlocks, other: StageBlocks, accuracy: float) -> None:
     """In the coordinates of differences."""
-    assert one.mean[:2] == pytest.approx(other.mean[:2], abs=1e-9)
-    assert one.bias[:2] == pytest.approx(other.bias[:2], abs=1e-9)
-    assert one.overlap[:2, :2] == pytest.approx(other.overlap[:2, :2], abs=1e-9)
-    assert one.response[:, :2, :2] == pytest.approx(other.response[:, :2, :2], abs=1e-9)
+    assert one.mean[:2] == pytest.approx(other.mean[:2], abs=accuracy)
+    assert one.bias[:2] == pytest.approx(other.bias[:2], abs=accuracy)
+    assert one.overlap[:2, :2] == pytest.approx(other.overlap[:2, :2], abs=accuracy)
+    assert one.response[:, :2, :2] == pytest.approx(other.response[:, :2, :2], abs=accuracy)
 
 
 def test_missing_classes() -> None:
