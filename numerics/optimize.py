@@ -21,6 +21,7 @@ import numpy as np
 from scipy import optimize as scipy_optimize
 from scipy.stats import qmc
 
+from numerics.classes.formulas import coordinates
 from numerics.classes.solution import ClassSolution, default_rtol, solve_on_same_nodes
 from numerics.models import (
     Chain,
@@ -493,7 +494,7 @@ class _ClassSearch(_DifferenceSearch):
     def __init__(self, *problem: object) -> None:
         super().__init__(*problem)
         self._like: ClassSolution | None = None
-        self._rough = SCANNED_TO * default_rtol(self.data.classes_count)
+        self._rough = SCANNED_TO * default_rtol(coordinates(self.chain.stages, self.data.classes_count))
         self._final: dict[tuple[float, ...], ClassSolution] = {}
 
     def _solve(self, u: np.ndarray) -> ClassSolution:

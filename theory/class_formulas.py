@@ -32,6 +32,7 @@ from theory.convexity import ConvexityWarning, Finding, examine
 from theory.functions import stabilise, step
 from theory.losses import Loss
 from theory.parser import hints, parsed, require_smooth
+from theory.softmax import numeric_form
 from theory.symbols import TEACHER, h, logit, y
 
 CLASSES = Symbol("K", integer=True, positive=True)
@@ -48,6 +49,9 @@ NEGATIVE = 1e-9
 
 SAME = 1e-9
 """By how much what is equal may differ."""
+
+FAR = 50.0
+"""From other logits, where softmax is 0 to rounding."""
 
 _BASES = {"h": IndexedBase(h), "y": IndexedBase(y), "h_teacher": IndexedBase(TEACHER)}
 _KNOWN = "h[k], y[k], h_teacher[k], h_1[k], h_2[k], ..., K, Sum(..., k), logsumexp(h), softmax(h)[k]"
@@ -498,21 +502,30 @@ def _searched(formula: Expr, label: int, classes: int, proof: Finding) -> Findin
 
 
 @lru_cache(maxsize=256)
-def mean_logit(formula: Expr, classes: int, symbols: tuple[Symbol, ...], values: tuple[float, ...]) -> float:
-    """The mean of the logits h[k] at the minimum, which must be one number for all samples.
+def mean_logit(
+    formula: Expr, classes: int, symbols: tuple[Symbol, ...], values: tuple[float, ...], free: tuple[str, ...] = ()
+) -> float | None:
+    """The mean of the logits h[k] at the minimum where it is one number for all samples; None where it depends on the sample.
 
-    Stages have logits that sum to 0, and this mean is added in the formula: 0 where a constant added to all logits changes nothing,
-    1/K for squares of h[k] - y[k].  Earlier logits are those that sum to 0.
+    With one number for all, a stage has logits that sum to 0, and the mean is added in the formula: 0 where a constant added to all
+    logits changes nothing, 1/K for squares of h[k] - y[k].  Earlier logits sum to 0, too, but those of stages that are ``free``.
+
+    Parameters
+    ----------
+    free
+        Names of earlier logits, as "h_teacher", whose mean depends on the sample.
 
     Raises
     ------
     ValueError
-        If the mean that is best for a sample depends on the differences of its logits, its label or earlier logits.
+        If the loss, averaged over labels and earlier logits, does not rise in all directions: biases run away.
 
     Examples
     --------
     >>> round(mean_logit(read_class_formula("Sum((h[k] - y[k])**2, k)", {}), 4, (), ()), 9)
     0.25
+    >>> mean_logit(read_class_formula("Sum(softplus(h[k]) - y[k]*h[k], k)", {}), 3, (), ()) is None
+    True
     """
     numbers = {symbol: sympy.Float(value) for symbol, value in zip(symbols, values, strict=True)}
     whole = written_out(formula, classes).xreplace(numbers)
@@ -529,12 +542,15 @@ def mean_logit(formula: Expr, classes: int, symbols: tuple[Symbol, ...], values:
     columns = []
     for symbol in others:
         name, _, k = symbol.name.partition("[")
-        columns.append((taught[name] - taught[name].mean(axis=1, keepdims=True))[:, int(k[:-1]) - 1])
+        centre = 0.0 if name in free else taught[name].mean(axis=1, keepdims=True)
+        columns.append((taught[name] - centre)[:, int(k[:-1]) - 1])
     labels = np.eye(classes)[np.arange(n) % classes]
 
+    def slopes_at(shift: float | np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+        return evaluate(np.column_stack([h_random + shift, labels, *columns])[rows])
+
     def pull(mean: float, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
-        x = np.column_stack([h_random + mean, labels, *columns])[rows]
-        found = evaluate(x)
+        found = slopes_at(mean, rows)
         return found.sum(axis=1), np.abs(found).max(axis=1)
 
     together, sizes = pull(0.0)
@@ -551,19 +567,48 @@ def mean_logit(formula: Expr, classes: int, symbols: tuple[Symbol, ...], values:
         together, sizes = pull(mean)
         if (np.abs(together) <= SAME * np.maximum(sizes, 1.0)).all():
             return mean
-    else:
+    elif not pull(low)[0].sum() < 0.0 < pull(high)[0].sum():
         raise ValueError("a constant added to all logits has no minimum")
-    raise ValueError(
-        "the best mean of the logits depends on the sample, but stages of K classes have logits that sum to 0: "
-        "write it in differences, as h[k] - Sum(h[j], j)/K"
-    )
+    _require_rise(slopes_at, classes)
+    curvature = [[diff(slope, x) for x in own] for slope in slopes]
+    if all(item.is_number for row in curvature for item in row):
+        matrix = np.array(curvature, dtype=float)
+        _require_spread(matrix, h_random @ matrix - slopes_at(0.0))
+    return None
+
+
+def _require_rise(slopes_at: Callable[[np.ndarray], np.ndarray], classes: int) -> None:
+    """ValueError if a mean over samples does not rise, far out, in one of many directions of the logits."""
+    eye, generator = np.eye(classes), np.random.default_rng(2)
+    unmoved = np.linalg.svd(slopes_at(0.0))[2][
+        -1
+    ]  # if the loss depends on fewer combinations of logits, not on this one
+    several = generator.standard_normal((16, classes))
+    tried = [*eye, *-eye, unmoved, -unmoved, *(several / np.linalg.norm(several, axis=1, keepdims=True))]
+    for direction in tried:
+        found = slopes_at(FAR * direction)
+        if not float((found @ direction).mean()) > SAME * np.abs(found).max():
+            raise ValueError(f"no minimum: on average over labels it does not rise along {_direction(direction)}")
+
+
+def _require_spread(curvature: np.ndarray, targets: np.ndarray) -> None:
+    """ValueError if at the minimum of a square some combination of logits is the same for all samples: there are K-1 logits then.
+
+    The slope is ``curvature h - targets``, shapes (K, K) and (n, K).
+    """
+    values, vectors = np.linalg.eigh(curvature)
+    for value in values:
+        alike = vectors[:, np.abs(values - value) <= SAME * values[-1]]
+        moves = (targets - targets.mean(axis=0)) @ alike
+        _, sizes, rows = np.linalg.svd(moves)
+        if sizes[-1] <= SAME * np.abs(targets).max() * len(targets) ** 0.5:
+            same = _direction(alike @ rows[-1])
+            raise ValueError(
+                f"the same for all samples: the sum of logits with the factors {same}; write it for differences"
+            )
 
 
 # The loss.
-
-
-FAR = 50.0
-"""Below other logits, where softmax is 0 to rounding."""
 
 
 def _pushes_down(loss: ClassFormula, k: int, seen: tuple[float, ...]) -> bool:
@@ -614,10 +659,11 @@ class ClassFormula(Loss):
         """Whether it jumps as a function of earlier logits."""
         return self.of(self.fewest).has(step)
 
-    def mean(self, classes: int) -> float:
-        """See :func:`mean_logit`."""
+    def mean(self, classes: int, free: Sequence[bool] = ()) -> float | None:
+        """See :func:`mean_logit`; ``free`` says of each of the earlier stages in ``logits`` whether its mean is."""
+        names = tuple(str(symbol) for symbol, is_free in zip(self.logits, free, strict=False) if is_free)
         try:
-            return mean_logit(self.expression, classes, self.symbols, self.values)
+            return mean_logit(self.expression, classes, self.symbols, self.values, names)
         except ValueError as error:
             raise ValueError(f"loss {self.name!r}: {error}") from None
 
@@ -638,7 +684,7 @@ class ClassFormula(Loss):
         return not _names_classes(self.expression) or _keeps(self, tuple(permutation))
 
     def check_convex(self, classes: int | None = None) -> None:
-        """As of any loss, for this number of classes, by default the fewest it can mean; that its logits have a mean, too."""
+        """As of any loss, for this number of classes, by default the fewest it can mean; that it has a minimum, too."""
         classes = self.fewest if classes is None else classes
         finding = examine_classes(self.expression, classes, self.symbols, self.values)
         if finding.fault:
@@ -646,3 +692,37 @@ class ClassFormula(Loss):
         self.mean(classes)
         if finding.unproved:
             warnings.warn(f"loss {self.name!r} is not proved {finding.unproved}", ConvexityWarning, stacklevel=4)
+
+
+def as_formula(loss: Loss) -> ClassFormula:
+    """A built-in loss with a square of earlier logits, as a formula.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+
+    Examples
+    --------
+    >>> from theory.losses import SquareDistillation
+    >>> as_formula(SquareDistillation(0.5)).expression
+    Sum((h[k] - h_teacher[k]/2 - y[k]/2)**2, (k, 1, K))/2
+    """
+    form = numeric_form(loss)
+    if form.gain == 0.0 or form.soft != 0.0 or form.smoothing != 0.0:
+        raise ValueError(f"{loss.name} has no square of earlier logits alone")
+    names = [f"{symbol}[k]" for symbol in loss.logits]
+    taught = f"({' + '.join(names)})/{len(names)}"
+    if form.hard == 0.0:
+        target = f"({form.labels!r}*y[k] + {form.gain!r}*{taught})/{form.linear!r}"
+        text = f"{form.linear!r}*Sum((h[k] - {target})**2, k)/2"
+    else:
+        text = f"{form.hard!r}*(logsumexp(h) - Sum(y[k]*h[k], k)) + {form.gain!r}*Sum((h[k] - {taught})**2, k)/2"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvexityWarning)
+        return ClassFormula.from_expression(text, name=loss.name, teacher=_one(loss.teacher))
+
+
+def _one(teacher: object) -> int | None:
+    """The stage behind h_teacher; several stages are in a formula by their own names."""
+    return None if isinstance(teacher, tuple) else teacher

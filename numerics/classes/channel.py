@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.classes.formulas import class_loss
+from numerics.classes.formulas import class_losses, coordinates_of
 from numerics.classes.proximal import predict
 from numerics.classes.rules import Rule
 from numerics.classes.symmetry import Permutation, made_invariant, orbits
@@ -178,9 +178,10 @@ class Channel:
         self.data, self.stages = data, stages
         self.normals, self.shares = rule
         self.t = len(stages)
-        self.basis = helmert(data.classes_count)
+        whole = self.normals.shape[2] == data.classes_count
+        self.basis = helmert(data.classes_count, whole=whole)
         self.cells = cells_of(data, tuple(stage.sets for stage in stages))
-        self.losses = [class_loss(stage.loss, data.classes_count) for stage in stages]
+        self.losses = class_losses(stages, data.classes_count, whole=whole)
         self.drawn = self.normals.shape[1]
         columns = np.column_stack([np.ones(len(self.normals)), self.normals.reshape(len(self.normals), -1)])
         self.earlier = earlier
@@ -224,7 +225,8 @@ class Channel:
                     totals[label] += cell.weight
         means = np.where(totals[:, None] > 0, sums / np.where(totals, totals, 1.0)[:, None], 1.0 / k)
         seen = self.stages[t - 1].loss.stages(t)
-        return loss.table(means, totals, [self.basis.T @ self.earlier[s - 1].overlap @ self.basis for s in seen])
+        bases = {s: coordinates_of(self.losses[s - 1], self.basis) for s in seen}
+        return loss.table(means, totals, [bases[s].T @ self.earlier[s - 1].overlap @ bases[s] for s in seen])
 
     def _no_points(self, i: int) -> Points:
         """Where proximal points are first looked for: the last logits known."""
@@ -250,6 +252,8 @@ class Channel:
                 precision = np.linalg.inv(delta * blocks.response[-1])
                 stiffness = np.empty((*u.shape, d))
                 self.losses[s - 1].proximal_points(precision, u, target, h, force, stiffness)
+            elif self.losses[s - 1].pinned:
+                h[:, -1] = 0.0
             nodes.logits.append(h)
             nodes.z = np.column_stack([nodes.z, force])
 
@@ -298,6 +302,8 @@ class Channel:
             found.slopes = slopes
         if self.permutations:
             self._make_invariant(found)
+        if self.losses[-1].pinned:
+            found.bare_stiffness[-1, -1] = 1.0  # where no bias moves
         return found
 
     def _make_invariant(self, found: Averages) -> None:

@@ -236,6 +236,12 @@ class ClassLoss:
     array([0.702894])
     """
 
+    free = False
+    """Whether the best mean logit depends on the sample, so that a stage needs all K coordinates."""
+
+    pinned = False
+    """Whether a stage has K-1 coordinates, among K of other stages (:class:`numerics.classes.formulas.PinnedLoss`)."""
+
     def __init__(self, loss: Loss, classes: int) -> None:
         try:
             self.form = _form(loss, loss.softmax)

@@ -240,6 +240,11 @@ class ClassPopulation:
         """Traces of the blocks, shape (T, T): W_t . W_s/N for white inputs."""
         return np.einsum("tskk->ts", self.blocks)
 
+    @cached_property
+    def free(self) -> list[bool]:
+        """Of each stage, whether the mean of its logits depends on the sample."""
+        return has_free_mean(self.blocks)
+
     def weight_norm(self, t: int) -> Array:
         """|w_t|^2/N."""
         return self.norm_ratios[t] * self.overlap[..., t, t]
@@ -369,7 +374,9 @@ class ClassPopulation:
 
     def loss(self, loss: Loss) -> Integral:
         """Average of a loss of the last stage on fresh samples, whose labels are their classes."""
-        return mean_loss(self, class_loss(loss, self.classes), loss.stages(self.stages), self.table)
+        seen = loss.stages(self.stages)
+        own = class_loss(loss, self.classes, [self.free[s - 1] for s in seen])
+        return mean_loss(self, own, seen, self.table)
 
 
 def mean_loss(law, loss: ClassLoss, seen: Sequence[int], table: Array | None) -> Integral:
@@ -383,9 +390,21 @@ def mean_loss(law, loss: ClassLoss, seen: Sequence[int], table: Array | None) ->
 
 
 def _factor_of(blocks: Array) -> Array:
-    """F with F F^T the covariance of all logits, (T K, T d): a column a normal."""
+    """F with F F^T the covariance of all logits, (T K, T d): a column a normal; d is K where means of logits are free."""
     t, _, k, _ = blocks.shape
-    basis = np.kron(np.eye(t), helmert(k))
+    basis = np.kron(np.eye(t), helmert(k, whole=any(has_free_mean(blocks))))
     covariance = basis @ blocks.transpose(0, 2, 1, 3).reshape(t * k, t * k) @ basis.T
     values, vectors = np.linalg.eigh(covariance)
     return basis.T @ (vectors * np.sqrt(np.clip(values, 0.0, None)))[:, ::-1]
+
+
+def has_free_mean(blocks: Array) -> list[bool]:
+    """Whether the mean of K logits depends on the sample, of stages with overlaps (T, T, K, K): their weights do not sum to 0.
+
+    Examples
+    --------
+    >>> has_free_mean(np.array([[[[1.0, -1.0], [-1.0, 1.0]]]])), has_free_mean(np.array([[[[1.0, 0.0], [0.0, 1.0]]]]))
+    ([False], [True])
+    """
+    sums, sizes = np.einsum("ttkl->t", blocks), np.einsum("ttkk->t", blocks)
+    return [bool(total > _EQUAL * size) for total, size in zip(sums, sizes, strict=True)]

@@ -91,20 +91,25 @@ class Prior:
     Parameters
     ----------
     groups : ClassGroups
+    pinned : sequence of bool
+        Of the stages, whether weights have nothing in the last coordinate.  Their C_tt has 1 there, which nothing sees.
 
     Attributes
     ----------
     norm_ratios : list of float
         |w_t|^2/N over the trace of Q_tt, of each stage so far: 1 for white inputs.
+    noises : sequence of float
+        Of the stages: Q_tt has this times its mean eigenvalue more on its diagonal, where one of them may be nearly 0.
     """
 
-    def __init__(self, groups: ClassGroups) -> None:
-        self.groups = groups
+    def __init__(self, groups: ClassGroups, pinned: Sequence[bool] = ()) -> None:
+        self.groups, self.pinned = groups, tuple(pinned)
         self.root = _roots(groups.gram)
         self.alignments: list[Array] = []  # a_s, (g, d, K)
         self.propagators: list[Array] = []  # G_s1..G_ss, (g, s, d, d), zero where a stage is not active
         self.conjugates: list[Conjugates] = []
         self.norm_ratios: list[float] = []
+        self.noises = [0.0] * len(self.pinned)
 
     def _row(self, t: int, conjugates: Conjugates, inverse: Array) -> tuple[Array, Array]:
         """a_t and G_t1..G_tt of all groups."""
@@ -146,6 +151,8 @@ class Prior:
         rows = [*zip(self.alignments, self.propagators, strict=True), (alignment, propagators)]
         whole = np.concatenate([self._weights(*row, factor) for row in rows], axis=1)  # (g, td, K + td)
         whole = (np.sqrt(variance)[:, None, None] * whole).transpose(1, 0, 2).reshape(t * d, -1)
+        if any(self.pinned[:t]) or any(self.noises[:t]):
+            whole = np.column_stack([whole, self._further(whole.reshape(t, d, -1))])
         triangle = np.linalg.qr(whole.T, mode="r").T
         last = triangle[(t - 1) * d :].copy()
         for s in range(t):
@@ -157,6 +164,16 @@ class Prior:
         magnetization = np.einsum("g,gak,gkc->ac", share, alignment, self.groups.gram, optimize=True)
         response = np.einsum("g,gsab->sab", share * variance, propagators)
         return Updated(magnetization, last.reshape(d, t, d).transpose(1, 0, 2), response, overlap)
+
+    def _further(self, whole: Array) -> Array:
+        """Columns, beside those of (t, d, ..), that are no weights: noises, and the last coordinate of pinned stages; (td, td)."""
+        t, d = whole.shape[:2]
+        found = np.zeros((t, d))
+        for s in range(t):
+            found[s] = np.sqrt(self.noises[s] / d) * np.linalg.norm(whole[s])
+            if self.pinned[s]:
+                found[s, -1] = 1.0
+        return np.diag(found.ravel())
 
     def append(self, t: int, ridge: float, conjugates: Conjugates) -> None:
         """Keep stage t for those that follow."""
@@ -222,6 +239,8 @@ class Prior:
             for r in range(s, t):
                 v_slope[s][:, responses(r)] = -product(2, rows[r][1][:, s].transpose(0, 2, 1))
         q_slope[-1] += q_slope[-1].transpose(1, 0, 2).copy()
+        if any(self.noises[:t]):
+            q_slope[-1] += np.eye(d)[:, :, None] * (self.noises[t - 1] / d * np.einsum("aan->n", q_slope[-1]))
         return m_slope, q_slope.reshape(t, d * d, -1), v_slope
 
 

@@ -339,6 +339,26 @@ def points_of_formula(formula, contexts, precision, u, target, h, force, stiffne
     return minimise(_value, _derivatives, formula, contexts, precision, u, target, h, force, stiffness)
 
 
+@njit(types.float64(FORMULA, *[FloatArray] * 5), **FAST)
+def _whole_value(formula, context, x, rates, h, p):
+    return formula.value(x, context, formula.parameters)
+
+
+@njit(types.void(FORMULA, *[FloatArray] * 7, Matrix, Matrix), **FAST)
+def _whole_derivatives(formula, context, x, rates, h, p, q, slope, curved, square):
+    formula.derivatives(x, context, formula.parameters, p, square)
+    for i in range(x.size):
+        slope[i] = p[i]
+        for j in range(i + 1):
+            curved[i, j] = square[i, j]
+
+
+@njit(types.int64(FORMULA, *[Matrix] * 6, Cube), **FAST)
+def whole_points_of_formula(formula, contexts, precision, u, target, h, force, stiffness):
+    """As :func:`points_of_formula`, where coordinates are the K logits themselves."""
+    return minimise(_whole_value, _whole_derivatives, formula, contexts, precision, u, target, h, force, stiffness)
+
+
 @njit(types.void(FORMULA, Matrix, Matrix, FloatArray), **OPTIONS)
 def values_of_formula(formula, contexts, h, out):
     """At samples with K logits each."""

@@ -18,7 +18,7 @@ from numerics.classes.rules import LEVELS, first_level, sobol_rule
 from numerics.classes.solver import CHECKS, StagePoint, Walk, solve_walk
 from numerics.driver.chord import Found
 from numerics.driver.outcome import Outcome, Status
-from numerics.models import Chain, ClassMixture, Estimator, ParameterError, chosen, helmert, parameter_values
+from numerics.models import Chain, ClassMixture, Estimator, ParameterError, chosen, parameter_values
 from numerics.scalar.prior import COMMON
 from numerics.settings import DEFAULT, Settings
 from numerics.solution.observables import OBSERVABLES
@@ -43,11 +43,11 @@ Array = NDArray[np.float64]
 COARSE_TOLERANCE = 1e-3
 """Of the solution on coarse nodes that a cold start begins with."""
 
-DEFAULT_RTOL = {2: 1e-7, 3: 1e-5, 4: 1e-4, 5: 1e-4}
-"""Accuracy of the test errors that is asked for by default, for each K."""
+DEFAULT_RTOL = {1: 1e-7, 2: 1e-5, 3: 1e-4, 4: 1e-4}
+"""Accuracy of the test errors that is asked for by default, for logits of d coordinates: K-1, or K."""
 
 LOOSE = 2e-4
-"""For more classes."""
+"""For more."""
 
 LEAST_OF_COPIES = 1e-4
 """Ridge from which on students that copy their teacher are found for all numbers of classes."""
@@ -79,7 +79,8 @@ class ClassSolution:
     prior : str
         "common eigenvectors": weights are treated coordinate by coordinate.
 
-    Indexing gives the stages.  Logits and weights have K components that sum to 0; classes are the last axes.
+    Indexing gives the stages.  Logits and weights have K components that sum to 0, but where the best mean logit of a stage
+    depends on the sample; classes are the last axes.
 
     Examples
     --------
@@ -132,14 +133,12 @@ class ClassSolution:
     @cached_property
     def means(self) -> Array:
         """m_tc: overlaps w_t.mu_c/N of the weights of each logit with the means, shape (T, K, K); ``means[t, c]`` is of class c."""
-        basis = helmert(self.data.classes_count)
-        return self._collect(lambda blocks: blocks.mean.T @ basis)
+        return self._collect(lambda blocks: blocks.mean.T @ self.walk.basis)
 
     @cached_property
     def bias(self) -> Array:
         """b_t, shape (T, K)."""
-        basis = helmert(self.data.classes_count)
-        return self._collect(lambda blocks: blocks.bias @ basis)
+        return self._collect(lambda blocks: blocks.bias @ self.walk.basis)
 
     def _collect(self, value: Callable) -> Array:
         found = [value(point.blocks) for point in self.points]
@@ -155,13 +154,12 @@ class ClassSolution:
     @cached_property
     def response(self) -> Array:
         """V_ts, 0 for s > t, shape (T, T, K, K)."""
-        basis = helmert(self.data.classes_count)
-        k = self.data.classes_count
+        k, bases = self.data.classes_count, self.walk.bases
         found = np.full((len(self), len(self), k, k), np.nan)
         for t, point in enumerate(self.points):
             found[t] = 0.0
             for s, block in enumerate(point.blocks.response):
-                found[t, s] = basis.T @ block @ basis
+                found[t, s] = bases[t].T @ block @ bases[s]
         return found
 
     def to_dict(self) -> dict:
@@ -190,14 +188,13 @@ class ClassSolution:
 
 def overlap_blocks(walk: Walk, size: int) -> Array:
     """Q_ts of the stages of a walk, (size, size, K, K), NaN for those that are not solved."""
-    basis = helmert(walk.data.classes_count)
-    k = walk.data.classes_count
+    k, bases = walk.data.classes_count, walk.bases
     found = np.full((size, size, k, k), np.nan)
     rows = [blocks.cholesky for blocks in walk.blocks[:size]]
     for t, row in enumerate(rows):
         for s in range(t + 1):
             block = sum(row[r] @ rows[s][r].T for r in range(s + 1))
-            found[t, s] = basis.T @ block @ basis
+            found[t, s] = bases[t].T @ block @ bases[s]
             found[s, t] = found[t, s].T
     return found
 
@@ -213,7 +210,7 @@ class ClassSamples(WeightedSamples):
 
     @cached_property
     def _channel(self):
-        nodes = sobol_rule(self.number, self.walk.data.classes_count - 1, _LOG2_SAMPLES, self.walk.scramble)
+        nodes = sobol_rule(self.number, self.walk.d, _LOG2_SAMPLES, self.walk.scramble)
         channel = self.walk.channel(self.number, nodes)
         point = self.walk.points[self.number - 1]
         channel._extend(self.number, point.blocks, point.table)
@@ -246,8 +243,9 @@ class ClassSamples(WeightedSamples):
 
     def loss(self, loss: Loss) -> Integral:
         """Average of a loss of the last stage."""
-        own = class_loss(loss, self.walk.data.classes_count)
-        return mean_loss(self, own, loss.stages(self.number), self.walk.points[self.number - 1].table)
+        seen = loss.stages(self.number)
+        own = class_loss(loss, self.walk.data.classes_count, [self.walk.losses[s - 1].free for s in seen])
+        return mean_loss(self, own, seen, self.walk.points[self.number - 1].table)
 
 
 def _attribute(observable: Observable) -> property:
@@ -297,14 +295,13 @@ class ClassStage(AnyStage):
 
     @property
     def biases(self) -> Array:
-        """Of the K logits, sum 0."""
+        """Of the K logits, sum 0 where those do."""
         return self.solution.bias[self.number - 1]
 
     @cached_property
     def fresh(self) -> ClassPopulation:
         """Law of the logits of the stages up to this one on fresh samples."""
-        k = self.number
-        basis = helmert(self.data.classes_count)
+        k, basis = self.number, self.walk.basis
         means = np.array([(blocks.mean + blocks.bias[:, None]).T @ basis for blocks in self.walk.blocks[:k]])
         table = self.walk.points[k - 1].table
         walk = self.walk
@@ -337,7 +334,8 @@ class ClassStage(AnyStage):
     @property
     def response_to_field(self) -> float:
         """Trace of V_tt."""
-        return float(np.trace(self.walk.points[self.number - 1].blocks.response[-1]))
+        d = self.walk.d - self.walk.losses[self.number - 1].pinned
+        return float(np.trace(self.walk.points[self.number - 1].blocks.response[-1][:d, :d]))
 
     @property
     def objective(self) -> Integral:
@@ -385,9 +383,9 @@ class ClassStage(AnyStage):
         return float(np.sqrt(np.mean([np.max(np.abs(np.asarray(other) - here)) ** 2 for other in others])))
 
 
-def default_rtol(classes: int) -> float:
-    """Accuracy of the test errors of K classes that is asked for by default."""
-    return DEFAULT_RTOL.get(classes, LOOSE)
+def default_rtol(d: int) -> float:
+    """Accuracy of the test errors that is asked for by default, of logits with d coordinates."""
+    return DEFAULT_RTOL.get(d, LOOSE)
 
 
 def solve_classes(
@@ -480,7 +478,6 @@ def solve_on_nodes(
     start: ClassSolution | None = None,
 ) -> ClassSolution:  # fmt: skip
     """As :func:`solve_classes`, of two classes too by this room's equations."""
-    rtol = default_rtol(data.classes_count) if rtol is None else rtol
     iterations = failures = 0
     if start is not None:
         rough, known = start.walk, _kept(start)
@@ -488,7 +485,8 @@ def solve_on_nodes(
         rough, outcome = solve_walk(data, chain, -1, max_iterations, tolerance=COARSE_TOLERANCE)
         iterations, known = outcome.iterations, rough.found[: len(rough.points)]
     fields = rough.widths
-    level = first_level(len(chain) * (data.classes_count - 1), alike=rough.alike)
+    rtol = default_rtol(rough.d) if rtol is None else rtol
+    level = first_level(len(chain) * rough.d, alike=rough.alike)
     while True:
         walk, outcome = solve_walk(data, chain, level, max_iterations, known, fields=fields)
         iterations += outcome.iterations

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.classes.channel import Channel
-from numerics.classes.formulas import class_loss
+from numerics.classes.formulas import PinnedLoss, class_losses, coordinates_of
 from numerics.classes.losses import ClassLoss
 from numerics.classes.pairs import PairChannel, in_pairs
 from numerics.classes.prior import ClassGroups, Conjugates, Prior
@@ -20,7 +20,7 @@ from numerics.classes.stage import MatrixLog, StageBlocks, StageEquations, expon
 from numerics.classes.symmetry import first_of_orbits, invariants, permutations_of
 from numerics.driver.chord import Found, Path, chord, chord_along, newton_step
 from numerics.driver.outcome import Outcome, Status
-from numerics.models import Chain, ClassMixture, Estimator
+from numerics.models import Chain, ClassMixture, Estimator, helmert
 from theory.class_formulas import ClassFormula
 
 Array = NDArray[np.float64]
@@ -40,6 +40,10 @@ _FINENESS = 4  # values of widths in an octave
 TOLERANCE = 1e-8
 """Of the last Newton step, in natural units."""
 
+NOISE = 1e-9
+"""Of logits whose mean is free, in units of their mean variance over Delta: it keeps overlaps from being singular."""
+
+_NOISE_STEPS = 40
 _FIRST_LOG_RIDGE = math.log(30.0)
 _RIDGE_STEPS, _PATH_ITERATIONS = 60, 25
 
@@ -75,9 +79,10 @@ class Walk:
     found: list[Found] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.prior = Prior(ClassGroups.of(self.data, self.stages))
+        self.prior = Prior(ClassGroups.of(self.data, self.stages), [loss.pinned for loss in self.losses])
         tables = (stage.loss.table for stage in self.stages)
         formulas = [stage.loss for stage in self.stages if isinstance(stage.loss, ClassFormula)]
+        self.prior.noises = [NOISE * loss.free for loss in self.losses]
         self.permutations = tuple(
             found
             for found in permutations_of(self.data, tuple(table for table in tables if table is not None))
@@ -95,9 +100,25 @@ class Walk:
         return len(set(first_of_orbits(self.permutations, self.data.classes_count))) == 1
 
     @cached_property
-    def losses(self) -> list[ClassLoss]:
+    def losses(self) -> list[ClassLoss | PinnedLoss]:
         """Of the stages, on arrays."""
-        return [class_loss(stage.loss, self.data.classes_count) for stage in self.stages]
+        return class_losses(self.stages, self.data.classes_count)
+
+    @cached_property
+    def basis(self) -> Array:
+        """Of the logits, (d, K)."""
+        whole = any(loss.free for loss in self.losses)
+        return helmert(self.data.classes_count, whole=whole)
+
+    @property
+    def d(self) -> int:
+        """Coordinates of the logits of a stage."""
+        return len(self.basis)
+
+    @property
+    def bases(self) -> list[Array]:
+        """Of each stage, with 0 for what it does not have."""
+        return [coordinates_of(loss, self.basis) for loss in self.losses]
 
     @property
     def widths(self) -> Fields:
@@ -123,7 +144,7 @@ class Walk:
     def channel(self, number: int, nodes: Rule | None = None) -> Channel:
         """The channel of a stage, given those before; on given nodes with all cells."""
         permutations = self.permutations if nodes is None else ()
-        where = number, self.data.classes_count - 1, self.level, self.scramble
+        where = number, self.d, self.level, self.scramble
         tables = [point.table for point in self.points[: number - 1]]
         rest = self.blocks[: number - 1], tables, permutations
         if nodes is None and self.paired(number):
@@ -136,12 +157,12 @@ class Walk:
 
     def paired(self, number: int) -> bool:
         """Whether the nodes of a stage are pairs of lattices."""
-        d = self.data.classes_count - 1
-        return self.level >= 0 and in_pairs(self.losses[number - 1], d) and self.fields.paired(number, d)
+        loss = self.losses[number - 1]
+        return self.level >= 0 and in_pairs(loss, self.d) and self.fields.paired(number, self.d)
 
     def next_level(self, error: float, wanted: float) -> int:
         """See :func:`numerics.classes.rules.next_level`."""
-        stages, d = len(self.stages), self.data.classes_count - 1
+        stages, d = len(self.stages), self.d
         paired = self.paired(stages)
         if not self.fields.own and self.widths.paired(stages, d) and in_pairs(self.losses[-1], d):
             return max(self.level, 0)  # widths are known only now
@@ -149,7 +170,8 @@ class Walk:
 
     def _equations(self) -> StageEquations:
         number = len(self.points) + 1
-        space = invariants(self.permutations, self.data.classes_count, number - 1)
+        pinned = tuple(loss.pinned for loss in self.losses[:number]) if self.d == self.data.classes_count else None
+        space = invariants(self.permutations, self.data.classes_count, number - 1, pinned)
         return StageEquations(self.channel(number), self.prior, self.stages[number - 1].ridge, self.blocks, space)
 
     def _keep(self, equations: StageEquations, blocks: StageBlocks, outcome: Outcome) -> bool:
@@ -173,6 +195,9 @@ class Walk:
         if found is None or found.outcome.status != Status.CONVERGED:
             found = chord(equations, equations.start(), tolerance, max_iterations, DAMPED)
             iterations += found.outcome.iterations
+        if found.outcome.status != Status.CONVERGED and self.losses[len(self.points)].free:
+            found = self._from_noise(equations, found, max_iterations)
+            iterations += found.outcome.iterations
         if found.outcome.status != Status.CONVERGED and self.level >= 0:
             found = self._from_large_ridge(equations, found, max_iterations)
             iterations += found.outcome.iterations
@@ -181,6 +206,18 @@ class Walk:
             outcome = outcome._replace(status=Status.NOT_FINITE.value)
         self.found.append(found)
         return outcome
+
+    def _from_noise(self, equations: StageEquations, failed: Found, max_iterations: int) -> Found:
+        """Follow the stage along falling noise of its logits: of a loss that is nearly a square their sum hardly varies."""
+
+        def at(log_noise: float) -> StageEquations:
+            self.prior.noises[equations.t - 1] = math.exp(log_noise)
+            return equations
+
+        path = Path(at, 0.0, math.log(NOISE), _packed, lambda x: _unpacked(x, equations))
+        found = chord_along(path, at(0.0).start(), TOLERANCE, min(max_iterations, _PATH_ITERATIONS), _NOISE_STEPS)
+        at(math.log(NOISE))
+        return found if found.factors is not None else failed._replace(outcome=found.outcome)
 
     def _from_large_ridge(self, equations: StageEquations, failed: Found, max_iterations: int) -> Found:
         """Follow the stage along falling ridges."""

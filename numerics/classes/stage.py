@@ -74,6 +74,8 @@ class StageEquations:
         self.gauges = [root_of(blocks.response[-1]) for blocks in earlier]
         self.space = space
         self.felt = _felt(channel.stages)
+        # The mean of logits may hardly vary and have a bias all the same.
+        self.carries_bias = not channel.losses[-1].free
 
     # The two halves.
 
@@ -175,7 +177,9 @@ class StageEquations:
         if t == 1:
             carried = np.linalg.solve(own, np.column_stack([blocks.mean, blocks.bias]))
             carried = np.einsum("ijn,jc->icn", last, carried)
-            mean, bias = mean + carried[:, :k], bias + carried[:, k]
+            mean = mean + carried[:, :k]
+            if self.carries_bias:
+                bias = bias + carried[:, k]
         cholesky = [np.einsum("ij,jkn->ikn", scale, parts[2 + s].reshape(d, d, n)) for s in range(t - 1)]
         response = [sandwich(root, parts[2 + t + s].reshape(d, d, n), self.gauges[s]) for s in range(t - 1)]
         response.append(sandwich(root, stiffened, root))
@@ -248,7 +252,7 @@ class StageEquations:
         last = root_of(grown @ exponential(self._symmetric(parts[1 + t])) @ grown)
         if t == 1:
             turned = last @ np.linalg.inv(grown)
-            mean, bias = turned @ mean, turned @ bias
+            mean, bias = turned @ mean, turned @ bias if self.carries_bias else bias
             scale = last
         mean = mean + scale @ parts[0].reshape(d, k)
         bias = bias + bias_unit(scale) @ parts[1]

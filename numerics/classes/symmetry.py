@@ -140,17 +140,18 @@ def _rotation(basis: Array, permutation: Permutation) -> Array:
 
 
 @lru_cache(maxsize=64)
-def _spaces(permutations: tuple[Permutation, ...], classes: int) -> dict[str, Array]:
+def _spaces(permutations: tuple[Permutation, ...], classes: int, d: int) -> dict[str, Array]:
     """Orthonormal columns that span what the permutations leave alone: of means (d, K), biases, blocks (d, d), and lower triangles
     that stand for symmetric matrices."""
-    basis, d = helmert(classes), classes - 1
+    basis = helmert(classes, whole=d == classes)
     lower = np.tril_indices(d)
     expand = np.zeros((d * d, len(lower[0])))
     for n, (i, j) in enumerate(zip(*lower, strict=True)):
         expand[i * d + j, n] = expand[j * d + i, n] = 1.0
     take = np.zeros((len(lower[0]), d * d))
     take[np.arange(len(lower[0])), lower[0] * d + lower[1]] = 1.0
-    sums = {name: 0.0 for name in ("means", "biases", "blocks", "triangles")}
+    sizes = {"means": d * classes, "biases": d, "blocks": d * d, "triangles": len(lower[0])}
+    sums = {name: np.zeros((size, size)) for name, size in sizes.items()}
     for permutation in permutations:
         turn = _rotation(basis, permutation)
         moved = np.zeros((classes, classes))
@@ -177,11 +178,11 @@ def made_invariant(values: Array, kind: str, permutations: tuple[Permutation, ..
            [0., 2.]])
     """
     if kind == "means":
-        space = _spaces(permutations, values.shape[0])[kind]
+        space = _spaces(permutations, *values.shape[:2])[kind]
         turned = np.moveaxis(values, 0, 1)
         flat = turned.reshape(len(space), -1)
         return np.moveaxis((space @ (space.T @ flat)).reshape(turned.shape), 0, 1)
-    space = _spaces(permutations, values.shape[-1] + 1)[kind]
+    space = _spaces(permutations, len(permutations[0]), values.shape[-1])[kind]
     return (values.reshape(-1, len(space)) @ space @ space.T).reshape(values.shape)
 
 
@@ -197,14 +198,18 @@ def first_of_orbits(permutations: tuple[Permutation, ...], classes: int) -> list
 
 
 @lru_cache(maxsize=64)
-def invariants(permutations: tuple[Permutation, ...], classes: int, earlier: int) -> Array | None:
-    """Orthonormal columns that span the unknowns of a stage that the permutations leave alone, or None if there are none.
+def invariants(
+    permutations: tuple[Permutation, ...], classes: int, earlier: int, pinned: tuple[bool, ...] | None = None
+) -> Array | None:
+    """Orthonormal columns that span the unknowns of a stage that may move, or None if all do.
 
-    Unknowns are in the order of :mod:`numerics.classes.stage`; lower triangles stand for symmetric matrices.
+    Those that the permutations leave alone, and that are not in the last coordinate of ``pinned`` stages, up to this one, which are
+    given where logits have K coordinates.  Unknowns are in the order of :mod:`numerics.classes.stage`; lower triangles stand for
+    symmetric matrices.
     """
-    if not permutations:
+    if not permutations and not any(pinned or ()):
         return None
-    spaces = _spaces(permutations, classes)
+    spaces = _spaces(permutations, classes, classes - (pinned is None))
     parts = ["means", "biases", *["blocks"] * earlier, "triangles", *["blocks"] * earlier, "triangles"]
     rows = sum(spaces[name].shape[0] for name in parts)
     found = np.zeros((rows, sum(spaces[name].shape[1] for name in parts)))
@@ -213,4 +218,17 @@ def invariants(permutations: tuple[Permutation, ...], classes: int, earlier: int
         space = spaces[name]
         found[row : row + space.shape[0], column : column + space.shape[1]] = space
         row, column = row + space.shape[0], column + space.shape[1]
-    return found
+    if not any(pinned or ()):
+        return found
+    out = found[_pinned_unknowns(classes, pinned)]
+    values, vectors = np.linalg.eigh(out.T @ out)
+    return found @ vectors[:, values < _NULL]
+
+
+def _pinned_unknowns(d: int, pinned: tuple[bool, ...]) -> NDArray[np.bool_]:
+    """Which unknowns of the last of these stages, in d = K coordinates, are in the last one of a pinned stage."""
+    last = np.arange(d) == d - 1
+    own = last & pinned[-1]
+    blocks = [(own[:, None] | (last & stage)).ravel() for stage in pinned[:-1]]
+    triangle = own[np.tril_indices(d)[0]]
+    return np.concatenate([np.repeat(own, d), own, *blocks, triangle, *blocks, triangle])

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.classes.solution import ClassSolution
-from numerics.models import ParameterError, SharedCovariance, helmert
+from numerics.models import ParameterError, SharedCovariance
 
 Array = NDArray[np.float64]
 
@@ -53,7 +53,7 @@ def law_of_weights(solution: ClassSolution, number: int) -> tuple[Array, Array]:
         raise ParameterError("eta of all stages must be 1 for a law of weights")
     if len(solution.points) < number:
         raise ParameterError(f"stage {number} is not solved: {solution.message}")
-    basis, prior = helmert(solution.data.classes_count), solution.walk.prior
+    basis, prior = solution.walk.basis, solution.walk.prior
     mean = np.einsum("idk,ki->id", prior.alignments[number - 1], np.array(inputs.means))
     covariance = prior.covariance_of_fields(number)
     return mean @ basis, basis.T @ covariance @ basis

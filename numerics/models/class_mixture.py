@@ -14,7 +14,8 @@ Classes are counted 0, .., K-1, and are the LAST axis wherever there is one.
   active or 0, for all classes.
 - Gauge: a constant added to all logits changes no built-in loss, so that W and b sum to 0 over the classes at the minimum, or may
   be taken so.  Solvers and simulations use d = K-1 coordinates, ``h = B^T u``, with the rows of ``helmert(K)`` (d, K):
-  ``B B^T = 1``, ``B 1 = 0``.  Then ``|W|^2`` is that of ``B W``: the ridge is the same in both.
+  ``B B^T = 1``, ``B 1 = 0``.  Then ``|W|^2`` is that of ``B W``: the ridge is the same in both.  A user's formula whose best mean
+  logit depends on the sample has all K of ``helmert(K, whole=True)``, of which the last is sqrt(K) times the mean.
 - Loss: ``numerics.classes.formulas.class_loss(loss, K)``, a ``numerics.classes.losses.ClassLoss``.  On arrays ``h`` (n, K) of
   logits, ``labels`` (n,) of integers and ``taught`` (n, teachers, K), the logits of the stages ``loss.stages(t)``:
 
@@ -263,8 +264,10 @@ class ClassMixture(DataModel):
         return tuple(ClassLaw(weight, float("nan"), float(c)) for c, weight in enumerate(self.test_weights))
 
 
-def helmert(classes: int) -> Array:
+def helmert(classes: int, *, whole: bool = False) -> Array:
     """B, shape (K-1, K): orthonormal rows that sum to 0.  Logits are ``h = B^T u``.
+
+    ``whole`` has the normalised mean as one row more, shape (K, K).
 
     Examples
     --------
@@ -276,7 +279,7 @@ def helmert(classes: int) -> Array:
         basis[k - 1, :k] = 1.0
         basis[k - 1, k] = -k
         basis[k - 1] /= np.sqrt(k * (k + 1.0))
-    return basis
+    return np.vstack([basis, np.full(classes, classes**-0.5)]) if whole else basis
 
 
 # Checks.

@@ -29,7 +29,6 @@ from numerics.models import (
     SharedCovariance,
     Stage,
     check_fit,
-    helmert,
     require_count,
 )
 from numerics.models.measured import FEWEST, FOLDS, class_places, finite_inputs, stratified_parts
@@ -215,7 +214,6 @@ def measure_classes(
     data = ClassMixture(n_samples / size, weights=tuple(shares / shares.sum()), inputs=measured.inputs)
     check_fit(data, chain)
     (counts,) = class_counts(data, size)
-    basis = helmert(classes)
 
     def run(k: int) -> tuple[dict[str, Array], list[str]]:
         generator = np.random.default_rng(np.random.SeedSequence(require_count("seed", seed, 0), spawn_key=(k,)))
@@ -230,7 +228,7 @@ def measure_classes(
         for name, fit in zip(chain.names, fits, strict=True):
             if not fit.converged:
                 raise ParameterError(f"ridge of {name}: {fit.message}")
-        logits = [inputs[rest] @ (fit.all_weights @ basis) + fit.bias @ basis for fit in fits]
+        logits = [inputs[rest] @ (fit.all_weights @ fit.basis(classes)) + fit.bias @ fit.basis(classes) for fit in fits]
         return {"test_error": np.array([np.mean(np.argmax(h, axis=1) != places[rest]) for h in logits])}, []
 
     runs, _ = repeat(run, require_count("n_runs", n_runs, 1))

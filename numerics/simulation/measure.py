@@ -11,7 +11,7 @@ import numpy as np
 from numerics.classes.formulas import class_loss
 from numerics.classes.population import ClassPopulation, mean_loss
 from numerics.clusters.population import ClusterPopulation
-from numerics.models import Chain, ClassMixture, Clusters, DataModel, Estimator, Frozen, helmert
+from numerics.models import Chain, ClassMixture, Clusters, DataModel, Estimator, Frozen
 from numerics.simulation.draw import Array, Sample, by_copy
 from numerics.simulation.train import StageFit
 from numerics.solution.observables.losses import train_loss
@@ -55,12 +55,12 @@ class DrawnSamples(WeightedSamples):
 
 
 class DrawnClassSamples(WeightedSamples):
-    """The same for K classes: integer labels, and logits of shape (M, k, K)."""
+    """The same for K classes: integer labels, and logits of shape (M, k, K), of stages whose mean logit is ``free`` or not."""
 
     many_classes = True
 
-    def __init__(self, seen: Array, clean: Array, logits: Array, table: Array | None) -> None:
-        self.labels, self.clean, self.logits, self.table = seen, clean, logits, table
+    def __init__(self, seen: Array, clean: Array, logits: Array, table: Array | None, free: Sequence[bool]) -> None:
+        self.labels, self.clean, self.logits, self.table, self.free = seen, clean, logits, table, free
         self.stages = logits.shape[1]
         self.scale = np.ones(self.stages)
 
@@ -76,7 +76,9 @@ class DrawnClassSamples(WeightedSamples):
 
     def loss(self, loss: Loss) -> Integral:
         """Average of a loss of the last stage."""
-        return mean_loss(self, class_loss(loss, self.logits.shape[2]), loss.stages(self.stages), self.table)
+        seen = loss.stages(self.stages)
+        own = class_loss(loss, self.logits.shape[2], [self.free[s - 1] for s in seen])
+        return mean_loss(self, own, seen, self.table)
 
 
 class MeasuredStage(AnyStage):
@@ -176,9 +178,11 @@ class MeasuredClasses(MeasuredStage):
     @cached_property
     def samples(self) -> DrawnClassSamples:
         """Its training samples."""
-        rows, basis = self.fit.rows, helmert(self.data.classes_count)
-        logits = np.stack([fit.everywhere[rows] @ basis for fit in self._fits[: self.number]], axis=1)
-        return DrawnClassSamples(self._sample.labels[rows], self._sample.clean_labels[rows], logits, self.fit.table)
+        rows, k = self.fit.rows, self.data.classes_count
+        logits = np.stack([fit.everywhere[rows] @ fit.basis(k) for fit in self._fits[: self.number]], axis=1)
+        free = [fit.has_free_mean(k) for fit in self._fits[: self.number]]
+        labels, clean = self._sample.labels[rows], self._sample.clean_labels[rows]
+        return DrawnClassSamples(labels, clean, logits, self.fit.table, free)
 
     @cached_property
     def quadrature_error(self) -> float:
@@ -259,10 +263,10 @@ def _measure_classes(
     data: ClassMixture, sample: Sample, chain: Chain, fits: Sequence[StageFit], further: Further | None
 ) -> dict[str, Array]:
     """The same on K classes, with blocks of K x K: ``means[t, c, k]`` is w_tk.mu_c/N, ``overlap[t, s]`` W_t Lambda W_s^T/N."""
-    n_inputs, basis = sample.mean.shape[1], helmert(data.classes_count)
-    weights = [fit.all_weights @ basis for fit in fits]
+    n_inputs, bases = sample.mean.shape[1], [fit.basis(data.classes_count) for fit in fits]
+    weights = [fit.all_weights @ basis for fit, basis in zip(fits, bases, strict=True)]
     means = np.array([sample.mean @ w / n_inputs for w in weights])
-    bias = np.array([fit.bias @ basis for fit in fits])
+    bias = np.array([fit.bias @ basis for fit, basis in zip(fits, bases, strict=True)])
     seen = [sample.variances[:, None] * w for w in weights]
     overlap = np.array([[one.T @ other / n_inputs for other in seen] for one in weights])
     norms = np.array([np.sum(w**2) / n_inputs for w in weights])

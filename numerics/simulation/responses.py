@@ -87,16 +87,15 @@ def measure_class_responses(sample: Sample, chain: Chain, fits: Sequence[StageFi
     Returns
     -------
     ndarray, shape (T, T, K, K)
-        By dense inverses of N(K-1) rows: for hundreds of inputs and a few classes.  nan as for two classes.
+        By dense inverses of N(K-1) rows, or N K: for hundreds of inputs and a few classes.  nan as for two classes.
     """
     n_inputs, n_stages = sample.design.shape[1], len(fits)
     k = len(sample.mean)
-    d = k - 1
-    basis = class_fields_of(chain[0].loss, 1, sample, (), slice(0, 1)).basis
+    bases = [fit.basis(k) for fit in fits]
     result = np.zeros((n_stages, n_stages, k, k))
     moved: dict[tuple[int, int], Array | None] = {}  # d u_k / d xi_s on all samples, (M, d, N_s d)
     for t, (stage, fit) in enumerate(zip(chain.stages, fits, strict=True)):
-        size = len(fit.weights)
+        size, basis, d = len(fit.weights), bases[t], len(bases[t])
         fields = class_fields_of(stage.loss, t + 1, sample, fits, fit.rows)
         design = _with_ones(sample.part(stage, fit.rows, fit.active), True)
         everywhere = _with_ones(sample.part(stage, slice(None), fit.active), True)
@@ -115,7 +114,7 @@ def measure_class_responses(sample: Sample, chain: Chain, fits: Sequence[StageFi
         result[t, t] = basis.T @ blocks @ basis
         own = np.tensordot(design, inverse.reshape(size + 1, -1), 1).reshape(len(design), d, size * d)
         moved[t, t] = np.tensordot(everywhere, inverse.reshape(size + 1, -1), 1).reshape(-1, d, size * d)
-        pulls = _class_pulls(fields, fit.logits @ basis, stage.loss.stages(t + 1))
+        pulls = _class_pulls(fields, fit.logits @ basis, stage.loss.stages(t + 1), bases)
         for s in range(t):
             between = [place for place in range(s, t) if place in pulls and (place, s) in moved]
             if not between:
@@ -126,9 +125,9 @@ def measure_class_responses(sample: Sample, chain: Chain, fits: Sequence[StageFi
             forces = sum(pulls[place] @ moved[place, s][fit.rows] for place in between)
             mine, others = _shared(fit.active, fits[s].active, n_inputs)
             left = own.reshape(-1, size, d)[:, mine]
-            right = forces.reshape(len(left), -1, d)[:, others]
+            right = forces.reshape(len(left), -1, len(bases[s]))[:, others]
             weighted = variances[mine, None] * left
-            result[t, s] = -basis.T @ (np.einsum("mia,mib->ab", weighted, right) / n_inputs) @ basis
+            result[t, s] = -basis.T @ (np.einsum("mia,mib->ab", weighted, right) / n_inputs) @ bases[s]
             pushed = np.tensordot(design.T, forces, 1).reshape(rows, -1)
             solved = -cho_solve(factors, pushed)
             moved[t, s] = np.tensordot(everywhere, solved.reshape(size + 1, -1), 1).reshape(len(everywhere), d, -1)
@@ -139,7 +138,7 @@ STEP = 1e-6
 """Of differences of targets."""
 
 
-def _class_pulls(fields: ClassFields, h: Array, seen: Sequence[int]) -> dict[int, Array | None]:
+def _class_pulls(fields: ClassFields, h: Array, seen: Sequence[int], bases: Sequence[Array]) -> dict[int, Array | None]:
     """Derivative of the gradient in the logits of the stages that are looked at, (M, d, d) each; None where targets jump."""
     basis = fields.basis
     found: dict[int, Array | None] = {}
@@ -147,8 +146,8 @@ def _class_pulls(fields: ClassFields, h: Array, seen: Sequence[int]) -> dict[int
         if fields.loss.jumps:
             found[stage - 1] = None
             continue
-        pull = np.empty((len(fields.labels), len(basis), len(basis)))
-        for b, direction in enumerate(basis):
+        pull = np.empty((len(fields.labels), len(basis), len(bases[stage - 1])))
+        for b, direction in enumerate(bases[stage - 1]):
             ends = []
             for step in (STEP, -STEP):
                 taught = fields.taught.copy()

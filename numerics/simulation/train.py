@@ -43,7 +43,7 @@ class ClassFields:
     Attributes
     ----------
     loss : ClassLoss
-    basis : ndarray, shape (K-1, K)
+    basis : ndarray, shape (K-1, K), or (K, K) where the mean logit is free
     labels, taught, table, targets : ndarrays
         What :meth:`ClassLoss.targets` took, and gave.
     """
@@ -75,7 +75,7 @@ class StageFit(RidgeFit):
     active, rows
         Which weights, and which samples.
     everywhere : ndarray, shape (M,)
-        Logits on the samples of all data sets.  Of K classes (M, K-1), in the gauge.
+        Logits on the samples of all data sets.  Of K classes (M, K-1), in the gauge, or (M, K) where their mean is free.
     table : ndarray, shape (K, K)
         Class similarity that targets were made of, where they were.
     """
@@ -90,10 +90,18 @@ class StageFit(RidgeFit):
 
     @property
     def all_weights(self) -> Array:
-        """Weights with zeros where they are not active, shape (N,), or (p,) of features; of K classes (N, K-1)."""
+        """Weights with zeros where they are not active, shape (N,), or (p,) of features; of K classes (N, K-1), or (N, K)."""
         weights = np.zeros((self.size, *self.weights.shape[1:]))
         weights[self.active] = self.weights
         return weights
+
+    def has_free_mean(self, classes: int) -> bool:
+        """Whether logits of K classes have all K coordinates."""
+        return self.weights.shape[1] == classes
+
+    def basis(self, classes: int) -> Array:
+        """Of the logits of K classes, shape (K-1, K) or (K, K)."""
+        return helmert(classes, whole=self.has_free_mean(classes))
 
 
 def train(
@@ -142,6 +150,9 @@ def train(
         ]
         many = sample.mean.ndim == 2
         fields = (class_fields_of if many else fields_of)(stage.loss, number, sample, fits, rows)
+        if many and any(weights.shape[1] != len(fields.basis) for weights, _ in starts):
+            turns = [fits[s - 1].basis(len(sample.mean)) @ fields.basis.T for s in stage.loss.stages(number)]
+            starts = [(weights @ turn, bias @ turn) for (weights, bias), turn in zip(starts, turns, strict=True)]
         fits.append(fit_stage(sample, stage, chain.name(number), fields, columns, starts, gradient_tolerance))
     return tuple(fits)
 
@@ -205,16 +216,18 @@ def fields_of(loss: Loss, number: int, sample: Sample, fits: Sequence[StageFit],
 
 
 def class_fields_of(loss: Loss, number: int, sample: Sample, fits: Sequence[StageFit], rows: Selection) -> ClassFields:
-    own, basis, labels = class_loss(loss, len(sample.mean)), helmert(len(sample.mean)), sample.labels[rows]
-    taught = np.empty((len(labels), len(loss.stages(number)), len(sample.mean)))
-    for place, s in enumerate(loss.stages(number)):
-        taught[:, place] = fits[s - 1].everywhere[rows] @ basis
+    k, labels, seen = len(sample.mean), sample.labels[rows], [fits[s - 1] for s in loss.stages(number)]
+    own = class_loss(loss, k, [fit.has_free_mean(k) for fit in seen])
+    taught = np.empty((len(labels), len(seen), k))
+    for place, fit in enumerate(seen):
+        taught[:, place] = fit.everywhere[rows] @ fit.basis(k)
     table = None
     if own.needs_similarity:
         counts = np.bincount(labels, minlength=own.classes)
-        weights = [fits[s - 1].all_weights @ basis for s in loss.stages(number)]
+        weights = [fit.all_weights @ fit.basis(k) for fit in seen]
         overlaps = [w.T @ w / len(w) for w in weights]
         table = own.table(own.similarity(labels, taught), counts, overlaps)
+    basis = helmert(k, whole=own.free)
     return ClassFields(own, basis, labels, taught, table, own.targets(labels, taught, table))
 
 
