@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ COMPILERS_VARIABLE = "REPLICA_DISTILLATION_COMPILERS"
 _MOST = 4
 _KERNELS = "numerics.scalar.kernels."
 _LAST = "entries"  # of the kernels: imports all others
+_STAGES = (2, 1)  # whose equations nearly every chain needs
 _LOCK_PATIENCE = 3.0  # seconds: a helper whose parent is gone may have to finish its function
 _helpers: list[subprocess.Popen] = []
 _started = False
@@ -35,11 +37,13 @@ _started = False
 
 def compilers() -> int:
     """How many processes may compile at once."""
-    count = getattr(os, "process_cpu_count", os.cpu_count)() or 1
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    with suppress(ValueError):
-        return max(int(os.environ.get(COMPILERS_VARIABLE, "")), 1)
+    wanted = os.environ.get(COMPILERS_VARIABLE)
+    if wanted:
+        try:
+            return max(int(wanted), 1)
+        except ValueError:
+            warnings.warn(f"{COMPILERS_VARIABLE}: {wanted} is no number of processes", stacklevel=2)
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(count, _MOST)
 
 
@@ -51,14 +55,15 @@ def start(module: str) -> None:
     _started = True
     if not Path(sys.executable or "").name.lower().startswith("python") or sys.gettrace() is not None:
         return  # part of another program, or somebody watches step by step
-    start_helpers([_KERNELS + _LAST], compilers() - 1)
+    start_helpers([_KERNELS + _LAST], _STAGES, compilers() - 1)
 
 
-def start_helpers(modules: Sequence[str], count: int) -> list[subprocess.Popen]:
-    """Processes that compile functions of modules, and of what these import, into the cache of this one."""
+def start_helpers(modules: Sequence[str], stages: Sequence[int], count: int) -> list[subprocess.Popen]:
+    """Processes that compile equations of stages, and functions of modules and of what these import, into the cache of this one."""
     started = []
     for number in range(count):
-        call = f"from numerics.codegen import ahead; ahead.help_out({list(modules)!r}, {number}, {count})"
+        given = f"{tuple(modules)!r}, {tuple(stages)!r}, {number}, {count}"
+        call = f"from numerics.codegen import ahead; ahead.help_out({given})"
         program = f"import sys; sys.path[:] = {list(map(str, sys.path))!r}; {call}"
         with suppress(OSError, ValueError):
             helper = subprocess.Popen(
@@ -83,12 +88,13 @@ def _let_go() -> None:
             helper.returncode = 0  # so that nobody warns of it
 
 
-def help_out(modules: Sequence[str], number: int, count: int) -> None:
-    """What a helper does, as one of several: every ``count``-th function from the last on.
+def help_out(modules: Sequence[str], stages: Sequence[int], number: int, count: int) -> None:
+    """What a helper does, as one of several: every ``count``-th stage and function, from the last on.
 
     Only one helper of a number works in a cache at a time.
     """
     from numerics.codegen import cache
+    from numerics.codegen.equations import equations_module
 
     folder = cache.cache_directory()
     lock = None if folder is None else _held(folder / f"ahead-{number}.lock")
@@ -100,6 +106,8 @@ def help_out(modules: Sequence[str], number: int, count: int) -> None:
     with importing():
         for module in modules:
             importlib.import_module(module)
+        for stage in stages[number::count]:
+            equations_module(stage)
         for function, signature in postponed[::-1][number::count]:
             if alone.is_set():
                 return
