@@ -26,7 +26,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult, compile_result
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.funcdesc import ExternalFunctionDescriptor
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
 import theory
@@ -505,6 +506,29 @@ def compile_ahead(dispatcher: Any, signature: Any) -> None:
             kept.save_overload(signature, dispatcher._compiler.compile(signature.args, signature.return_type))
 
 
+def _rebuilt(target_context: Any, defined: set[str], included: bytes, *kept: Any) -> CompileResult:
+    """What was kept of a function: its names, what callers include if it is not set apart, and machine code.
+
+    What callers include is read when one is compiled.
+    """
+    target_context.codegen()._engine._defined_symbols |= defined
+    result = CompileResult._rebuild(target_context, *kept)
+    if included:
+        result.library._get_module_for_linking = lru_cache(maxsize=1)(partial(llvmlite.binding.parse_bitcode, included))
+    return result
+
+
+@lru_cache(maxsize=1)
+def _nothing() -> bytes:
+    """A module without functions."""
+    return llvmlite.binding.parse_assembly("").as_bitcode()
+
+
+@lru_cache(maxsize=4)
+def _processor(codegen: Any) -> tuple:
+    return codegen.magic_tuple()
+
+
 class _MachineCode(NullCache):
     """What numba's dispatcher asks for compiled code of one function."""
 
@@ -520,15 +544,15 @@ class _MachineCode(NullCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
         """Code for a signature, None if there is none."""
-        target_context.refresh()
+        rtsys.initialize(target_context)  # what compiling needs besides is loaded when something is compiled
         entry = self._entry(sig, target_context.codegen())
         data = read_entry(entry)
         if data is not None:
             try:
-                needed, result = pickle.loads(data)
+                needed, *kept = pickle.loads(data)
                 # Code that jumps to what is not there would end the process.
                 if needed <= _apart:
-                    return CompileResult._rebuild(target_context, *result)
+                    return _rebuilt(target_context, *kept)
             except Exception:  # whatever unpickling meets: the hash is right, but the code is of no use here
                 _tell_of_damage(Path(self.cache_path))
         _announce(self._function.__module__)
@@ -547,7 +571,11 @@ class _MachineCode(NullCache):
             return  # it holds objects of this process
         functions = data.library._final_module.functions
         needed = {function.name for function in functions if function.is_declaration} & _apart
-        write_entry(self._entry(sig, data.codegen), dumps((needed, data._reduce())))
+        (name, kind, (code, included)), *rest = data._reduce()
+        shared = data.library._get_module_for_linking()
+        defined = {found.name for found in (*shared.functions, *shared.global_variables) if not found.is_declaration}
+        kept = (defined, b"" if self._is_apart else included, (name, kind, (code, _nothing())), *rest)
+        write_entry(self._entry(sig, data.codegen), dumps((needed, *kept)))
 
     def symbol(self, sig: Any, codegen: Any) -> str:
         """Name under which other machine code finds that for a signature."""
@@ -555,7 +583,7 @@ class _MachineCode(NullCache):
 
     def _entry(self, sig: Any, codegen: Any) -> str:
         """Name of an entry: the function, and a hash of its source, signature and processor."""
-        depends = (fingerprint(), _source_of(self._function), str(sig), codegen.magic_tuple())
+        depends = (fingerprint(), _source_of(self._function), str(sig), _processor(codegen))
         key = hashlib.sha256(repr(depends).encode()).hexdigest()[:_DIGITS]
         return f"{_MACHINE_CODE}/{self._name}.{sys.implementation.cache_tag}.{key}"
 
