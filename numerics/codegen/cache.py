@@ -43,6 +43,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.funcdesc import ExternalFunctionDescriptor
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
+from numba.experimental import function_type  # noqa: F401
 
 import theory
 from numerics.codegen import ahead
