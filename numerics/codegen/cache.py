@@ -572,10 +572,11 @@ class _MachineCode(NullCache):
             return  # it holds objects of this process
         functions = data.library._final_module.functions
         needed = {function.name for function in functions if function.is_declaration} & _apart
-        (name, kind, (code, included)), *rest = data._reduce()
+        (name, kind, (code, included)), *rest, environments = data._reduce()
         shared = data.library._get_module_for_linking()
         defined = {found.name for found in (*shared.functions, *shared.global_variables) if not found.is_declaration}
-        kept = (defined, b"" if self._is_apart else included, (name, kind, (code, _nothing())), *rest)
+        used = tuple(one for one in environments if one.consts)  # each makes a start import where it comes from
+        kept = (defined, b"" if self._is_apart else included, (name, kind, (code, _nothing())), *rest, used)
         write_entry(self._entry(sig, data.codegen), dumps((needed, *kept)))
 
     def symbol(self, sig: Any, codegen: Any) -> str:
