@@ -43,7 +43,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.funcdesc import ExternalFunctionDescriptor
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
-from numba.experimental import function_type  # noqa: F401
+from numba.experimental import function_type  # noqa: F401  pointers to functions are arguments
 
 import theory
 from numerics.codegen import ahead
@@ -71,9 +71,8 @@ _PRIVATE = 0o700
 _OF_THE_SOLVER = "averages"
 _lock = threading.RLock()
 _apart: set[str] = set()  # names of the functions that others jump to
-_postponed: list[tuple[Any, Any]] | None = (
-    None  # functions that a helper declares, and their signatures; None in other processes
-)
+_postponed: list[tuple[Any, Any]] | None = None
+"""In a helper (:mod:`numerics.codegen.ahead`): functions that are declared, and their signatures."""
 
 # Numba counts the functions of a process, and includes this number in the names of what callers include: code of several processes
 # meets here, so each has numbers of its own.
@@ -557,7 +556,7 @@ class _MachineCode(NullCache):
             except Exception:  # whatever unpickling meets: the hash is right, but the code is of no use here
                 _tell_of_damage(Path(self.cache_path))
         _announce(self._function.__module__)
-        if self._is_apart and _postponed is None:
+        if self._is_apart and _postponed is None and cache_directory() is not None:
             ahead.start(self._function.__module__)
         return None
 
