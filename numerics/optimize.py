@@ -15,14 +15,13 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from scipy import optimize as scipy_optimize
 from scipy.stats import qmc
 
-from numerics.classes.formulas import coordinates
-from numerics.classes.solution import ClassSolution, default_rtol, solve_on_same_nodes
+from numerics.deferred import Deferred
 from numerics.models import (
     Chain,
     DataModel,
@@ -38,6 +37,12 @@ from numerics.settings import DEFAULT, Settings
 from numerics.solution.observables.registry import is_defined, observables_of
 from numerics.solution.solution import Solution
 from numerics.solver import ConvergenceWarning, require_solvable, settings_for, solve, spectral_solution
+
+if TYPE_CHECKING:
+    from numerics.classes.solution import ClassSolution
+
+# They compile a while, and most users have two classes.
+_formulas, _of_classes = Deferred("numerics.classes.formulas"), Deferred("numerics.classes.solution")
 
 SHIFT = 1e-3
 """Shift of a parameter, or of its logarithm, in the differences; they are of fourth order, so the error is about 1e-12."""
@@ -494,18 +499,20 @@ class _ClassSearch(_DifferenceSearch):
     def __init__(self, *problem: object) -> None:
         super().__init__(*problem)
         self._like: ClassSolution | None = None
-        self._rough = SCANNED_TO * default_rtol(coordinates(self.chain.stages, self.data.classes_count))
+        self._rough = SCANNED_TO * _of_classes.default_rtol(
+            _formulas.coordinates(self.chain.stages, self.data.classes_count)
+        )
         self._final: dict[tuple[float, ...], ClassSolution] = {}
 
     def _solve(self, u: np.ndarray) -> ClassSolution:
         near = self._nearest(u)
         if self._like is not None:
-            return solve_on_same_nodes(*self.problem(u), self._like, near)
+            return _of_classes.solve_on_same_nodes(*self.problem(u), self._like, near)
         return self._complete(u, start=near, rtol=self._rough)
 
     def settle(self, u: np.ndarray) -> None:
         self._like = self.final(u)
-        self._solved = {tuple(map(float, u)): solve_on_same_nodes(*self.problem(u), self._like, self._like)}
+        self._solved = {tuple(map(float, u)): _of_classes.solve_on_same_nodes(*self.problem(u), self._like, self._like)}
 
     def final(self, u: np.ndarray) -> ClassSolution:
         key = tuple(float(coordinate) for coordinate in u)

@@ -9,6 +9,7 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: threads of BLAS would be in each other's way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("REPLICA_DISTILLATION_COMPILERS", "1")
 
 from numerics.codegen.cache import SOLVER_NOTICE
 from numerics.models import Estimator

@@ -11,12 +11,13 @@ container was built, is read by all.  Where nothing can be written, code is comp
 
 from __future__ import annotations
 
-import copy
 import hashlib
+import itertools
 import marshal
 import os
 import pickle
 import re
+import secrets
 import stat
 import sys
 import tempfile
@@ -25,7 +26,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -35,11 +36,17 @@ import numba
 import platformdirs
 import sympy
 from numba.core import typeinfer
+from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import NullCache
-from numba.core.compiler import CompileResult
+from numba.core.compiler import CompileResult, compile_result
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.funcdesc import ExternalFunctionDescriptor
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
+from numba.experimental import function_type  # noqa: F401  pointers to functions are arguments
 
 import theory
+from numerics.codegen import ahead
 from numerics.codegen.borrowing import borrowed
 from numerics.deferred import importing
 from theory.terminal import notice
@@ -64,6 +71,12 @@ _PRIVATE = 0o700
 _OF_THE_SOLVER = "averages"
 _lock = threading.RLock()
 _apart: set[str] = set()  # names of the functions that others jump to
+_postponed: list[tuple[Any, Any]] | None = None
+"""In a helper (:mod:`numerics.codegen.ahead`): functions that are declared, and their signatures."""
+
+# Numba counts the functions of a process, and includes this number in the names of what callers include: code of several processes
+# meets here, so each has numbers of its own.
+FunctionIdentity._unique_ids = itertools.count(secrets.randbits(48))
 
 
 class CacheWarning(UserWarning):
@@ -400,15 +413,19 @@ def njit(
             return function
         dispatcher = numba.njit(**options)(function)
         if cache:
-            dispatcher._cache = _MachineCode(function)
+            dispatcher._cache = _MachineCode(function, apart)
         if noalias:
             dispatcher._compiler._customize_flags = _without_aliases
-        if signature:
+        if signature and apart and _postponed is not None:
+            _postponed.append((dispatcher, *signature))
+            _declare(dispatcher, *signature)
+        elif signature:
             with typeinfer.register_dispatcher(dispatcher):
                 dispatcher.compile(*signature)
+        if signature:
             dispatcher.disable_compile()
             if apart:
-                _set_apart(dispatcher, plain)
+                _set_apart(dispatcher, plain, noalias)
         return dispatcher
 
     return decorate
@@ -424,20 +441,23 @@ def unchecked(dispatcher: Any) -> Callable:
     return next(iter(dispatcher.overloads.values())).entry_point
 
 
-def _set_apart(dispatcher: Any, plain: bool) -> None:
+def _set_apart(dispatcher: Any, plain: bool, noalias: bool) -> None:
     """Let callers find the machine code of a compiled function by a name that they can keep, instead of including it.
 
     The name is that of its cache entry, and so the same in every process.
     """
     (result,) = dispatcher.overloads.values()
-    name = dispatcher._cache.symbol(result)
-    address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+    name = dispatcher._cache.symbol(result.signature, dispatcher.targetctx.codegen())
+    target = dispatcher.targetctx
+    if result.library is None:
+        address = id(_apart)  # it is linked, and not called
+    else:
+        address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+        target.remove_user_function(result.entry_point)
     llvmlite.binding.add_symbol(name, address)
     _apart.add(name)
-    declared = copy.copy(result.fndesc)
-    declared.mangled_name = name
-    target = dispatcher.targetctx
-    target.remove_user_function(result.entry_point)
+    declared = ExternalFunctionDescriptor(name, result.signature.return_type, result.signature.args)
+    declared.noalias = noalias
     if plain:
         call = _call_of_plain(declared)
         target._defns[result.entry_point].append(call, call.signature)
@@ -457,11 +477,64 @@ def _call_of_plain(declared: Any) -> Callable:
     return call
 
 
+# Ahead of another process.
+
+
+def postpone() -> list[tuple[Any, Any]]:
+    """From now on, functions that are set apart are declared, and not compiled: those that call them can be.
+
+    Returns
+    -------
+    The functions and their signatures, for :func:`compile_ahead`: grows with every module that is imported.
+    """
+    global _postponed
+    _postponed = []
+    return _postponed
+
+
+def _declare(dispatcher: Any, signature: Any) -> None:
+    """Let callers of a function be compiled as if it were."""
+    result = compile_result(entry_point=object(), signature=signature, objectmode=False)
+    dispatcher.overloads[tuple(signature.args)] = result
+
+
+def compile_ahead(dispatcher: Any, signature: Any) -> None:
+    """Write the entry of a function that was declared, unless it is there."""
+    kept = dispatcher._cache
+    if not kept.has_overload(signature, dispatcher.targetctx):
+        with global_compiler_lock, typeinfer.register_dispatcher(dispatcher):
+            kept.save_overload(signature, dispatcher._compiler.compile(signature.args, signature.return_type))
+
+
+def _rebuilt(target_context: Any, defined: set[str], included: bytes, *kept: Any) -> CompileResult:
+    """What was kept of a function: its names, what callers include if it is not set apart, and machine code.
+
+    What callers include is read when one is compiled.
+    """
+    target_context.codegen()._engine._defined_symbols |= defined
+    result = CompileResult._rebuild(target_context, *kept)
+    if included:
+        result.library._get_module_for_linking = lru_cache(maxsize=1)(partial(llvmlite.binding.parse_bitcode, included))
+    return result
+
+
+@lru_cache(maxsize=1)
+def _nothing() -> bytes:
+    """A module without functions."""
+    return llvmlite.binding.parse_assembly("").as_bitcode()
+
+
+@lru_cache(maxsize=4)
+def _processor(codegen: Any) -> tuple:
+    return codegen.magic_tuple()
+
+
 class _MachineCode(NullCache):
     """What numba's dispatcher asks for compiled code of one function."""
 
-    def __init__(self, function: FunctionType) -> None:
+    def __init__(self, function: FunctionType, apart: bool) -> None:
         self._function = function
+        self._is_apart = apart
         self._module = Path(function.__code__.co_filename).stem.strip("<>")
         self._name = f"{self._module}.{function.__name__}-{function.__code__.co_firstlineno}"
 
@@ -471,19 +544,26 @@ class _MachineCode(NullCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
         """Code for a signature, None if there is none."""
-        target_context.refresh()
+        rtsys.initialize(target_context)  # what compiling needs besides is loaded when something is compiled
         entry = self._entry(sig, target_context.codegen())
         data = read_entry(entry)
         if data is not None:
             try:
-                needed, result = pickle.loads(data)
+                needed, *kept = pickle.loads(data)
                 # Code that jumps to what is not there would end the process.
                 if needed <= _apart:
-                    return CompileResult._rebuild(target_context, *result)
+                    return _rebuilt(target_context, *kept)
             except Exception:  # whatever unpickling meets: the hash is right, but the code is of no use here
                 _tell_of_damage(Path(self.cache_path))
         _announce(self._function.__module__)
+        if self._is_apart and _postponed is None and cache_directory() is not None:
+            ahead.start(self._function.__module__)
         return None
+
+    def has_overload(self, sig: Any, target_context: Any) -> bool:
+        """Whether there is an entry for a signature, whole or not."""
+        index = self._entry(sig, target_context.codegen()) + _INDEX_SUFFIX
+        return any((folder / index).exists() for folder in _folders().read)
 
     def save_overload(self, sig: Any, data: CompileResult) -> None:
         """Keep code for a signature."""
@@ -491,15 +571,20 @@ class _MachineCode(NullCache):
             return  # it holds objects of this process
         functions = data.library._final_module.functions
         needed = {function.name for function in functions if function.is_declaration} & _apart
-        write_entry(self._entry(sig, data.codegen), dumps((needed, data._reduce())))
+        (name, kind, (code, included)), *rest, environments = data._reduce()
+        shared = data.library._get_module_for_linking()
+        defined = {found.name for found in (*shared.functions, *shared.global_variables) if not found.is_declaration}
+        used = tuple(one for one in environments if one.consts)  # each makes a start import where it comes from
+        kept = (defined, b"" if self._is_apart else included, (name, kind, (code, _nothing())), *rest, used)
+        write_entry(self._entry(sig, data.codegen), dumps((needed, *kept)))
 
-    def symbol(self, result: CompileResult) -> str:
-        """Name under which other machine code finds that of a result."""
-        return self._entry(result.signature, result.library.codegen).rpartition("/")[2]
+    def symbol(self, sig: Any, codegen: Any) -> str:
+        """Name under which other machine code finds that for a signature."""
+        return self._entry(sig, codegen).rpartition("/")[2]
 
     def _entry(self, sig: Any, codegen: Any) -> str:
         """Name of an entry: the function, and a hash of its source, signature and processor."""
-        depends = (fingerprint(), _source_of(self._function), str(sig), codegen.magic_tuple())
+        depends = (fingerprint(), _source_of(self._function), str(sig), _processor(codegen))
         key = hashlib.sha256(repr(depends).encode()).hexdigest()[:_DIGITS]
         return f"{_MACHINE_CODE}/{self._name}.{sys.implementation.cache_tag}.{key}"
 

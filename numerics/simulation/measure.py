@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from numerics.classes.formulas import class_loss
-from numerics.classes.population import ClassPopulation, mean_loss
 from numerics.clusters.population import ClusterPopulation
+from numerics.deferred import Deferred
 from numerics.models import Chain, ClassMixture, Clusters, DataModel, Estimator, Frozen
 from numerics.simulation.draw import Array, Sample, by_copy
 from numerics.simulation.train import StageFit
@@ -21,6 +21,12 @@ from numerics.solution.quadrature import Integral
 from numerics.solution.samples import Integrand, WeightedSamples, combined, unit
 from numerics.solution.stage import AnyStage
 from theory.losses import Loss
+
+if TYPE_CHECKING:
+    from numerics.classes.population import ClassPopulation
+
+# Most users have two classes, and need not compile what more of them do.
+_formulas, _of_classes = Deferred("numerics.classes.formulas"), Deferred("numerics.classes.population")
 
 QUALITY = ("quadrature_error", "gradient_norm", "relative_gradient_norm", "iterations")
 """How well the observables of a stage are known."""
@@ -77,8 +83,8 @@ class DrawnClassSamples(WeightedSamples):
     def loss(self, loss: Loss) -> Integral:
         """Average of a loss of the last stage."""
         seen = loss.stages(self.stages)
-        own = class_loss(loss, self.logits.shape[2], [self.free[s - 1] for s in seen])
-        return mean_loss(self, own, seen, self.table)
+        own = _formulas.class_loss(loss, self.logits.shape[2], [self.free[s - 1] for s in seen])
+        return _of_classes.mean_loss(self, own, seen, self.table)
 
 
 class MeasuredStage(AnyStage):
@@ -171,7 +177,7 @@ class MeasuredClasses(MeasuredStage):
         """Law of the logits of the stages up to this one on fresh samples, given the trained weights."""
         k, whole = self.number, self._population
         ratios = whole.norm_ratios[:k]
-        return ClassPopulation(
+        return _of_classes.ClassPopulation(
             self.data, whole.means[:k], whole.blocks[:k, :k], table=self.fit.table, norm_ratios=ratios
         )
 
@@ -188,7 +194,10 @@ class MeasuredClasses(MeasuredStage):
     def quadrature_error(self) -> float:
         """Of the test error: root mean square difference on other nodes."""
         population = self.fresh
-        others = [ClassPopulation(self.data, population.means, population.blocks, scramble) for scramble in (1, 2, 3)]
+        others = [
+            _of_classes.ClassPopulation(self.data, population.means, population.blocks, scramble)
+            for scramble in (1, 2, 3)
+        ]
         here = self.find(REGISTRY["test_error"]).value
         return float(np.sqrt(np.mean([(other.test_error(-1) - here) ** 2 for other in others])))
 
@@ -272,7 +281,7 @@ def _measure_classes(
     norms = np.array([np.sum(w**2) / n_inputs for w in weights])
     traces = np.einsum("ttkk->t", overlap)
     ratios = np.divide(norms, traces, out=np.ones_like(norms), where=traces > 0.0)
-    population = ClassPopulation(data, means + bias[:, None], overlap, norm_ratios=ratios)
+    population = _of_classes.ClassPopulation(data, means + bias[:, None], overlap, norm_ratios=ratios)
     stages = [MeasuredClasses(data, chain, number, sample, fits, population) for number in range(1, len(fits) + 1)]
     found = {
         "means": means, "bias": bias, "overlap": overlap,

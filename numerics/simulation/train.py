@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from numerics.classes.formulas import class_loss
-from numerics.classes.losses import ClassLoss
 from numerics.codegen.losses import LossFunctions
+from numerics.deferred import Deferred
 from numerics.models import TRAINING, Chain, Estimator, ParameterError, RandomFeatures, Rule, Seen, helmert
 from numerics.simulation.draw import Array, Sample, Selection
 from numerics.simulation.ridge_fit import RidgeFit, minimise_ridge
 from numerics.simulation.softmax_fit import minimise_softmax
 from numerics.solution.samples import as_columns
 from theory.losses import Loss
+
+if TYPE_CHECKING:
+    from numerics.classes.losses import ClassLoss
+
+_formulas = Deferred("numerics.classes.formulas")  # compiles a while, and most users have two classes
 
 FAR = 1e6
 """A bias at which losses have reached their asymptotes."""
@@ -217,7 +222,7 @@ def fields_of(loss: Loss, number: int, sample: Sample, fits: Sequence[StageFit],
 
 def class_fields_of(loss: Loss, number: int, sample: Sample, fits: Sequence[StageFit], rows: Selection) -> ClassFields:
     k, labels, seen = len(sample.mean), sample.labels[rows], [fits[s - 1] for s in loss.stages(number)]
-    own = class_loss(loss, k, [fit.has_free_mean(k) for fit in seen])
+    own = _formulas.class_loss(loss, k, [fit.has_free_mean(k) for fit in seen])
     taught = np.empty((len(labels), len(seen), k))
     for place, fit in enumerate(seen):
         taught[:, place] = fit.everywhere[rows] @ fit.basis(k)
