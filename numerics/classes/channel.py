@@ -300,6 +300,28 @@ class Channel:
             self._make_invariant(found)
         return found
 
+    def earlier_averages(self) -> list[Averages]:
+        """Of the forces of each stage before, on these nodes, without their stiffness."""
+        found = []
+        for s in range(1, self.t):
+            d, k = self.basis.shape
+            one = Averages(np.zeros((k, d)), *(np.zeros((self.t - 1, d, d)) for _ in range(2)), *np.zeros((2, d, d)), None)
+            for i, images in self.orbits.items():
+                cell, z = self.cells[i], self.nodes[i].z
+                if cell.trained[s - 1]:
+                    delta = self.data.deltas[cell.class_index]
+                    at = 1 + (self.drawn + s - 1) * d
+                    moments = len(images) * cell.weight * (self.shares[:, None] * z[:, at : at + d]).T @ z
+                    one.force[cell.class_index] += moments[:, 0]
+                    normals, forces = np.split(moments[:, 1:], [self.drawn * d], axis=1)
+                    blocks = [part[:, : (self.t - 1) * d].reshape(d, -1, d).swapaxes(0, 1) for part in (normals, forces)]
+                    one.force_normal += math.sqrt(delta) * blocks[0]
+                    one.force_force += delta * blocks[1]
+            if self.permutations:
+                self._make_invariant(one)
+            found.append(one)
+        return found
+
     def _make_invariant(self, found: Averages) -> None:
         """Images of one cell have the permutations of the others as their error."""
         for item in (found, found.slopes):

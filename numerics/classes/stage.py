@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.classes.channel import Averages, Channel, Moves
+from numerics.classes.controls import Controls
 from numerics.classes.prior import Conjugates, Prior, Updated
 from numerics.driver.chord import Evaluation
 from numerics.models import Estimator
@@ -74,8 +75,17 @@ class StageEquations:
         self.gauges = [root_of(blocks.response[-1]) for blocks in earlier]
         self.space = space
         self.felt = _felt(channel.stages)
+        rows = [blocks.cholesky for blocks in earlier]
+        self.controls = Controls(prior.conjugates[: self.t - 1], rows, channel.earlier_averages()) if rows else None
 
     # The two halves.
+
+    def averages(self, blocks: StageBlocks, moves: Moves | None = None) -> Averages | None:
+        """Those of the channel, with what is known of the earlier stages."""
+        found = self.channel.averages(blocks, moves)
+        if found is not None and self.controls is not None:
+            self.controls.correct(found)
+        return found
 
     def conjugates(self, blocks: StageBlocks, found: Averages) -> Conjugates:
         """From averages: mh, Qh and Vh; Vh_ts from Stein's lemma, sum_{s>=r} Vh_ts C_sr = -sqrt(Delta) A E[f g_r^T]."""
@@ -90,7 +100,7 @@ class StageEquations:
 
     def plain(self, blocks: StageBlocks) -> tuple[Averages, Conjugates, Updated] | None:
         """One plain iteration: averages, conjugates, and what the prior makes of them."""
-        found = self.channel.averages(blocks)
+        found = self.averages(blocks)
         if found is None:
             return None
         conjugates = self.conjugates(blocks, found)
@@ -109,7 +119,7 @@ class StageEquations:
     def _evaluate(self, blocks: StageBlocks, jacobian: bool) -> Evaluation | None:
         scale, own, root = root_of(blocks.overlap), blocks.cholesky[-1], root_of(blocks.response[-1])
         raw = self._tangent(blocks, scale, root) if jacobian else None
-        found = self.channel.averages(blocks, raw)
+        found = self.averages(blocks, raw)
         if found is None:
             return None
         conjugates = self.conjugates(blocks, found)
