@@ -120,9 +120,12 @@ class Prior:
         return active * (inverse @ alignment), active[:, None] * (inverse[:, None] @ propagators)
 
     def _factor(self, conjugates: Conjugates) -> Array:
-        """R with R R^T = Qh of all stages, (td, td)."""
-        values, vectors = np.linalg.eigh(_whole([*(c.overlaps for c in self.conjugates), conjugates.overlaps]))
-        return vectors * np.sqrt(np.clip(values, 0.0, None))
+        """R with R R^T = Qh of all stages, (td, td); stages may have forces of very different sizes."""
+        whole = _whole([*(c.overlaps for c in self.conjugates), conjugates.overlaps])
+        size = np.sqrt(np.diag(whole))
+        size = np.where(size > 0.0, size, 1.0)
+        values, vectors = np.linalg.eigh(whole / np.outer(size, size))
+        return size[:, None] * vectors * np.sqrt(np.clip(values, 0.0, None))
 
     def _weights(self, alignment: Array, propagators: Array, factor: Array) -> Array:
         """F of a weight on every group, (g, d, K + td): per coordinate, times the root of the group's share."""
