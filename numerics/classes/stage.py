@@ -24,6 +24,7 @@ from numerics.models import Estimator
 Array = NDArray[np.float64]
 
 _LARGEST_LOG = 30.0  # of a step of C_tt or V_tt
+_SMALLER = 0.25  # squares of forces after a plain iteration that a start is worth
 
 
 @dataclass(frozen=True)
@@ -299,8 +300,23 @@ class StageEquations:
         found = self.plain(blocks)
         if found is None:
             return blocks
-        new = found[2]
-        return replace(blocks, mean=new.magnetization, cholesky=new.cholesky)
+        return self._by_plain_iterations(blocks, found)
+
+    def _by_plain_iterations(self, blocks: StageBlocks, found: tuple[Averages, Conjugates, Updated]) -> StageBlocks:
+        """As long as they more than halve the forces, as those do of a student that hardly moves but for its bias."""
+        while True:
+            averages, _, new = found
+            size = np.trace(averages.force_force[-1])
+            blocks = replace(blocks, mean=new.magnetization, cholesky=new.cholesky)
+            try:
+                step = np.linalg.solve(averages.bare_stiffness, averages.force.sum(axis=0))
+            except np.linalg.LinAlgError:
+                return blocks
+            trial = replace(blocks, bias=blocks.bias + step / max(1.0, float(np.max(np.abs(step)))))
+            found = self.plain(trial)
+            if found is None or not np.trace(found[0].force_force[-1]) < _SMALLER * size:
+                return blocks
+            blocks = trial
 
 
 def _felt(stages: Sequence[Estimator]) -> list[int]:
