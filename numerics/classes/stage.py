@@ -203,7 +203,8 @@ class StageEquations:
             for s in range(r + 1, t):
                 left -= np.einsum("ijn,jk->ikn", responses[s], rows[s][r])
             responses[r] = np.einsum("ijn,jk->ikn", left, np.linalg.inv(rows[r][r]))
-        responses[-1] = 0.5 * (responses[-1] + responses[-1].transpose(1, 0, 2))
+            if r == t - 1:  # symmetric before others follow from it: of a student near its teacher they nearly cancel
+                responses[r] = 0.5 * (responses[r] + responses[r].transpose(1, 0, 2))
         force = slopes.force.transpose(1, 0, 2)
         return np.concatenate([item.reshape(-1, n) for item in (force, slopes.force_force, responses)])
 
