@@ -24,7 +24,7 @@ from numerics.models import Estimator
 Array = NDArray[np.float64]
 
 _LARGEST_LOG = 30.0  # of a step of C_tt or V_tt
-_SMALLER = 0.25  # squares of forces after a plain iteration that a start is worth
+_SMALLER = 0.5  # noise after a plain iteration that a start is worth
 
 
 @dataclass(frozen=True)
@@ -304,10 +304,10 @@ class StageEquations:
         return self._by_plain_iterations(blocks, found)
 
     def _by_plain_iterations(self, blocks: StageBlocks, found: tuple[Averages, Conjugates, Updated]) -> StageBlocks:
-        """As long as they more than halve the forces, as those do of a student that hardly moves but for its bias."""
+        """As long as they more than halve the noise C_tt, which is that of a wrong bias where ridges are large."""
         while True:
             averages, _, new = found
-            size = np.trace(averages.force_force[-1])
+            size = np.linalg.norm(new.cholesky[-1])
             blocks = replace(blocks, mean=new.magnetization, cholesky=new.cholesky)
             try:
                 step = np.linalg.solve(averages.bare_stiffness, averages.force.sum(axis=0))
@@ -315,7 +315,7 @@ class StageEquations:
                 return blocks
             trial = replace(blocks, bias=blocks.bias + step / max(1.0, float(np.max(np.abs(step)))))
             found = self.plain(trial)
-            if found is None or not np.trace(found[0].force_force[-1]) < _SMALLER * size:
+            if found is None or not np.linalg.norm(found[2].cholesky[-1]) < _SMALLER * size:
                 return blocks
             blocks = trial
 
