@@ -124,6 +124,8 @@ class Averages:
         A E[D].
     slopes : Slopes or None
         Derivatives of the first three.
+    explained : tuple or None
+        Regression B (d, (t-1)d) of f_t on earlier forces, and what force_force has besides, (d, d) (:mod:`numerics.classes.controls`).
     """
 
     force: Array
@@ -132,6 +134,7 @@ class Averages:
     stiffness: Array
     bare_stiffness: Array
     slopes: Slopes | None
+    explained: tuple[Array, Array] | None = None
 
 
 @dataclass
@@ -321,6 +324,19 @@ class Channel:
                 self._make_invariant(one)
             found.append(one)
         return found
+
+    def unexplained(self, regression: Array) -> Array | None:
+        """Delta A E[e e^T] of e = f_t - B f_<t, where averages were found last; None if there are no such nodes."""
+        d = len(self.basis)
+        found = np.zeros((d, d))
+        for i, images in self.orbits.items():
+            cell = self.cells[i]
+            rest = -self.nodes[i].z[:, 1 + self.drawn * d :] @ regression.T
+            if i in self.points:
+                rest += self.points[i].force
+            delta = self.data.deltas[cell.class_index]
+            found += len(images) * cell.weight * delta * (self.shares[:, None] * rest).T @ rest
+        return made_invariant(found, "blocks", self.permutations) if self.permutations else found
 
     def _make_invariant(self, found: Averages) -> None:
         """Images of one cell have the permutations of the others as their error."""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from numerics.classes.channel import Averages
+from numerics.classes.channel import Averages, Channel
 from numerics.classes.prior import Conjugates
 
 Array = NDArray[np.float64]
@@ -33,11 +33,12 @@ class Controls:
         Of the earlier stages.
     rows : sequence of (s, d, d) arrays
         C_s1..C_ss of the earlier stages.
-    averages : sequence of Averages
-        Of their forces, on the nodes of this stage (:meth:`numerics.classes.channel.Channel.earlier_averages`).
+    channel : Channel
+        This stage's, whose nodes have forces of the earlier ones.
     """
 
-    def __init__(self, known: Sequence[Conjugates], rows: Sequence[Array], averages: Sequence[Averages]) -> None:
+    def __init__(self, known: Sequence[Conjugates], rows: Sequence[Array], channel: Channel) -> None:
+        self.channel, averages = channel, channel.earlier_averages()
         d, t = rows[0].shape[1], len(rows)
         self.d, self.t = d, t
         squares, gap = np.zeros((t, d, t, d)), np.zeros((t, d, t, d))
@@ -51,14 +52,19 @@ class Controls:
             for r in range(s + 1):
                 squares[s, :, r], gap[s, :, r] = found.force_force[r], conjugates.overlaps[r] - found.force_force[r]
                 squares[r, :, s], gap[r, :, s] = squares[s, :, r].T, gap[s, :, r].T
+        self.squares = squares.reshape(t * d, t * d)
         self.gap, self.normals = gap.reshape(t * d, t * d), normals.reshape(t * d, t * d)
         self.means = np.concatenate(means)
-        self.inverse = _inverse(squares.reshape(t * d, t * d))
+        self.inverse = _inverse(self.squares)
 
     def correct(self, found: Averages) -> None:
         """Averages of the stage, in place."""
         d, t = self.d, self.t
         regression = found.force_force[:t].transpose(1, 0, 2).reshape(d, t * d) @ self.inverse
+        rest = self.channel.unexplained(regression)
+        if rest is None:
+            rest = found.force_force[t] - regression @ self.squares @ regression.T
+        found.explained = regression, rest
         found.force += (regression @ self.means).T
         found.force_normal[:t] += self._blocks(regression @ self.normals)
         found.force_force[:t] += self._blocks(regression @ self.gap)

@@ -77,7 +77,7 @@ class StageEquations:
         self.space = space
         self.felt = _felt(channel.stages)
         rows = [blocks.cholesky for blocks in earlier]
-        self.controls = Controls(prior.conjugates[: self.t - 1], rows, channel.earlier_averages()) if rows else None
+        self.controls = Controls(prior.conjugates[: self.t - 1], rows, channel) if rows else None
 
     # The two halves.
 
@@ -97,7 +97,7 @@ class StageEquations:
         for r in self.felt:
             left = -found.force_normal[r] - sum(responses[s] @ rows[s][r] for s in range(r + 1, t))
             responses[r] = np.linalg.solve(rows[r][r].T, left.T).T
-        return Conjugates(found.force.T.copy(), found.force_force, responses)
+        return Conjugates(found.force.T.copy(), found.force_force, responses, found.explained)
 
     def plain(self, blocks: StageBlocks) -> tuple[Averages, Conjugates, Updated] | None:
         """One plain iteration: averages, conjugates, and what the prior makes of them."""
