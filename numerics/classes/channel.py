@@ -125,7 +125,8 @@ class Averages:
     slopes : Slopes or None
         Derivatives of the first three.
     explained : tuple or None
-        Regression B (d, (t-1)d) of f_t on earlier forces, and what force_force has besides, (d, d) (:mod:`numerics.classes.controls`).
+        Regression B (d, (t-1)d) of f_t on earlier forces, and what force_force has besides, (d, d):
+        :mod:`numerics.classes.controls`.
     """
 
     force: Array
@@ -308,7 +309,9 @@ class Channel:
         found = []
         for s in range(1, self.t):
             d, k = self.basis.shape
-            one = Averages(np.zeros((k, d)), *(np.zeros((self.t - 1, d, d)) for _ in range(2)), *np.zeros((2, d, d)), None)
+            one = Averages(
+                np.zeros((k, d)), *(np.zeros((self.t - 1, d, d)) for _ in range(2)), *np.zeros((2, d, d)), None
+            )
             for i, images in self.orbits.items():
                 cell, z = self.cells[i], self.nodes[i].z
                 if cell.trained[s - 1]:
@@ -317,7 +320,9 @@ class Channel:
                     moments = len(images) * cell.weight * (self.shares[:, None] * z[:, at : at + d]).T @ z
                     one.force[cell.class_index] += moments[:, 0]
                     normals, forces = np.split(moments[:, 1:], [self.drawn * d], axis=1)
-                    blocks = [part[:, : (self.t - 1) * d].reshape(d, -1, d).swapaxes(0, 1) for part in (normals, forces)]
+                    blocks = [
+                        part[:, : (self.t - 1) * d].reshape(d, -1, d).swapaxes(0, 1) for part in (normals, forces)
+                    ]
                     one.force_normal += math.sqrt(delta) * blocks[0]
                     one.force_force += delta * blocks[1]
             if self.permutations:

@@ -1,7 +1,8 @@
 """Forces of earlier stages as control variates of a stage's averages.
 
-On the nodes of stage t write f_t = B f + e, with the forces f = (f_1, .., f_{t-1}) of the stages before and their regression B.  What
-f averages to is known from the nodes of those stages, with which their saddle points agree; of e alone the nodes make an error:
+On the nodes of stage t write f_t = B f + e, with the forces f = (f_1, .., f_{t-1}) of the stages before and the regression B on
+them.  What f averages to is known from the nodes of those stages, with which their saddle points agree; of e alone the nodes make
+an error:
 
     E[f_t z] = B E[f z] + <e z>,    z = (1, g_1, .., g_{t-1}, f_1, .., f_{t-1}),    E[f_t f_t^T] = B E[f f^T] B^T + <e e^T>.
 

@@ -41,7 +41,7 @@ TOLERANCE = 1e-8
 """Of the last Newton step, in natural units."""
 
 _FIRST_LOG_RIDGE = math.log(30.0)
-_RIDGE_STEPS, _PATH_ITERATIONS = 60, 25
+_RIDGE_STEPS, _PATH_ITERATIONS = 30, 25
 
 
 @dataclass(frozen=True)
