@@ -87,8 +87,8 @@ def random_problem(generator: np.random.Generator, kind: Kind = Kind()) -> tuple
     students = [(soft, ridges[1], eta), *(student() for _ in range(kind.stages - 2))]
     if kind.copies:
         students = [(Distillation(), ridge, 1.0) for _, ridge, _ in students]
-    later = [Estimator(*student, name=f"stage {t}") for t, student in enumerate(students, start=2)]
-    return data, Chain.of([Estimator(CrossEntropy(), ridges[0], name="stage 1"), *later])
+    later = [Estimator(*student) for student in students]
+    return data, Chain.of([Estimator(CrossEntropy(), ridges[0]), *later])
 
 
 def failures(

@@ -70,7 +70,7 @@ def test_controls_are_exact_where_forces_are_those_of_the_teacher(near: ClassSol
     controls = Controls([known], [walk.blocks[0].cholesky], channel)
     found.force_force = np.concatenate([found.force_force, found.force_force])
     force = found.force.T
-    assert np.abs(force - known.magnetization).max() > 1e-3
+    assert np.abs(force - known.magnetization).max() > 1e-6
     controls.correct(found)
     force = found.force.T
     assert force == pytest.approx(known.magnetization, abs=1e-12)
