@@ -194,7 +194,7 @@ def single(d: int, level: int, scramble: int, fields: Fields) -> Rule:
     --------
     >>> fields = Fields(16.0, (10.0,), (10.0,), (100.0,))
     >>> fields.apart, [len(single(2, level, 0, fields).weights) for level in (0, 1)]
-    (True, [5026, 8934])
+    (True, [5027, 8950])
     """
     factor, radius = PAIRS[min(level, LEVELS - 1)]
     margin, shift = MARGIN if scramble else 0.0, _half_shift(scramble, [1, d, 1])
