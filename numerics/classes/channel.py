@@ -124,6 +124,9 @@ class Averages:
         A E[D].
     slopes : Slopes or None
         Derivatives of the first three.
+    explained : tuple or None
+        Regression B (d, (t-1)d) of f_t on earlier forces, and what force_force has besides, (d, d):
+        :mod:`numerics.classes.controls`.
     """
 
     force: Array
@@ -132,6 +135,7 @@ class Averages:
     stiffness: Array
     bare_stiffness: Array
     slopes: Slopes | None
+    explained: tuple[Array, Array] | None = None
 
 
 @dataclass
@@ -305,6 +309,45 @@ class Channel:
         if self.losses[-1].pinned:
             found.bare_stiffness[-1, -1] = 1.0  # where no bias moves
         return found
+
+    def earlier_averages(self) -> list[Averages]:
+        """Of the forces of each stage before, on these nodes, without their stiffness."""
+        found = []
+        for s in range(1, self.t):
+            d, k = self.basis.shape
+            one = Averages(
+                np.zeros((k, d)), *(np.zeros((self.t - 1, d, d)) for _ in range(2)), *np.zeros((2, d, d)), None
+            )
+            for i, images in self.orbits.items():
+                cell, z = self.cells[i], self.nodes[i].z
+                if cell.trained[s - 1]:
+                    delta = self.data.deltas[cell.class_index]
+                    at = 1 + (self.drawn + s - 1) * d
+                    moments = len(images) * cell.weight * (self.shares[:, None] * z[:, at : at + d]).T @ z
+                    one.force[cell.class_index] += moments[:, 0]
+                    normals, forces = np.split(moments[:, 1:], [self.drawn * d], axis=1)
+                    blocks = [
+                        part[:, : (self.t - 1) * d].reshape(d, -1, d).swapaxes(0, 1) for part in (normals, forces)
+                    ]
+                    one.force_normal += math.sqrt(delta) * blocks[0]
+                    one.force_force += delta * blocks[1]
+            if self.permutations:
+                self._make_invariant(one)
+            found.append(one)
+        return found
+
+    def unexplained(self, regression: Array) -> Array | None:
+        """Delta A E[e e^T] of e = f_t - B f_<t, where averages were found last; None if there are no such nodes."""
+        d = len(self.basis)
+        found = np.zeros((d, d))
+        for i, images in self.orbits.items():
+            cell = self.cells[i]
+            rest = -self.nodes[i].z[:, 1 + self.drawn * d :] @ regression.T
+            if i in self.points:
+                rest += self.points[i].force
+            delta = self.data.deltas[cell.class_index]
+            found += len(images) * cell.weight * delta * (self.shares[:, None] * rest).T @ rest
+        return made_invariant(found, "blocks", self.permutations) if self.permutations else found
 
     def _make_invariant(self, found: Averages) -> None:
         """Images of one cell have the permutations of the others as their error."""

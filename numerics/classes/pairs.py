@@ -239,6 +239,10 @@ class PairChannel(Channel):
         self.averaged: dict[int, Array] = {}
         self.centres: dict[int, Array] = {}
 
+    def unexplained(self, regression: Array) -> None:
+        """Forces are not known one by one."""
+        return
+
     def _prepared(self, blocks, *, tensors: bool) -> bool:
         """Conditional averages of all cells, into ``averaged``."""
         if not np.isfinite(blocks.cholesky).all() or not np.isfinite(blocks.response).all():

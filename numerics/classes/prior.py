@@ -27,11 +27,12 @@ Array = NDArray[np.float64]
 
 @dataclass
 class Conjugates:
-    """mh (d, K), and the rows Qh_t1..Qh_tt and Vh_t1..Vh_tt, each (t, d, d)."""
+    """mh (d, K), and the rows Qh_t1..Qh_tt and Vh_t1..Vh_tt, each (t, d, d); perhaps B and R with Qh_t. = B Qh + (0 .. 0 R)."""
 
     magnetization: Array
     overlaps: Array
     responses: Array
+    explained: tuple[Array, Array] | None = None
 
 
 @dataclass
@@ -125,9 +126,19 @@ class Prior:
         return active * (inverse @ alignment), active[:, None] * (inverse[:, None] @ propagators)
 
     def _factor(self, conjugates: Conjugates) -> Array:
-        """R with R R^T = Qh of all stages, (td, td)."""
-        values, vectors = np.linalg.eigh(_whole([*(c.overlaps for c in self.conjugates), conjugates.overlaps]))
-        return vectors * np.sqrt(np.clip(values, 0.0, None))
+        """R with R R^T = Qh of all stages, (td, td), row by row where that is known; forces may be of very different sizes."""
+        known = [*self.conjugates, conjugates]
+        if any(one.explained is None for one in known[1:]):
+            return _root(_whole([one.overlaps for one in known]))
+        d = len(conjugates.magnetization)
+        factor = np.zeros((len(known) * d, len(known) * d))
+        factor[:d, :d] = _root(known[0].overlaps[0])
+        for t, one in enumerate(known[1:], start=1):
+            regression, rest = one.explained
+            here = slice(t * d, (t + 1) * d)
+            factor[here, : t * d] = regression @ factor[: t * d, : t * d]
+            factor[here, here] = _root(rest)
+        return factor
 
     def _weights(self, alignment: Array, propagators: Array, factor: Array) -> Array:
         """F of a weight on every group, (g, d, K + td): per coordinate, times the root of the group's share."""
@@ -253,6 +264,14 @@ def _whole(rows: Sequence[Array]) -> Array:
             whole[r * d : (r + 1) * d, s * d : (s + 1) * d] = block
             whole[s * d : (s + 1) * d, r * d : (r + 1) * d] = block.T
     return whole
+
+
+def _root(matrix: Array) -> Array:
+    """R with R R^T a positive semi-definite matrix, to the accuracy of each of its diagonal entries."""
+    size = np.sqrt(np.clip(np.diag(matrix), 0.0, None))
+    size = np.where(size > 0.0, size, 1.0)
+    values, vectors = np.linalg.eigh(matrix / np.outer(size, size))
+    return size[:, None] * vectors * np.sqrt(np.clip(values, 0.0, None))
 
 
 def _roots(gram: Array) -> Array:

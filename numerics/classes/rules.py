@@ -66,6 +66,9 @@ LEAST_REACH = 2.0
 FARTHEST = 1e3
 """Range of the last cavity field, in units of its new noise, above which pairs of lattices take too many points."""
 
+APART = 12.0
+"""Range of the first cavity field, in the same units, above which classes have no points of one lattice in common."""
+
 _CLIP = 1e-14
 _HOPE = 2.0  # of an expected error over what is wanted
 
@@ -117,7 +120,8 @@ class Fields(NamedTuple):
     whole, own
         Of each stage, and of the noise in it that earlier stages do not have: largest ones.
     ranges : tuple of float
-        Over which that noise is needed, in units of its smallest standard deviation.
+        Over which that noise is needed, in units of its smallest standard deviation: around all targets of the first stage, and
+        around those of any one label of others.
     """
 
     widest: float = NARROW
@@ -127,9 +131,14 @@ class Fields(NamedTuple):
 
     def paired(self, stages: int, d: int) -> bool:
         """Whether a stage may have pairs of lattices: one of the earlier stages, and one of its own."""
-        if len(self.ranges) < stages or self.ranges[stages - 1] > FARTHEST:
+        if len(self.ranges) < stages:
             return False
-        return _has_lattice((stages - 1) * d, self.widest)
+        return stages == 1 or (self.ranges[stages - 1] <= FARTHEST and _has_lattice((stages - 1) * d, self.widest))
+
+    @property
+    def apart(self) -> bool:
+        """Whether every class has a lattice of its own in the first stage."""
+        return bool(self.ranges) and self.ranges[0] > APART
 
     def before(self, stages: int) -> Fields:
         """Without pairs of lattices from a stage on."""
@@ -166,11 +175,30 @@ def pairs(stages: int, d: int, level: int, scramble: int, fields: Fields) -> Pai
     if (stages - 1) * d <= ALWAYS:
         squares = np.sum(outer.normals**2, axis=(1, 2))
     reach = np.sqrt(np.maximum(radius**2 - squares, LEAST_REACH**2))
-    step = factor * min(INNER_STEP[0], INNER_STEP[1] / fields.own[stages - 1])
+    step = _inner_step(fields, stages, factor)
     if step >= factor * COARSEST:
         return Pairs(outer, (Lattice(step, shifts[0], 1.0), None), reach)
     half = math.sqrt(0.5)
     return Pairs(outer, (Lattice(factor * COARSE_STEP, shifts[0], half), Lattice(step, shifts[1], half)), reach)
+
+
+def _inner_step(fields: Fields, stages: int, factor: float) -> float:
+    return factor * min(INNER_STEP[0], INNER_STEP[1] / fields.own[stages - 1])
+
+
+@lru_cache(maxsize=16)
+def single(d: int, level: int, scramble: int, fields: Fields) -> Rule:
+    """As the lattice of a first stage's own normals that :func:`pairs` has, around each class.
+
+    Examples
+    --------
+    >>> fields = Fields(16.0, (10.0,), (10.0,), (100.0,))
+    >>> fields.apart, [len(single(2, level, 0, fields).weights) for level in (0, 1)]
+    (True, [5027, 8950])
+    """
+    factor, radius = PAIRS[min(level, LEVELS - 1)]
+    margin, shift = MARGIN if scramble else 0.0, _half_shift(scramble, [1, d, 1])
+    return _lattice(1, d, _inner_step(fields, 1, factor), radius + margin, shift)
 
 
 @lru_cache(maxsize=64)

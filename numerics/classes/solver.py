@@ -15,7 +15,7 @@ from numerics.classes.formulas import PinnedLoss, class_losses, coordinates_of
 from numerics.classes.losses import ClassLoss
 from numerics.classes.pairs import PairChannel, in_pairs
 from numerics.classes.prior import ClassGroups, Conjugates, Prior
-from numerics.classes.rules import UNKNOWN, Fields, Rule, next_level, pairs, rule
+from numerics.classes.rules import UNKNOWN, Fields, Rule, next_level, pairs, rule, single
 from numerics.classes.stage import MatrixLog, StageBlocks, StageEquations, exponential
 from numerics.classes.symmetry import first_of_orbits, invariants, permutations_of
 from numerics.driver.chord import Found, Path, chord, chord_along, newton_step
@@ -45,7 +45,7 @@ NOISE = 1e-9
 
 _NOISE_STEPS = 40
 _FIRST_LOG_RIDGE = math.log(30.0)
-_RIDGE_STEPS, _PATH_ITERATIONS = 60, 25
+_RIDGE_STEPS, _PATH_ITERATIONS = 30, 25
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,9 @@ class Walk:
             own.append(float(values[0]))
             shared = root * sum(np.linalg.norm(block, 2) for block in blocks.cholesky[:-1])
             answers = [root**2 * float(np.linalg.norm(block, 2)) for block in blocks.response]
-            # Of forces, and of targets that are no labels, whose components are of order 1.
-            pulled = sum(answers[:-1]) + (answers[-1] * loss.form.taught if loss.form is not None else 0.0)
+            # Of forces, and of targets, whose components are of order 1; labels are near one another in the first stage alone.
+            targets = 0.0 if loss.form is None else loss.form.taught + (loss.form.labels if not ranges else 0.0)
+            pulled = sum(answers[:-1]) + answers[-1] * targets
             ranges.append((_REACH * shared + math.sqrt(2.0) * pulled) / float(values[-1]))
         jumps = any(loss.jumps for loss in self.losses)
         unknown = UNKNOWN_WIDTH if jumps or len(whole) < len(self.stages) else 0.0
@@ -150,6 +151,8 @@ class Walk:
         if nodes is None and self.paired(number):
             # Of longer chains the error is that of the last stages.
             level = self.level // 2 if number < len(self.stages) > 2 else self.level
+            if number == 1 and self.fields.apart:
+                return Channel(self.data, self.stages[:1], single(where[1], level, self.scramble, self.fields), *rest)
             nodes = pairs(number, where[1], level, self.scramble, self.fields)
             return PairChannel(self.data, self.stages[:number], nodes, *rest)
         nodes = rule(*where, self.fields.widest) if nodes is None else nodes

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.classes.channel import Averages, Channel, Moves
+from numerics.classes.controls import Controls
 from numerics.classes.prior import Conjugates, Prior, Updated
 from numerics.driver.chord import Evaluation
 from numerics.models import Estimator
@@ -23,6 +24,7 @@ from numerics.models import Estimator
 Array = NDArray[np.float64]
 
 _LARGEST_LOG = 30.0  # of a step of C_tt or V_tt
+_SMALLER = 0.5  # noise after a plain iteration that a start is worth
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,17 @@ class StageEquations:
         self.felt = _felt(channel.stages)
         # The mean of logits may hardly vary and have a bias all the same.
         self.carries_bias = not channel.losses[-1].free
+        rows = [blocks.cholesky for blocks in earlier]
+        self.controls = Controls(prior.conjugates[: self.t - 1], rows, channel) if rows else None
 
     # The two halves.
+
+    def averages(self, blocks: StageBlocks, moves: Moves | None = None) -> Averages | None:
+        """Those of the channel, with what is known of the earlier stages."""
+        found = self.channel.averages(blocks, moves)
+        if found is not None and self.controls is not None:
+            self.controls.correct(found)
+        return found
 
     def conjugates(self, blocks: StageBlocks, found: Averages) -> Conjugates:
         """From averages: mh, Qh and Vh; Vh_ts from Stein's lemma, sum_{s>=r} Vh_ts C_sr = -sqrt(Delta) A E[f g_r^T]."""
@@ -88,11 +99,11 @@ class StageEquations:
         for r in self.felt:
             left = -found.force_normal[r] - sum(responses[s] @ rows[s][r] for s in range(r + 1, t))
             responses[r] = np.linalg.solve(rows[r][r].T, left.T).T
-        return Conjugates(found.force.T.copy(), found.force_force, responses)
+        return Conjugates(found.force.T.copy(), found.force_force, responses, found.explained)
 
     def plain(self, blocks: StageBlocks) -> tuple[Averages, Conjugates, Updated] | None:
         """One plain iteration: averages, conjugates, and what the prior makes of them."""
-        found = self.channel.averages(blocks)
+        found = self.averages(blocks)
         if found is None:
             return None
         conjugates = self.conjugates(blocks, found)
@@ -111,7 +122,7 @@ class StageEquations:
     def _evaluate(self, blocks: StageBlocks, jacobian: bool) -> Evaluation | None:
         scale, own, root = root_of(blocks.overlap), blocks.cholesky[-1], root_of(blocks.response[-1])
         raw = self._tangent(blocks, scale, root) if jacobian else None
-        found = self.channel.averages(blocks, raw)
+        found = self.averages(blocks, raw)
         if found is None:
             return None
         conjugates = self.conjugates(blocks, found)
@@ -196,7 +207,8 @@ class StageEquations:
             for s in range(r + 1, t):
                 left -= np.einsum("ijn,jk->ikn", responses[s], rows[s][r])
             responses[r] = np.einsum("ijn,jk->ikn", left, np.linalg.inv(rows[r][r]))
-        responses[-1] = 0.5 * (responses[-1] + responses[-1].transpose(1, 0, 2))
+            if r == t - 1:  # symmetric before others follow from it: of a student near its teacher they nearly cancel
+                responses[r] = 0.5 * (responses[r] + responses[r].transpose(1, 0, 2))
         force = slopes.force.transpose(1, 0, 2)
         return np.concatenate([item.reshape(-1, n) for item in (force, slopes.force_force, responses)])
 
@@ -293,8 +305,23 @@ class StageEquations:
         found = self.plain(blocks)
         if found is None:
             return blocks
-        new = found[2]
-        return replace(blocks, mean=new.magnetization, cholesky=new.cholesky)
+        return self._by_plain_iterations(blocks, found)
+
+    def _by_plain_iterations(self, blocks: StageBlocks, found: tuple[Averages, Conjugates, Updated]) -> StageBlocks:
+        """As long as they more than halve the noise C_tt, which is that of a wrong bias where ridges are large."""
+        while True:
+            averages, _, new = found
+            size = np.linalg.norm(new.cholesky[-1])
+            blocks = replace(blocks, mean=new.magnetization, cholesky=new.cholesky)
+            try:
+                step = np.linalg.solve(averages.bare_stiffness, averages.force.sum(axis=0))
+            except np.linalg.LinAlgError:
+                return blocks
+            trial = replace(blocks, bias=blocks.bias + step / max(1.0, float(np.max(np.abs(step)))))
+            found = self.plain(trial)
+            if found is None or not np.linalg.norm(found[2].cholesky[-1]) < _SMALLER * size:
+                return blocks
+            blocks = trial
 
 
 def _felt(stages: Sequence[Estimator]) -> list[int]:

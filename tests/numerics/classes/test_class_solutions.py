@@ -23,7 +23,7 @@ from numerics.models import (
     similar_pairs,
     simplex_means,
 )
-from tests.random_classes import failures
+from tests.random_classes import Kind, failures
 from theory.losses import CrossEntropy, Distillation, LogitMatching, PseudoLabels, SquareDistillation, SquareLoss
 
 TEACHER = Estimator(CrossEntropy(), 0.2)
@@ -272,7 +272,21 @@ def test_random_problems_converge() -> None:
 @pytest.mark.slow
 def test_random_problems_of_three_classes_to_seven_digits() -> None:
     """Most of them on pairs of lattices."""
-    assert failures(20, seed=101, numbers=(3,), rtol=1e-7) == []
+    assert failures(20, 101, Kind((3,)), rtol=1e-7) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Kind((3, 4), 3, (1e-4, 10.0), noise=True),
+        Kind((3, 4, 5), 2, (1e-6, 1e6)),
+        Kind((3, 4), 2, (1e-4, 10.0), copies=True),
+    ],
+    ids=["three stages", "all ridges", "copies"],
+)
+def test_random_problems_of_other_kinds_converge(kind: Kind) -> None:
+    assert failures(20, 102, kind) == []
 
 
 @pytest.mark.parametrize("classes", [3, 4, 10])

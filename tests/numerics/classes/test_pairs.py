@@ -150,7 +150,7 @@ def test_too_many_points(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pairs that cannot be had give way to nodes that can."""
     data, chain = PROBLEMS["smooth"]
     expected = [stage.test_error for stage in solve(data, chain)]
-    monkeypatch.setattr(module, "MOST_POINTS", 600)
+    monkeypatch.setattr(module, "MOST_POINTS", 900)
     found = solve(data, chain)
     assert found.converged
     assert found.walk.paired(1)
