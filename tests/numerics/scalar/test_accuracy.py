@@ -70,6 +70,7 @@ def steep_points(count: int, seed: int) -> list[tuple[GaussianMixture, Chain]]:
 
 def test_estimated_errors_hold_behind_steep_targets() -> None:
     """Panels follow what a target makes of the student's field, and are other ones at every level."""
+    compared = 0
     for point in steep_points(20, seed=2):
         compiled = compile_chain(point[1])
         found, exact = PointArrays([point]), PointArrays([point])
@@ -79,7 +80,11 @@ def test_estimated_errors_hold_behind_steep_targets() -> None:
         assert found.converged(DEFAULT)[0], point
         exact.x[:], exact.started[:] = found.x, 1
         exact.solve(compiled, replace(FINE, outer_step=0.2))
+        if exact.error[0] > 1e-9:
+            continue  # rounding, which a chain amplifies, leaves nothing to compare with
+        compared += 1
         assert relative_errors(found, exact) <= 2.0 * max(found.error[0], 1e-10), point
+    assert compared >= 18
 
 
 def spread_of_neighbours(solve_at: Callable[[float], tuple[Solution, float]]) -> tuple[float, float]:
