@@ -546,7 +546,7 @@ _newton = newton_of(evaluate, advance)
 
 @njit(MEMORY(PROBLEM, ACCURACY, FloatArray, FloatArray), **INNER)
 def new_memory(problem, accuracy, conjugate, updated):
-    """Before the first evaluation; conjugates and updated order parameters go where these arrays are."""
+    """Before the first evaluation; conjugates and updated order parameters go where these arrays are, which outlive the memory."""
     nodes = problem.nodes
     n, size = nodes.weight.size, conjugate.size
     total = 0.0
@@ -626,7 +626,9 @@ def channel_at(problem, accuracy, x, conjugate, slopes):
     -------
     Whether they are finite, and the defect of the averages.
     """
-    memory = new_memory(problem, accuracy, conjugate, np.empty(x.size - 1))
+    memory = new_memory(
+        problem, accuracy, conjugate, conjugate
+    )  # order parameters after an iteration are not asked for
     state = average(problem, memory, new_state(), x)
     if not state.finite:
         return False, np.inf
