@@ -47,6 +47,9 @@ from numerics.scalar.kernels.layout import (
     Sample,
     Samples,
     Table,
+    as_integers,
+    cut,
+    new_room,
 )
 from numerics.scalar.kernels.panels import panels, reach_of
 from numerics.scalar.kernels.proximal import (
@@ -547,12 +550,15 @@ def half_widths(weight, tail, margin, reach):
 
 @njit(SAMPLES(LOSS, FloatArray, FloatArray, Matrix, types.float64, FloatArray), **INNER)
 def new_samples(loss, weight, labels, logits, tail, room):
-    """A Gaussian for each of n nodes, its centre still to be filled in, with no points yet; ``room`` is for 8n numbers."""
+    """A Gaussian for each of n nodes, its centre still to be filled in, with no points yet.
+
+    ``room`` is for ``ROOM_OF_SAMPLES`` numbers a node.
+    """
     n = weight.size
+    parts = new_room(room, stack(1))
     samples = Samples(
-        owned(labels), owned(logits), part(room, 0, n), integer_part(room, n, n), part(room, 2 * n, n), part(room, 3 * n, n),
-        part(room, 4 * n, n), integer_part(room, 5 * n, n), integer_part(room, 6 * n, n), integer_part(room, 7 * n, n),
-        owned(room),
+        owned(labels), owned(logits), cut(parts, n), as_integers(cut(parts, n)), cut(parts, n), cut(parts, n), cut(parts, n),
+        as_integers(cut(parts, n)), as_integers(cut(parts, n)), as_integers(cut(parts, n)), owned(room),
     )  # fmt: skip
     half_widths(weight, tail, MARGIN, samples.reach)
     pair = stack(2)

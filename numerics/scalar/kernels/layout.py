@@ -18,7 +18,16 @@ import numpy as np
 from numba import types
 
 from numerics.codegen.cache import njit
-from numerics.codegen.room import INTEGER_PART, INTEGER_PART_MATRIX, PART, PART_CUBE, PART_MATRIX, part
+from numerics.codegen.room import (
+    INTEGER_PART,
+    INTEGER_PART_MATRIX,
+    PART,
+    PART_CUBE,
+    PART_MATRIX,
+    integer_part,
+    part,
+    part_matrix,
+)
 from numerics.scalar.kernels.elementary import (
     ALONG_FUNCTION,
     LEAF,
@@ -112,6 +121,57 @@ def norm_squared(order):
 def updated_places(k):
     """Where ``Q_t1..`` and ``V_t1..`` begin in updated order parameters."""
     return 1, 2 + k
+
+
+# Arrays that live together.
+
+
+class Room(NamedTuple):
+    """An array that is cut into parts, and how much of it is used, in an array of one integer."""
+
+    numbers: np.ndarray
+    used: np.ndarray
+
+
+ROOM = record(Room, PART, INTEGER_PART)
+_CUT = {**LEAF, "plain": False}  # numba has plain functions return no array but one that they are given
+
+
+@njit(ROOM(FloatArray, FloatArray), **LEAF)
+def new_room(numbers, place):
+    """All of an array, whose owner keeps it; ``place`` is for one number."""
+    used = integer_part(place, 0, 1)
+    used[0] = 0
+    return Room(part(numbers, 0, numbers.size), used)
+
+
+@njit(PART(ROOM, types.int64), **_CUT)
+def cut(room, size):
+    """The next ``size`` numbers."""
+    first = room.used[0]
+    room.used[0] = first + size
+    return part(room.numbers, first, size)
+
+
+@njit(PART(ROOM, types.int64), **_CUT)
+def cut_zeros(room, size):
+    """The same, all 0."""
+    found = cut(room, size)
+    for i in range(size):
+        found[i] = 0.0
+    return found
+
+
+@njit(PART_MATRIX(FloatArray, types.int64), **_CUT)
+def as_matrix(numbers, rows):
+    """A vector as a matrix of so many rows."""
+    return part_matrix(numbers, 0, rows, numbers.size // rows)
+
+
+@njit(INTEGER_PART(FloatArray), **_CUT)
+def as_integers(numbers):
+    """Its place, for integers."""
+    return integer_part(numbers, 0, numbers.size)
 
 
 # Losses and equations.
@@ -305,6 +365,9 @@ class Samples(NamedTuple):
     order: np.ndarray
     room: np.ndarray
 
+
+ROOM_OF_SAMPLES = 8
+"""Numbers for each node that the parts of ``room`` take."""
 
 SAMPLES = record(Samples, FloatArray, Matrix, PART, INTEGER_PART, *[PART] * 3, *[INTEGER_PART] * 3, FloatArray)
 

@@ -14,7 +14,7 @@ from numerics.scalar.kernels.constrained import constrained_nodes, find_goals, f
 from numerics.scalar.kernels.elementary import INNER, FloatArray, IntArray, Matrix
 from numerics.scalar.kernels.fields import centres_in_p
 from numerics.scalar.kernels.grid import MARGIN, build_grid, half_widths, new_samples, sample_at
-from numerics.scalar.kernels.layout import DATA, FIELD, LOSS, NODES, RULE, STAGE, TRAINED, Field, Nodes
+from numerics.scalar.kernels.layout import DATA, FIELD, LOSS, NODES, ROOM_OF_SAMPLES, RULE, STAGE, TRAINED, Field, Nodes
 from numerics.scalar.kernels.proximal import CURVATURE, LOW, POINT_ROWS, WEIGHT, H, proximal_point, slopes_at
 from numerics.scalar.kernels.rows import nodes_of_sets, take_nodes, with_constant_logit, with_room_for_a_stage
 
@@ -95,7 +95,7 @@ def extend_nodes(loss, nodes, seen, field, trained, rule, tail):
     """
     n, k = nodes.logits.shape
     weight, gamma, sigma = nodes.weight, field.gamma, field.sigma
-    samples = new_samples(loss, weight, nodes.labels, seen, tail, np.empty(8 * n))
+    samples = new_samples(loss, weight, nodes.labels, seen, tail, np.empty(ROOM_OF_SAMPLES * n))
     centre, start, stop, branch = samples.centre, samples.start, samples.stop, samples.branch
     centres_in_p(field, nodes.statistics, samples.target, centre)
     points, _ = build_grid(loss, samples, field, rule, np.empty((POINT_ROWS, 256)))
@@ -140,7 +140,7 @@ def follow_nodes(loss, nodes, seen, field, trained, along):
     """As :func:`extend_nodes` where every node already has its value ``along[i]`` of this stage's g."""
     n, k = nodes.logits.shape
     statistics, logits = with_room_for_a_stage(nodes)
-    samples = new_samples(loss, nodes.weight, nodes.labels, seen, 1.0, np.empty(8 * n))
+    samples = new_samples(loss, nodes.weight, nodes.labels, seen, 1.0, np.empty(ROOM_OF_SAMPLES * n))
     centres_in_p(field, nodes.statistics, samples.target, samples.centre)
     slope = stack(4)
     h = 0.0

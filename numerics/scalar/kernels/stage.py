@@ -14,7 +14,7 @@ from numba import types
 
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
-from numerics.codegen.room import PART, PART_MATRIX, part, part_matrix
+from numerics.codegen.room import PART, PART_MATRIX, part_matrix, stack
 from numerics.driver.newton import CAP, RESIDUAL, STEP, newton_of
 from numerics.driver.outcome import OUTCOME
 from numerics.scalar.kernels.averages import channel_averages, point_tables
@@ -30,6 +30,8 @@ from numerics.scalar.kernels.layout import (
     ORDER_PARAMETERS,
     PROBLEM,
     RIDGE,
+    ROOM,
+    ROOM_OF_SAMPLES,
     RULE,
     SAMPLES,
     TABLE,
@@ -40,6 +42,10 @@ from numerics.scalar.kernels.layout import (
     Samples,
     Sharpness,
     Table,
+    as_matrix,
+    cut,
+    cut_zeros,
+    new_room,
     norm_squared,
     places,
     record,
@@ -96,39 +102,29 @@ class ChainRule(NamedTuple):
 CHAIN_RULE = record(ChainRule, *[PART] * 4, PART_MATRIX, *[PART] * 5, *[PART_MATRIX] * 3)
 
 
-@njit(CHAIN_RULE(FloatArray, types.float64, FloatArray), **PLAIN)
-def new_chain_rule(triangle, delta, room):
-    """For a stage whose earlier ones have this Cholesky factor; see :func:`room_of_chain_rule`."""
-    k = int(math.sqrt(2.0 * triangle.size))
-    size, n_conjugate, n_input = 2 * k + 4, 2 * k + 3, 3 * k + 4
-    for r in range(room.size):
-        room[r] = 0.0
-    a = n_input
-    constants = part(room, a, 1 + triangle.size)
-    constants[0] = delta
-    for r in range(triangle.size):
-        constants[1 + r] = triangle[r]
-    b = a + constants.size
-    c = b + 2 * (k + 1)
-    d = c + 2 * size * n_input
-    e = d + 2 * n_conjugate**2 + n_conjugate
-    f = e + (k + 1) ** 2
-    g = f + size * size
-    return ChainRule(
-        part(room, 0, n_input), constants, part(room, b, k + 1), part(room, b + k + 1, k + 1),
-        part_matrix(room, c, n_input, size), part(room, c + size * n_input, size * n_input),
-        part(room, d, n_conjugate**2), part(room, d + n_conjugate**2, n_conjugate**2), part(room, e - n_conjugate, n_conjugate),
-        part(room, e, (k + 1) ** 2), part_matrix(room, f, size, size), part_matrix(room, g, n_conjugate, size),
-        part_matrix(room, g + n_conjugate * size, k + 1, size),
-    )  # fmt: skip
-
-
 @njit(types.int64(types.int64), **LEAF)
 def room_of_chain_rule(k):
-    """Numbers that it takes."""
+    """Numbers that :func:`new_chain_rule` cuts for a stage with k earlier ones."""
     size, n_conjugate, n_input = 2 * k + 4, 2 * k + 3, 3 * k + 4
     vectors = n_input + 1 + k * (k + 1) // 2 + 2 * (k + 1) + n_conjugate
     return vectors + 2 * size * n_input + 2 * n_conjugate**2 + (k + 1) ** 2 + size * (size + n_conjugate + k + 1)
+
+
+@njit(CHAIN_RULE(FloatArray, types.float64, ROOM), **PLAIN)
+def new_chain_rule(triangle, delta, room):
+    """For a stage whose earlier ones have this Cholesky factor."""
+    k = int(math.sqrt(2.0 * triangle.size))
+    size, n_conjugate, n_input = 2 * k + 4, 2 * k + 3, 3 * k + 4
+    constants = cut(room, 1 + triangle.size)
+    constants[0] = delta
+    for r in range(triangle.size):
+        constants[1 + r] = triangle[r]
+    return ChainRule(
+        cut(room, n_input), constants, cut(room, k + 1), cut(room, k + 1), as_matrix(cut_zeros(room, n_input * size), n_input),
+        cut_zeros(room, size * n_input), cut_zeros(room, n_conjugate**2), cut_zeros(room, n_conjugate**2),
+        cut_zeros(room, n_conjugate), cut_zeros(room, (k + 1) ** 2), as_matrix(cut(room, size * size), size),
+        as_matrix(cut(room, n_conjugate * size), n_conjugate), as_matrix(cut(room, (k + 1) * size), k + 1),
+    )  # fmt: skip
 
 
 class Block(NamedTuple):
@@ -554,31 +550,26 @@ def new_memory(problem, accuracy, conjugate, updated):
         total += nodes.weight[i]
     k = (size - 4) // 2
     whole = n if n <= _BLOCK else 0
-    chain_rule, width = room_of_chain_rule(k), 2 + 2 * k
-    a = 3 * size * size + 7 * size
-    b = a + chain_rule
-    c = b + 8 * n
-    d = c + 2 * width * whole
-    e = d + N_SUMS * whole
-    room = np.empty(e + 2 * n)
-    samples = new_samples(problem.loss, nodes.weight, nodes.labels, problem.logits, accuracy.tail, part(room, b, 8 * n))
+    width = 2 + 2 * k
+    of_all = 3 * size * size + 6 * size + width + room_of_chain_rule(k)
+    numbers = np.empty(of_all + (ROOM_OF_SAMPLES + 2) * n + (2 * width + N_SUMS) * whole)
+    room = new_room(numbers, stack(1))
+    samples = new_samples(
+        problem.loss, nodes.weight, nodes.labels, problem.logits, accuracy.tail, cut(room, ROOM_OF_SAMPLES * n)
+    )
     if problem.loss.constraint != TRAINED:
         find_goals(problem.loss, nodes.labels, problem.logits, samples.target)
-    by_row, weighted = part_matrix(room, c, width, whole), part_matrix(room, c + width * whole, width, whole)
+    by_row, weighted = as_matrix(cut(room, width * whole), width), as_matrix(cut(room, width * whole), width)
     node_statistics(nodes.weight[:whole], nodes.statistics[:whole], by_row, weighted)
-    for i in range(e, room.size):
-        room[i] = 0.0
     rough = accuracy.tolerance > _ROUGH_TOLERANCE
     map_tolerance = _ROUGH_MAP_TOLERANCE if rough else MAP_TOLERANCE
-    square = size * size
     return Memory(
-        part(room, 0, size), part_matrix(room, size, size, size), part_matrix(room, size + square, 3, size), conjugate, updated,
-        part(room, 4 * size + square, size), part_matrix(room, 5 * size + square, size, size),
-        part(room, 5 * size + 2 * square, size), part_matrix(room, 6 * size + 2 * square, size, size), part(room, e, n),
-        part(room, e + n, n), part(room, 6 * size + 3 * square, width), room,
-        Block(samples, by_row, weighted, part_matrix(room, d, N_SUMS, whole)),
-        new_chain_rule(problem.triangle, problem.delta, part(room, a, chain_rule)), total,
-        Rule(accuracy.step, map_tolerance, accuracy.sharing, False, Sharpness(0.0, 0.0), part_matrix(room, 0, 0, 2)),
+        cut(room, size), as_matrix(cut(room, size * size), size), as_matrix(cut(room, 3 * size), 3), conjugate, updated,
+        cut(room, size), as_matrix(cut(room, size * size), size), cut(room, size), as_matrix(cut(room, size * size), size),
+        cut_zeros(room, n), cut_zeros(room, n), cut(room, width), numbers,
+        Block(samples, by_row, weighted, as_matrix(cut(room, N_SUMS * whole), N_SUMS)),
+        new_chain_rule(problem.triangle, problem.delta, room), total,
+        Rule(accuracy.step, map_tolerance, accuracy.sharing, False, Sharpness(0.0, 0.0), part_matrix(conjugate, 0, 0, 2)),
         _ROUGH_DRIFT if rough else 1.0, _EXACT_WIDTH if k < _LONG else _EXACT_LONG_WIDTH,
     )  # fmt: skip
 
