@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -175,7 +175,17 @@ class Walk:
         number = len(self.points) + 1
         pinned = tuple(loss.pinned for loss in self.losses[:number]) if self.d == self.data.classes_count else None
         space = invariants(self.permutations, self.data.classes_count, number - 1, pinned)
-        return StageEquations(self.channel(number), self.prior, self.stages[number - 1].ridge, self.blocks, space)
+        equations = StageEquations(self.channel(number), self.prior, self.stages[number - 1].ridge, self.blocks, space)
+        if self._is_repeated(number):
+            equations.controls = None
+        return equations
+
+    def _is_repeated(self, number: int) -> bool:
+        """Whether an earlier stage is the same: nothing is new in its weights then, and control variates leave no noise at all, of
+        which there is no logarithm.
+        """
+        here = replace(self.stages[number - 1], name=None)
+        return any(replace(stage, name=None) == here for stage in self.stages[: number - 1])
 
     def _keep(self, equations: StageEquations, blocks: StageBlocks, outcome: Outcome) -> bool:
         plain = equations.plain(blocks)

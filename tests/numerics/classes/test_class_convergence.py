@@ -108,3 +108,12 @@ def test_vanishing_ridges_take_seconds(teacher: float, student: float) -> None:
     begin = time.process_time()
     assert solve(ClassMixture(0.5, gram=orthogonal_means(3)), chain).converged
     assert time.process_time() - begin < 4.0
+
+
+def test_a_stage_that_is_repeated_is_its_teacher() -> None:
+    """Nothing is new in its weights, and of nothing there is no logarithm."""
+    data = ClassMixture(1.5, gram=similar_pairs(4, 0.6), delta=0.25)
+    found = solve(data, [Estimator(CrossEntropy(), 0.1), Estimator(CrossEntropy(), 0.1)])
+    assert found.converged
+    assert found[1].test_error == pytest.approx(found[0].test_error, abs=3e-5)
+    assert found[1].teacher_cosine == pytest.approx(1.0, abs=1e-4)
