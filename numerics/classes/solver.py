@@ -208,6 +208,11 @@ class Walk:
         if found is None or found.outcome.status != Status.CONVERGED:
             found = chord(equations, equations.start(), tolerance, max_iterations, DAMPED)
             iterations += found.outcome.iterations
+        if found.outcome.status != Status.CONVERGED and equations.controls is not None:
+            equations.controls = None  # with next to nothing new in its weights the noise of the nodes is a help
+            x, damped = (equations.start(), DAMPED) if start is None else (start.x, 0)
+            found = chord(equations, x, tolerance, max_iterations, damped)
+            iterations += found.outcome.iterations
         if found.outcome.status != Status.CONVERGED and self.losses[len(self.points)].free:
             found = self._from_noise(equations, found, max_iterations)
             iterations += found.outcome.iterations
@@ -253,6 +258,8 @@ class Walk:
         other = Walk(self.data, self.stages, self.level, scramble, self.fields)
         for point, found in zip(self.points, self.found, strict=True):
             equations = other._equations()
+            if point.conjugates.explained is None:
+                equations.controls = None
             try:
                 blocks = newton_step(equations, found)
             except np.linalg.LinAlgError:

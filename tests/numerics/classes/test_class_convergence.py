@@ -110,10 +110,12 @@ def test_vanishing_ridges_take_seconds(teacher: float, student: float) -> None:
     assert time.process_time() - begin < 4.0
 
 
-def test_a_stage_that_is_repeated_is_its_teacher() -> None:
-    """Nothing is new in its weights, and of nothing there is no logarithm."""
-    data = ClassMixture(1.5, gram=similar_pairs(4, 0.6), delta=0.25)
-    found = solve(data, [Estimator(CrossEntropy(), 0.1), Estimator(CrossEntropy(), 0.1)])
+@pytest.mark.parametrize("ridge", [0.1, 0.1 + 1e-9, 0.1001])
+def test_a_stage_that_is_repeated_is_its_teacher(ridge: float) -> None:
+    """Nothing, or next to nothing, is new in its weights, and of nothing there is no logarithm."""
+    data = ClassMixture(1.5, gram=orthogonal_means(3), delta=0.25)
+    found = solve(data, [Estimator(CrossEntropy(), 0.1), Estimator(CrossEntropy(), ridge)])
+    alone = solve(data, Estimator(CrossEntropy(), ridge))[0]
     assert found.converged
-    assert found[1].test_error == pytest.approx(found[0].test_error, abs=3e-5)
-    assert found[1].teacher_cosine == pytest.approx(1.0, abs=1e-4)
+    assert found[1].test_error == pytest.approx(alone.test_error, abs=3.0 * found.quadrature_error)
+    assert found[1].teacher_cosine == pytest.approx(1.0, abs=1e-5)  # the noise of nodes
