@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numerics.classes.channel import Averages, Channel
-from numerics.classes.prior import Conjugates
+from numerics.classes.prior import Conjugates, in_own_units
 
 Array = NDArray[np.float64]
 
@@ -90,8 +90,6 @@ class Controls:
 
 def _inverse(matrix: Array) -> Array:
     """Of a positive semi-definite matrix, where it is not singular."""
-    size = np.sqrt(np.clip(np.diag(matrix), 0.0, None))
-    size = np.where(size > 0.0, size, 1.0)
-    values, vectors = np.linalg.eigh(matrix / np.outer(size, size))
+    size, values, vectors = in_own_units(matrix)
     values = np.where(values > _DEPENDENT * values[-1], values, np.inf)
     return (vectors / values) @ vectors.T / np.outer(size, size)

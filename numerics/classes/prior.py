@@ -266,11 +266,16 @@ def _whole(rows: Sequence[Array]) -> Array:
     return whole
 
 
-def _root(matrix: Array) -> Array:
-    """R with R R^T a positive semi-definite matrix, to the accuracy of each of its diagonal entries."""
+def in_own_units(matrix: Array) -> tuple[Array, Array, Array]:
+    """Sizes of the coordinates of a positive semi-definite matrix, and eigenvalues and vectors of it in these units."""
     size = np.sqrt(np.clip(np.diag(matrix), 0.0, None))
     size = np.where(size > 0.0, size, 1.0)
-    values, vectors = np.linalg.eigh(matrix / np.outer(size, size))
+    return size, *np.linalg.eigh(matrix / np.outer(size, size))
+
+
+def _root(matrix: Array) -> Array:
+    """R with R R^T a positive semi-definite matrix, to the accuracy of each of its diagonal entries."""
+    size, values, vectors = in_own_units(matrix)
     return size[:, None] * vectors * np.sqrt(np.clip(values, 0.0, None))
 
 

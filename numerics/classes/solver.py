@@ -171,14 +171,14 @@ class Walk:
             return max(self.level, 0)  # widths are known only now
         return next_level(d * (stages - paired), self.level, error, wanted, self.widths.widest, paired)
 
-    def _equations(self) -> StageEquations:
+    def _equations(self, *, controlled: bool = True) -> StageEquations:
+        """Of the next stage, with control variates unless it repeats an earlier one."""
         number = len(self.points) + 1
+        controlled = controlled and not self._is_repeated(number)
         pinned = tuple(loss.pinned for loss in self.losses[:number]) if self.d == self.data.classes_count else None
         space = invariants(self.permutations, self.data.classes_count, number - 1, pinned)
-        equations = StageEquations(self.channel(number), self.prior, self.stages[number - 1].ridge, self.blocks, space)
-        if self._is_repeated(number):
-            equations.controls = None
-        return equations
+        ridge = self.stages[number - 1].ridge
+        return StageEquations(self.channel(number), self.prior, ridge, self.blocks, space, controlled=controlled)
 
     def _is_repeated(self, number: int) -> bool:
         """Whether an earlier stage is the same: nothing is new in its weights then, and control variates leave no noise at all, of
@@ -257,9 +257,7 @@ class Walk:
         """The same chain after one Newton step on other nodes; None if that cannot be done."""
         other = Walk(self.data, self.stages, self.level, scramble, self.fields)
         for point, found in zip(self.points, self.found, strict=True):
-            equations = other._equations()
-            if point.conjugates.explained is None:
-                equations.controls = None
+            equations = other._equations(controlled=point.conjugates.explained is not None)
             try:
                 blocks = newton_step(equations, found)
             except np.linalg.LinAlgError:

@@ -64,11 +64,14 @@ class StageEquations:
     earlier : sequence of StageBlocks
     space : array, shape (unknowns, n), optional
         Orthonormal columns that span the unknowns that may move (:func:`numerics.classes.symmetry.invariants`).
+    controlled : bool
+        Whether forces of earlier stages are control variates (:mod:`numerics.classes.controls`).
     """
 
     def __init__(
-        self, channel: Channel, prior: Prior, ridge: float, earlier: Sequence[StageBlocks], space: Array | None = None
-    ) -> None:
+        self, channel: Channel, prior: Prior, ridge: float, earlier: Sequence[StageBlocks], space: Array | None = None,
+        *, controlled: bool = True,
+    ) -> None:  # fmt: skip
         self.channel, self.prior, self.ridge, self.earlier = channel, prior, ridge, earlier
         self.t = channel.t
         self.d, self.k = channel.basis.shape
@@ -79,7 +82,7 @@ class StageEquations:
         # The mean of logits may hardly vary and have a bias all the same.
         self.carries_bias = not channel.losses[-1].free
         rows = [blocks.cholesky for blocks in earlier]
-        self.controls = Controls(prior.conjugates[: self.t - 1], rows, channel) if rows else None
+        self.controls = Controls(prior.conjugates[: self.t - 1], rows, channel) if rows and controlled else None
 
     # The two halves.
 
