@@ -68,7 +68,12 @@ class Walk:
         stage = self.chain[number - 1]
         nodes = [found.of(part, stage.sets) for found, part in zip(self.nodes, self.data.parts, strict=True)]
         accuracy = Accuracy(
-            self.settings.field_step * self.level.factor, self.level.tail, self.settings.newton_tolerance, 1, True
+            self.settings.field_step * self.level.factor,
+            self.level.tail,
+            self.settings.newton_tolerance,
+            1,
+            True,
+            np.empty(0),
         )
         return StageEquations(stage, nodes, self.prior, [found.x for found in self.found], accuracy)
 

@@ -1,4 +1,4 @@
-"""Newton's method with short steps where they are too long, ended by small steps or by their noise."""
+"""Newton's method with short steps where they are too long, ended by small steps, by their fall, or by their noise."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ _NOISE = 1e-6  # steps this small that no longer shrink are rounding errors
 _NOISY_STEPS = 3  # of which so many are made, lest one was chance
 _SHRINKING = 0.5
 _RESIDUAL_PER_STEP = 2.0  # how much larger the residual may be than the step that ends the iteration
+_FALLING = 0.1  # of a step to the one before, below which what comes next is known from both
+_LEAST_FALL = 1e-5  # of the next step, whatever they say: derivatives of a rule, and rounding
+_TRUSTED = 10.0  # times the next step: what an iteration that does not make it may leave
+_YOUNG = 10  # iterations: later ones are not that simple
 
 
 def newton_of(evaluate, advance):
@@ -26,17 +30,19 @@ def newton_of(evaluate, advance):
     Parameters
     ----------
     evaluate : function ``(problem, memory, state, x) -> state``
-        Fills ``memory.residual`` (n,), ``memory.jacobian`` (n, n) and ``memory.sizes`` (3, n), in whose units residual and steps
-        are judged, infinite where they are not.  The state, which is handed on, says whether they are ``finite``, and the
-        ``defect`` of the evaluation.
+        Fills ``memory.residual`` (n,), ``memory.jacobian`` (n, n), which is exact, and ``memory.sizes`` (3, n), in whose units
+        residual and steps are judged, infinite where they are not.  The state, which is handed on, says whether they are
+        ``finite``, and the ``defect`` of the evaluation.
     advance : function ``(problem, x, move, damping)``
         Adds the damped move to ``x``, where ``x`` may be.
     accuracy
-        ``tolerance`` of the last step, and ``max_iterations``.
+        ``tolerance`` of the last step, or of the next one, where the fall of those before says what it would be; and
+        ``max_iterations``.
 
     Returns
     -------
     numerics.driver.outcome.Outcome
+        If it converged, ``memory.residual`` is the last move.
     """
 
     @njit(**GENERIC)
@@ -81,9 +87,16 @@ def newton_of(evaluate, advance):
             advance(problem, x, move, cap / largest if largest > cap else 1.0)
             if last_step < _NOISE and last_step > _SHRINKING * previous_step:
                 noisy_steps += 1
-            small_enough = last_step < accuracy.tolerance and residual < _RESIDUAL_PER_STEP * accuracy.tolerance
-            if small_enough or noisy_steps >= _NOISY_STEPS:
-                return Outcome(Status.CONVERGED.value, iteration, residual, last_step, state.defect)
+            # Steps fall quadratically, s_3 / s_2 = (s_2 / s_1)^2: the last one need not be made to know how small it would be.
+            left = 1.0
+            if iteration <= _YOUNG and largest <= cap and last_step < _FALLING * previous_step < np.inf:
+                left = _TRUSTED * max((last_step / previous_step) ** 2, _LEAST_FALL)
+            enough = left * last_step < accuracy.tolerance and left * residual < _RESIDUAL_PER_STEP * accuracy.tolerance
+            left = left if enough else 1.0
+            if enough or noisy_steps >= _NOISY_STEPS:
+                for r in range(n):
+                    values[r] = move[r]
+                return Outcome(Status.CONVERGED.value, iteration, left * residual, last_step, state.defect)
         return Outcome(Status.TOO_MANY_ITERATIONS.value, accuracy.max_iterations, residual, last_step, state.defect)
 
     return newton

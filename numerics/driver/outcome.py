@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
         Iterations are evaluations.
     residual : float
         Undamped, scaled residual before the last step: the largest change that one more plain iteration would make, relative to
-        the size of each unknown.
+        the size of each unknown.  Where the fall of the steps says what it is after it, that, with a margin.
     last_step : float
         Size of the last step, scaled likewise.
     defect : float

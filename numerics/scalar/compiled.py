@@ -42,6 +42,7 @@ _chain = Deferred("numerics.scalar.kernels.chain")
 _SEPARATOR_RIDGE = 1e-5  # that gives its cosines with earlier stages
 _LEAST_RESPONSE = 1e-12  # that a separator starts from
 _OF_DATA, _OF_GROUPS = len(layout.Data._fields), len(layout.Groups._fields) - 1
+_NOTHING_KEPT = np.empty(0)
 _KINDS = {MINIMUM_NORM: layout.MINIMUM_NORM, MAX_MARGIN: layout.MAX_MARGIN}
 
 
@@ -205,12 +206,12 @@ def solve_stage(
 
 def one_step(step: float, tail: float, *, sharing: bool = True) -> layout.Accuracy:
     """A single Newton step, for what it evaluates; ``sharing``: whether nodes may share points where the loss allows it."""
-    return layout.Accuracy(step, tail, 0.0, 1, sharing)
+    return layout.Accuracy(step, tail, 0.0, 1, sharing, _NOTHING_KEPT)
 
 
 def accuracy_of(settings: Settings, step: float) -> layout.Accuracy:
     """Newton's method until its tolerance."""
-    return layout.Accuracy(step, settings.tail, settings.newton_tolerance, settings.max_iterations, True)
+    return layout.Accuracy(step, settings.tail, settings.newton_tolerance, settings.max_iterations, True, _NOTHING_KEPT)
 
 
 def _targets(points: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

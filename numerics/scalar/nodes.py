@@ -41,7 +41,9 @@ def extend(
     field = _entries.field_of if training else _entries.field_of_fresh
     trained = [int(found.name in stage.sets) for found in data.sets] if training else [1]
     sharpness = layout.Sharpness(sharpness.direction, math.sqrt(data.variance) * sharpness.pull)
-    rule = layout.Rule(step, _grid.MAP_TOLERANCE, True, True, sharpness, np.ascontiguousarray(extra, dtype=float))
+    rule = layout.Rule(
+        step, _grid.MAP_TOLERANCE, True, True, sharpness, np.ascontiguousarray(extra, dtype=float), np.empty(0)
+    )
     compiled = compiled_stage(structural_loss(stage), point.earlier + 1, point.limit if training else None)
     found, defect = _entries.nodes_after(
         compiled, nodes, field(layout.unpack(point.unknowns), data.variance),

@@ -16,7 +16,7 @@ from numba.typed import List
 
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
-from numerics.codegen.room import entry, integer_part, part, part_matrix
+from numerics.codegen.room import PART, entry, integer_part, part, part_matrix
 from numerics.driver.continuation import MOST_POINTS, extrapolate
 from numerics.driver.outcome import OUTCOME, Outcome, Status
 from numerics.driver.refine import FAILED, KEPT, SOLVED, least_gain, refine_of
@@ -26,6 +26,7 @@ from numerics.scalar.kernels.guess import (
     place_vanishing,
     response_at_rest,
 )
+from numerics.scalar.kernels.kept import OF_TRAINING, forget_grids, kept_at, room_of_grids
 from numerics.scalar.kernels.layout import (
     ALL_STATES,
     GIVEN,
@@ -65,6 +66,9 @@ _RESOLVED_NORM = 1e-9  # over the norm of a stage: share of V_tt to which roundi
 _COARSE_TAIL = 1e-8
 _COARSE_ROWS = 256  # fixed directions of a rough solution
 _CHECK_TAIL = 100.0  # times the tail of the level that is checked
+_MARGIN_ON_A_CURVE = (
+    2.5  # in widths of a field: how much further grids go than they need to, so that the next point can use them
+)
 _SAFETY = 2.0
 _SEQUENCE_SAFETY = 4.0  # error of a sequence of directions over its change at the last doubling
 _TAIL_REFINEMENT = 0.1  # from one level to the next, so that the error estimate sees what is cut off
@@ -105,17 +109,20 @@ def keep(states, t, x, outcome):
     states.defect[t] = outcome.defect
 
 
-@njit(types.int64(STRUCTURE, POINT, SETTINGS, LEVEL, STATES), **INNER)
-def solve_level(structure, point, settings, level, states):
-    """All stages at one quadrature level; returns how many converged (it stops at the first that does not)."""
+@njit(types.int64(STRUCTURE, POINT, SETTINGS, LEVEL, STATES, FloatArray), **INNER)
+def solve_level(structure, point, settings, level, states, grids):
+    """All stages at one quadrature level; returns how many converged (it stops at the first that does not).
+
+    ``grids``, if not empty, has room for those of all stages, which are used again.
+    """
     training = point.training
     n_stages = training.kind.size
     progress, known = begin(point, level), nothing_known(point)
-    accuracy = Accuracy(
-        settings.field_step * level.factor, level.tail, level.tolerance, 1 if level.check else settings.max_iterations,
-        sharing(structure),
-    )  # fmt: skip
     for t in range(n_stages):
+        accuracy = Accuracy(
+            settings.field_step * level.factor, level.tail, level.tolerance, 1 if level.check else settings.max_iterations,
+            sharing(structure), kept_at(grids, t, OF_TRAINING),
+        )  # fmt: skip
         size = 2 * t + 4
         kind = training.kind[t]
         problem = next_problem(structure, point, progress, known)
@@ -147,7 +154,7 @@ def solve_level(structure, point, settings, level, states):
             return t
         if t + 1 == n_stages:
             break
-        progress = after_stage(structure, point, settings, level, progress, known, states)
+        progress = after_stage(structure, point, settings, level, progress, known, states, grids)
         if progress.bytes_needed > settings.memory:
             states.status[t + 1] = Status.TOO_LARGE.value
             states.defect[t + 1] = progress.bytes_needed
@@ -220,14 +227,16 @@ def displaced(unknowns, trial, out):
 
 
 class Solving(NamedTuple):
-    """Its stages, those of the level before, and of a check, which has ``other`` unknowns."""
+    """Its stages, those of the level before, and of a check; ``grids`` of the first level and of its check that are kept."""
 
     states: States
     before: np.ndarray
     check: States
+    grids: np.ndarray
+    check_grids: np.ndarray
 
 
-SOLVING = record(Solving, STATES, Matrix, STATES)
+SOLVING = record(Solving, STATES, Matrix, STATES, PART, PART)
 
 
 @njit(types.void(Matrix, Matrix), **INNER)
@@ -244,7 +253,8 @@ def solve_chain(chain, solving, level):
     states = solving.states
     n_stages = states.status.size
     copy(states.unknowns, solving.before)
-    solved = solve_level(chain.structure, chain.point, chain.settings, level, states)
+    grids = part(solving.grids, 0, solving.grids.size if level.number == 0 else 0)
+    solved = solve_level(chain.structure, chain.point, chain.settings, level, states, grids)
     for t in range(solved):
         states.started[t] = 1
     if solved == n_stages:
@@ -283,7 +293,7 @@ def estimate(chain, solving, level):
         copy(states.unknowns, solving.check.unknowns)
         coarser = level.factor * settings.check_factor if level.rows == 0 else level.factor
         other = Level(0, level.rows // 2, coarser, level.tail * _CHECK_TAIL, 0.0, True)
-        if solve_level(structure, chain.point, settings, other, solving.check) < n_stages:
+        if solve_level(structure, chain.point, settings, other, solving.check, solving.check_grids) < n_stages:
             return np.inf
         error = largest_change(chain, solving.check.unknowns, states)
         if level.rows == 0:
@@ -319,7 +329,7 @@ def error_of_rounding(chain, solving, level):
     error = 0.0
     for trial in range(_ROUNDING_TRIALS):
         displaced(states.unknowns, trial, check.unknowns)
-        solved = solve_level(chain.structure, chain.point, chain.settings, again, check)
+        solved = solve_level(chain.structure, chain.point, chain.settings, again, check, part(solving.grids, 0, 0))
         if trial == 0:
             copy(check.unknowns, solving.before)
         elif solved == states.status.size:
@@ -402,9 +412,18 @@ def solve_points(structure, points, settings, position, continued, states, vecto
     n_points, n_stages, width = states.unknowns.shape
     before, other = np.zeros((n_stages, width)), np.zeros((n_stages, width))
     room = np.empty(n_stages * (5 + 2 * width))
+    on_a_curve = continued and n_points > 1
+    size = room_of_grids(n_stages)
+    grids = np.empty(2 * size if on_a_curve else size)
+    forget_grids(grids, _MARGIN_ON_A_CURVE if on_a_curve else 0.0)
     for i in range(n_points):
         point, its = point_at(points, i), states_at(states, i)
-        chain, solving = Chain(structure, point, settings), Solving(its, before, states_beside(its, other, room))
+        chain = Chain(structure, point, settings)
+        solving = Solving(
+            its, before, states_beside(its, other, room), part(grids, 0, size), part(grids, grids.size - size, size)
+        )  # fmt: skip
+        if not on_a_curve:
+            forget_grids(grids, 0.0)
         warm = False
         for t in range(n_stages):
             warm = warm or its.started[t] == 1
@@ -429,7 +448,7 @@ def solve_points(structure, points, settings, position, continued, states, vecto
             coarse = Level(
                 0, min(rows, _COARSE_ROWS), settings.coarse_factor, _COARSE_TAIL, settings.coarse_tolerance, False
             )
-            for t in range(solve_level(structure, point, settings, coarse, its)):
+            for t in range(solve_level(structure, point, settings, coarse, its, part(grids, 0, size))):
                 its.started[t] = 1
         level = Level(0, rows, 1.0, settings.tail, settings.newton_tolerance, False)
         ending, number, level, error = _refine(chain, solving, level, settings)

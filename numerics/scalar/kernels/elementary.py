@@ -66,7 +66,7 @@ _LOWEST_EXPONENT = -708.0  # exp below this is not a normal number, and 0 for ou
 
 
 @intrinsic
-def _bits_of(typing_context, value):
+def bits_of(typing_context, value):
     """Reinterpret a float64 as int64."""
 
     def build(context, builder, signature, arguments):
@@ -117,14 +117,14 @@ def exp_nonpositive(x):
     p8 = (2.48015873015873e-5 + 2.7557319223985893e-6 * r) + (2.755731922398589e-7 + 2.505210838544172e-8 * r) * r2
     p12 = 2.08767569878681e-9 + 1.6059043836821613e-10 * r
     p = p0 + r4 * (p4 + r4 * (p8 + r4 * p12))
-    value = p * _float_of((_bits_of(shifted) + _EXPONENT_BIAS) << _MANTISSA_BITS)
+    value = p * _float_of((bits_of(shifted) + _EXPONENT_BIAS) << _MANTISSA_BITS)
     return value if x >= _LOWEST_EXPONENT else 0.0
 
 
 @njit(types.float64(types.float64), **OPTIONS)
 def log_positive(x):
     """``log(x)`` for normal numbers ``x > 0``, to a few units of rounding of 1, without a library call or a branch."""
-    bits = _bits_of(x)
+    bits = bits_of(x)
     # From sqrt(1/2) on: the exponent is that of x over the root, and what is left is between it and twice it.
     exponent = (bits - _HALF_ROOT_BITS) >> _MANTISSA_BITS
     m = _float_of(bits - (exponent << _MANTISSA_BITS))
@@ -193,43 +193,46 @@ def lu_solve(matrix, pivots, vector):
         vector[i] /= matrix[i, i]
 
 
-@njit(types.void(FloatArray, IntArray), **PLAIN)
-def argsort(keys, order):
-    """Indices that sort ``keys``.  ``order`` holds a permutation: repairing it is quick if it is nearly right; else heap sort."""
+@njit(types.int64(FloatArray, IntArray, types.int64), **LEAF)
+def end_of_run(keys, order, begin):
+    """Where the keys, in an order, first fall after ``begin``."""
+    end = begin + 1
+    while end < order.size and not keys[order[end]] < keys[order[end - 1]]:
+        end += 1
+    return end
+
+
+@njit(types.void(FloatArray, IntArray, IntArray), **PLAIN)
+def argsort(keys, order, other):
+    """Indices that sort ``keys``, by merging runs that rise: quick where ``order``, which holds a permutation, has few of them.
+
+    ``other`` is as large, to work with.
+    """
     n = keys.size
-    allowed = 4 * n
-    repaired = True
-    for k in range(1, n):
-        moving = order[k]
-        key = keys[moving]
-        place = k
-        while place > 0 and keys[order[place - 1]] > key:
-            order[place] = order[place - 1]
-            place -= 1
-        order[place] = moving
-        allowed -= k - place
-        if allowed < 0:
-            repaired = False
-            break
-    if repaired:
-        return
-    for i in range(n):
-        order[i] = i
-    for phase in range(2):
-        first, last = (n // 2 - 1, -1) if phase == 0 else (n - 1, 0)
-        for position in range(first, last, -1):
-            root, end = position, n
-            if phase == 1:
-                order[0], order[position] = order[position], order[0]
-                root, end = 0, position
-            while 2 * root + 1 < end:
-                child = 2 * root + 1
-                if child + 1 < end and keys[order[child + 1]] > keys[order[child]]:
-                    child += 1
-                if keys[order[child]] <= keys[order[root]]:
-                    break
-                order[root], order[child] = order[child], order[root]
-                root = child
+    if n > 1 and keys[order[n - 1]] < keys[order[0]]:
+        for k in range(n // 2):
+            order[k], order[n - 1 - k] = order[n - 1 - k], order[k]
+    for _ in range(n):
+        pairs = 0
+        end = 0
+        while end < n:
+            begin = left = end
+            middle = right = end_of_run(keys, order, begin)
+            if middle == n and begin == 0:
+                return
+            end = end_of_run(keys, order, middle) if middle < n else n
+            pairs += 1
+            for place in range(begin, end):
+                if right == end or (left < middle and not keys[order[right]] < keys[order[left]]):
+                    other[place] = order[left]
+                    left += 1
+                else:
+                    other[place] = order[right]
+                    right += 1
+        for place in range(n):
+            order[place] = other[place]
+        if pairs == 1:
+            return
 
 
 @njit(types.void(FloatArray, Matrix, Matrix), **PLAIN)

@@ -15,6 +15,7 @@ Bends that ``theory`` cannot read off (powers, functions of functions) are searc
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import types
@@ -29,10 +30,27 @@ from numerics.scalar.kernels.elementary import (
     SEARCHED,
     SHARED,
     FloatArray,
+    IntArray,
     Matrix,
     address,
     argsort,
+    bits_of,
     log_positive,
+)
+from numerics.scalar.kernels.kept import (
+    MOST_POINTS,
+    STEEP,
+    TRAIL,
+    Trail,
+    end_run,
+    grid_suits,
+    is_covered,
+    keep_grid,
+    kept_run,
+    margin_of,
+    number_of_runs,
+    table_of_kept,
+    trail_of,
 )
 from numerics.scalar.kernels.layout import (
     FIELD,
@@ -50,6 +68,7 @@ from numerics.scalar.kernels.layout import (
     as_integers,
     cut,
     new_room,
+    record,
 )
 from numerics.scalar.kernels.panels import panels, reach_of
 from numerics.scalar.kernels.proximal import (
@@ -74,13 +93,14 @@ MARGIN = 0.5  # in widths, so that a grid whose nodes drift a little still cover
 _KINK_WIDTH = 3.0
 _KINK_POINTS = 3.0
 _JUMP_POINTS = 2.5
-_STEEP = 4.0  # widths of a field over the scale of a target, from which on more than its bend itself is resolved
 MAP_TOLERANCE = 1e-6  # in t; the correction that follows leaves its cube in the position, its square in the weight
 _ROUGH_STRIDE = 3.0  # steps of t from one rough point to the next
 _LARGEST_ADVANCE, _FAR_ADVANCE = 2.0, 8.0  # strides, above which a rough point is too far, and much too far
 _ROUGH_POINTS = 40
+_ROUGH_ROOM = 14  # rows of points and of work
 _MOST_BETWEEN = 256  # not less than a stride of steps for each advance of rough points
 _PASSES = 3  # of points that are corrected all together
+_SIGN = 63  # where the bit of a double is, shifted by which it is -1 or 0
 _LOGARITHMS = 8  # of as many kinks at most is taken one logarithm
 _TINY = 1e-300
 _SHARING_PAYS = 0.9  # fraction of the separate lengths above which every node gets its own points
@@ -165,7 +185,7 @@ def find_kinks(field, found, rule, kinks):
         amount *= min(max((field.sigma / scale - 0.5) / 3.5, 0.0), 1.0)
         if amount > 0.0:
             width = _KINK_WIDTH
-            steep = min(max((field.sigma / scale - _STEEP) / _STEEP, 0.0), 1.0)
+            steep = min(max((field.sigma / scale - STEEP) / STEEP, 0.0), 1.0)
             if steep > 0.0 and not jump:
                 width = max(width, steep * reach_of(scale, rule.sharpness.pull) / scale)
             kinks[n, POSITION] = extra[k, POSITION]
@@ -298,10 +318,10 @@ def points_in_the_field(sample, field, table, count, reach, h_centre, centre, sc
 # Points one step of t apart: rough ones by the derivatives of h(t), the wanted ones between them, all at once.
 
 
-@njit(types.UniTuple(types.int64, 2)(SAMPLE, FIELD, Matrix, types.float64, types.float64, FloatArray, Matrix), **PLAIN)
-def sketch(sample, field, kinks, limit, stride, slope, rough):
-    """Go on from the first of ``rough`` points (rows ``AT``, ``PLACE``, ``RATE``, ``BEND``: t, h, dh/dt, d2h/dt2), about one
-    stride of t at a time, until P passes ``limit``.
+@njit(types.UniTuple(types.int64, 2)(SAMPLE, FIELD, Matrix, types.float64, types.float64, Matrix, types.int64), **PLAIN)
+def sketch(sample, field, kinks, limit, stride, rough, known):
+    """Go on from the last of the ``known`` of ``rough`` points (rows ``AT``, ``PLACE``, ``RATE``, ``BEND``: t, h, dh/dt, d2h/dt2),
+    about one stride of t at a time, until P passes ``limit``.
 
     Returns
     -------
@@ -309,13 +329,14 @@ def sketch(sample, field, kinks, limit, stride, slope, rough):
     """
     gamma, branch = field.gamma, sample.branch
     direction = 1.0 if stride > 0.0 else -1.0
-    h = rough[PLACE, 0]
+    slope = stack(4)
+    h = rough[PLACE, known - 1]
     slopes_at(sample, h, slope)
     place = h + gamma * slope[branch]
     t, dt, ddt = mapped(h, field, slope, branch, kinks)
-    rough[AT, 0], rough[RATE, 0], rough[BEND, 0] = t, 1.0 / dt, -ddt / (dt * dt * dt)
+    rough[AT, known - 1], rough[RATE, known - 1], rough[BEND, known - 1] = t, 1.0 / dt, -ddt / (dt * dt * dt)
     third = 0.0
-    for n in range(1, rough.shape[1] + 1):
+    for n in range(known, rough.shape[1] + 1):
         if not direction * (place - limit) < 0.0:
             return n, 0
         if n == rough.shape[1]:
@@ -483,23 +504,73 @@ def settle(sample, field, rule, kinks, rough, n, points, work):
             break
 
 
-@njit(
-    types.int64(SAMPLE, FIELD, RULE, Matrix, TABLE, types.float64, types.float64, types.float64), **PLAIN
-)  # fmt: skip
-def add_points(sample, field, rule, kinks, table, h, limit, direction):
+class Way(NamedTuple):
+    """From h of the first point until P passes the limit, up (1) or down (-1); and the trail of an older grid."""
+
+    h: float
+    limit: float
+    direction: float
+    trail: Trail
+
+
+WAY = record(Way, types.float64, types.float64, types.float64, TRAIL)
+
+
+@njit(types.UniTuple(types.int64, 2)(SAMPLE, FIELD, Matrix, WAY, types.float64, Matrix, Matrix), **PLAIN)
+def follow_trail(sample, field, kinks, way, stride, rough, room):
+    """Go on from the first of ``rough`` points, as :func:`sketch` does, by points of a trail, as far as these are no further apart.
+
+    Rows of ``room`` are those of points, then those of work.
+    """
+    direction, row, width = way.direction, LOW + sample.branch, room.shape[1]
+    points, work = part_matrix(room, 0, POINT_ROWS, width), part_matrix(room, POINT_ROWS * width, WORK_ROWS, width)
+    places = way.trail.places
+    last = points[H, 0] = rough[PLACE, 0]
+    n = 1
+    for k in range(0, places.size, way.trail.stride):
+        if n < width and direction * (places[k] - last) > 0.0:
+            last = points[H, n] = places[k]
+            n += 1
+    if n == 1:
+        return 1, 1
+    sample.along(
+        n, sample.label, sample.logits, sample.parameters, address(points, H * width), address(points, LOW * width),
+        address(points, HIGH * width), address(points, CURVATURE * width), address(points, THIRD * width),
+    )  # fmt: skip
+    map_points(n, field, kinks, points, work, row)
+    before = -direction * np.inf
+    for k in range(n):
+        place, dt = points[H, k] + field.gamma * points[row, k], work[RATE, k]
+        advance = (work[AT, k] - work[AT, k - 1]) / stride if k > 0 else 1.0
+        if not (0.0 < advance < _LARGEST_ADVANCE and direction * (place - before) > 0.0):
+            return k, 1
+        before = place
+        rough[AT, k], rough[PLACE, k], rough[RATE, k] = work[AT, k], points[H, k], 1.0 / dt
+        rough[BEND, k] = -work[BEND, k] / (dt * dt * dt)
+        if k > 0 and direction * (place - way.limit) >= 0.0:
+            return k + 1, 0
+    return n, 1
+
+
+@njit(types.int64(SAMPLE, FIELD, RULE, Matrix, TABLE, WAY), **PLAIN)
+def add_points(sample, field, rule, kinks, table, way):
     """As :func:`march`, where there is room: number of points used then; -1 if there is no room for these, and some to pad."""
     found, used = table.points, table.used
-    gamma, row = field.gamma, LOW + sample.branch
+    gamma, row, direction, limit = field.gamma, LOW + sample.branch, way.direction, way.limit
     step = direction * rule.step
+    stride = _ROUGH_STRIDE * step
     rough, points = stack_matrix(4, _ROUGH_POINTS), stack_matrix(POINT_ROWS, _MOST_BETWEEN)
-    work = stack_matrix(WORK_ROWS, _MOST_BETWEEN)
-    rough[PLACE, 0] = h
+    work, room = stack_matrix(WORK_ROWS, _MOST_BETWEEN), stack_matrix(_ROUGH_ROOM, _ROUGH_POINTS)
+    # A step of t is not more than one of P over sigma: so the first point past the limit is before the last rough one.
+    beyond = Way(way.h, limit + field.sigma * step, direction, Trail(owned(way.trail.places), way.trail.stride))
+    rough[PLACE, 0] = way.h
     place = -direction * np.inf
     goal = np.nan
     more = 1
     while more == 1:
-        # A step of t is not more than one of P over sigma: so the first point past the limit is before the last rough one.
-        count, more = sketch(sample, field, kinks, limit + field.sigma * step, _ROUGH_STRIDE * step, work[SLOPE], rough)
+        count, more = follow_trail(sample, field, kinks, beyond, stride, rough, room)
+        if more == 1:
+            count, more = sketch(sample, field, kinks, beyond.limit, stride, rough, max(count, 1))
         if math.isnan(goal):
             goal = rough[AT, 0] if direction > 0.0 else rough[AT, 0] + step
         n = between_rough(rough, count, goal, step, points, work)
@@ -521,17 +592,15 @@ def add_points(sample, field, rule, kinks, table, h, limit, direction):
     return used
 
 
-@njit(
-    TABLE(SAMPLE, FIELD, RULE, Matrix, TABLE, types.float64, types.float64, types.float64), **INNER
-)  # fmt: skip
-def march(sample, field, rule, kinks, table, h, limit, direction):
-    """Add points from ``h`` on, one step of t each, until P passes ``limit``; upwards with that at h, downwards without."""
-    used = add_points(sample, field, rule, kinks, table, h, limit, direction)
+@njit(TABLE(SAMPLE, FIELD, RULE, Matrix, TABLE, WAY), **INNER)
+def march(sample, field, rule, kinks, table, way):
+    """Add points along a way, one step of t each; upwards with that at its beginning, downwards without."""
+    used = add_points(sample, field, rule, kinks, table, way)
     if used >= 0:
         return Table(owned(table.points), used)
     larger = with_room(table, table.points.shape[1] - table.used + 1)
     while True:
-        used = add_points(sample, field, rule, kinks, larger, h, limit, direction)
+        used = add_points(sample, field, rule, kinks, larger, way)
         if used >= 0:
             return Table(larger.points, used)
         larger = with_room(larger, larger.points.shape[1] - larger.used + 1)
@@ -590,45 +659,119 @@ def samples_between(samples, low, high):
     )  # fmt: skip
 
 
-@njit(
-    types.void(SAMPLES, FIELD, TABLE, types.int64, types.int64, types.int64), **PLAIN
-)  # fmt: skip
-def locate(samples, field, table, begun, first_rank, last_rank):
-    """Range of the points from ``begun`` on inside the width of each node of a run of the order.
+@njit(types.void(FIELD, TABLE, types.int64, FloatArray), noalias=True, **PLAIN)
+def places_in_p(field, table, begun, places):
+    """P of the points from ``begun`` on, measured on branch 0, then on branch 1."""
+    points, gamma, n = table.points, field.gamma, table.used - begun
+    for branch in range(2):
+        for j in range(np.uint64(n)):
+            places[branch * n + j] = points[H, begun + j] + gamma * points[LOW + branch, begun + j]
 
-    P increases along the points, and from node to node the ranges move little: they are found by walking on.
+
+@njit(types.int64(FloatArray, types.int64, types.int64, types.float64), **LEAF)
+def first_from(places, first, count, goal):
+    """How many of the ``count`` places from ``first`` on, which rise, are below ``goal``.
+
+    Bisected by the signs of differences, without a branch, so that the searches of many nodes overlap.
     """
-    points, last = table
-    sigma, gamma = field.sigma, field.gamma
-    low = high = begun
-    for rank in range(first_rank, last_rank):
-        i = samples.order[rank]
-        reach = samples.reach[i] * sigma
-        if reach == 0.0:
-            samples.start[i] = samples.stop[i] = begun
-            continue
-        row = LOW + samples.branch[i]
-        goal = samples.centre[i] - reach
-        while low < last and points[H, low] + gamma * points[row, low] < goal:
-            low += 1
-        while low > begun and points[H, low - 1] + gamma * points[row, low - 1] >= goal:
-            low -= 1
-        goal = samples.centre[i] + reach
-        while high < last and points[H, high] + gamma * points[row, high] < goal:
-            high += 1
-        while high > begun and points[H, high - 1] + gamma * points[row, high - 1] >= goal:
-            high -= 1
-        # Whole vectors: later points if there are any, else earlier ones; both only refine the tails.
-        lacking = -(high - low) % LANES
-        later = min(lacking, last - high)
-        samples.stop[i] = high + later
-        samples.start[i] = max(begun, low - (lacking - later))
+    here, left = first, count
+    while left > 1:
+        half = left >> 1
+        here += half & (bits_of(places[np.uint64(here + half - 1)] - goal) >> _SIGN)
+        left -= half
+    return here - first - (bits_of(places[np.uint64(here)] - goal) >> _SIGN if left == 1 else 0)
 
 
-@njit(types.boolean(SAMPLES, FIELD, RULE, FloatArray), **PLAIN)
-def sharing_pays(samples, field, rule, low):
+@njit(types.UniTuple(types.int64, 2)(FloatArray, types.int64, types.float64, types.float64), **LEAF)
+def within(places, branch, low, high):
+    """First and last of the points from ``low`` to ``high`` in P on a branch, in whole vectors; see :func:`places_in_p`."""
+    n = places.size // 2
+    start, stop = first_from(places, n * branch, n, low), first_from(places, n * branch, n, high)
+    # Later points if there are any, else earlier ones; both only refine the tails.
+    lacking = -(stop - start) % LANES
+    later = min(lacking, n - stop)
+    return max(0, start - (lacking - later)), stop + later
+
+
+@njit(types.boolean(SAMPLES, FIELD, RULE, TABLE), **PLAIN)
+def are_theirs(samples, field, rule, table):
+    """Let each node have the points that a node of its number had, if they cover its Gaussian; false if some do not."""
+    for i in range(samples.labels.size):
+        samples.start[i] = samples.stop[i] = 0
+        if samples.reach[i] > 0.0:
+            first, end = kept_run(rule, i)
+            half = samples.reach[i] * field.sigma
+            low, high = samples.centre[i] - half, samples.centre[i] + half
+            if not is_covered(field, Table(table.points, end), samples.branch[i], first, low, high):
+                return False
+            samples.start[i], samples.stop[i] = first, end
+    return True
+
+
+class Run(NamedTuple):
+    """Nodes whose ranges overlap: the first and the last one's rank in the order, and from where to where they go in P, on the
+    branch of the first."""
+
+    first: int
+    end: int
+    begin: float
+    limit: float
+
+
+@njit(
+    record(Run, types.int64, types.int64, types.float64, types.float64)(SAMPLES, FIELD, FloatArray, types.int64),
+    **PLAIN,
+)
+def next_run(samples, field, low, rank):
+    """The next run from a rank on; one of no node if there is none.  Ranges begin at ``low`` in P on branch 0."""
+    sigma, order = field.sigma, samples.order
+    while rank < order.size and samples.reach[order[rank]] == 0.0:
+        rank += 1
+    if rank == order.size:
+        return Run(rank, rank, 0.0, 0.0)
+    i = order[rank]
+    begin, limit = samples.centre[i] - samples.reach[i] * sigma, samples.centre[i] + samples.reach[i] * sigma
+    end = low[i] + 2.0 * samples.reach[i] * sigma
+    first = rank
+    rank += 1
+    while rank < order.size and low[order[rank]] <= end:
+        j = order[rank]
+        if samples.reach[j] > 0.0 and low[j] + 2.0 * samples.reach[j] * sigma > end:
+            end = low[j] + 2.0 * samples.reach[j] * sigma
+            limit = end - field.gamma * samples.offset[i]
+        rank += 1
+    return Run(first, rank, begin, limit)
+
+
+@njit(types.boolean(SAMPLES, FIELD, RULE, TABLE), **PLAIN)
+def are_shared(samples, field, rule, table):
+    """Let each node have its range of one of the runs of a table; false if one has none that covers its Gaussian."""
+    room = stack_matrix(2, MOST_POINTS)
+    start, stop, centre, reach, branch = samples.start, samples.stop, samples.centre, samples.reach, samples.branch
+    sigma = field.sigma
+    for i in range(centre.size):
+        start[i] = stop[i] = -1
+    for number in range(number_of_runs(rule)):
+        first, end = kept_run(rule, number)
+        places = part(room, 0, 2 * (end - first))
+        places_in_p(field, Table(table.points, end), first, places)
+        begins, limits = (places[0], places[end - first]), (places[end - first - 1], places[places.size - 1])
+        for i in range(centre.size):
+            low, high = centre[i] - reach[i] * sigma, centre[i] + reach[i] * sigma
+            begin, limit = (begins[1], limits[1]) if branch[i] == 1 else (begins[0], limits[0])
+            if begin <= low and high <= limit and stop[i] < 0:
+                before, after = within(places, branch[i], low, high)
+                start[i], stop[i] = first + before, first + after
+    found = True
+    for i in range(centre.size):
+        found = found and stop[i] >= 0
+    return found
+
+
+@njit(types.boolean(SAMPLES, FIELD, RULE, FloatArray, IntArray), **PLAIN)
+def sharing_pays(samples, field, rule, low, room):
     """Sort the nodes by the ``low`` ends of their ranges in P; whether a grid for all takes fewer points than one for each."""
-    argsort(low, samples.order)
+    argsort(low, samples.order, room)
     covered = 0.0
     alone = 0.0
     end = -np.inf
@@ -672,6 +815,13 @@ def separate_points(loss, samples, field, rule, points, room):
     found, kinks = room_for_bends(loss, rule, room)
     slope = stack(4)
     table = Table(owned(points), 0)
+    if grid_suits(loss, field, rule, False):
+        table = table_of_kept(rule, table)
+        if are_theirs(samples, field, rule, table):
+            return table
+        table = Table(table.points, 0)
+    margin, ends = margin_of(rule) * sigma, stack(16)
+    marched = True
     h = 0.0
     for i in range(samples.labels.size):
         begun = samples.start[i] = table.used
@@ -681,6 +831,7 @@ def separate_points(loss, samples, field, rule, points, room):
             if searched:
                 table = panels(sample, field, rule, table, centre - half, centre + half, h, centre)
                 if table.used > begun:
+                    marched = False
                     h = table.points[H, begun]
                     samples.stop[i] = table.used
                     continue
@@ -705,24 +856,19 @@ def separate_points(loss, samples, field, rule, points, room):
                 while reach > 0.0 and count * step < 2.0 * reach:
                     count += LANES
                 table = with_room(table, count)
+                marched = False
                 if points_in_the_field(sample, field, table, count, reach, h, centre, scale):
                     table = Table(table.points, begun + count)
                     samples.stop[i] = table.used
                     continue
             for side in range(2):
                 direction = 2.0 * side - 1.0
-                table = march(
-                    sample,
-                    field,
-                    rule,
-                    part_matrix(kinks, 0, n_kinks, 3),
-                    table,
-                    h,
-                    centre + direction * half,
-                    direction,
-                )
+                way = Way(h, centre + direction * (half + margin), direction, trail_of(rule, i))
+                table = march(sample, field, rule, part_matrix(kinks, 0, n_kinks, 3), table, way)
             table = Table(table.points, pad(table, begun))
         samples.stop[i] = table.used
+        end_run(ends, i, table.used)
+    keep_grid(loss, field, rule, table, False, samples.labels.size if marched else 0, ends)
     return table
 
 
@@ -739,39 +885,36 @@ def shared_points(loss, samples, field, rule, points, low, room):
     bends_at(loss, any_sample, found)
     n_kinks = find_kinks(field, found, rule, kinks)
     table = Table(owned(points), 0)
+    margin, ends = margin_of(rule) * sigma, stack(16)
     h = 0.0
-    rank = 0
-    while rank < order.size:
-        first_rank = rank
-        i = order[rank]
-        rank += 1
-        if samples.reach[i] == 0.0:
-            continue
-        begin = samples.centre[i] - samples.reach[i] * sigma
-        end = low[i] + 2.0 * samples.reach[i] * sigma
-        limit = samples.centre[i] + samples.reach[i] * sigma
-        while rank < order.size and low[order[rank]] <= end:
-            j = order[rank]
-            if samples.reach[j] > 0.0 and low[j] + 2.0 * samples.reach[j] * sigma > end:
-                end = low[j] + 2.0 * samples.reach[j] * sigma
-                limit = end - gamma * samples.offset[i]
-            rank += 1
+    number = 0
+    run = next_run(samples, field, low, 0)
+    while run.first < run.end:
+        i = order[run.first]
         sample = Sample(
-            any_sample.along,
-            any_sample.slopes,
-            any_sample.label,
-            any_sample.logits,
-            any_sample.parameters,
-            samples.branch[i],
-        )
+            any_sample.along, any_sample.slopes, any_sample.label, any_sample.logits, any_sample.parameters, samples.branch[i]
+        )  # fmt: skip
+        begin, limit = run.begin - margin, run.limit + margin
         h = proximal_point(sample, gamma, begin, h, _PLACE * sigma, slope)
         begun = table.used
         if loss.kind & SEARCHED != 0:
             table = panels(sample, field, rule, table, begin, limit, h, np.nan)
         else:
-            table = march(sample, field, rule, part_matrix(kinks, 0, n_kinks, 3), table, h, limit, 1.0)
+            way = Way(h, limit, 1.0, trail_of(rule, number))
+            table = march(sample, field, rule, part_matrix(kinks, 0, n_kinks, 3), table, way)
             table = Table(table.points, pad(table, begun))
-        locate(samples, field, table, begun, first_rank, rank)
+        places = np.empty(2 * (table.used - begun))
+        places_in_p(field, table, begun, places)
+        for rank in range(run.first, run.end):
+            j = order[rank]
+            half = samples.reach[j] * sigma
+            if half > 0.0:
+                start, stop = within(places, samples.branch[j], samples.centre[j] - half, samples.centre[j] + half)
+                samples.start[j], samples.stop[j] = begun + start, begun + stop
+        end_run(ends, number, table.used)
+        number += 1
+        run = next_run(samples, field, low, run.end)
+    keep_grid(loss, field, rule, table, True, 0 if loss.kind & SEARCHED != 0 else number, ends)
     return table
 
 
@@ -788,15 +931,19 @@ def build_grid(loss, samples, field, rule, points):
     """
     needed, n = room_needed(loss, rule), samples.labels.size
     share = loss.kind & SHARED != 0 and rule.sharing
-    room = np.empty(needed + n)
+    room = np.empty(needed + 2 * n)
     if share and loss.n_bends > 0 and gauss_may_do(loss, rule):
         found, _ = room_for_bends(loss, rule, room)
         bends_at(loss, sample_at(loss, samples, 0), found)
         share = not field.sigma < _OUTER_RATIO * min(smallest_scale(found), finest_scale(rule.extra))
     if share:
-        low = room[needed:]
+        if grid_suits(loss, field, rule, True):
+            table = table_of_kept(rule, Table(owned(points), 0))
+            if are_shared(samples, field, rule, table):
+                return table
+        low = part(room, needed, n)
         for i in range(n):
             low[i] = samples.centre[i] - samples.reach[i] * field.sigma + field.gamma * samples.offset[i]
-        if sharing_pays(samples, field, rule, low):
+        if sharing_pays(samples, field, rule, low, integer_part(room, needed + n, n)):
             return shared_points(loss, samples, field, rule, points, low, room)
     return separate_points(loss, samples, field, rule, points, room)

@@ -430,6 +430,8 @@ class Rule(NamedTuple):
         Of the later stages' dependence on this one, if ``outer``.
     extra : array, shape (e, 2)
         Further (``POSITION``, ``SCALE``) of bends in h to resolve.
+    kept : array
+        Room for a grid that is used again; see :mod:`numerics.scalar.kernels.kept`.  None: empty.
     """
 
     step: float
@@ -438,9 +440,10 @@ class Rule(NamedTuple):
     outer: bool
     sharpness: Sharpness
     extra: np.ndarray
+    kept: np.ndarray
 
 
-RULE = record(Rule, types.float64, types.float64, types.boolean, types.boolean, SHARPNESS, PART_MATRIX)
+RULE = record(Rule, types.float64, types.float64, types.boolean, types.boolean, SHARPNESS, PART_MATRIX, PART)
 
 POSITION, SCALE = 0, 1
 """Columns of ``extra``."""
@@ -579,16 +582,20 @@ PROBLEM = record(Problem, LOSS, EQUATIONS, NODES, Matrix, Matrix, PART, PART, ty
 
 
 class Accuracy(NamedTuple):
-    """How well a stage is solved: trapezoid step, tail cut off, Newton's tolerance and iterations, whether points may be shared."""
+    """How well a stage is solved: trapezoid step, tail cut off, Newton's tolerance and iterations, whether points may be shared.
+
+    ``kept`` is that of :class:`Rule`.
+    """
 
     step: float
     tail: float
     tolerance: float
     max_iterations: int
     sharing: bool
+    kept: np.ndarray
 
 
-ACCURACY = record(Accuracy, types.float64, types.float64, types.float64, types.int64, types.boolean)
+ACCURACY = record(Accuracy, types.float64, types.float64, types.float64, types.int64, types.boolean, PART)
 
 
 # Whole chains.

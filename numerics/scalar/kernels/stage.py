@@ -16,7 +16,7 @@ from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
 from numerics.codegen.room import PART, PART_MATRIX, part_matrix, stack
 from numerics.driver.newton import CAP, RESIDUAL, STEP, newton_of
-from numerics.driver.outcome import OUTCOME
+from numerics.driver.outcome import OUTCOME, Status
 from numerics.scalar.kernels.averages import channel_averages, point_tables
 from numerics.scalar.kernels.constrained import constrained_averages, find_goals
 from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray, Matrix, multiply
@@ -401,7 +401,7 @@ def add_averages(block, field, table, tables, memory):
 def rule_in(rule, field, exact_width):
     """The rule for a field: nodes of narrow ones do not share points, each has those of a Gauss rule of its own."""
     sharing = rule.sharing and not is_narrow(field, exact_width)
-    return Rule(rule.step, rule.tolerance, sharing, rule.outer, rule.sharpness, rule.extra)
+    return Rule(rule.step, rule.tolerance, sharing, rule.outer, rule.sharpness, rule.extra, rule.kept)
 
 
 @njit(STATE(LOSS, SAMPLES, FIELD, RULE, FloatArray, STATE), **INNER)
@@ -569,7 +569,10 @@ def new_memory(problem, accuracy, conjugate, updated):
         cut_zeros(room, n), cut_zeros(room, n), cut(room, width), numbers,
         Block(samples, by_row, weighted, as_matrix(cut(room, N_SUMS * whole), N_SUMS)),
         new_chain_rule(problem.triangle, problem.delta, room), total,
-        Rule(accuracy.step, map_tolerance, accuracy.sharing, False, Sharpness(0.0, 0.0), part_matrix(conjugate, 0, 0, 2)),
+        Rule(
+            accuracy.step, map_tolerance, accuracy.sharing, False, Sharpness(0.0, 0.0), part_matrix(conjugate, 0, 0, 2),
+            accuracy.kept,
+        ),
         _ROUGH_DRIFT if rough else 1.0, _EXACT_WIDTH if k < _LONG else _EXACT_LONG_WIDTH,
     )  # fmt: skip
 
@@ -580,10 +583,25 @@ def new_state():
     return State(np.empty((POINT_ROWS, 256)), np.empty((TABLE_ROWS, 256)), 0, 0.0, 0.0, False, np.inf, True)
 
 
+@njit(types.void(MEMORY), **PLAIN)
+def follow_last_move(memory):
+    """Conjugates and updated order parameters after the last move of an iteration that converged, from those before it."""
+    move, chain = memory.residual, memory.chain_rule
+    for r in range(memory.conjugate.size):
+        for c in range(move.size):
+            memory.conjugate[r] += chain.d_conjugate[r, c] * move[c]
+    for r in range(memory.updated.size):
+        for c in range(move.size):
+            memory.updated[r] += chain.d_updated[r, c] * move[c]
+
+
 @njit(OUTCOME(PROBLEM, MEMORY, STATE, FloatArray, ACCURACY), **INNER)
 def iterate(problem, memory, state, x, accuracy):
     """Newton's method with what it is lent."""
-    return _newton(problem, memory, state, x, accuracy)
+    outcome = _newton(problem, memory, state, x, accuracy)
+    if outcome.status == Status.CONVERGED:
+        follow_last_move(memory)
+    return outcome
 
 
 @njit(OUTCOME(PROBLEM, ACCURACY, FloatArray, FloatArray, FloatArray), **INNER)

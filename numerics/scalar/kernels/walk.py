@@ -14,6 +14,7 @@ from numerics.codegen.room import entry, part, part_matrix
 from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, IntArray, Matrix
 from numerics.scalar.kernels.fields import field_of
 from numerics.scalar.kernels.grid import MAP_TOLERANCE
+from numerics.scalar.kernels.kept import OF_NODES, kept_at
 from numerics.scalar.kernels.layout import (
     GIVEN,
     LEVEL,
@@ -147,8 +148,8 @@ def sharpness_along(unknowns, started, t):
     return Sharpness(sharpest, pull)
 
 
-@njit(PROGRESS(STRUCTURE, POINT, SETTINGS, LEVEL, PROGRESS, KNOWN, STATES), **INNER)
-def after_stage(structure, point, settings, level, progress, known, states):
+@njit(PROGRESS(STRUCTURE, POINT, SETTINGS, LEVEL, PROGRESS, KNOWN, STATES, FloatArray), **INNER)
+def after_stage(structure, point, settings, level, progress, known, states, grids):
     """What is known after one stage more, which is not the last one, with what it has in ``states``."""
     nodes, moments, training = progress.nodes, known.moments, point.training
     t = nodes.logits.shape[1]
@@ -191,7 +192,7 @@ def after_stage(structure, point, settings, level, progress, known, states):
                 along[r] = structure.directions[r, t]
             rule = Rule(
                 settings.outer_step * level.factor, MAP_TOLERANCE, sharing(structure), True, sharpness,
-                part_matrix(entry(training.bends, t), 0, training.n_bends[t], 2),
+                part_matrix(entry(training.bends, t), 0, training.n_bends[t], 2), kept_at(grids, t, OF_NODES),
             )  # fmt: skip
             nodes, _ = nodes_after(
                 Stage(loss_at(point, stage, t), stage.equations, stage.seen), nodes, field_of(order, point.data.delta),

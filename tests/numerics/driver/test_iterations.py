@@ -67,6 +67,38 @@ def test_newton_is_the_same_in_python_and_compiled() -> None:
     assert found[0][1] == found[1][1]
 
 
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9, 1e-12])
+@pytest.mark.parametrize("start", [[5.0, 0.5], [1.3, 1.2], [1.0 + 1e-5, 1.0 - 1e-5], [1.0, 1.0]])
+def test_newton_ends_when_the_next_step_would_be_small(start: list[float], tolerance: float) -> None:
+    """It says a residual that is not smaller than what is left, and does not make a step more than it needs."""
+    newton = newton_of(evaluate.py_func, advance.py_func).py_func
+    x, room = np.array(start), memory()
+    outcome = newton(2.0, room, State(True, 0.0), x, Accuracy(tolerance, 50))
+    assert outcome.status == Status.CONVERGED
+    before = x - room.residual  # the last move
+    evaluate.py_func(2.0, room, None, x)
+    left = np.max(np.abs(np.linalg.solve(room.jacobian, room.residual)))
+    assert left < tolerance
+    assert np.max(np.abs(room.residual)) <= outcome.residual + 1e-15
+    evaluate.py_func(2.0, room, None, before)
+    last = np.max(np.abs(np.linalg.solve(room.jacobian, room.residual)))
+    assert last == pytest.approx(outcome.last_step, rel=1e-3, abs=1e-14)
+
+
+def test_newton_does_not_make_a_step_to_see_that_it_is_small() -> None:
+    newton = newton_of(evaluate.py_func, advance.py_func).py_func
+    x, steps = np.array([1.3, 1.2]), []
+    room = memory()
+    while not steps or steps[-1] > 1e-9:
+        evaluate.py_func(2.0, room, None, x)
+        x += np.linalg.solve(room.jacobian, -room.residual)
+        steps.append(np.max(np.abs(np.linalg.solve(room.jacobian, room.residual))))
+    outcome = newton(2.0, memory(), State(True, 0.0), np.array([1.3, 1.2]), Accuracy(1e-9, 50))
+    assert outcome.iterations == len(steps) - 1
+    assert outcome.last_step == pytest.approx(steps[-2], rel=1e-9)
+    assert outcome.last_step > 1e-9
+
+
 @pytest.mark.parametrize(
     ("start", "accuracy", "status"),
     [
