@@ -16,7 +16,7 @@ from numerics.scalar.points import StagePoint
 from numerics.settings import Settings
 
 _entries = Deferred("numerics.scalar.kernels.entries")
-_grid = Deferred("numerics.scalar.kernels.grid")
+_march = Deferred("numerics.scalar.kernels.march")
 _NO_BENDS = np.empty((0, 2))
 _NO_DIRECTIONS = np.empty(0)
 _NOT_SHARP = layout.Sharpness(0.0, 0.0)
@@ -42,7 +42,7 @@ def extend(
     trained = [int(found.name in stage.sets) for found in data.sets] if training else [1]
     sharpness = layout.Sharpness(sharpness.direction, math.sqrt(data.variance) * sharpness.pull)
     rule = layout.Rule(
-        step, _grid.MAP_TOLERANCE, True, True, sharpness, np.ascontiguousarray(extra, dtype=float), np.empty(0)
+        step, _march.MAP_TOLERANCE, True, True, sharpness, np.ascontiguousarray(extra, dtype=float), np.empty(0)
     )
     compiled = compiled_stage(structural_loss(stage), point.earlier + 1, point.limit if training else None)
     found, defect = _entries.nodes_after(

@@ -13,10 +13,11 @@ from numerics.codegen.room import stack
 from numerics.scalar.kernels.constrained import constrained_nodes, find_goals, follow_constrained
 from numerics.scalar.kernels.elementary import INNER, FloatArray, IntArray, Matrix
 from numerics.scalar.kernels.fields import centres_in_p
-from numerics.scalar.kernels.grid import MARGIN, build_grid, half_widths, new_samples, sample_at
+from numerics.scalar.kernels.grid import build_grid
 from numerics.scalar.kernels.layout import DATA, FIELD, LOSS, NODES, ROOM_OF_SAMPLES, RULE, STAGE, TRAINED, Field, Nodes
 from numerics.scalar.kernels.proximal import CURVATURE, LOW, POINT_ROWS, WEIGHT, H, proximal_point, slopes_at
 from numerics.scalar.kernels.rows import nodes_of_sets, take_nodes, with_constant_logit, with_room_for_a_stage
+from numerics.scalar.kernels.samples import MARGIN, half_widths, new_samples, sample_at
 
 _ROOT_TWO_PI = 2.5066282746310002
 _NODE_TAIL = 0.01  # relative to the tail of the integration: what a node may weigh and be left out

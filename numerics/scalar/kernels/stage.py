@@ -22,7 +22,7 @@ from numerics.scalar.kernels.constrained import constrained_averages, find_goals
 from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray, Matrix, multiply
 from numerics.scalar.kernels.fields import centres_in_p, field_in
 from numerics.scalar.kernels.generated import DENSITY_ROW, N_SUMS, TABLE_ROWS
-from numerics.scalar.kernels.grid import MAP_TOLERANCE, build_grid, new_samples, samples_between
+from numerics.scalar.kernels.grid import build_grid
 from numerics.scalar.kernels.layout import (
     ACCURACY,
     FIELD,
@@ -52,8 +52,10 @@ from numerics.scalar.kernels.layout import (
     unpacked,
     updated_places,
 )
+from numerics.scalar.kernels.march import MAP_TOLERANCE
 from numerics.scalar.kernels.prior import sum_of_rows
 from numerics.scalar.kernels.proximal import POINT_ROWS
+from numerics.scalar.kernels.samples import new_samples, samples_between
 
 SMALLEST_SHARE = 1e-12  # of q_perp in q: below, the stage coincides with a combination of earlier ones
 _SMALL_SHARE = 1e-2  # below, the equation of q_perp is solved for q_perp itself, which may be on its way to 0

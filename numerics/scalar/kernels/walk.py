@@ -13,7 +13,6 @@ from numerics.codegen.cache import njit
 from numerics.codegen.room import entry, part, part_matrix
 from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, IntArray, Matrix
 from numerics.scalar.kernels.fields import field_of
-from numerics.scalar.kernels.grid import MAP_TOLERANCE
 from numerics.scalar.kernels.kept import OF_NODES, kept_at
 from numerics.scalar.kernels.layout import (
     GIVEN,
@@ -42,6 +41,7 @@ from numerics.scalar.kernels.layout import (
     record,
     unpacked,
 )
+from numerics.scalar.kernels.march import MAP_TOLERANCE
 from numerics.scalar.kernels.nodes import label_nodes, nodes_after, weighted_by_label
 from numerics.scalar.kernels.prior import append_given, append_trained, no_moments, prior_rows
 from numerics.scalar.kernels.rows import nodes_of_sets, with_constant_logit

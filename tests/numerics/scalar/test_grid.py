@@ -11,10 +11,12 @@ from numerics.codegen.cache import njit
 from numerics.codegen.losses import loss_module
 from numerics.scalar import compiled
 from numerics.scalar.kernels.elementary import address, argsort, log_positive
-from numerics.scalar.kernels.grid import Way, bends_at, build_grid, find_kinks, mapped, march, new_samples
+from numerics.scalar.kernels.grid import build_grid
 from numerics.scalar.kernels.kept import KEPT_NUMBERS, Trail, forget_grids
 from numerics.scalar.kernels.layout import ROOM_OF_SAMPLES, Field, Rule, Sample, Sharpness, Table
+from numerics.scalar.kernels.march import Way, bends_at, find_kinks, mapped, march
 from numerics.scalar.kernels.proximal import CURVATURE, HIGH, LOW, POINT_ROWS, S1, S2, THIRD, WEIGHT, H, slopes_at
+from numerics.scalar.kernels.samples import new_samples
 from theory.losses import CrossEntropy, Distillation, Loss
 
 LOSSES = {
