@@ -97,21 +97,18 @@ def average_definitions() -> str:
         statements([(f"tables[{5 + k}, j]", e) for k, e in enumerate(coefficients)], table_names),
     )
     names = {envelope.f: "f", envelope.g: "g"}
-    names |= {symbol: f"row_{k}[j]" for k, symbol in enumerate(coefficients.values())}
+    names |= {symbol: f"tables[{5 + k}, j]" for k, symbol in enumerate(coefficients.values())}
     lines = [
         "    centre, target, first, last, row = node",
         "    sum_norm = 0.0",
     ]
     lines += [f"    sum_{k} = 0.0" for k in range(len(unique))]
-    lines += [f"    row_{k} = tables[{5 + k}, first:last]" for k in range(len(coefficients))]
     lines += [
-        "    position = tables[row, first:last]",
-        "    gradient = tables[row + 1, first:last]",
-        "    density = tables[DENSITY_ROW, first:last]",
-        "    for j in range(np.uint64(last - first)):",
-        "        g = (position[j] - centre) * inverse_sigma",
-        "        w = density[j] * exp_nonpositive(-0.5 * g * g)",
-        "        f = target - gradient[j]",
+        "    position, gradient = np.uint64(row), np.uint64(row + 1)",  # numba looks for negative indices elsewhere
+        "    for j in range(np.uint64(first), np.uint64(last)):",
+        "        g = (tables[position, j] - centre) * inverse_sigma",
+        "        w = tables[DENSITY_ROW, j] * exp_nonpositive(-0.5 * g * g)",
+        "        f = target - tables[gradient, j]",
         "        sum_norm += w",
     ]
     body = "\n".join(lines) + "\n"
