@@ -87,16 +87,18 @@ def newton_of(evaluate, advance):
             advance(problem, x, move, cap / largest if largest > cap else 1.0)
             if last_step < _NOISE and last_step > _SHRINKING * previous_step:
                 noisy_steps += 1
+            small = last_step < accuracy.tolerance and residual < _RESIDUAL_PER_STEP * accuracy.tolerance
             # Steps fall quadratically, s_3 / s_2 = (s_2 / s_1)^2: the last one need not be made to know how small it would be.
             left = 1.0
-            if iteration <= _YOUNG and largest <= cap and last_step < _FALLING * previous_step < np.inf:
+            if not small and iteration <= _YOUNG and largest <= cap and last_step < _FALLING * previous_step < np.inf:
                 left = _TRUSTED * max((last_step / previous_step) ** 2, _LEAST_FALL)
-            enough = left * last_step < accuracy.tolerance and left * residual < _RESIDUAL_PER_STEP * accuracy.tolerance
-            left = left if enough else 1.0
-            if enough or noisy_steps >= _NOISY_STEPS:
+                small = left * max(last_step, residual) < accuracy.tolerance
+            if small or noisy_steps >= _NOISY_STEPS:
                 for r in range(n):
                     values[r] = move[r]
-                return Outcome(Status.CONVERGED.value, iteration, left * residual, last_step, state.defect)
+                return Outcome(
+                    Status.CONVERGED.value, iteration, (left if small else 1.0) * residual, last_step, state.defect
+                )
         return Outcome(Status.TOO_MANY_ITERATIONS.value, accuracy.max_iterations, residual, last_step, state.defect)
 
     return newton

@@ -313,7 +313,7 @@ def estimate(chain, solving, level):
 def finer(chain, level):
     """The next level; see :func:`refine_of`."""
     settings = chain.settings
-    tolerance = settings.newton_tolerance * _TOLERANCE_REFINEMENT
+    tolerance = min(settings.newton_tolerance, settings.rtol) * _TOLERANCE_REFINEMENT
     if level.rows > 0:
         exists = 2 * level.rows <= chain.structure.directions.shape[0]
         return exists, Level(level.number + 1, 2 * level.rows, level.factor, level.tail, tolerance, False)
@@ -450,7 +450,8 @@ def solve_points(structure, points, settings, position, continued, states, vecto
             )
             for t in range(solve_level(structure, point, settings, coarse, its, part(grids, 0, size))):
                 its.started[t] = 1
-        level = Level(0, rows, 1.0, settings.tail, settings.newton_tolerance, False)
+        tolerance = min(settings.newton_tolerance, settings.rtol)  # errors count what Newton's method leaves
+        level = Level(0, rows, 1.0, settings.tail, tolerance, False)
         ending, number, level, error = _refine(chain, solving, level, settings)
         if ending != FAILED and rounding_may_show(its.unknowns, point.data.delta):
             error = max(error, error_of_rounding(chain, solving, level))
