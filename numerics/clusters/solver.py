@@ -73,6 +73,7 @@ class Walk:
             self.settings.newton_tolerance,
             1,
             True,
+            False,
             np.empty(0),
         )
         return StageEquations(stage, nodes, self.prior, [found.x for found in self.found], accuracy)

@@ -36,8 +36,8 @@ def newton_of(evaluate, advance):
     advance : function ``(problem, x, move, damping)``
         Adds the damped move to ``x``, where ``x`` may be.
     accuracy
-        ``tolerance`` of the last step, or of the next one, where the fall of those before says what it would be; and
-        ``max_iterations``.
+        ``tolerance`` of the last step, or, if ``foreseeing``, of the next one, where the fall of those before says what it would
+        be; and ``max_iterations``.
 
     Returns
     -------
@@ -90,7 +90,13 @@ def newton_of(evaluate, advance):
             small = last_step < accuracy.tolerance and residual < _RESIDUAL_PER_STEP * accuracy.tolerance
             # Steps fall quadratically, s_3 / s_2 = (s_2 / s_1)^2: the last one need not be made to know how small it would be.
             left = 1.0
-            if not small and iteration <= _YOUNG and largest <= cap and last_step < _FALLING * previous_step < np.inf:
+            if (
+                not small
+                and accuracy.foreseeing
+                and iteration <= _YOUNG
+                and largest <= cap
+                and last_step < _FALLING * previous_step < np.inf
+            ):
                 left = _TRUSTED * max((last_step / previous_step) ** 2, _LEAST_FALL)
                 small = left * max(last_step, residual) < accuracy.tolerance
             if small or noisy_steps >= _NOISY_STEPS:

@@ -206,12 +206,14 @@ def solve_stage(
 
 def one_step(step: float, tail: float, *, sharing: bool = True) -> layout.Accuracy:
     """A single Newton step, for what it evaluates; ``sharing``: whether nodes may share points where the loss allows it."""
-    return layout.Accuracy(step, tail, 0.0, 1, sharing, _NOTHING_KEPT)
+    return layout.Accuracy(step, tail, 0.0, 1, sharing, False, _NOTHING_KEPT)
 
 
 def accuracy_of(settings: Settings, step: float) -> layout.Accuracy:
     """Newton's method until its tolerance."""
-    return layout.Accuracy(step, settings.tail, settings.newton_tolerance, settings.max_iterations, True, _NOTHING_KEPT)
+    return layout.Accuracy(
+        step, settings.tail, settings.newton_tolerance, settings.max_iterations, True, False, _NOTHING_KEPT
+    )
 
 
 def _targets(points: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ _TRAIL_STRIDE = 3.0  # steps from one of the old points to the next that new one
 _DRIFT = 0.1  # relative change of the pull at steep targets, likewise
 MOST_POINTS, MOST_RUNS = 320, 16
 _MOST_PARAMETERS = 40
-_USED, _MARGIN, _SHARED, _RUNS, _STEP, _SIGMA, _GAMMA, _PULL, _PARAMETERS = range(9)
+_USED, _MARGIN, _SHARED, _RUNS, _STEP, _SIGMA, _GAMMA, _PULL, _BENDS, _PARAMETERS = range(10)
 _ENDS = _PARAMETERS + _MOST_PARAMETERS
 _POINTS = _ENDS + MOST_RUNS
 KEPT_NUMBERS = _POINTS + POINT_ROWS * MOST_POINTS
@@ -86,6 +86,7 @@ def keep_grid(loss, field, rule, table, shared, runs, ends):
     kept[_USED], kept[_RUNS], kept[_STEP] = float(table.used), float(runs), rule.step
     kept[_SHARED] = 1.0 if shared else 0.0
     kept[_SIGMA], kept[_GAMMA], kept[_PULL] = field.sigma, field.gamma, rule.sharpness.pull
+    kept[_BENDS] = float(extra.shape[0])
     n = _PARAMETERS
     for r in range(loss.parameters.size):
         kept[n] = loss.parameters[r]
@@ -109,6 +110,8 @@ def grid_suits(loss, field, rule, shared):
     """Whether the grid that is kept, if there is one, was made for such a field; how far it reaches is another question."""
     kept, extra = rule.kept, rule.extra
     if kept.size == 0 or kept[_USED] == 0.0 or kept[_SHARED] != (1.0 if shared else 0.0) or kept[_STEP] != rule.step:
+        return False
+    if kept[_BENDS] != extra.shape[0]:
         return False
     # Steps in P change with S where P does, and are as they were elsewhere.
     narrower, pulled = kept[_SIGMA] / field.sigma, field.gamma / kept[_GAMMA]

@@ -584,6 +584,7 @@ PROBLEM = record(Problem, LOSS, EQUATIONS, NODES, Matrix, Matrix, PART, PART, ty
 class Accuracy(NamedTuple):
     """How well a stage is solved: trapezoid step, tail cut off, Newton's tolerance and iterations, whether points may be shared.
 
+    ``foreseeing``: whether Newton's method may end before a step that is known to be small; later stages amplify what that leaves.
     ``kept`` is that of :class:`Rule`.
     """
 
@@ -592,10 +593,13 @@ class Accuracy(NamedTuple):
     tolerance: float
     max_iterations: int
     sharing: bool
+    foreseeing: bool
     kept: np.ndarray
 
 
-ACCURACY = record(Accuracy, types.float64, types.float64, types.float64, types.int64, types.boolean, PART)
+ACCURACY = record(
+    Accuracy, types.float64, types.float64, types.float64, types.int64, types.boolean, types.boolean, PART
+)
 
 
 # Whole chains.

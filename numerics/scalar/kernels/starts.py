@@ -174,7 +174,7 @@ def scale_to_margin(task, accuracy, goals, x):
     own = updated_places((x.size - 4) // 2)[1] - 1  # Q_tt
     for r in range(at.responses, at.response):
         x[r] = 0.0
-    once = Accuracy(accuracy.step, accuracy.tail, accuracy.tolerance, 1, accuracy.sharing, accuracy.kept)
+    once = Accuracy(accuracy.step, accuracy.tail, accuracy.tolerance, 1, accuracy.sharing, False, accuracy.kept)
     low, high = -_LARGEST_SCALE, _LARGEST_SCALE
     trial, found = np.empty(x.size), x.copy()
     for _ in range(_SCALES):

@@ -29,6 +29,7 @@ class State(NamedTuple):
 class Accuracy(NamedTuple):
     tolerance: float
     max_iterations: int
+    foreseeing: bool = True
 
 
 @njit(nogil=True)

@@ -151,6 +151,18 @@ def test_a_grid_is_used_again_where_it_serves(
         assert np.array_equal(first, second) == (again and margin > 0.0)
 
 
+def test_a_grid_with_fewer_bends_is_another_one() -> None:
+    """Whatever stands where its bends would be."""
+    kept, nodes = nothing_kept(2.5), np.linspace(-12.0, 12.0, 40)
+    stage, field = compiled.compiled_loss(Distillation(0.6, 3.0)), Field(np.zeros(2), 3.0, 50.0)
+    grids = []
+    for bends in (np.array([[5.0, 0.3]]), np.empty((0, 2)), np.array([[5.0, 0.3]])):
+        rule = Rule(STEP, 1e-6, True, True, Sharpness(0.9, 0.0), bends, kept)
+        grids.append(logits_and_integrals(stage, np.zeros(40), nodes, field, rule)[0])
+    assert grids[0].size > grids[1].size
+    np.testing.assert_allclose(grids[2], grids[0], atol=1e-9)
+
+
 def test_slopes_along_many_logits_are_those_at_each() -> None:
     @njit(nogil=True)
     def both(loss, label, h):
