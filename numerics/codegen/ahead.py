@@ -89,7 +89,7 @@ def _let_go() -> None:
 
 
 def help_out(modules: Sequence[str], stages: Sequence[int], number: int, count: int) -> None:
-    """What a helper does, as one of several: every ``count``-th stage and function, from the last on.
+    """What a helper does, as one of several: every ``count``-th stage and function, from the last on, and late ones at the end.
 
     Only one helper of a number works in a cache at a time.
     """
@@ -108,7 +108,7 @@ def help_out(modules: Sequence[str], stages: Sequence[int], number: int, count: 
             importlib.import_module(module)
         for stage in stages[number::count]:
             equations_module(stage)
-        for function, signature in postponed[::-1][number::count]:
+        for function, signature, _ in sorted(postponed[::-1], key=lambda one: one.late)[number::count]:
             if alone.is_set():
                 return
             cache.compile_ahead(function, signature)

@@ -40,13 +40,13 @@ from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult, compile_result
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.funcdesc import ExternalFunctionDescriptor
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.experimental import function_type  # noqa: F401  pointers to functions are arguments
 
 import theory
 from numerics.codegen import ahead
+from numerics.codegen.apart import FILL, call_of, new_cell
 from numerics.codegen.borrowing import borrowed
 from numerics.deferred import importing
 from theory.terminal import notice
@@ -55,6 +55,8 @@ CACHE_VARIABLE = "REPLICA_DISTILLATION_CACHE"
 """Environment variable that moves the cache."""
 
 SOLVER_NOTICE = "compiling the solver (once, about half a minute)"
+
+LATE_NOTICE = "compiling what such problems need besides (once)"
 
 _APPLICATION = "replica-distillation"
 _CODEGEN = Path(__file__).parent
@@ -70,13 +72,22 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _PRIVATE = 0o700
 _OF_THE_SOLVER = "averages"
 _lock = threading.RLock()
-_apart: set[str] = set()  # names of the functions that others jump to
-_postponed: list[tuple[Any, Any]] | None = None
+_apart: set[str] = {FILL}  # names of the functions that others jump to
+_late: list[CompileResult] = []  # late functions that were called
+_postponed: list[Postponed] | None = None
 """In a helper (:mod:`numerics.codegen.ahead`): functions that are declared, and their signatures."""
 
 # Numba counts the functions of a process, and includes this number in the names of what callers include: code of several processes
 # meets here, so each has numbers of its own.
 FunctionIdentity._unique_ids = itertools.count(secrets.randbits(48))
+
+
+class Postponed(NamedTuple):
+    """A function that is declared, and not compiled, its signature, and whether it is late."""
+
+    dispatcher: Any
+    signature: Any
+    late: bool
 
 
 class CacheWarning(UserWarning):
@@ -380,6 +391,7 @@ def njit(
     *signature: Any,
     cache: bool = False,
     apart: bool = False,
+    late: bool = False,
     inner: bool = False,
     plain: bool = False,
     noalias: bool = False,
@@ -394,6 +406,8 @@ def njit(
     apart
         Compiled functions that call this one, which has a signature, jump to its code.  Numba would compile a copy of it into each
         of them, and of these into what calls them: most of the time that compiling a solver takes.
+    late
+        Few problems need this one, which is set apart: it is compiled, or read, when it is first called.
     inner
         Only compiled functions call this one, and lend it their named tuples (:mod:`numerics.codegen.borrowing`): the way in
         from Python is left out.
@@ -413,11 +427,12 @@ def njit(
             return function
         dispatcher = numba.njit(**options)(function)
         if cache:
-            dispatcher._cache = _MachineCode(function, apart)
+            dispatcher._cache = _MachineCode(function, apart, late)
         if noalias:
             dispatcher._compiler._customize_flags = _without_aliases
         if signature and apart and _postponed is not None:
-            _postponed.append((dispatcher, *signature))
+            _postponed.append(Postponed(dispatcher, *signature, late))
+        if signature and (late or (apart and _postponed is not None)):
             _declare(dispatcher, *signature)
         elif signature:
             with typeinfer.register_dispatcher(dispatcher):
@@ -425,7 +440,7 @@ def njit(
         if signature:
             dispatcher.disable_compile()
             if apart:
-                _set_apart(dispatcher, plain, noalias)
+                _set_apart(dispatcher, late, plain, noalias)
         return dispatcher
 
     return decorate
@@ -441,7 +456,7 @@ def unchecked(dispatcher: Any) -> Callable:
     return next(iter(dispatcher.overloads.values())).entry_point
 
 
-def _set_apart(dispatcher: Any, plain: bool, noalias: bool) -> None:
+def _set_apart(dispatcher: Any, late: bool, plain: bool, noalias: bool) -> None:
     """Let callers find the machine code of a compiled function by a name that they can keep, instead of including it.
 
     The name is that of its cache entry, and so the same in every process.
@@ -449,43 +464,43 @@ def _set_apart(dispatcher: Any, plain: bool, noalias: bool) -> None:
     (result,) = dispatcher.overloads.values()
     name = dispatcher._cache.symbol(result.signature, dispatcher.targetctx.codegen())
     target = dispatcher.targetctx
-    if result.library is None:
+    if late:
+        address = new_cell(partial(_made, dispatcher, result.signature))
+    elif result.library is None:
         address = id(_apart)  # it is linked, and not called
     else:
         address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
         target.remove_user_function(result.entry_point)
     llvmlite.binding.add_symbol(name, address)
     _apart.add(name)
-    declared = ExternalFunctionDescriptor(name, result.signature.return_type, result.signature.args)
-    declared.noalias = noalias
-    if plain:
-        call = _call_of_plain(declared)
-        target._defns[result.entry_point].append(call, call.signature)
-    else:
-        target.insert_user_function(result.entry_point, declared)
+    call = call_of(name, result.signature, late, plain, noalias)
+    target._defns[result.entry_point].append(call, call.signature)
 
 
-def _call_of_plain(declared: Any) -> Callable:
-    """What numba makes of a call, without a look at whether it failed: that look keeps counts of references in callers."""
+def _made(dispatcher: Any, signature: Any) -> int:
+    """Address of a late function, which is read or compiled."""
+    result = dispatcher._cache.load_overload(signature, dispatcher.targetctx) or _compiled(dispatcher, signature)
+    _late.append(result)
+    return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
-    def call(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        function = context.declare_function(builder.module, declared)
-        _, value = context.call_conv.call_function(builder, function, declared.restype, declared.argtypes, arguments)
-        return value
 
-    call.signature, call.libs = declared.argtypes, ()
-    return call
+def _compiled(dispatcher: Any, signature: Any) -> CompileResult:
+    """A function that was declared; its entry is written."""
+    with global_compiler_lock, typeinfer.register_dispatcher(dispatcher):
+        result = dispatcher._compiler.compile(signature.args, signature.return_type)
+        dispatcher._cache.save_overload(signature, result)
+    return result
 
 
 # Ahead of another process.
 
 
-def postpone() -> list[tuple[Any, Any]]:
+def postpone() -> list[Postponed]:
     """From now on, functions that are set apart are declared, and not compiled: those that call them can be.
 
     Returns
     -------
-    The functions and their signatures, for :func:`compile_ahead`: grows with every module that is imported.
+    What :func:`compile_ahead` is for: grows with every module that is imported.
     """
     global _postponed
     _postponed = []
@@ -500,10 +515,8 @@ def _declare(dispatcher: Any, signature: Any) -> None:
 
 def compile_ahead(dispatcher: Any, signature: Any) -> None:
     """Write the entry of a function that was declared, unless it is there."""
-    kept = dispatcher._cache
-    if not kept.has_overload(signature, dispatcher.targetctx):
-        with global_compiler_lock, typeinfer.register_dispatcher(dispatcher):
-            kept.save_overload(signature, dispatcher._compiler.compile(signature.args, signature.return_type))
+    if not dispatcher._cache.has_overload(signature, dispatcher.targetctx):
+        _compiled(dispatcher, signature)
 
 
 def _rebuilt(target_context: Any, defined: set[str], included: bytes, *kept: Any) -> CompileResult:
@@ -532,9 +545,10 @@ def _processor(codegen: Any) -> tuple:
 class _MachineCode(NullCache):
     """What numba's dispatcher asks for compiled code of one function."""
 
-    def __init__(self, function: FunctionType, apart: bool) -> None:
+    def __init__(self, function: FunctionType, apart: bool, late: bool) -> None:
         self._function = function
         self._is_apart = apart
+        self._is_late = late
         self._module = Path(function.__code__.co_filename).stem.strip("<>")
         self._name = f"{self._module}.{function.__name__}-{function.__code__.co_firstlineno}"
 
@@ -555,7 +569,10 @@ class _MachineCode(NullCache):
                     return _rebuilt(target_context, *kept)
             except Exception:  # whatever unpickling meets: the hash is right, but the code is of no use here
                 _tell_of_damage(Path(self.cache_path))
-        _announce(self._function.__module__)
+        if self._is_late:
+            notice(LATE_NOTICE)
+        else:
+            _announce(self._function.__module__)
         if self._is_apart and _postponed is None and cache_directory() is not None:
             ahead.start(self._function.__module__)
         return None
@@ -569,8 +586,9 @@ class _MachineCode(NullCache):
         """Keep code for a signature."""
         if data.lifted or data.library.has_dynamic_globals:
             return  # it holds objects of this process
-        functions = data.library._final_module.functions
-        needed = {function.name for function in functions if function.is_declaration} & _apart
+        module = data.library._final_module
+        named = itertools.chain(module.functions, module.global_variables)
+        needed = {one.name for one in named if one.is_declaration} & _apart
         (name, kind, (code, included)), *rest, environments = data._reduce()
         shared = data.library._get_module_for_linking()
         defined = {found.name for found in (*shared.functions, *shared.global_variables) if not found.is_declaration}

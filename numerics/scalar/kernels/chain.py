@@ -20,7 +20,7 @@ from numerics.codegen.room import entry, integer_part, part, part_matrix
 from numerics.driver.continuation import MOST_POINTS, extrapolate
 from numerics.driver.outcome import OUTCOME, Outcome, Status
 from numerics.driver.refine import FAILED, KEPT, SOLVED, least_gain, refine_of
-from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, Matrix
+from numerics.scalar.kernels.elementary import INNER, LATE, PLAIN, FloatArray, Matrix
 from numerics.scalar.kernels.guess import (
     place_given,
     place_vanishing,
@@ -208,7 +208,7 @@ def rounding_may_show(unknowns, delta):
     return False
 
 
-@njit(types.void(Matrix, types.int64, Matrix), **INNER)
+@njit(types.void(Matrix, types.int64, Matrix), **LATE)
 def displaced(unknowns, trial, out):
     """The unknowns, moved by a few units in the last place, each up or down as the ``trial`` has it, into ``out``."""
     for t in range(unknowns.shape[0]):
@@ -311,7 +311,7 @@ def finer(chain, level):
     return True, Level(level.number + 1, 0, factor, tail, tolerance, False)
 
 
-@njit(types.float64(CHAIN, SOLVING, LEVEL), **INNER)
+@njit(types.float64(CHAIN, SOLVING, LEVEL), **LATE)
 def error_of_rounding(chain, solving, level):
     """Two rules that agree may share their rounding errors: Newton steps from next to the solution have others."""
     states, check = solving.states, solving.check

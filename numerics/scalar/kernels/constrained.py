@@ -25,7 +25,7 @@ from numba import types
 
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import INNER, PLAIN, POINT_FUNCTION, FloatArray, Matrix, address
+from numerics.scalar.kernels.elementary import LATE, PLAIN, POINT_FUNCTION, FloatArray, Matrix, address
 from numerics.scalar.kernels.fields import add_field_means
 from numerics.scalar.kernels.layout import FIELD, LOSS, MAX_MARGIN, MINIMUM_NORM, NODES, Nodes
 from numerics.scalar.kernels.rows import take_nodes, with_room_for_a_stage
@@ -52,7 +52,7 @@ _LAST_DIGIT = 1e-15
 # Where a sample has its minimum.
 
 
-@njit(types.void(POINT_FUNCTION, POINT_FUNCTION, FloatArray, Matrix, FloatArray, FloatArray), **INNER)
+@njit(types.void(POINT_FUNCTION, POINT_FUNCTION, FloatArray, Matrix, FloatArray, FloatArray), **LATE)
 def solve_gradient(slopes, targets, labels, logits, parameters, out):
     """``h*``, where the loss of each node is smallest: ``S(h) = c``, by bracketed Newton steps for ``log S = log c`` where both
     have one sign.
@@ -122,7 +122,7 @@ def solve_gradient(slopes, targets, labels, logits, parameters, out):
             position = 0.0
 
 
-@njit(types.void(LOSS, FloatArray, Matrix, FloatArray), **INNER)
+@njit(types.void(LOSS, FloatArray, Matrix, FloatArray), **LATE)
 def find_goals(loss, labels, logits, out):
     """What a constraint holds the logit of a node to: ``h*`` of :func:`solve_gradient`, or the sign of the label for a margin."""
     if loss.constraint == MINIMUM_NORM:
@@ -145,7 +145,7 @@ def tail_and_density(z):
     return 0.5 * math.erfc(-z / _ROOT_TWO), math.exp(-0.5 * z * z) / _ROOT_TWO_PI
 
 
-@njit(FloatArray(FIELD, Matrix), **INNER)
+@njit(FloatArray(FIELD, Matrix), **LATE)
 def field_means(field, statistics):
     """Mean of the field given each node."""
     means = np.zeros(statistics.shape[0])
@@ -153,7 +153,7 @@ def field_means(field, statistics):
     return means
 
 
-@njit(types.void(LOSS, FloatArray, FIELD, NODES, FloatArray, Matrix), **INNER)
+@njit(types.void(LOSS, FloatArray, FIELD, NODES, FloatArray, Matrix), **LATE)
 def constrained_averages(loss, goals, field, nodes, averages, jacobian):
     """As :func:`numerics.scalar.kernels.averages.channel_averages`."""
     statistics, sigma, gamma = nodes.statistics, field.sigma, field.gamma
@@ -193,7 +193,7 @@ def constrained_averages(loss, goals, field, nodes, averages, jacobian):
             jacobian[m, k] = jacobian[k, m]
 
 
-@njit(types.float64(LOSS, FloatArray, FIELD, NODES), **INNER)
+@njit(types.float64(LOSS, FloatArray, FIELD, NODES), **LATE)
 def held_samples(loss, goals, field, nodes):
     """``alpha`` times the share of samples that the constraint holds."""
     if loss.constraint == MINIMUM_NORM:
@@ -216,7 +216,7 @@ def held_logit(loss, goal, field):
     return goal * max(1.0, goal * field)
 
 
-@njit(NODES(LOSS, NODES, FloatArray, FIELD, FloatArray), **INNER)
+@njit(NODES(LOSS, NODES, FloatArray, FIELD, FloatArray), **LATE)
 def follow_constrained(loss, nodes, goals, field, along):
     """The nodes with one stage more, whose g at node i is ``along[i]``."""
     k = nodes.logits.shape[1]
@@ -231,7 +231,7 @@ def follow_constrained(loss, nodes, goals, field, along):
 
 
 @njit(
-    types.Tuple((types.int64, FloatArray, FloatArray))(LOSS, FloatArray, FIELD, NODES, types.float64, types.float64), **INNER
+    types.Tuple((types.int64, FloatArray, FloatArray))(LOSS, FloatArray, FIELD, NODES, types.float64, types.float64), **LATE
 )  # fmt: skip
 def constrained_directions(loss, goals, field, nodes, step, tail):
     """A rule in g for every node: how many points it has, the points, and their weights.
@@ -273,7 +273,7 @@ def constrained_directions(loss, goals, field, nodes, step, tail):
     return count, points, weights
 
 
-@njit(NODES(LOSS, NODES, FloatArray, FIELD, types.float64, types.float64), **INNER)
+@njit(NODES(LOSS, NODES, FloatArray, FIELD, types.float64, types.float64), **LATE)
 def constrained_nodes(loss, nodes, goals, field, step, tail):
     """The nodes once for every point of a rule in the g of one stage more; what weighs next to nothing is left out.
 

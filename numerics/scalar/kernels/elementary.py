@@ -24,6 +24,9 @@ GENERIC = {"nogil": True, "error_model": "numpy"}
 INNER = {**ENTRY, "inner": True}
 """Of all others."""
 
+LATE = {**INNER, "late": True}
+"""Of those that few problems need, which are compiled when one does."""
+
 PLAIN = {**INNER, "plain": True}
 """Of those that make no arrays."""
 

@@ -24,6 +24,7 @@ from numerics.codegen.cache import njit
 from numerics.codegen.room import PART_MATRIX, integer_part, part, part_matrix, stack, stack_matrix
 from numerics.scalar.kernels.elementary import (
     INNER,
+    LATE,
     LEAF,
     PLAIN,
     SEARCHED,
@@ -242,7 +243,7 @@ def follow_slopes(move, slope):
 
 
 @njit(
-    types.boolean(SAMPLE, FIELD, TABLE, types.int64, types.float64, types.float64, types.float64, types.float64), **INNER
+    types.boolean(SAMPLE, FIELD, TABLE, types.int64, types.float64, types.float64, types.float64, types.float64), **LATE
 )  # fmt: skip
 def points_in_the_field(sample, field, table, count, reach, h_centre, centre, scale):
     """Store proximal points of a rule in the field itself, after those of the table; False if one was not found.
@@ -575,7 +576,7 @@ def new_samples(loss, weight, labels, logits, tail, room):
     return samples
 
 
-@njit(SAMPLES(SAMPLES, types.int64, types.int64), **INNER)
+@njit(SAMPLES(SAMPLES, types.int64, types.int64), **LATE)
 def samples_between(samples, low, high):
     """Those of the nodes ``low <= i < high``, which get an order of their own."""
     n = high - low

@@ -11,7 +11,7 @@ from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
 from numerics.codegen.room import stack
 from numerics.scalar.kernels.constrained import constrained_nodes, find_goals, follow_constrained
-from numerics.scalar.kernels.elementary import INNER, FloatArray, IntArray, Matrix
+from numerics.scalar.kernels.elementary import INNER, LATE, FloatArray, IntArray, Matrix
 from numerics.scalar.kernels.fields import centres_in_p
 from numerics.scalar.kernels.grid import MARGIN, build_grid, half_widths, new_samples, sample_at
 from numerics.scalar.kernels.layout import DATA, FIELD, LOSS, NODES, ROOM_OF_SAMPLES, RULE, STAGE, TRAINED, Field, Nodes
@@ -155,7 +155,7 @@ def follow_nodes(loss, nodes, seen, field, trained, along):
 
 
 @njit(
-    types.Tuple((NODES, FloatArray))(NODES, types.float64, types.float64), **INNER
+    types.Tuple((NODES, FloatArray))(NODES, types.float64, types.float64), **LATE
 )  # fmt: skip
 def along_a_narrow_field(nodes, step, tail):
     """The nodes once for every point of a trapezoid rule in the next stage's g, and that g: it is not read off a logit.

@@ -7,7 +7,7 @@ from numba import types
 
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import INNER, IntArray, Matrix
+from numerics.scalar.kernels.elementary import INNER, LATE, IntArray, Matrix
 from numerics.scalar.kernels.layout import NODES, Nodes
 
 
@@ -44,7 +44,7 @@ def with_room_for_a_stage(nodes):
     return statistics, logits
 
 
-@njit(NODES(NODES, types.float64), **INNER)
+@njit(NODES(NODES, types.float64), **LATE)
 def with_constant_logit(nodes, logit):
     """The nodes with one stage more, which has the same logit on all samples, no direction and no force."""
     k = nodes.logits.shape[1]
