@@ -306,24 +306,30 @@ _SAYS_NOTHING = ("__main__.py", "terminal.py")
 @lru_cache(maxsize=256)
 def _with_imports(text: str) -> str:
     """Hash of the text of a module, and of those of this package that it imports at its top, and so on: machine code holds them."""
-    texts = {"": text}
-    paths = _imported(text)
+    own, paths = _hash_and_imports(text)
+    hashes = {"": own}
     while paths:
-        path = paths.pop()
-        if str(path) not in texts and path.parent != _CODEGEN:  # code generation is in the fingerprint
-            texts[str(path)] = path.read_text(encoding="utf-8")
-            paths += _imported(texts[str(path)])
-    return hashlib.sha256(repr(sorted(texts.values())).encode()).hexdigest()
+        path, *paths = paths
+        if path not in hashes:
+            hashes[path], imported = _of_file(path)
+            paths += imported
+    return hashlib.sha256(repr(sorted(hashes.values())).encode()).hexdigest()
 
 
-def _imported(text: str) -> list[Path]:
-    """Files of this package that a module imports at its top."""
-    found = []
+@lru_cache(maxsize=256)
+def _of_file(path: str) -> tuple[str, list[str]]:
+    return _hash_and_imports(Path(path).read_text(encoding="utf-8"))
+
+
+def _hash_and_imports(text: str) -> tuple[str, list[str]]:
+    """Hash of the text of a module, and files of this package that it imports at its top."""
+    found: list[Path] = []
     for name, imported in _IMPORT.findall(text):
         path = _PROJECT.joinpath(*name.split("."))
         parts = [path / part for part in re.findall(r"\w+", imported)] if path.is_dir() else [path]
         found += [part.with_suffix(".py") for part in parts if part.with_suffix(".py").exists()]
-    return found
+    # Code generation is in the fingerprint.
+    return hashlib.sha256(text.encode()).hexdigest(), [str(path) for path in found if path.parent != _CODEGEN]
 
 
 def derived_source(name: str, derive: Callable[[], str]) -> str:
@@ -393,6 +399,8 @@ def njit(
     apart: bool = False,
     late: bool = False,
     inner: bool = False,
+    pointed: bool = False,
+    open_to_others: bool = False,
     plain: bool = False,
     noalias: bool = False,
     **options: Any,
@@ -411,6 +419,10 @@ def njit(
     inner
         Only compiled functions call this one, and lend it their named tuples (:mod:`numerics.codegen.borrowing`): the way in
         from Python is left out.
+    pointed
+        Compiled functions call this one through a pointer, and need a way in for that.
+    open_to_others
+        Arguments of other types than the signature says have it compiled for them.
     plain
         This one, which is set apart, makes no arrays and calls nothing that does: it cannot fail, and counts no references.
     noalias
@@ -418,9 +430,10 @@ def njit(
     """
     if plain:
         options |= {"_nrt": False}
+    options |= {"no_cfunc_wrapper": not pointed}
     if inner:
         signature = tuple(one.return_type(*map(borrowed, one.args)) for one in signature)
-        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        options |= {"no_cpython_wrapper": True}
 
     def decorate(function: FunctionType) -> Any:
         if numba.config.DISABLE_JIT:
@@ -437,10 +450,10 @@ def njit(
         elif signature:
             with typeinfer.register_dispatcher(dispatcher):
                 dispatcher.compile(*signature)
-        if signature:
+        if signature and not open_to_others:
             dispatcher.disable_compile()
-            if apart:
-                _set_apart(dispatcher, late, plain, noalias)
+        if signature and apart:
+            _set_apart(dispatcher, late, plain, noalias)
         return dispatcher
 
     return decorate
@@ -573,7 +586,7 @@ class _MachineCode(NullCache):
             notice(LATE_NOTICE)
         else:
             _announce(self._function.__module__)
-        if self._is_apart and _postponed is None and cache_directory() is not None:
+        if _postponed is None and cache_directory() is not None:
             ahead.start(self._function.__module__)
         return None
 

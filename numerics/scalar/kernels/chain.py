@@ -169,6 +169,12 @@ class Chain(NamedTuple):
 CHAIN = record(Chain, STRUCTURE, POINT, SETTINGS)
 
 
+@njit(types.float64(CHAIN, types.int64), **LATE)
+def samples_of(chain, s):
+    """alpha of what stage s is trained on."""
+    return np.dot(chain.structure.trained[s].astype(np.float64), chain.point.data.alpha)
+
+
 @njit(types.float64(CHAIN, Matrix, STATES), **INNER)
 def largest_change(chain, before, states):
     """Largest change of an order parameter, relative to the norm, 1 + norm, norm squared, or responses."""
@@ -187,8 +193,7 @@ def largest_change(chain, before, states):
             force = conjugates[s, 1 + s]  # alpha Delta E[f_s^2]
             if kind[t] in (MINIMUM_NORM, MAX_MARGIN) and force > 0.0:
                 # V_tt is in other units: what would move a logit by the width of its field.
-                alpha = np.dot(chain.structure.trained[s].astype(np.float64), chain.point.data.alpha)
-                mean = max(mean, root * math.sqrt(alpha / force))
+                mean = max(mean, root * math.sqrt(samples_of(chain, s) / force))
             worst = max(worst, abs(old.responses[s] - new.responses[s]) / mean)
         worst = max(worst, abs(old.norm**2 - new.norm**2) / root**2)
         worst = max(worst, abs(old.response - new.response) / new.response)

@@ -22,6 +22,7 @@ import math
 
 import numpy as np
 from numba import types
+from numba.extending import overload
 
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
@@ -37,9 +38,6 @@ EDGE_POINTS, FIRST_EDGE_POINTS = 16.0, 48.0
 """Points of the Gauss-Legendre rules on both sides of the place where a margin is just met, likewise."""
 
 _MOST_POINTS = 64  # of one such rule; finer ones are rules of halves, thirds..
-_RULES = [np.polynomial.legendre.leggauss(n) for n in range(1, _MOST_POINTS + 1)]
-_LEGENDRE_POINTS = np.concatenate([0.5 * (1.0 + points) for points, _ in _RULES])
-_LEGENDRE_WEIGHTS = np.concatenate([0.5 * weights for _, weights in _RULES])
 _ROOT_TWO_PI = math.sqrt(2.0 * math.pi)
 _ROOT_TWO = math.sqrt(2.0)
 _MARGIN = 0.5  # beyond the width at which a Gaussian has fallen to the tail
@@ -230,6 +228,20 @@ def follow_constrained(loss, nodes, goals, field, along):
     return Nodes(owned(nodes.weight), statistics, owned(nodes.labels), logits, owned(nodes.member), owned(nodes.row))
 
 
+def legendre_rules():
+    """Points and weights on (0, 1) of the Gauss-Legendre rules of 1, 2.. points, one after the other."""
+    rules = [np.polynomial.legendre.leggauss(n) for n in range(1, _MOST_POINTS + 1)]
+    points = np.concatenate([0.5 * (1.0 + points) for points, _ in rules])
+    return points, np.concatenate([0.5 * weights for _, weights in rules])
+
+
+@overload(legendre_rules)
+def _compiled_legendre_rules():
+    """As constants, which are computed when that is compiled."""
+    points, weights = legendre_rules()
+    return lambda: (points, weights)
+
+
 @njit(
     types.Tuple((types.int64, FloatArray, FloatArray))(LOSS, FloatArray, FIELD, NODES, types.float64, types.float64), **LATE
 )  # fmt: skip
@@ -256,6 +268,7 @@ def constrained_directions(loss, goals, field, nodes, step, tail):
     pieces = (wanted + _MOST_POINTS - 1) // _MOST_POINTS
     order = (wanted + pieces - 1) // pieces
     rule = order * (order - 1) // 2
+    places, shares = legendre_rules()
     count = 2 * pieces * order
     points, weights = np.empty(n * count), np.empty(n * count)
     means = field_means(field, nodes.statistics)
@@ -266,9 +279,9 @@ def constrained_directions(loss, goals, field, nodes, step, tail):
             start, width = (-reach, (edge + reach) / pieces) if side == 0 else (edge, (reach - edge) / pieces)
             for piece in range(pieces):
                 for j in range(order):
-                    g = start + width * (piece + _LEGENDRE_POINTS[rule + j])
+                    g = start + width * (piece + places[rule + j])
                     points[place] = g
-                    weights[place] = width * _LEGENDRE_WEIGHTS[rule + j] * math.exp(-0.5 * g * g) / _ROOT_TWO_PI
+                    weights[place] = width * shares[rule + j] * math.exp(-0.5 * g * g) / _ROOT_TWO_PI
                     place += 1
     return count, points, weights
 

@@ -33,21 +33,26 @@ def no_matrices():
     return List.empty_list(Matrix)
 
 
-@njit(types.void(Matrices, Matrix), cache=True)
+@njit(cache=True)
 def append_matrix(matrices, matrix):
     """One more."""
     matrices.append(matrix)
 
 
+@njit(Matrices(types.int64), **LATE)
+def room_for_operators(stages):
+    """For G_s1.., H_s of every stage, nothing yet, and for Qh."""
+    kept = List.empty_list(Matrix)
+    for _ in range(stages * (stages + 1)):
+        kept.append(np.empty((0, 0)))
+    kept.append(np.zeros((stages, stages)))
+    return kept
+
+
 @njit(Matrices(TABLES, types.int64), **INNER)
 def no_operators(tables, stages):
-    """Room for G_s1.., H_s of every stage, nothing yet, and for Qh."""
-    kept = List.empty_list(Matrix)
-    if tables.share > 0.0:
-        for _ in range(stages * (stages + 1)):
-            kept.append(np.empty((0, 0)))
-        kept.append(np.zeros((stages, stages)))
-    return kept
+    """The same; nothing where there are no tables."""
+    return room_for_operators(stages) if tables.share > 0.0 else List.empty_list(Matrix)
 
 
 # Products.  An operator of one row is diagonal where its size is not 1; an empty one is 0.

@@ -20,12 +20,18 @@ def take_nodes(nodes, indices):
     )  # fmt: skip
 
 
+@njit(NODES(NODES, IntArray), **LATE)
+def nodes_of_some_sets(nodes, wanted):
+    """The nodes of data sets d with 1 in ``wanted``, shape (d,)."""
+    return take_nodes(nodes, np.flatnonzero(wanted[nodes.member]))
+
+
 @njit(NODES(NODES, IntArray), **INNER)
 def nodes_of_sets(nodes, wanted):
-    """The nodes of data sets d with 1 in ``wanted``, shape (d,); all of them if that is so."""
+    """The same; the nodes themselves if that is all of them."""
     for one in wanted:
         if one == 0:
-            return take_nodes(nodes, np.flatnonzero(wanted[nodes.member]))
+            return nodes_of_some_sets(nodes, wanted)
     return nodes
 
 

@@ -76,7 +76,13 @@ def solve_at_log_ridge(task, accuracy, log_ridge, x):
     return solve_stage(with_ridge(task.problem, math.exp(log_ridge)), accuracy, x, task.conjugate, task.updated)
 
 
-_follow_ridges = homotopy_of(solve_at_log_ridge)
+_follow = homotopy_of(solve_at_log_ridge)
+
+
+@njit(OUTCOME(TASK, ACCURACY, FloatArray, types.float64, types.float64, types.int64), **LATE)
+def follow_ridges(task, accuracy, x, start, goal, max_steps):
+    """Falling ridges; values are logarithms."""
+    return _follow(task, accuracy, x, start, goal, max_steps)
 
 
 @njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, PROBLEM, types.int64, STATES, FloatArray), **INNER)
@@ -125,7 +131,7 @@ def solve_from_guess(structure, point, settings, accuracy, problem, t, states, x
             first_guess(rho, math.exp(log_ridge) / variance, eta, mixing, teacher, units, states.unknowns, guess)
             fit_to_inputs(mean_square, variance, guess)
         task = Task(owned(problem), conjugate, updated)
-        path = _follow_ridges(task, accuracy, guess, log_ridge, math.log(ridge), settings.ridge_steps)
+        path = follow_ridges(task, accuracy, guess, log_ridge, math.log(ridge), settings.ridge_steps)
         iterations += path.iterations
         if path.status == Status.CONVERGED:
             outcome = path
@@ -155,7 +161,7 @@ def solve_without_ridge(structure, point, settings, accuracy, problem, t, states
     iterations += outcome.iterations
     if outcome.status == Status.CONVERGED:
         task = Task(owned(problem), conjugate, updated)
-        outcome = _follow_ridges(task, accuracy, x, start, math.log(_SMALLEST_RIDGE), settings.ridge_steps)
+        outcome = follow_ridges(task, accuracy, x, start, math.log(_SMALLEST_RIDGE), settings.ridge_steps)
         iterations += outcome.iterations
     if outcome.status == Status.CONVERGED:
         outcome = solve_stage(problem, accuracy, x, conjugate, updated)
