@@ -73,7 +73,7 @@ _PRIVATE = 0o700
 _OF_THE_SOLVER = "averages"
 _lock = threading.RLock()
 _apart: set[str] = {FILL}  # names of the functions that others jump to
-_late: list[CompileResult] = []  # late functions that were called
+_late: dict[Any, CompileResult | None] = {}  # late functions that were called, and those that were compiled
 _postponed: list[Postponed] | None = None
 """In a helper (:mod:`numerics.codegen.ahead`): functions that are declared, and their signatures."""
 
@@ -440,12 +440,15 @@ def njit(
             return function
         dispatcher = numba.njit(**options)(function)
         if cache:
-            dispatcher._cache = _MachineCode(function, apart, late)
+            dispatcher._cache = _MachineCode(function, apart, apart and inner, late)
         if noalias:
             dispatcher._compiler._customize_flags = _without_aliases
         if signature and apart and _postponed is not None:
             _postponed.append(Postponed(dispatcher, *signature, late))
-        if signature and (late or (apart and _postponed is not None)):
+        waits, address = late or (apart and _postponed is not None), 0
+        if signature and apart and inner and not waits:
+            address = dispatcher._cache.address(*signature, dispatcher.targetctx)
+        if signature and (waits or address):
             _declare(dispatcher, *signature)
         elif signature:
             with typeinfer.register_dispatcher(dispatcher):
@@ -453,7 +456,7 @@ def njit(
         if signature and not open_to_others:
             dispatcher.disable_compile()
         if signature and apart:
-            _set_apart(dispatcher, late, plain, noalias)
+            _set_apart(dispatcher, address, late, plain, noalias)
         return dispatcher
 
     return decorate
@@ -469,8 +472,9 @@ def unchecked(dispatcher: Any) -> Callable:
     return next(iter(dispatcher.overloads.values())).entry_point
 
 
-def _set_apart(dispatcher: Any, late: bool, plain: bool, noalias: bool) -> None:
-    """Let callers find the machine code of a compiled function by a name that they can keep, instead of including it.
+def _set_apart(dispatcher: Any, address: int, late: bool, plain: bool, noalias: bool) -> None:
+    """Let callers find the machine code of a function, at ``address`` unless it is just compiled, by a name that they can keep,
+    instead of including it.
 
     The name is that of its cache entry, and so the same in every process.
     """
@@ -479,12 +483,10 @@ def _set_apart(dispatcher: Any, late: bool, plain: bool, noalias: bool) -> None:
     target = dispatcher.targetctx
     if late:
         address = new_cell(partial(_made, dispatcher, result.signature))
-    elif result.library is None:
-        address = id(_apart)  # it is linked, and not called
-    else:
+    elif result.library is not None:
         address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
         target.remove_user_function(result.entry_point)
-    llvmlite.binding.add_symbol(name, address)
+    llvmlite.binding.add_symbol(name, address or id(_apart))  # what was postponed is linked, and not called
     _apart.add(name)
     call = call_of(name, result.signature, late, plain, noalias)
     target._defns[result.entry_point].append(call, call.signature)
@@ -492,9 +494,13 @@ def _set_apart(dispatcher: Any, late: bool, plain: bool, noalias: bool) -> None:
 
 def _made(dispatcher: Any, signature: Any) -> int:
     """Address of a late function, which is read or compiled."""
-    result = dispatcher._cache.load_overload(signature, dispatcher.targetctx) or _compiled(dispatcher, signature)
-    _late.append(result)
-    return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+    address, result = dispatcher._cache.address(signature, dispatcher.targetctx), None
+    if not address:
+        dispatcher._cache.announce()
+        result = _compiled(dispatcher, signature)
+        address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+    _late[dispatcher] = result
+    return address
 
 
 def _compiled(dispatcher: Any, signature: Any) -> CompileResult:
@@ -544,6 +550,14 @@ def _rebuilt(target_context: Any, defined: set[str], included: bytes, *kept: Any
     return result
 
 
+def _placed(target_context: Any, name: str, code: bytes) -> int:
+    """Address of a function whose machine code was kept, and nothing else."""
+    engine = target_context.codegen()._engine
+    engine._ee.add_object_file(llvmlite.binding.object_file.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return engine.get_function_address(name)
+
+
 @lru_cache(maxsize=1)
 def _nothing() -> bytes:
     """A module without functions."""
@@ -558,9 +572,10 @@ def _processor(codegen: Any) -> tuple:
 class _MachineCode(NullCache):
     """What numba's dispatcher asks for compiled code of one function."""
 
-    def __init__(self, function: FunctionType, apart: bool, late: bool) -> None:
+    def __init__(self, function: FunctionType, apart: bool, bare: bool, late: bool) -> None:
         self._function = function
         self._is_apart = apart
+        self._is_bare = bare  # nobody but callers that jump to it need it: machine code is all that is kept
         self._is_late = late
         self._module = Path(function.__code__.co_filename).stem.strip("<>")
         self._name = f"{self._module}.{function.__name__}-{function.__code__.co_firstlineno}"
@@ -571,24 +586,37 @@ class _MachineCode(NullCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
         """Code for a signature, None if there is none."""
+        found = None if self._is_bare else self._read(sig, target_context, _rebuilt)
+        if found is None:
+            self.announce()
+        return found
+
+    def address(self, sig: Any, target_context: Any) -> int:
+        """Where bare code for a signature is, 0 if there is none."""
+        return self._read(sig, target_context, _placed) or 0
+
+    def _read(self, sig: Any, target_context: Any, use: Callable) -> Any:
+        """What is made of what was kept; None if there is nothing that is of use."""
         rtsys.initialize(target_context)  # what compiling needs besides is loaded when something is compiled
-        entry = self._entry(sig, target_context.codegen())
-        data = read_entry(entry)
+        data = read_entry(self._entry(sig, target_context.codegen()))
         if data is not None:
             try:
                 needed, *kept = pickle.loads(data)
                 # Code that jumps to what is not there would end the process.
                 if needed <= _apart:
-                    return _rebuilt(target_context, *kept)
+                    return use(target_context, *kept)
             except Exception:  # whatever unpickling meets: the hash is right, but the code is of no use here
                 _tell_of_damage(Path(self.cache_path))
+        return None
+
+    def announce(self) -> None:
+        """Say that this is going to be compiled, and start who helps."""
         if self._is_late:
             notice(LATE_NOTICE)
         else:
             _announce(self._function.__module__)
         if _postponed is None and cache_directory() is not None:
             ahead.start(self._function.__module__)
-        return None
 
     def has_overload(self, sig: Any, target_context: Any) -> bool:
         """Whether there is an entry for a signature, whole or not."""
@@ -602,6 +630,11 @@ class _MachineCode(NullCache):
         module = data.library._final_module
         named = itertools.chain(module.functions, module.global_variables)
         needed = {one.name for one in named if one.is_declaration} & _apart
+        if self._is_bare:
+            kept = data.fndesc.llvm_func_name, data.library._get_compiled_object()
+            if not any(one.consts for one in data._find_referenced_environments()):
+                write_entry(self._entry(sig, data.codegen), pickle.dumps((needed, *kept)))
+            return
         (name, kind, (code, included)), *rest, environments = data._reduce()
         shared = data.library._get_module_for_linking()
         defined = {found.name for found in (*shared.functions, *shared.global_variables) if not found.is_declaration}

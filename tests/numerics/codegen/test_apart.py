@@ -172,6 +172,6 @@ from numerics.codegen import cache
 from theory.losses import CrossEntropy, Distillation
 teacher, student = Estimator(CrossEntropy(), ridge=0.1), Estimator(Distillation(), ridge=1e-5, eta=0.5)
 found = solve(GaussianMixture(alpha=0.8, rho=0.2, delta=1.0), [teacher, student])
-print(found.converged, [found.signature.args for found in cache._late])
+print(found.converged, [late.py_func for late in cache._late])
 """
     assert python("-c", program).stdout == b"True []\n"
