@@ -2,8 +2,8 @@
 
 A function that is set apart (:func:`numerics.codegen.cache.njit`) is known to its callers by its signature and a name, so that none
 has to wait for another.  The process that needs them all compiles one after the other from the first on, and finds in the cache
-what helpers have done: they meet in the middle, and nobody waits for anybody.  Helpers end with the process that started them, and
-whatever goes wrong in one is no loss but of its help.
+what helpers have done: they meet in the middle, and nobody waits for anybody.  What few problems need comes last, and is not waited
+for.  Helpers end with the process that started them, and whatever goes wrong in one is no loss but of its help.
 """
 
 from __future__ import annotations

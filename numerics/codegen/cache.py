@@ -54,7 +54,7 @@ from theory.terminal import notice
 CACHE_VARIABLE = "REPLICA_DISTILLATION_CACHE"
 """Environment variable that moves the cache."""
 
-SOLVER_NOTICE = "compiling the solver (once, about half a minute)"
+SOLVER_NOTICE = "compiling the solver (once, about a quarter of a minute)"
 
 LATE_NOTICE = "compiling what such problems need besides (once)"
 
