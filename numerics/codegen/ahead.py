@@ -2,8 +2,8 @@
 
 A function that is set apart (:func:`numerics.codegen.cache.njit`) is known to its callers by its signature and a name, so that none
 has to wait for another.  The process that needs them all compiles one after the other from the first on, and finds in the cache
-what helpers have done: they meet in the middle, and nobody waits for anybody.  Helpers end with the process that started them, and
-whatever goes wrong in one is no loss but of its help.
+what helpers have done: they meet in the middle, and nobody waits for anybody.  What few problems need comes last, and is not waited
+for.  Helpers end with the process that started them, and whatever goes wrong in one is no loss but of its help.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _let_go() -> None:
 
 
 def help_out(modules: Sequence[str], stages: Sequence[int], number: int, count: int) -> None:
-    """What a helper does, as one of several: every ``count``-th stage and function, from the last on.
+    """What a helper does, as one of several: every ``count``-th stage and function, from the last on, and late ones at the end.
 
     Only one helper of a number works in a cache at a time.
     """
@@ -108,7 +108,7 @@ def help_out(modules: Sequence[str], stages: Sequence[int], number: int, count: 
             importlib.import_module(module)
         for stage in stages[number::count]:
             equations_module(stage)
-        for function, signature in postponed[::-1][number::count]:
+        for function, signature, _ in sorted(postponed[::-1], key=lambda one: one.late)[number::count]:
             if alone.is_set():
                 return
             cache.compile_ahead(function, signature)

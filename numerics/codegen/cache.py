@@ -40,13 +40,13 @@ from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult, compile_result
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.funcdesc import ExternalFunctionDescriptor
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.experimental import function_type  # noqa: F401  pointers to functions are arguments
 
 import theory
 from numerics.codegen import ahead
+from numerics.codegen.apart import FILL, call_of, new_cell
 from numerics.codegen.borrowing import borrowed
 from numerics.deferred import importing
 from theory.terminal import notice
@@ -54,7 +54,9 @@ from theory.terminal import notice
 CACHE_VARIABLE = "REPLICA_DISTILLATION_CACHE"
 """Environment variable that moves the cache."""
 
-SOLVER_NOTICE = "compiling the solver (once, about half a minute)"
+SOLVER_NOTICE = "compiling the solver (once, about a quarter of a minute)"
+
+LATE_NOTICE = "compiling what such problems need besides (once)"
 
 _APPLICATION = "replica-distillation"
 _CODEGEN = Path(__file__).parent
@@ -70,13 +72,22 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _PRIVATE = 0o700
 _OF_THE_SOLVER = "averages"
 _lock = threading.RLock()
-_apart: set[str] = set()  # names of the functions that others jump to
-_postponed: list[tuple[Any, Any]] | None = None
+_apart: set[str] = {FILL}  # names of the functions that others jump to
+_late: dict[Any, CompileResult | None] = {}  # late functions that were called, and those that were compiled
+_postponed: list[Postponed] | None = None
 """In a helper (:mod:`numerics.codegen.ahead`): functions that are declared, and their signatures."""
 
 # Numba counts the functions of a process, and includes this number in the names of what callers include: code of several processes
 # meets here, so each has numbers of its own.
 FunctionIdentity._unique_ids = itertools.count(secrets.randbits(48))
+
+
+class Postponed(NamedTuple):
+    """A function that is declared, and not compiled, its signature, and whether it is late."""
+
+    dispatcher: Any
+    signature: Any
+    late: bool
 
 
 class CacheWarning(UserWarning):
@@ -295,24 +306,30 @@ _SAYS_NOTHING = ("__main__.py", "terminal.py")
 @lru_cache(maxsize=256)
 def _with_imports(text: str) -> str:
     """Hash of the text of a module, and of those of this package that it imports at its top, and so on: machine code holds them."""
-    texts = {"": text}
-    paths = _imported(text)
+    own, paths = _hash_and_imports(text)
+    hashes = {"": own}
     while paths:
-        path = paths.pop()
-        if str(path) not in texts and path.parent != _CODEGEN:  # code generation is in the fingerprint
-            texts[str(path)] = path.read_text(encoding="utf-8")
-            paths += _imported(texts[str(path)])
-    return hashlib.sha256(repr(sorted(texts.values())).encode()).hexdigest()
+        path, *paths = paths
+        if path not in hashes:
+            hashes[path], imported = _of_file(path)
+            paths += imported
+    return hashlib.sha256(repr(sorted(hashes.values())).encode()).hexdigest()
 
 
-def _imported(text: str) -> list[Path]:
-    """Files of this package that a module imports at its top."""
-    found = []
+@lru_cache(maxsize=256)
+def _of_file(path: str) -> tuple[str, list[str]]:
+    return _hash_and_imports(Path(path).read_text(encoding="utf-8"))
+
+
+def _hash_and_imports(text: str) -> tuple[str, list[str]]:
+    """Hash of the text of a module, and files of this package that it imports at its top."""
+    found: list[Path] = []
     for name, imported in _IMPORT.findall(text):
         path = _PROJECT.joinpath(*name.split("."))
         parts = [path / part for part in re.findall(r"\w+", imported)] if path.is_dir() else [path]
         found += [part.with_suffix(".py") for part in parts if part.with_suffix(".py").exists()]
-    return found
+    # Code generation is in the fingerprint.
+    return hashlib.sha256(text.encode()).hexdigest(), [str(path) for path in found if path.parent != _CODEGEN]
 
 
 def derived_source(name: str, derive: Callable[[], str]) -> str:
@@ -380,7 +397,10 @@ def njit(
     *signature: Any,
     cache: bool = False,
     apart: bool = False,
+    late: bool = False,
     inner: bool = False,
+    pointed: bool = False,
+    open_to_others: bool = False,
     plain: bool = False,
     noalias: bool = False,
     **options: Any,
@@ -394,9 +414,15 @@ def njit(
     apart
         Compiled functions that call this one, which has a signature, jump to its code.  Numba would compile a copy of it into each
         of them, and of these into what calls them: most of the time that compiling a solver takes.
+    late
+        Few problems need this one, which is set apart: it is compiled, or read, when it is first called.
     inner
         Only compiled functions call this one, and lend it their named tuples (:mod:`numerics.codegen.borrowing`): the way in
         from Python is left out.
+    pointed
+        Compiled functions call this one through a pointer, and need a way in for that.
+    open_to_others
+        Arguments of other types than the signature says have it compiled for them.
     plain
         This one, which is set apart, makes no arrays and calls nothing that does: it cannot fail, and counts no references.
     noalias
@@ -404,28 +430,33 @@ def njit(
     """
     if plain:
         options |= {"_nrt": False}
+    options |= {"no_cfunc_wrapper": not pointed}
     if inner:
         signature = tuple(one.return_type(*map(borrowed, one.args)) for one in signature)
-        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        options |= {"no_cpython_wrapper": True}
 
     def decorate(function: FunctionType) -> Any:
         if numba.config.DISABLE_JIT:
             return function
         dispatcher = numba.njit(**options)(function)
         if cache:
-            dispatcher._cache = _MachineCode(function, apart)
+            dispatcher._cache = _MachineCode(function, apart, apart and inner, late)
         if noalias:
             dispatcher._compiler._customize_flags = _without_aliases
         if signature and apart and _postponed is not None:
-            _postponed.append((dispatcher, *signature))
+            _postponed.append(Postponed(dispatcher, *signature, late))
+        waits, address = late or (apart and _postponed is not None), 0
+        if signature and apart and inner and not waits:
+            address = dispatcher._cache.address(*signature, dispatcher.targetctx)
+        if signature and (waits or address):
             _declare(dispatcher, *signature)
         elif signature:
             with typeinfer.register_dispatcher(dispatcher):
                 dispatcher.compile(*signature)
-        if signature:
+        if signature and not open_to_others:
             dispatcher.disable_compile()
-            if apart:
-                _set_apart(dispatcher, plain, noalias)
+        if signature and apart:
+            _set_apart(dispatcher, address, late, plain, noalias)
         return dispatcher
 
     return decorate
@@ -441,51 +472,54 @@ def unchecked(dispatcher: Any) -> Callable:
     return next(iter(dispatcher.overloads.values())).entry_point
 
 
-def _set_apart(dispatcher: Any, plain: bool, noalias: bool) -> None:
-    """Let callers find the machine code of a compiled function by a name that they can keep, instead of including it.
+def _set_apart(dispatcher: Any, address: int, late: bool, plain: bool, noalias: bool) -> None:
+    """Let callers find the machine code of a function, at ``address`` unless it is just compiled, by a name that they can keep,
+    instead of including it.
 
     The name is that of its cache entry, and so the same in every process.
     """
     (result,) = dispatcher.overloads.values()
     name = dispatcher._cache.symbol(result.signature, dispatcher.targetctx.codegen())
     target = dispatcher.targetctx
-    if result.library is None:
-        address = id(_apart)  # it is linked, and not called
-    else:
+    if late:
+        address = new_cell(partial(_made, dispatcher, result.signature))
+    elif result.library is not None:
         address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
         target.remove_user_function(result.entry_point)
-    llvmlite.binding.add_symbol(name, address)
+    llvmlite.binding.add_symbol(name, address or id(_apart))  # what was postponed is linked, and not called
     _apart.add(name)
-    declared = ExternalFunctionDescriptor(name, result.signature.return_type, result.signature.args)
-    declared.noalias = noalias
-    if plain:
-        call = _call_of_plain(declared)
-        target._defns[result.entry_point].append(call, call.signature)
-    else:
-        target.insert_user_function(result.entry_point, declared)
+    call = call_of(name, result.signature, late, plain, noalias)
+    target._defns[result.entry_point].append(call, call.signature)
 
 
-def _call_of_plain(declared: Any) -> Callable:
-    """What numba makes of a call, without a look at whether it failed: that look keeps counts of references in callers."""
+def _made(dispatcher: Any, signature: Any) -> int:
+    """Address of a late function, which is read or compiled."""
+    address, result = dispatcher._cache.address(signature, dispatcher.targetctx), None
+    if not address:
+        dispatcher._cache.announce()
+        result = _compiled(dispatcher, signature)
+        address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+    _late[dispatcher] = result
+    return address
 
-    def call(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        function = context.declare_function(builder.module, declared)
-        _, value = context.call_conv.call_function(builder, function, declared.restype, declared.argtypes, arguments)
-        return value
 
-    call.signature, call.libs = declared.argtypes, ()
-    return call
+def _compiled(dispatcher: Any, signature: Any) -> CompileResult:
+    """A function that was declared; its entry is written."""
+    with global_compiler_lock, typeinfer.register_dispatcher(dispatcher):
+        result = dispatcher._compiler.compile(signature.args, signature.return_type)
+        dispatcher._cache.save_overload(signature, result)
+    return result
 
 
 # Ahead of another process.
 
 
-def postpone() -> list[tuple[Any, Any]]:
+def postpone() -> list[Postponed]:
     """From now on, functions that are set apart are declared, and not compiled: those that call them can be.
 
     Returns
     -------
-    The functions and their signatures, for :func:`compile_ahead`: grows with every module that is imported.
+    What :func:`compile_ahead` is for: grows with every module that is imported.
     """
     global _postponed
     _postponed = []
@@ -500,10 +534,8 @@ def _declare(dispatcher: Any, signature: Any) -> None:
 
 def compile_ahead(dispatcher: Any, signature: Any) -> None:
     """Write the entry of a function that was declared, unless it is there."""
-    kept = dispatcher._cache
-    if not kept.has_overload(signature, dispatcher.targetctx):
-        with global_compiler_lock, typeinfer.register_dispatcher(dispatcher):
-            kept.save_overload(signature, dispatcher._compiler.compile(signature.args, signature.return_type))
+    if not dispatcher._cache.has_overload(signature, dispatcher.targetctx):
+        _compiled(dispatcher, signature)
 
 
 def _rebuilt(target_context: Any, defined: set[str], included: bytes, *kept: Any) -> CompileResult:
@@ -516,6 +548,14 @@ def _rebuilt(target_context: Any, defined: set[str], included: bytes, *kept: Any
     if included:
         result.library._get_module_for_linking = lru_cache(maxsize=1)(partial(llvmlite.binding.parse_bitcode, included))
     return result
+
+
+def _placed(target_context: Any, name: str, code: bytes) -> int:
+    """Address of a function whose machine code was kept, and nothing else."""
+    engine = target_context.codegen()._engine
+    engine._ee.add_object_file(llvmlite.binding.object_file.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return engine.get_function_address(name)
 
 
 @lru_cache(maxsize=1)
@@ -532,9 +572,11 @@ def _processor(codegen: Any) -> tuple:
 class _MachineCode(NullCache):
     """What numba's dispatcher asks for compiled code of one function."""
 
-    def __init__(self, function: FunctionType, apart: bool) -> None:
+    def __init__(self, function: FunctionType, apart: bool, bare: bool, late: bool) -> None:
         self._function = function
         self._is_apart = apart
+        self._is_bare = bare  # nobody but callers that jump to it need it: machine code is all that is kept
+        self._is_late = late
         self._module = Path(function.__code__.co_filename).stem.strip("<>")
         self._name = f"{self._module}.{function.__name__}-{function.__code__.co_firstlineno}"
 
@@ -544,21 +586,37 @@ class _MachineCode(NullCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
         """Code for a signature, None if there is none."""
+        found = None if self._is_bare else self._read(sig, target_context, _rebuilt)
+        if found is None:
+            self.announce()
+        return found
+
+    def address(self, sig: Any, target_context: Any) -> int:
+        """Where bare code for a signature is, 0 if there is none."""
+        return self._read(sig, target_context, _placed) or 0
+
+    def _read(self, sig: Any, target_context: Any, use: Callable) -> Any:
+        """What is made of what was kept; None if there is nothing that is of use."""
         rtsys.initialize(target_context)  # what compiling needs besides is loaded when something is compiled
-        entry = self._entry(sig, target_context.codegen())
-        data = read_entry(entry)
+        data = read_entry(self._entry(sig, target_context.codegen()))
         if data is not None:
             try:
                 needed, *kept = pickle.loads(data)
                 # Code that jumps to what is not there would end the process.
                 if needed <= _apart:
-                    return _rebuilt(target_context, *kept)
+                    return use(target_context, *kept)
             except Exception:  # whatever unpickling meets: the hash is right, but the code is of no use here
                 _tell_of_damage(Path(self.cache_path))
-        _announce(self._function.__module__)
-        if self._is_apart and _postponed is None and cache_directory() is not None:
-            ahead.start(self._function.__module__)
         return None
+
+    def announce(self) -> None:
+        """Say that this is going to be compiled, and start who helps."""
+        if self._is_late:
+            notice(LATE_NOTICE)
+        else:
+            _announce(self._function.__module__)
+        if _postponed is None and cache_directory() is not None:
+            ahead.start(self._function.__module__)
 
     def has_overload(self, sig: Any, target_context: Any) -> bool:
         """Whether there is an entry for a signature, whole or not."""
@@ -569,8 +627,14 @@ class _MachineCode(NullCache):
         """Keep code for a signature."""
         if data.lifted or data.library.has_dynamic_globals:
             return  # it holds objects of this process
-        functions = data.library._final_module.functions
-        needed = {function.name for function in functions if function.is_declaration} & _apart
+        module = data.library._final_module
+        named = itertools.chain(module.functions, module.global_variables)
+        needed = {one.name for one in named if one.is_declaration} & _apart
+        if self._is_bare:
+            kept = data.fndesc.llvm_func_name, data.library._get_compiled_object()
+            if not any(one.consts for one in data._find_referenced_environments()):
+                write_entry(self._entry(sig, data.codegen), pickle.dumps((needed, *kept)))
+            return
         (name, kind, (code, included)), *rest, environments = data._reduce()
         shared = data.library._get_module_for_linking()
         defined = {found.name for found in (*shared.functions, *shared.global_variables) if not found.is_declaration}

@@ -66,9 +66,11 @@ def _definitions(formula: Expr, classes: int, parameters: tuple[Symbol, ...], te
         statements([("value", whole)], names),
         "value + 0.0",
         signature=f"types.float64({vectors})",
+        options="POINTED",
     ) + function(
         "derivatives_at",
         ["h", "context", "parameters", "slope", "square"],
         statements(found, names) + mirrored,
         signature=f"types.void({vectors}, FloatArray, Matrix)",
+        options="POINTED",
     )

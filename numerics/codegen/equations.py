@@ -18,7 +18,7 @@ def _vector_function(name: str, equations: potential.Equations) -> str:
         [(f"out[{k}]", expression) for k, expression in enumerate(equations.outputs.values())],
         _equation_names(equations),
     )
-    return function(name, ["x", "constants", "out"], body, signature="VECTOR_FUNCTION.signature")
+    return function(name, ["x", "constants", "out"], body, signature="VECTOR_FUNCTION.signature", options="POINTED")
 
 
 def _jacobian_function(name: str, equations: potential.Equations) -> str:
@@ -31,7 +31,7 @@ def _jacobian_function(name: str, equations: potential.Equations) -> str:
         if jacobian[r, c] != 0
     ]
     body = statements(entries, _equation_names(equations))
-    return function(name, ["x", "constants", "out"], body, signature="VECTOR_FUNCTION.signature")
+    return function(name, ["x", "constants", "out"], body, signature="VECTOR_FUNCTION.signature", options="POINTED")
 
 
 def _equation_names(equations: potential.Equations) -> dict[sympy.Symbol, str]:
@@ -95,6 +95,7 @@ def average_definitions() -> str:
         "point_coefficients",
         ["slope1", "slope2", "gamma", "tables", "j"],
         statements([(f"tables[{5 + k}, j]", e) for k, e in enumerate(coefficients)], table_names),
+        options="INCLUDED",
     )
     names = {envelope.f: "f", envelope.g: "g"}
     names |= {symbol: f"tables[{5 + k}, j]" for k, symbol in enumerate(coefficients.values())}
@@ -118,8 +119,5 @@ def average_definitions() -> str:
     for row, (name, expression) in enumerate(reduced.items(), start=1):
         factor = statements([("factor", factors[name])], {envelope.sigma: "(1.0 / inverse_sigma)"})
         body += factor + f"    sums[{row}, i] = factor * sum_{unique.index(expression)}\n"
-    loop = function("accumulate_pairs", ["node", "i", "inverse_sigma", "tables", "sums"], body)
-    return text + loop.replace(
-        "@njit(**OPTIONS)",
-        '@njit(fastmath={"reassoc", "contract", "nsz", "arcp", "nnan", "ninf"}, **OPTIONS)',
-    )
+    loop = function("accumulate_pairs", ["node", "i", "inverse_sigma", "tables", "sums"], body, options="INCLUDED")
+    return text + loop.replace("@njit(", '@njit(fastmath={"reassoc", "contract", "nsz", "arcp", "nnan", "ninf"}, ')

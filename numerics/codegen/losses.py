@@ -47,13 +47,16 @@ def loss_definitions(loss: Loss) -> str:
     arguments = ["h", "y", "logits", "parameters", "out"]
     at_one = {"slopes": _slopes(loss, names, [f"out[{k}]" for k in range(4)]), "targets": targets, "bends": bends}
     text = "".join(
-        function(name, arguments, body, signature="POINT_FUNCTION.signature") for name, body in at_one.items()
+        function(name, arguments, body, signature="POINT_FUNCTION.signature", options="BY_POINTER")
+        for name, body in at_one.items()
     )
     rows = ["low", "high", "curvature", "third"]
     along = _slopes(loss, names | {h: "h[i]"}, [f"{row}[i]" for row in rows])
     arguments = ["n", "y", "logits", "parameters", "h", *rows]
     body = "    for i in range(n):\n" + indent(along, "    ")
-    return text + function("along", arguments, body, signature="ALONG_FUNCTION.signature, noalias=True")
+    return text + function(
+        "along", arguments, body, signature="ALONG_FUNCTION.signature, noalias=True", options="BY_POINTER"
+    )
 
 
 def _slopes(loss: Loss, names: dict[sympy.Symbol, str], outputs: list[str]) -> str:
@@ -134,9 +137,8 @@ class LossFunctions:
 
     def derivatives(self, h: np.ndarray, y: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """dl/dh and d2l/dh2, each of shape (n,)."""
-        first = np.empty_like(h)
-        second = np.empty_like(h)
-        self._module.derivatives(h, y, logits, self._parameters, first, second)
+        first, second = np.empty_like(h, order="C"), np.empty_like(h, order="C")
+        self._module.derivatives(*_contiguous(h, y, logits), self._parameters, first, second)
         return first, second
 
     def mixed(self, h: np.ndarray, y: np.ndarray, logits: np.ndarray, k: int) -> np.ndarray:
@@ -144,9 +146,14 @@ class LossFunctions:
         return self._call(getattr(self._module, f"mixed_{k}"), h, y, logits)
 
     def _call(self, compiled, h: np.ndarray, y: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        out = np.empty_like(h)
-        compiled(h, y, logits, self._parameters, out)
+        out = np.empty_like(h, order="C")
+        compiled(*_contiguous(h, y, logits), self._parameters, out)
         return out
+
+
+def _contiguous(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Arrays in C order, for which functions of arrays are compiled once."""
+    return tuple(map(np.ascontiguousarray, arrays))
 
 
 @lru_cache(maxsize=256)
@@ -156,20 +163,14 @@ def _pointwise_module(formula: _ByFormula) -> ModuleType:
 
 def pointwise_definitions(loss: Loss) -> str:
     """Source of ``value``, ``derivatives`` and ``mixed_k`` over arrays, for :class:`LossFunctions`."""
-    names = _loss_names(loss)
-    scalar = [
-        ("value_at", [("r0", loss.expression)], "r0 + 0.0"),
-        ("derivatives_at", [("r0", loss.gradient), ("r1", loss.curvature)], "r0 + 0.0, r1 + 0.0"),
-    ]
-    scalar += [
-        (f"mixed_{k}_at", [("r0", sympy.diff(loss.gradient, symbol))], "r0 + 0.0")
-        for k, symbol in enumerate(loss.logits)
-    ]
+    names = _loss_names(loss) | {h: "h[i]", y: "y"}
+    names |= {symbol: f"logits[i, {k}]" for k, symbol in enumerate(loss.logits)}
+    outputs = {"value": {"out": loss.expression}, "derivatives": {"first": loss.gradient, "second": loss.curvature}}
+    outputs |= {f"mixed_{k}": {"out": sympy.diff(loss.gradient, x)} for k, x in enumerate(loss.logits)}
     text = ""
-    for name, assignments, result in scalar:
-        text += function(name, ["h", "y", "logits", "parameters"], by_label(assignments, names), result)
-        outputs = ["out"] if result.count(",") == 0 else ["first", "second"]
-        left = ", ".join(f"{output}[i]" for output in outputs)
-        body = f"    for i in range(h.size):\n        {left} = {name}(h[i], y[i], logits[i], parameters)\n"
-        text += function(name.removesuffix("_at"), ["h", "y", "logits", "parameters", *outputs], body)
+    for name, found in outputs.items():
+        body = "    for i in range(h.size):\n        y = labels[i]\n"
+        body += indent(by_label([(f"value_{out}", expression) for out, expression in found.items()], names), "    ")
+        body += "".join(f"        {out}[i] = value_{out} + 0.0\n" for out in found)
+        text += function(name, ["h", "labels", "logits", "parameters", *found], body)
     return text

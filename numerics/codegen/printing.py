@@ -73,9 +73,11 @@ def _print(expression: sympy.Expr) -> str:
         raise NotImplementedError(f"cannot compile the expression {expression}: {error}") from None
 
 
-def function(name: str, arguments: Sequence[str], body: str, result: str = "", *, signature: str = "") -> str:
+def function(
+    name: str, arguments: Sequence[str], body: str, result: str = "", *, signature: str = "", options: str = "OPTIONS"
+) -> str:
     """Source of one compiled function; with a signature it is compiled when its module is first imported."""
-    decorator = f"@njit({signature + ', ' if signature else ''}**OPTIONS)\n"
+    decorator = f"@njit({signature + ', ' if signature else ''}**{options})\n"
     text = f"{decorator}def {name}({', '.join(arguments)}):\n{body or '    pass' + chr(10)}"
     return text + (f"    return {result}\n" if result else "") + "\n\n"
 

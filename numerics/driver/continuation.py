@@ -6,14 +6,14 @@ import numpy as np
 from numba import types
 
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import INNER, FloatArray, Matrix
+from numerics.scalar.kernels.elementary import LATE, FloatArray, Matrix
 
 MOST_POINTS = 5  # that a point is extrapolated from
 _LARGEST_WEIGHT = 12.0  # of one of them
 _STILL = 1e-9  # a change that is none
 
 
-@njit(types.float64(Matrix, FloatArray, types.int64, types.int64, FloatArray), **INNER)
+@njit(types.float64(Matrix, FloatArray, types.int64, types.int64, FloatArray), **LATE)
 def prediction(vectors, position, i, used, out):
     """Vector i by the polynomial through the ``used`` ones before it, into ``out``.
 
@@ -45,7 +45,7 @@ def prediction(vectors, position, i, used, out):
     return miss
 
 
-@njit(types.void(Matrix, FloatArray, types.int64, types.int64, FloatArray), **INNER)
+@njit(types.void(Matrix, FloatArray, types.int64, types.int64, FloatArray), **LATE)
 def extrapolate(vectors, position, i, known, out):
     """Vector i from at most the ``known`` ones before it: from as many as would have predicted the last one best."""
     known = min(known, MOST_POINTS)

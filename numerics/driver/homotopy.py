@@ -8,7 +8,7 @@ import numpy as np
 
 from numerics.codegen.cache import njit
 from numerics.driver.outcome import Outcome, Status
-from numerics.scalar.kernels.elementary import GENERIC
+from numerics.scalar.kernels.elementary import INCLUDED
 
 _FIRST_STRIDE, _LARGEST_STRIDE, _SMALLEST_STRIDE = 1.5, 3.0, 1e-3
 _GROWTH, _DECAY = 1.6, 0.4  # of the stride after a success, and after a failure
@@ -29,7 +29,7 @@ def homotopy_of(solve_at):
         before the goal.
     """
 
-    @njit(**GENERIC)
+    @njit(**INCLUDED)
     def homotopy(problem, accuracy, x, start, goal, max_steps):
         here = start
         trial = np.empty(x.size)

@@ -6,7 +6,7 @@ import numpy as np
 
 from numerics.codegen.cache import njit
 from numerics.driver.outcome import Outcome, Status
-from numerics.scalar.kernels.elementary import GENERIC, lu_factor, lu_solve
+from numerics.scalar.kernels.elementary import INCLUDED, lu_factor, lu_solve
 
 STEP, CAP, RESIDUAL = range(3)
 """Rows of the sizes of an evaluation: what steps, steps that may be too long, and residuals are measured in."""
@@ -45,7 +45,7 @@ def newton_of(evaluate, advance):
         If it converged, ``memory.residual`` is the last move.
     """
 
-    @njit(**GENERIC)
+    @njit(**INCLUDED)
     def newton(problem, memory, state, x, accuracy):
         n = x.size
         values, jacobian, sizes = memory.residual, memory.jacobian, memory.sizes

@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import GENERIC, OPTIONS
+from numerics.scalar.kernels.elementary import INCLUDED, OPTIONS
 
 SOLVED, FAILED, KEPT = range(3)
 """What a level may end with; ``KEPT`` is the solution of the level before, beyond which there is none."""
@@ -48,7 +48,7 @@ def refine_of(solve, estimate, finer):
     What the last level ended with, its number, the level itself, and the last error.
     """
 
-    @njit(**GENERIC)
+    @njit(**INCLUDED)
     def refine(problem, memory, level, accuracy):
         error = before = before_that = np.inf
         while True:

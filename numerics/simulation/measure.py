@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -243,9 +243,10 @@ def clusters_of(data: Clusters, sample: Sample, fits: Sequence[StageFit]) -> Clu
 
 
 def measure(
-    data: DataModel, sample: Sample, chain: Chain, fits: Sequence[StageFit], further: Further | None = None
-) -> dict[str, Array]:
-    """All observables of one trained chain: shape (T,) each, or (T, T) for those of two stages.
+    data: DataModel, sample: Sample, chain: Chain, fits: Sequence[StageFit], further: Further | None = None,
+    only: Collection[str] | None = None,
+) -> dict[str, Array]:  # fmt: skip
+    """All observables of one trained chain, or ``only`` some, by name: shape (T,) each, or (T, T) for those of two stages.
 
     Training averages of a stage go over its own training samples with the labels seen there, ``clean_train_error`` over the
     same samples with the labels before the noise, averages of two stages over the samples of the later one.  Several teachers of
@@ -254,7 +255,7 @@ def measure(
     What ``further`` returns is added.
     """
     if data.many_classes:
-        return _measure_classes(data, sample, chain, fits, further)
+        return _measure_classes(data, sample, chain, fits, further, only)
     n_stages = len(fits)
     population, hidden = (clusters_of if data.in_clusters else population_of)(data, sample, fits), chain.hidden
     numbers = range(1 + hidden, n_stages + 1)
@@ -265,12 +266,13 @@ def measure(
         found["means"] = (signed * np.array(data.labels)[:, None]).T
         found["cluster_overlaps"] = np.stack([part.overlap for part in population.parts], axis=-1)
         found["cluster_errors"] = np.array([population.cluster_errors(t) for t in range(n_stages)])
-    return found | observables_of_stages(stages, further)
+    return found | observables_of_stages(stages, further, only)
 
 
 def _measure_classes(
-    data: ClassMixture, sample: Sample, chain: Chain, fits: Sequence[StageFit], further: Further | None
-) -> dict[str, Array]:
+    data: ClassMixture, sample: Sample, chain: Chain, fits: Sequence[StageFit], further: Further | None,
+    only: Collection[str] | None,
+) -> dict[str, Array]:  # fmt: skip
     """The same on K classes, with blocks of K x K: ``means[t, c, k]`` is w_tk.mu_c/N, ``overlap[t, s]`` W_t Lambda W_s^T/N."""
     n_inputs, bases = sample.mean.shape[1], [fit.basis(data.classes_count) for fit in fits]
     weights = [fit.all_weights @ basis for fit, basis in zip(fits, bases, strict=True)]
@@ -288,15 +290,19 @@ def _measure_classes(
         "class_errors": np.array([stage.fresh.class_errors(-1) for stage in stages]),
         "confusion": np.array([stage.fresh.confusion(-1) for stage in stages]),
     }  # fmt: skip
-    return found | observables_of_stages(stages, further)
+    return found | observables_of_stages(stages, further, only)
 
 
-def observables_of_stages(stages: Sequence[MeasuredStage], further: Further | None = None) -> dict[str, Array]:
-    """Those of the registry, what is further asked for, and how well they are known."""
+def observables_of_stages(
+    stages: Sequence[MeasuredStage], further: Further | None = None, only: Collection[str] | None = None
+) -> dict[str, Array]:
+    """Those of the registry, or ``only`` some, what is further asked for, and how well they are known."""
     data, hidden = stages[0].data, stages[0].chain.hidden
     found: dict[str, Array] = {}
     for observable in REGISTRY.values():
         if not observable.measured or ((data.many_classes or data.in_clusters) and not observable.of(data)):
+            continue
+        if only is not None and observable.name not in only:
             continue
         found[observable.raw_name] = np.array([stage.find(observable).value for stage in stages], dtype=float)
         if observable.kind == PAIR:

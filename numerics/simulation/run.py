@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -89,6 +89,7 @@ def simulate(
     gradient_tolerance: float = 1e-8,
     responses: bool = False,
     further: Further | None = None,
+    observables: Collection[str] | None = None,
     throw: bool = False,
     progress: bool = False,
 ) -> SimulationResult:
@@ -114,6 +115,8 @@ def simulate(
         Also measure V_ts, which costs dense inverses (see :func:`measure_responses`).
     further : callable
         Takes the trained stages of a run, returns what else is to be kept of it in ``runs``, by name.
+    observables : names
+        Measure these alone, and the bias.  Default: all.
     throw : bool
         Raise if a fit does not converge; otherwise it is kept, with a ``ConvergenceWarning`` and
         ``converged`` false.
@@ -185,6 +188,8 @@ def simulate(
     maps = [found for found in seen if isinstance(found, Seen)]
     network = next((found for found in seen if isinstance(found, RandomFeatures)), None)
 
+    only = None if observables is None else {"bias", *observables}
+
     def run(k: int) -> tuple[dict[str, Array], list[str]]:
         own_seed = np.random.SeedSequence(seed, spawn_key=(k,))
         sample = (
@@ -199,7 +204,7 @@ def simulate(
         failures = failures_of(k, resolved, fits)
         if failures and throw:
             raise ConvergenceError("; ".join(failures))
-        found = measure(data, sample, resolved, fits, further)
+        found = measure(data, sample, resolved, fits, further, only)
         if responses:
             if any(fit.broken for fit in fits):
                 found["response"] = np.full_like(found["overlap"], np.nan)

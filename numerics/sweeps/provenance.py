@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
+import opcode
 import platform
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import CodeType
 
+import numpy as np
 import sympy
 
 import theory
@@ -46,6 +48,7 @@ _DIGITS = 12
 _GUARD = '\nif __name__ == "__main__":\n'
 _EVALUATED = 30  # digits: rounding never reaches the digits that count
 _STAGES = (1, 2, 3)
+_NOTHING = opcode.opmap["NOP"]  # what is left of a text
 
 
 @lru_cache(maxsize=1)
@@ -106,12 +109,21 @@ def _sources(simulation: bool) -> dict[str, str]:
     return found
 
 
+@lru_cache(maxsize=1024)
 def _without_texts(source: str) -> str:
-    """What a module does: its syntax tree without comments and docstrings."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            # A statement that is a text does nothing.
-            node.body = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
-    return ast.dump(tree)
+    """Hash of what a module does: its byte code without comments and docstrings, nor where in the file what is."""
+    code = compile(source, "", "exec", dont_inherit=True, optimize=2)
+    return hashlib.sha256(repr(_contents(code)).encode()).hexdigest()
+
+
+def _contents(found: object) -> object:
+    """What byte code, or a constant in it, holds."""
+    if isinstance(found, CodeType):
+        called = found.co_argcount, found.co_posonlyargcount, found.co_kwonlyargcount, found.co_flags
+        names = found.co_name, found.co_names, found.co_varnames, found.co_freevars, found.co_cellvars
+        instructions = np.frombuffer(found.co_code, dtype=(np.uint8, 2))
+        instructions = instructions[instructions[:, 0] != _NOTHING].tobytes()
+        return called, names, instructions, found.co_exceptiontable, [_contents(one) for one in found.co_consts]
+    if isinstance(found, frozenset):
+        return sorted(map(repr, found))  # in the same order in every process
+    return [_contents(one) for one in found] if isinstance(found, tuple) else repr(found)

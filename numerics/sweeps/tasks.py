@@ -335,7 +335,7 @@ class Simulate(Points):
         notes = {}
         for i in range(self.size):
             try:
-                runs = simulate(*self.at(i), how.n_inputs, how.n_runs, how.seed)
+                runs = simulate(*self.at(i), how.n_inputs, how.n_runs, how.seed, observables=self.observables)
             except ParameterError as error:
                 notes[i] = str(error)
                 continue

@@ -20,7 +20,7 @@ from numerics.codegen.room import PART, entry, integer_part, part, part_matrix
 from numerics.driver.continuation import MOST_POINTS, extrapolate
 from numerics.driver.outcome import OUTCOME, Outcome, Status
 from numerics.driver.refine import FAILED, KEPT, SOLVED, least_gain, refine_of
-from numerics.scalar.kernels.elementary import INNER, PLAIN, FloatArray, Matrix
+from numerics.scalar.kernels.elementary import INNER, LATE, PLAIN, FloatArray, Matrix
 from numerics.scalar.kernels.guess import (
     place_given,
     place_vanishing,
@@ -176,6 +176,12 @@ class Chain(NamedTuple):
 CHAIN = record(Chain, STRUCTURE, POINT, SETTINGS)
 
 
+@njit(types.float64(CHAIN, types.int64), **LATE)
+def samples_of(chain, s):
+    """alpha of what stage s is trained on."""
+    return np.dot(chain.structure.trained[s].astype(np.float64), chain.point.data.alpha)
+
+
 @njit(types.float64(CHAIN, Matrix, STATES), **INNER)
 def largest_change(chain, before, states):
     """Largest change of an order parameter, relative to the norm, 1 + norm, norm squared, or responses."""
@@ -194,8 +200,7 @@ def largest_change(chain, before, states):
             force = conjugates[s, 1 + s]  # alpha Delta E[f_s^2]
             if kind[t] in (MINIMUM_NORM, MAX_MARGIN) and force > 0.0:
                 # V_tt is in other units: what would move a logit by the width of its field.
-                alpha = np.dot(chain.structure.trained[s].astype(np.float64), chain.point.data.alpha)
-                mean = max(mean, root * math.sqrt(alpha / force))
+                mean = max(mean, root * math.sqrt(samples_of(chain, s) / force))
             worst = max(worst, abs(old.responses[s] - new.responses[s]) / mean)
         worst = max(worst, abs(old.norm**2 - new.norm**2) / root**2)
         worst = max(worst, abs(old.response - new.response) / new.response)
@@ -215,7 +220,7 @@ def rounding_may_show(unknowns, delta):
     return False
 
 
-@njit(types.void(Matrix, types.int64, Matrix), **INNER)
+@njit(types.void(Matrix, types.int64, Matrix), **LATE)
 def displaced(unknowns, trial, out):
     """The unknowns, moved by a few units in the last place, each up or down as the ``trial`` has it, into ``out``."""
     for t in range(unknowns.shape[0]):
@@ -321,7 +326,7 @@ def finer(chain, level):
     return True, Level(level.number + 1, 0, factor, tail, tolerance, False)
 
 
-@njit(types.float64(CHAIN, SOLVING, LEVEL), **INNER)
+@njit(types.float64(CHAIN, SOLVING, LEVEL), **LATE)
 def error_of_rounding(chain, solving, level):
     """Two rules that agree may share their rounding errors: Newton steps from next to the solution have others."""
     states, check = solving.states, solving.check

@@ -22,10 +22,11 @@ import math
 
 import numpy as np
 from numba import types
+from numba.extending import overload
 
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import INNER, PLAIN, POINT_FUNCTION, FloatArray, Matrix, address
+from numerics.scalar.kernels.elementary import LATE, PLAIN, POINT_FUNCTION, FloatArray, Matrix, address
 from numerics.scalar.kernels.fields import add_field_means
 from numerics.scalar.kernels.layout import FIELD, LOSS, MAX_MARGIN, MINIMUM_NORM, NODES, Nodes
 from numerics.scalar.kernels.rows import take_nodes, with_room_for_a_stage
@@ -37,9 +38,6 @@ EDGE_POINTS, FIRST_EDGE_POINTS = 16.0, 48.0
 """Points of the Gauss-Legendre rules on both sides of the place where a margin is just met, likewise."""
 
 _MOST_POINTS = 64  # of one such rule; finer ones are rules of halves, thirds..
-_RULES = [np.polynomial.legendre.leggauss(n) for n in range(1, _MOST_POINTS + 1)]
-_LEGENDRE_POINTS = np.concatenate([0.5 * (1.0 + points) for points, _ in _RULES])
-_LEGENDRE_WEIGHTS = np.concatenate([0.5 * weights for _, weights in _RULES])
 _ROOT_TWO_PI = math.sqrt(2.0 * math.pi)
 _ROOT_TWO = math.sqrt(2.0)
 _MARGIN = 0.5  # beyond the width at which a Gaussian has fallen to the tail
@@ -52,7 +50,7 @@ _LAST_DIGIT = 1e-15
 # Where a sample has its minimum.
 
 
-@njit(types.void(POINT_FUNCTION, POINT_FUNCTION, FloatArray, Matrix, FloatArray, FloatArray), **INNER)
+@njit(types.void(POINT_FUNCTION, POINT_FUNCTION, FloatArray, Matrix, FloatArray, FloatArray), **LATE)
 def solve_gradient(slopes, targets, labels, logits, parameters, out):
     """``h*``, where the loss of each node is smallest: ``S(h) = c``, by bracketed Newton steps for ``log S = log c`` where both
     have one sign.
@@ -122,7 +120,7 @@ def solve_gradient(slopes, targets, labels, logits, parameters, out):
             position = 0.0
 
 
-@njit(types.void(LOSS, FloatArray, Matrix, FloatArray), **INNER)
+@njit(types.void(LOSS, FloatArray, Matrix, FloatArray), **LATE)
 def find_goals(loss, labels, logits, out):
     """What a constraint holds the logit of a node to: ``h*`` of :func:`solve_gradient`, or the sign of the label for a margin."""
     if loss.constraint == MINIMUM_NORM:
@@ -145,7 +143,7 @@ def tail_and_density(z):
     return 0.5 * math.erfc(-z / _ROOT_TWO), math.exp(-0.5 * z * z) / _ROOT_TWO_PI
 
 
-@njit(FloatArray(FIELD, Matrix), **INNER)
+@njit(FloatArray(FIELD, Matrix), **LATE)
 def field_means(field, statistics):
     """Mean of the field given each node."""
     means = np.zeros(statistics.shape[0])
@@ -153,7 +151,7 @@ def field_means(field, statistics):
     return means
 
 
-@njit(types.void(LOSS, FloatArray, FIELD, NODES, FloatArray, Matrix), **INNER)
+@njit(types.void(LOSS, FloatArray, FIELD, NODES, FloatArray, Matrix), **LATE)
 def constrained_averages(loss, goals, field, nodes, averages, jacobian):
     """As :func:`numerics.scalar.kernels.averages.channel_averages`."""
     statistics, sigma, gamma = nodes.statistics, field.sigma, field.gamma
@@ -193,7 +191,7 @@ def constrained_averages(loss, goals, field, nodes, averages, jacobian):
             jacobian[m, k] = jacobian[k, m]
 
 
-@njit(types.float64(LOSS, FloatArray, FIELD, NODES), **INNER)
+@njit(types.float64(LOSS, FloatArray, FIELD, NODES), **LATE)
 def held_samples(loss, goals, field, nodes):
     """``alpha`` times the share of samples that the constraint holds."""
     if loss.constraint == MINIMUM_NORM:
@@ -216,7 +214,7 @@ def held_logit(loss, goal, field):
     return goal * max(1.0, goal * field)
 
 
-@njit(NODES(LOSS, NODES, FloatArray, FIELD, FloatArray), **INNER)
+@njit(NODES(LOSS, NODES, FloatArray, FIELD, FloatArray), **LATE)
 def follow_constrained(loss, nodes, goals, field, along):
     """The nodes with one stage more, whose g at node i is ``along[i]``."""
     k = nodes.logits.shape[1]
@@ -230,8 +228,22 @@ def follow_constrained(loss, nodes, goals, field, along):
     return Nodes(owned(nodes.weight), statistics, owned(nodes.labels), logits, owned(nodes.member), owned(nodes.row))
 
 
+def legendre_rules():
+    """Points and weights on (0, 1) of the Gauss-Legendre rules of 1, 2.. points, one after the other."""
+    rules = [np.polynomial.legendre.leggauss(n) for n in range(1, _MOST_POINTS + 1)]
+    points = np.concatenate([0.5 * (1.0 + points) for points, _ in rules])
+    return points, np.concatenate([0.5 * weights for _, weights in rules])
+
+
+@overload(legendre_rules)
+def _compiled_legendre_rules():
+    """As constants, which are computed when that is compiled."""
+    points, weights = legendre_rules()
+    return lambda: (points, weights)
+
+
 @njit(
-    types.Tuple((types.int64, FloatArray, FloatArray))(LOSS, FloatArray, FIELD, NODES, types.float64, types.float64), **INNER
+    types.Tuple((types.int64, FloatArray, FloatArray))(LOSS, FloatArray, FIELD, NODES, types.float64, types.float64), **LATE
 )  # fmt: skip
 def constrained_directions(loss, goals, field, nodes, step, tail):
     """A rule in g for every node: how many points it has, the points, and their weights.
@@ -256,6 +268,7 @@ def constrained_directions(loss, goals, field, nodes, step, tail):
     pieces = (wanted + _MOST_POINTS - 1) // _MOST_POINTS
     order = (wanted + pieces - 1) // pieces
     rule = order * (order - 1) // 2
+    places, shares = legendre_rules()
     count = 2 * pieces * order
     points, weights = np.empty(n * count), np.empty(n * count)
     means = field_means(field, nodes.statistics)
@@ -266,14 +279,14 @@ def constrained_directions(loss, goals, field, nodes, step, tail):
             start, width = (-reach, (edge + reach) / pieces) if side == 0 else (edge, (reach - edge) / pieces)
             for piece in range(pieces):
                 for j in range(order):
-                    g = start + width * (piece + _LEGENDRE_POINTS[rule + j])
+                    g = start + width * (piece + places[rule + j])
                     points[place] = g
-                    weights[place] = width * _LEGENDRE_WEIGHTS[rule + j] * math.exp(-0.5 * g * g) / _ROOT_TWO_PI
+                    weights[place] = width * shares[rule + j] * math.exp(-0.5 * g * g) / _ROOT_TWO_PI
                     place += 1
     return count, points, weights
 
 
-@njit(NODES(LOSS, NODES, FloatArray, FIELD, types.float64, types.float64), **INNER)
+@njit(NODES(LOSS, NODES, FloatArray, FIELD, types.float64, types.float64), **LATE)
 def constrained_nodes(loss, nodes, goals, field, step, tail):
     """The nodes once for every point of a rule in the g of one stage more; what weighs next to nothing is left out.
 

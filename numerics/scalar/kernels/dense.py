@@ -18,10 +18,10 @@ from numba import types
 from numba.typed import List
 
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import INNER, VECTOR_FUNCTION, FloatArray, Matrix
+from numerics.scalar.kernels.elementary import INNER, LATE, VECTOR_FUNCTION, FloatArray, Matrix
 from numerics.scalar.kernels.layout import COVARIANCES, ETA, MEAN, MOMENTS, RIDGE, TABLES, Matrices
 
-_SUMS = {**INNER, "fastmath": {"reassoc", "contract", "nsz"}}
+_SUMS = {**LATE, "fastmath": {"reassoc", "contract", "nsz"}}
 
 
 # Lists of matrices.
@@ -33,33 +33,38 @@ def no_matrices():
     return List.empty_list(Matrix)
 
 
-@njit(types.void(Matrices, Matrix), cache=True)
+@njit(cache=True)
 def append_matrix(matrices, matrix):
     """One more."""
     matrices.append(matrix)
 
 
+@njit(Matrices(types.int64), **LATE)
+def room_for_operators(stages):
+    """For G_s1.., H_s of every stage, nothing yet, and for Qh."""
+    kept = List.empty_list(Matrix)
+    for _ in range(stages * (stages + 1)):
+        kept.append(np.empty((0, 0)))
+    kept.append(np.zeros((stages, stages)))
+    return kept
+
+
 @njit(Matrices(TABLES, types.int64), **INNER)
 def no_operators(tables, stages):
-    """Room for G_s1.., H_s of every stage, nothing yet, and for Qh."""
-    kept = List.empty_list(Matrix)
-    if tables.share > 0.0:
-        for _ in range(stages * (stages + 1)):
-            kept.append(np.empty((0, 0)))
-        kept.append(np.zeros((stages, stages)))
-    return kept
+    """The same; nothing where there are no tables."""
+    return room_for_operators(stages) if tables.share > 0.0 else List.empty_list(Matrix)
 
 
 # Products.  An operator of one row is diagonal where its size is not 1; an empty one is 0.
 
 
-@njit(types.boolean(Matrix, types.int64), **INNER)
+@njit(types.boolean(Matrix, types.int64), **LATE)
 def is_diagonal(operator, size):
     """Whether an operator on so many coordinates is written as its diagonal."""
     return operator.shape[0] == 1 and size > 1
 
 
-@njit(Matrix(Matrix, Matrix), **INNER)
+@njit(Matrix(Matrix, Matrix), **LATE)
 def applied(matrix, operator):
     """``matrix operator``, in full."""
     if operator.size == 0:
@@ -108,7 +113,7 @@ def weighted_squares(matrix, weights):
     return out
 
 
-@njit(types.void(Matrix, Matrix, Matrix, types.float64), **INNER)
+@njit(types.void(Matrix, Matrix, Matrix, types.float64), **LATE)
 def add_rows(total, rows, gain, factor):
     """Add ``factor`` times the rows, each times its entry of ``gain``, to a matrix."""
     for i in range(total.shape[0]):
@@ -119,7 +124,7 @@ def add_rows(total, rows, gain, factor):
 # The prior.
 
 
-@njit(types.void(MOMENTS, types.int64, types.int64, Matrices, Matrix), **INNER)
+@njit(types.void(MOMENTS, types.int64, types.int64, Matrices, Matrix), **LATE)
 def add_noise(moments, k, r, reactions, out):
     """Add what fields have in common to E[z_s z_r], s <= r, but for l = m = s = r: of the ``reactions`` ``X_sl = Omega_ts G_sl``
 
@@ -150,7 +155,7 @@ def add_noise(moments, k, r, reactions, out):
                     out[i, at + s] += factor * common[i]
 
 
-@njit(Matrix(MOMENTS, types.int64, types.float64), **INNER)
+@njit(Matrix(MOMENTS, types.int64, types.float64), **LATE)
 def rows_of_tables(moments, k, ridge):
     """Constants of the prior of the stage after k others, a row for each eigenvector of its covariance; see :data:`layout.ETA`."""
     tables, kept, stages = moments.groups.tables, moments.kept, moments.groups.means.shape[1]
@@ -218,7 +223,7 @@ def rows_of_tables(moments, k, ridge):
     return out
 
 
-@njit(types.void(MOMENTS, VECTOR_FUNCTION, types.int64, types.float64, FloatArray), **INNER)
+@njit(types.void(MOMENTS, VECTOR_FUNCTION, types.int64, types.float64, FloatArray), **LATE)
 def append_operators(moments, moments_of, t, ridge, conjugate):
     """G_t1.., H_t and Qh_t1.. of a stage that is solved."""
     tables, kept, stages = moments.groups.tables, moments.kept, moments.groups.means.shape[1]

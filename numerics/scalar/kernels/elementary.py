@@ -15,14 +15,29 @@ OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
 """Of every compiled function.  What is divided by zero is infinite or NaN, and is found by whoever called; an exception could
 not leave a function that is called through a pointer."""
 
+OPEN = {**OPTIONS, "open_to_others": True}
+"""Of ways in for Python with a signature, which are compiled for other types where they are called with such."""
+
 ENTRY = {**OPTIONS, "apart": True}
 """Of functions of the solver that Python calls too."""
 
 GENERIC = {"nogil": True, "error_model": "numpy"}
 """Of functions that take functions, and are compiled for each."""
 
+INCLUDED = {**GENERIC, "inner": True}
+"""Of those among them that Python does not call."""
+
+POINTED = {**OPTIONS, "pointed": True}
+"""Of functions that are called through pointers."""
+
+BY_POINTER = {**POINTED, "no_cpython_wrapper": True}
+"""Of those that are called in no other way."""
+
 INNER = {**ENTRY, "inner": True}
 """Of all others."""
+
+LATE = {**INNER, "late": True}
+"""Of those that few problems need, which are compiled when one does."""
 
 PLAIN = {**INNER, "plain": True}
 """Of those that make no arrays."""

@@ -1,4 +1,4 @@
-"""The ways in from Python: compiled for the named tuples that Python owns when they are first called."""
+"""The ways in from Python, for the named tuples that it owns; those that few problems need are compiled when they are called."""
 
 from __future__ import annotations
 
@@ -6,8 +6,26 @@ from numba import types
 
 from numerics.codegen.cache import njit, unchecked
 from numerics.scalar.kernels import chain, constrained, fields, nodes, prior, rows, stage, walk
-from numerics.scalar.kernels.elementary import OPTIONS, FloatArray, Matrix
-from numerics.scalar.kernels.layout import ALL_STATES, POINTS, SETTINGS, STRUCTURE, SUMMARY
+from numerics.scalar.kernels.elementary import OPEN, OPTIONS, VECTOR_FUNCTION, FloatArray, IntArray, Matrix
+from numerics.scalar.kernels.layout import (
+    ALL_STATES,
+    DATA,
+    FIELD,
+    GROUPS,
+    MOMENTS,
+    NODES,
+    ORDER_PARAMETERS,
+    POINTS,
+    SETTINGS,
+    SHARPNESS,
+    STAGE,
+    STRUCTURE,
+    SUMMARY,
+    Rule,
+    record,
+)
+
+_RULE = record(Rule, *[types.float64] * 2, *[types.boolean] * 2, SHARPNESS, Matrix)
 
 
 @njit(
@@ -21,7 +39,7 @@ solve_points = unchecked(solve_points_of)
 """For arrays of exactly these types, in C order: to look up the types of so many takes as long as to solve a point."""
 
 
-@njit(**OPTIONS)
+@njit(SHARPNESS(Matrix, IntArray, types.int64), **OPEN)
 def sharpness_along(unknowns, started, t):
     return walk.sharpness_along(unknowns, started, t)
 
@@ -36,12 +54,15 @@ def channel_at(problem, accuracy, x, conjugate, slopes):
     return stage.channel_at(problem, accuracy, x, conjugate, slopes)
 
 
-@njit(**OPTIONS)
+@njit(NODES(DATA, types.int64), **OPEN)
 def label_nodes(data, rows):
     return nodes.label_nodes(data, rows)
 
 
-@njit(**OPTIONS)
+@njit(
+    types.Tuple((NODES, types.float64))(STAGE, NODES, FIELD, IntArray, IntArray, FloatArray, _RULE, types.float64),
+    **OPEN,
+)
 def nodes_after(stage_there, nodes_here, field, trained, needed, directions, rule, tail):
     return nodes.nodes_after(stage_there, nodes_here, field, trained, needed, directions, rule, tail)
 
@@ -61,7 +82,7 @@ def find_goals(loss, labels, logits, out):
     constrained.find_goals(loss, labels, logits, out)
 
 
-@njit(**OPTIONS)
+@njit(FIELD(ORDER_PARAMETERS, types.float64), **OPEN)
 def field_of(order, delta):
     return fields.field_of(order, delta)
 
@@ -76,17 +97,17 @@ def add_field_means(field, statistics, out):
     fields.add_field_means(field, statistics, out)
 
 
-@njit(**OPTIONS)
+@njit(MOMENTS(GROUPS), **OPEN)
 def no_moments(groups):
     return prior.no_moments(groups)
 
 
-@njit(**OPTIONS)
+@njit(Matrix(MOMENTS, types.int64, types.float64), **OPEN)
 def prior_rows(moments, k, ridge):
     return prior.prior_rows(moments, k, ridge)
 
 
-@njit(**OPTIONS)
+@njit(types.void(MOMENTS, VECTOR_FUNCTION, types.int64, types.float64, FloatArray), **OPEN)
 def append_trained(moments, moments_of, t, ridge, conjugate):
     prior.append_trained(moments, moments_of, t, ridge, conjugate)
 

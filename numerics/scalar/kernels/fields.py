@@ -9,7 +9,7 @@ from numba import types
 
 from numerics.codegen.cache import njit
 from numerics.codegen.room import PART
-from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray, Matrix
+from numerics.scalar.kernels.elementary import INNER, LATE, LEAF, PLAIN, FloatArray, Matrix
 from numerics.scalar.kernels.layout import FIELD, ORDER_PARAMETERS, Field, record
 
 
@@ -34,7 +34,7 @@ def field_of(order, delta):
     return Field(coefficients, field.sigma, field.gamma)
 
 
-@njit(FIELD(ORDER_PARAMETERS, types.float64), **INNER)
+@njit(FIELD(ORDER_PARAMETERS, types.float64), **LATE)
 def field_of_fresh(order, delta):
     """Field on fresh samples: earlier forces are not felt, and there is no own."""
     k = order.couplings.size

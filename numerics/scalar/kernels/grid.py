@@ -17,6 +17,7 @@ from numerics.codegen.cache import njit
 from numerics.codegen.room import PART_MATRIX, integer_part, part, part_matrix, stack, stack_matrix
 from numerics.scalar.kernels.elementary import (
     INNER,
+    LATE,
     LEAF,
     PLAIN,
     SEARCHED,
@@ -124,7 +125,7 @@ def follow_slopes(move, slope):
 
 
 @njit(
-    types.boolean(SAMPLE, FIELD, TABLE, types.int64, types.float64, types.float64, types.float64, types.float64), **INNER
+    types.boolean(SAMPLE, FIELD, TABLE, types.int64, types.float64, types.float64, types.float64, types.float64), **LATE
 )  # fmt: skip
 def points_in_the_field(sample, field, table, count, reach, h_centre, centre, scale):
     """Store proximal points of a rule in the field itself, after those of the table; False if one was not found.

@@ -10,7 +10,7 @@ from numba import types
 
 from numerics.codegen.cache import njit
 from numerics.codegen.room import stack
-from numerics.scalar.kernels.elementary import INNER, FloatArray, Matrix, address
+from numerics.scalar.kernels.elementary import INNER, LATE, FloatArray, Matrix, address
 from numerics.scalar.kernels.layout import (
     COVARIANCES,
     ETA,
@@ -129,7 +129,7 @@ def first_guess(rho, ridge, eta, mixing, teacher, units, earlier, x):
     x[at.response] = math.log(v)
 
 
-@njit(types.void(types.float64, types.float64, types.float64, Matrix, FloatArray, FloatArray), **INNER)
+@njit(types.void(types.float64, types.float64, types.float64, Matrix, FloatArray, FloatArray), **LATE)
 def place_given(m, q, bias, earlier, x, updated):
     """Order parameters of given weights ``w = m v + noise``: their overlaps with earlier stages are those of m v."""
     k = (x.size - 4) // 2
@@ -155,7 +155,7 @@ def place_given(m, q, bias, earlier, x, updated):
     x[at.response] = _NO_RESPONSE
 
 
-@njit(types.UniTuple(types.float64, 2)(FloatArray, FloatArray, types.float64, types.float64), **INNER)
+@njit(types.UniTuple(types.float64, 2)(FloatArray, FloatArray, types.float64, types.float64), **LATE)
 def pull_at_rest(weight, curvature, delta, v):
     """``Vh = sum weight Delta l''/(1 + Delta V l'')`` and its derivative with respect to V."""
     pull = rate = 0.0
@@ -166,7 +166,7 @@ def pull_at_rest(weight, curvature, delta, v):
     return pull, rate
 
 
-@njit(types.UniTuple(types.float64, 2)(PROBLEM), **INNER)
+@njit(types.UniTuple(types.float64, 2)(PROBLEM), **LATE)
 def response_at_rest(problem):
     """V and Vh of a stage without weights: ``V = sum_a eta_a Omega_a/(ridge + Omega_a Vh(V))`` at ``h = bias``."""
     loss, nodes, delta, prior = problem.loss, problem.nodes, problem.delta, problem.prior
@@ -204,7 +204,7 @@ def response_at_rest(problem):
     return v, pull_at_rest(nodes.weight, curvature, delta, v)[0]
 
 
-@njit(types.float64(PROBLEM, types.float64), **INNER)
+@njit(types.float64(PROBLEM, types.float64), **LATE)
 def response_if_held(problem, samples):
     """V of a constrained stage that holds so many samples over N: ``V Vh = samples``, ``V = sum_a eta_a Omega_a/(1 + Omega_a Vh)``.
 
@@ -225,7 +225,7 @@ def response_if_held(problem, samples):
     return v if high < _LARGEST_LOG else 0.0
 
 
-@njit(types.void(types.float64, types.float64, FloatArray, FloatArray), **INNER)
+@njit(types.void(types.float64, types.float64, FloatArray, FloatArray), **LATE)
 def place_vanishing(bias, response, x, updated):
     """Order parameters of a stage without weights.
 

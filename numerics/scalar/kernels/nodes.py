@@ -11,7 +11,7 @@ from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
 from numerics.codegen.room import stack
 from numerics.scalar.kernels.constrained import constrained_nodes, find_goals, follow_constrained
-from numerics.scalar.kernels.elementary import INNER, FloatArray, IntArray, Matrix
+from numerics.scalar.kernels.elementary import INNER, LATE, FloatArray, IntArray, Matrix
 from numerics.scalar.kernels.fields import centres_in_p
 from numerics.scalar.kernels.grid import build_grid
 from numerics.scalar.kernels.layout import DATA, FIELD, LOSS, NODES, ROOM_OF_SAMPLES, RULE, STAGE, TRAINED, Field, Nodes
@@ -31,10 +31,11 @@ def label_nodes(data, rows):
 
     It is where noise flips it, or where a rule draws one that is not the sign of its logit, which is not known yet.
     """
-    wrong = data.label_noise + (1.0 - 2.0 * data.label_noise) * data.disagreement
+    wrong = np.empty(data.label_noise.size)
     count = 0
-    for noise in wrong:
-        count += 2 if noise > 0.0 else 1
+    for d in range(wrong.size):
+        wrong[d] = data.label_noise[d] + (1.0 - 2.0 * data.label_noise[d]) * data.disagreement
+        count += 2 if wrong[d] > 0.0 else 1
     count *= rows * data.weights.size
     weight = np.empty(count)
     statistics = np.ones((count, 2))
@@ -57,14 +58,12 @@ def label_nodes(data, rows):
     return Nodes(weight, statistics, labels, np.empty((count, 0)), member, row)
 
 
-@njit(NODES(DATA, NODES, types.float64), **INNER)
-def weighted_by_label(data, nodes, tail):
-    """Nodes after a rule that draws labels, now that its logit z is known: each times P(its label at z)/P(its label).
+@njit(NODES(DATA, NODES, types.float64), **LATE)
+def weighted_by_drawn_label(data, nodes, tail):
+    """Each node times P(its label at z)/P(its label), where z is the rule's logit.
 
     What then weighs less than ``tail`` of the heaviest is dropped; nothing is if that is 0.
     """
-    if data.slope == np.inf:
-        return nodes
     weight = nodes.weight.copy()
     largest = 0.0
     for i in range(weight.size):
@@ -75,6 +74,12 @@ def weighted_by_label(data, nodes, tail):
         largest = max(largest, weight[i])
     found = Nodes(weight, nodes.statistics, nodes.labels, nodes.logits, nodes.member, nodes.row)
     return take_nodes(found, np.flatnonzero(weight >= _NODE_TAIL * tail * largest))
+
+
+@njit(NODES(DATA, NODES, types.float64), **INNER)
+def weighted_by_label(data, nodes, tail):
+    """Nodes after a rule, now that its logit is known: as they are, unless it draws labels."""
+    return nodes if data.slope == np.inf else weighted_by_drawn_label(data, nodes, tail)
 
 
 @njit(
@@ -156,7 +161,7 @@ def follow_nodes(loss, nodes, seen, field, trained, along):
 
 
 @njit(
-    types.Tuple((NODES, FloatArray))(NODES, types.float64, types.float64), **INNER
+    types.Tuple((NODES, FloatArray))(NODES, types.float64, types.float64), **LATE
 )  # fmt: skip
 def along_a_narrow_field(nodes, step, tail):
     """The nodes once for every point of a trapezoid rule in the next stage's g, and that g: it is not read off a logit.
@@ -185,6 +190,16 @@ def along_a_narrow_field(nodes, step, tail):
     for k in range(total):
         found.weight[k] *= share[k]
     return found, along
+
+
+@njit(NODES(NODES, NODES), **LATE)
+def joined(first, second):
+    """The nodes of both."""
+    return Nodes(
+        np.concatenate((first.weight, second.weight)), np.concatenate((first.statistics, second.statistics)),
+        np.concatenate((first.labels, second.labels)), np.concatenate((first.logits, second.logits)),
+        np.concatenate((first.member, second.member)), np.concatenate((first.row, second.row)),
+    )  # fmt: skip
 
 
 @njit(
@@ -232,14 +247,7 @@ def nodes_after(stage, nodes, field, trained, needed, directions, rule, tail):
                 stage.loss, part, part.logits[:, stage.seen], own, side == 1, rule, tail
             )  # fmt: skip
             defect = max(defect, its_defect)
-        if parts > 0:
-            extended = Nodes(
-                np.concatenate((extended.weight, part.weight)), np.concatenate((extended.statistics, part.statistics)),
-                np.concatenate((extended.labels, part.labels)), np.concatenate((extended.logits, part.logits)),
-                np.concatenate((extended.member, part.member)), np.concatenate((extended.row, part.row)),
-            )  # fmt: skip
-        else:
-            extended = part
+        extended = joined(extended, part) if parts > 0 else part
         parts += 1
     if parts == 0:  # no data set is needed any more
         extended = with_constant_logit(take_nodes(nodes, np.empty(0, np.int64)), 0.0)

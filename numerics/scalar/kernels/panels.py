@@ -19,7 +19,7 @@ from numba import types
 
 from numerics.codegen.cache import njit
 from numerics.codegen.room import stack, stack_matrix
-from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray, Matrix, address
+from numerics.scalar.kernels.elementary import LATE, LEAF, PLAIN, FloatArray, Matrix, address
 from numerics.scalar.kernels.layout import FIELD, JUMP_SCALE, POSITION, RULE, SAMPLE, SCALE, TABLE, Table
 from numerics.scalar.kernels.proximal import (
     CURVATURE,
@@ -149,7 +149,7 @@ def cut_at(left, right, rule):
 
 
 @njit(
-    TABLE(SAMPLE, FIELD, RULE, TABLE, types.float64, types.float64, types.float64, types.float64), **INNER
+    TABLE(SAMPLE, FIELD, RULE, TABLE, types.float64, types.float64, types.float64, types.float64), **LATE
 )  # fmt: skip
 def panels(sample, field, rule, table, low, high, guess, centre):
     """Add points that resolve every Gaussian of the field's width in P between ``low`` and ``high``.

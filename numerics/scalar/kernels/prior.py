@@ -11,7 +11,7 @@ from numba import types
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
 from numerics.scalar.kernels.dense import append_operators, no_operators, rows_of_tables
-from numerics.scalar.kernels.elementary import INNER, PLAIN, VECTOR_FUNCTION, FloatArray, Matrix
+from numerics.scalar.kernels.elementary import INNER, LATE, PLAIN, VECTOR_FUNCTION, FloatArray, Matrix
 from numerics.scalar.kernels.layout import COVARIANCES, ETA, GROUPS, MEAN, MOMENTS, RIDGE, Moments
 
 
@@ -114,7 +114,7 @@ def append_trained(moments, moments_of, t, ridge, conjugate):
             propagator[a, t, s] = found[2 + t + s]
 
 
-@njit(types.void(MOMENTS, types.int64, types.float64, types.float64), **INNER)
+@njit(types.void(MOMENTS, types.int64, types.float64, types.float64), **LATE)
 def append_given(moments, t, m, mean_square):
     """The same for given weights ``w = m v + noise``, which do not react; ``mean_square`` is that of one of them."""
     groups = moments.groups
@@ -133,7 +133,7 @@ def append_given(moments, t, m, mean_square):
         covariance[a, t, t] = mean_square * groups.signals[a]
 
 
-@njit(types.UniTuple(types.float64, 2)(MOMENTS, VECTOR_FUNCTION, types.int64, types.float64, FloatArray), **INNER)
+@njit(types.UniTuple(types.float64, 2)(MOMENTS, VECTOR_FUNCTION, types.int64, types.float64, FloatArray), **LATE)
 def squares_of_weights(moments, moments_of, t, ridge, conjugate):
     """``w_t.w_t/N`` and ``w_t.Omega_tt w_t/N`` of a stage with these conjugates, those before it being known."""
     rows = prior_rows(moments, t, ridge)

@@ -12,7 +12,7 @@ from numba import types
 
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray, address
+from numerics.scalar.kernels.elementary import LATE, LEAF, PLAIN, FloatArray, address
 from numerics.scalar.kernels.layout import SAMPLE, TABLE, Table
 
 POINT_ROWS = 6
@@ -68,7 +68,7 @@ def proximal_point(sample, gamma, u, guess, tolerance, slope):
     return h
 
 
-@njit(TABLE(TABLE, types.int64), **INNER)
+@njit(TABLE(TABLE, types.int64), **LATE)
 def with_room(table, wanted):
     """The table, or one large enough for so many more points."""
     points, used = table.points, table.used

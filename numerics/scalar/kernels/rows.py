@@ -7,7 +7,7 @@ from numba import types
 
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import INNER, IntArray, Matrix
+from numerics.scalar.kernels.elementary import INNER, LATE, IntArray, Matrix
 from numerics.scalar.kernels.layout import NODES, Nodes
 
 
@@ -20,12 +20,18 @@ def take_nodes(nodes, indices):
     )  # fmt: skip
 
 
+@njit(NODES(NODES, IntArray), **LATE)
+def nodes_of_some_sets(nodes, wanted):
+    """The nodes of data sets d with 1 in ``wanted``, shape (d,)."""
+    return take_nodes(nodes, np.flatnonzero(wanted[nodes.member]))
+
+
 @njit(NODES(NODES, IntArray), **INNER)
 def nodes_of_sets(nodes, wanted):
-    """The nodes of data sets d with 1 in ``wanted``, shape (d,); all of them if that is so."""
+    """The same; the nodes themselves if that is all of them."""
     for one in wanted:
         if one == 0:
-            return take_nodes(nodes, np.flatnonzero(wanted[nodes.member]))
+            return nodes_of_some_sets(nodes, wanted)
     return nodes
 
 
@@ -44,7 +50,7 @@ def with_room_for_a_stage(nodes):
     return statistics, logits
 
 
-@njit(NODES(NODES, types.float64), **INNER)
+@njit(NODES(NODES, types.float64), **LATE)
 def with_constant_logit(nodes, logit):
     """The nodes with one stage more, which has the same logit on all samples, no direction and no force."""
     k = nodes.logits.shape[1]

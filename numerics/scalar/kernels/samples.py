@@ -79,7 +79,7 @@ def new_samples(loss, weight, labels, logits, tail, room):
     return samples
 
 
-@njit(SAMPLES(SAMPLES, types.int64, types.int64), **INNER)
+@njit(SAMPLES(SAMPLES, types.int64, types.int64), **LATE)
 def samples_between(samples, low, high):
     """Those of the nodes ``low <= i < high``, which get an order of their own."""
     n = high - low

@@ -19,7 +19,7 @@ from numerics.driver.newton import CAP, RESIDUAL, STEP, newton_of
 from numerics.driver.outcome import OUTCOME, Status
 from numerics.scalar.kernels.averages import channel_averages, point_tables
 from numerics.scalar.kernels.constrained import constrained_averages, find_goals
-from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray, Matrix, multiply
+from numerics.scalar.kernels.elementary import INNER, LATE, LEAF, PLAIN, FloatArray, Matrix, multiply
 from numerics.scalar.kernels.fields import centres_in_p, field_in
 from numerics.scalar.kernels.generated import DENSITY_ROW, N_SUMS, TABLE_ROWS
 from numerics.scalar.kernels.grid import build_grid
@@ -418,7 +418,7 @@ def renew(loss, samples, field, rule, grid_centre, state):
     return State(points, tables, used, field.sigma, field.gamma, state.exact, state.defect, True)
 
 
-@njit(types.float64(PROBLEM, MEMORY, FIELD), **INNER)
+@njit(types.float64(PROBLEM, MEMORY, FIELD), **LATE)
 def average_in_blocks(problem, memory, field):
     """Averages over more nodes than fit into memory with their points, and the defect: each block has a grid of its own."""
     weight, statistics = problem.nodes.weight, problem.nodes.statistics
@@ -621,7 +621,7 @@ def solve_stage(problem, accuracy, x, conjugate, updated):
 
 
 @njit(
-    types.Tuple((types.boolean, types.float64))(PROBLEM, ACCURACY, FloatArray, FloatArray, Matrix), **INNER
+    types.Tuple((types.boolean, types.float64))(PROBLEM, ACCURACY, FloatArray, FloatArray, Matrix), **LATE
 )  # fmt: skip
 def channel_at(problem, accuracy, x, conjugate, slopes):
     """The channel alone, for a prior that is elsewhere: ``problem.prior`` is not looked at.
@@ -652,7 +652,7 @@ def channel_at(problem, accuracy, x, conjugate, slopes):
     return finite, state.defect
 
 
-@njit(PROBLEM(PROBLEM, types.float64), **INNER)
+@njit(PROBLEM(PROBLEM, types.float64), **LATE)
 def with_ridge(problem, ridge):
     """The problem with another ridge."""
     prior = problem.prior.copy()
@@ -664,7 +664,7 @@ def with_ridge(problem, ridge):
     )  # fmt: skip
 
 
-@njit(PROBLEM(PROBLEM), **INNER)
+@njit(PROBLEM(PROBLEM), **LATE)
 def without_constraint(problem):
     """The problem with the loss that a constraint took the place of."""
     loss = problem.loss

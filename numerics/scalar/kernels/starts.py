@@ -14,7 +14,7 @@ from numerics.codegen.room import PART, entry, part
 from numerics.driver.homotopy import homotopy_of
 from numerics.driver.outcome import OUTCOME, Outcome, Status
 from numerics.scalar.kernels.constrained import find_goals, held_samples
-from numerics.scalar.kernels.elementary import INNER, LEAF, FloatArray
+from numerics.scalar.kernels.elementary import INNER, LATE, LEAF, FloatArray
 from numerics.scalar.kernels.fields import field_of
 from numerics.scalar.kernels.guess import (
     first_guess,
@@ -70,13 +70,19 @@ def outputs_of(states, t):
     return part(entry(states.conjugates, t), 0, 2 * t + 4), part(entry(states.updates, t), 0, 2 * t + 3)
 
 
-@njit(OUTCOME(TASK, ACCURACY, types.float64, FloatArray), **INNER)
+@njit(OUTCOME(TASK, ACCURACY, types.float64, FloatArray), **LATE)
 def solve_at_log_ridge(task, accuracy, log_ridge, x):
     """As :func:`homotopy_of` wants it."""
     return solve_stage(with_ridge(task.problem, math.exp(log_ridge)), accuracy, x, task.conjugate, task.updated)
 
 
-_follow_ridges = homotopy_of(solve_at_log_ridge)
+_follow = homotopy_of(solve_at_log_ridge)
+
+
+@njit(OUTCOME(TASK, ACCURACY, FloatArray, types.float64, types.float64, types.int64), **LATE)
+def follow_ridges(task, accuracy, x, start, goal, max_steps):
+    """Falling ridges; values are logarithms."""
+    return _follow(task, accuracy, x, start, goal, max_steps)
 
 
 @njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, PROBLEM, types.int64, STATES, FloatArray), **INNER)
@@ -125,7 +131,7 @@ def solve_from_guess(structure, point, settings, accuracy, problem, t, states, x
             first_guess(rho, math.exp(log_ridge) / variance, eta, mixing, teacher, units, states.unknowns, guess)
             fit_to_inputs(mean_square, variance, guess)
         task = Task(owned(problem), conjugate, updated)
-        path = _follow_ridges(task, accuracy, guess, log_ridge, math.log(ridge), settings.ridge_steps)
+        path = follow_ridges(task, accuracy, guess, log_ridge, math.log(ridge), settings.ridge_steps)
         iterations += path.iterations
         if path.status == Status.CONVERGED:
             outcome = path
@@ -134,7 +140,7 @@ def solve_from_guess(structure, point, settings, accuracy, problem, t, states, x
     return Outcome(outcome.status, iterations, outcome.residual, outcome.last_step, outcome.defect)
 
 
-@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, PROBLEM, types.int64, STATES, FloatArray), **INNER)
+@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, PROBLEM, types.int64, STATES, FloatArray), **LATE)
 def solve_without_ridge(structure, point, settings, accuracy, problem, t, states, x):
     """Stage t at ``NO_RIDGE``, from its solution at a small ridge; failing that, along a long path of falling ones."""
     iterations = 0
@@ -155,7 +161,7 @@ def solve_without_ridge(structure, point, settings, accuracy, problem, t, states
     iterations += outcome.iterations
     if outcome.status == Status.CONVERGED:
         task = Task(owned(problem), conjugate, updated)
-        outcome = _follow_ridges(task, accuracy, x, start, math.log(_SMALLEST_RIDGE), settings.ridge_steps)
+        outcome = follow_ridges(task, accuracy, x, start, math.log(_SMALLEST_RIDGE), settings.ridge_steps)
         iterations += outcome.iterations
     if outcome.status == Status.CONVERGED:
         outcome = solve_stage(problem, accuracy, x, conjugate, updated)
@@ -163,7 +169,7 @@ def solve_without_ridge(structure, point, settings, accuracy, problem, t, states
     return Outcome(outcome.status, iterations, outcome.residual, outcome.last_step, outcome.defect)
 
 
-@njit(types.void(TASK, ACCURACY, FloatArray, FloatArray), **INNER)
+@njit(types.void(TASK, ACCURACY, FloatArray, FloatArray), **LATE)
 def scale_to_margin(task, accuracy, goals, x):
     """Rescale a separator with some margin, and without responses, so that its norm is what its forces give it.
 
@@ -204,7 +210,7 @@ def scale_to_margin(task, accuracy, goals, x):
         x[r] = found[r]
 
 
-@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, PROBLEM, types.int64, STATES, FloatArray), **INNER)
+@njit(OUTCOME(STRUCTURE, POINT, SETTINGS, ACCURACY, PROBLEM, types.int64, STATES, FloatArray), **LATE)
 def solve_constrained(structure, point, settings, accuracy, problem, t, states, x):
     """Stage t where a constraint takes the place of its loss, from the direction that the loss has at a small ridge."""
     at = places(t)

@@ -54,7 +54,12 @@ def memory() -> Memory:
 
 
 def test_newton_is_the_same_in_python_and_compiled() -> None:
-    newton = newton_of(evaluate, advance)
+    compiled = newton_of(evaluate, advance)
+
+    @njit()
+    def newton(problem, memory, state, x, accuracy):
+        return compiled(problem, memory, state, x, accuracy)
+
     problem, accuracy = 2.0, Accuracy(1e-12, 50)
     found = []
     for solve in (newton, newton_of(evaluate.py_func, advance.py_func).py_func):

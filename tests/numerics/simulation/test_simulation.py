@@ -970,3 +970,13 @@ def test_data_and_chain_that_do_not_fit_are_named():
         simulate(GaussianMixture(1.0, further=(DataSet("few", 0.01),)), Hebbian(sets=("training", "few")), n_inputs=50)
     with pytest.raises(ParameterError, match="ridge of teacher"):
         simulate(DATA, Estimator(CrossEntropy(), 0.0))
+
+
+def test_what_is_asked_for_is_measured_and_nothing_else() -> None:
+    chain = [Estimator(CrossEntropy(), ridge=0.1), Estimator(Distillation(), ridge=0.01, eta=0.5)]
+    everything = simulate(DATA, chain, 60, 3)
+    some = simulate(DATA, chain, 60, 3, observables=["test_error", "teacher_cosine"])
+    assert {"test_error", "teacher_cosine", "bias"} <= set(some.runs)
+    assert not {"train_error", "calibration_error"} & set(some.runs)
+    for name in ("test_error", "teacher_cosine", "bias"):
+        assert getattr(some[1], name) == getattr(everything[1], name)
