@@ -25,7 +25,7 @@ from numerics.scalar.kernels.layout import (
     record,
 )
 
-_RULE = record(Rule, *[types.float64] * 2, *[types.boolean] * 2, SHARPNESS, Matrix)
+_RULE = record(Rule, *[types.float64] * 2, *[types.boolean] * 2, SHARPNESS, Matrix, FloatArray)
 
 
 @njit(

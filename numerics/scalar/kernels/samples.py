@@ -12,6 +12,7 @@ from numerics.codegen.cache import njit
 from numerics.codegen.room import integer_part, part, stack
 from numerics.scalar.kernels.elementary import (
     INNER,
+    LATE,
     LEAF,
     PLAIN,
     FloatArray,
