@@ -133,8 +133,9 @@ def grid_suits(loss, field, rule, shared):
 def table_of_kept(rule, table):
     """The points that are kept, in place of those of an empty table."""
     used = int(rule.kept[_USED])
-    larger = with_room(table, used)
-    points, copies = larger.points, part_matrix(rule.kept, _POINTS, POINT_ROWS, MOST_POINTS)
+    if table.points.shape[1] < used:
+        table = with_room(table, used)
+    points, copies = table.points, part_matrix(rule.kept, _POINTS, POINT_ROWS, MOST_POINTS)
     for r in range(POINT_ROWS):
         for j in range(np.uint64(used)):
             points[r, j] = copies[r, j]
