@@ -121,7 +121,7 @@ def solve_level(structure, point, settings, level, states, grids):
     for t in range(n_stages):
         accuracy = Accuracy(
             settings.field_step * level.factor, level.tail, level.tolerance, 1 if level.check else settings.max_iterations,
-            sharing(structure), t + 1 == n_stages, kept_at(grids, t, OF_TRAINING),
+            sharing(structure), t + 1 == n_stages or level.tolerance > settings.rtol, kept_at(grids, t, OF_TRAINING),
         )  # fmt: skip
         size = 2 * t + 4
         kind = training.kind[t]
