@@ -43,6 +43,7 @@ from numerics.simulation.measure import Further, measure
 from numerics.simulation.responses import measure_class_responses, measure_responses
 from numerics.simulation.result import SimulationResult
 from numerics.simulation.train import StageFit, train
+from numerics.solution.observables.registry import checked_names
 from numerics.solver import ConvergenceError, ConvergenceWarning
 
 
@@ -116,7 +117,7 @@ def simulate(
     further : callable
         Takes the trained stages of a run, returns what else is to be kept of it in ``runs``, by name.
     observables : names
-        Measure these alone, and the bias.  Default: all.
+        Measure these alone, by name, and the bias.  Default: all.
     throw : bool
         Raise if a fit does not converge; otherwise it is kept, with a ``ConvergenceWarning`` and
         ``converged`` false.
@@ -188,7 +189,7 @@ def simulate(
     maps = [found for found in seen if isinstance(found, Seen)]
     network = next((found for found in seen if isinstance(found, RandomFeatures)), None)
 
-    only = None if observables is None else {"bias", *observables}
+    only = None if observables is None else {"bias", *checked_names(data, observables, simulated=True)}
 
     def run(k: int) -> tuple[dict[str, Array], list[str]]:
         own_seed = np.random.SeedSequence(seed, spawn_key=(k,))

@@ -20,8 +20,7 @@ from numerics.models import Chain, ConvergenceWarning, DataModel, ParameterError
 from numerics.scalar.compiled import compile_chain, compile_losses
 from numerics.settings import DEFAULT, Settings
 from numerics.simulation.run import Simulation
-from numerics.solution.observables import OBSERVABLES
-from numerics.solution.observables.registry import REGISTRY, is_defined, measured, observables_of, split
+from numerics.solution.observables.registry import checked_names
 from numerics.solver import LONGEST_CHAIN
 from numerics.square_chain.spectral import is_spectral
 from numerics.sweeps.axes import Over, axis_values
@@ -306,27 +305,9 @@ def _require_some_allowed(data: DataModel, chain: Chain, axes: Over) -> None:
 def _checked_observables(data: DataModel, observables: object, simulation: Simulation | None) -> tuple[str, ...]:
     if observables is None:
         observables = "excess_risk" if data.has_real_labels else "test_error"
-    if isinstance(observables, str):
-        observables = (observables,)
-    defined = observables_of(data)
-    allowed = defined if simulation is None else tuple(name for name in measured() if name in defined)
-    names = tuple(observables) if isinstance(observables, Iterable) else ()
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ParameterError(f"observables must name at least one of {', '.join(allowed)}, got {observables!r}")
     if simulation is not None and not isinstance(simulation, Simulation):
         raise ParameterError(f"simulation must be a numerics.Simulation or None, got {simulation!r}")
-    for name in names:
-        known, is_error = split(name)
-        if known not in OBSERVABLES:
-            raise ParameterError(f"observables: unknown name {name!r}; allowed are {', '.join(allowed)}")
-        if not is_defined(known, data):
-            raise ParameterError(
-                f"observables: {name!r} is not defined on these data; allowed are {', '.join(allowed)}"
-            )
-        if simulation is not None and (is_error or not REGISTRY[known].measured):
-            raise ParameterError(
-                f"observables: a simulation does not measure {name!r}; allowed are {', '.join(allowed)}"
-            )
+    names = checked_names(data, observables, simulated=simulation is not None)
     if len(set(names)) < len(names):
         raise ParameterError(f"observables must not repeat a name, got {', '.join(names)}")
     return names

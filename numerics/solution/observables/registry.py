@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from numerics.models import DataModel
+from numerics.models import DataModel, ParameterError
 from numerics.solution.quadrature import Integral
 
 if TYPE_CHECKING:
@@ -247,6 +247,36 @@ def rule_of_classes(data: DataModel) -> bool:
 def measured() -> tuple[str, ...]:
     """Names of the observables that both a solved stage and every simulation have."""
     return tuple(name for name in OBSERVABLES if REGISTRY[name].measured)
+
+
+def checked_names(data: DataModel, observables: object, *, simulated: bool) -> tuple[str, ...]:
+    """Names of observables, one or several, of solved stages or of experiments.
+
+    Raises
+    ------
+    ParameterError
+        Where there are none, or some that these data or a simulation do not have.
+    """
+    defined = observables_of(data)
+    allowed = tuple(name for name in measured() if name in defined) if simulated else defined
+    names = (observables,) if isinstance(observables, str) else ()
+    if not names and isinstance(observables, Iterable):
+        names = tuple(observables)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ParameterError(f"observables must name at least one of {', '.join(allowed)}, got {observables!r}")
+    for name in names:
+        known, is_error = split(name)
+        if known not in OBSERVABLES:
+            raise ParameterError(f"observables: unknown name {name!r}; allowed are {', '.join(allowed)}")
+        if not is_defined(known, data):
+            raise ParameterError(
+                f"observables: {name!r} is not defined on these data; allowed are {', '.join(allowed)}"
+            )
+        if simulated and (is_error or not REGISTRY[known].measured):
+            raise ParameterError(
+                f"observables: a simulation does not measure {name!r}; allowed are {', '.join(allowed)}"
+            )
+    return names
 
 
 def split(name: str) -> tuple[str, bool]:

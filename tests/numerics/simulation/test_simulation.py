@@ -978,5 +978,9 @@ def test_what_is_asked_for_is_measured_and_nothing_else() -> None:
     some = simulate(DATA, chain, 60, 3, observables=["test_error", "teacher_cosine"])
     assert {"test_error", "teacher_cosine", "bias"} <= set(some.runs)
     assert not {"train_error", "calibration_error"} & set(some.runs)
+    assert "test_error" in simulate(DATA, chain, 60, 3, observables="test_error").runs
+    for names, message in (("nonsense", "unknown name 'nonsense'"), ([], "at least one of"), (3, "at least one of")):
+        with pytest.raises(ParameterError, match=f"observables.*{message}"):
+            simulate(DATA, chain, 60, 3, observables=names)
     for name in ("test_error", "teacher_cosine", "bias"):
         assert getattr(some[1], name) == getattr(everything[1], name)
