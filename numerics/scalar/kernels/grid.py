@@ -269,9 +269,11 @@ def are_shared(samples, field, rule, table):
     start, stop, centre, reach, branch = samples.start, samples.stop, samples.centre, samples.reach, samples.branch
     sigma = field.sigma
     for i in range(centre.size):
-        start[i] = stop[i] = -1
+        start[i] = stop[i] = -1 if reach[i] > 0.0 else 0
     for number in range(number_of_runs(rule)):
         first, end = kept_run(rule, number)
+        if first == end:
+            continue
         places = part(room, 0, 2 * (end - first))
         places_in_p(field, Table(table.points, end), first, places)
         begins, limits = (places[0], places[end - first]), (places[end - first - 1], places[places.size - 1])
