@@ -15,8 +15,8 @@ from numerics.driver.chord import Found, Path, chord, chord_along, newton_step
 from numerics.driver.outcome import Outcome, Status
 from numerics.driver.refine import FAILED, SOLVED, least_gain, refine_of
 from numerics.models import Chain, Clusters
-from numerics.scalar.compiled import target_bends
-from numerics.scalar.kernels.layout import JUMP_SCALE, Accuracy, Level, Nodes, Sharpness
+from numerics.scalar.compiled import one_step, target_bends
+from numerics.scalar.kernels.layout import JUMP_SCALE, Level, Nodes, Sharpness
 from numerics.scalar.nodes import extend, label_nodes, sharpness_along
 from numerics.scalar.points import StagePoint
 from numerics.settings import Settings
@@ -67,15 +67,7 @@ class Walk:
         number = len(self.points) + 1
         stage = self.chain[number - 1]
         nodes = [found.of(part, stage.sets) for found, part in zip(self.nodes, self.data.parts, strict=True)]
-        accuracy = Accuracy(
-            self.settings.field_step * self.level.factor,
-            self.level.tail,
-            self.settings.newton_tolerance,
-            1,
-            True,
-            False,
-            np.empty(0),
-        )
+        accuracy = one_step(self.settings.field_step * self.level.factor, self.level.tail)
         return StageEquations(stage, nodes, self.prior, [found.x for found in self.found], accuracy)
 
     def keep(self, equations: StageEquations, found: Found) -> bool:

@@ -66,9 +66,7 @@ _RESOLVED_NORM = 1e-9  # over the norm of a stage: share of V_tt to which roundi
 _COARSE_TAIL = 1e-8
 _COARSE_ROWS = 256  # fixed directions of a rough solution
 _CHECK_TAIL = 100.0  # times the tail of the level that is checked
-_MARGIN_ON_A_CURVE = (
-    2.5  # in widths of a field: how much further grids go than they need to, so that the next point can use them
-)
+_MARGIN_ON_A_CURVE = 2.5  # in widths of a field: how much further grids go than they need to, for the next point
 _SAFETY = 2.0
 _SEQUENCE_SAFETY = 4.0  # error of a sequence of directions over its change at the last doubling
 _TAIL_REFINEMENT = 0.1  # from one level to the next, so that the error estimate sees what is cut off
@@ -420,15 +418,14 @@ def solve_points(structure, points, settings, position, continued, states, vecto
     on_a_curve = continued and n_points > 1
     size = room_of_grids(n_stages)
     grids = np.empty(2 * size if on_a_curve else size)
-    forget_grids(grids, _MARGIN_ON_A_CURVE if on_a_curve else 0.0)
     for i in range(n_points):
         point, its = point_at(points, i), states_at(states, i)
         chain = Chain(structure, point, settings)
         solving = Solving(
             its, before, states_beside(its, other, room), part(grids, 0, size), part(grids, grids.size - size, size)
         )  # fmt: skip
-        if not on_a_curve:
-            forget_grids(grids, 0.0)
+        if i == 0 or not on_a_curve:
+            forget_grids(grids, _MARGIN_ON_A_CURVE if on_a_curve else 0.0)
         warm = False
         for t in range(n_stages):
             warm = warm or its.started[t] == 1

@@ -17,7 +17,7 @@ from numerics.codegen.cache import njit
 from numerics.codegen.room import PART, part, part_matrix
 from numerics.scalar.kernels.elementary import INNER, LEAF, PLAIN, FloatArray
 from numerics.scalar.kernels.layout import FIELD, JUMP_SCALE, LOSS, POSITION, RULE, SCALE, TABLE, Table, record
-from numerics.scalar.kernels.proximal import LOW, POINT_ROWS, H, with_room
+from numerics.scalar.kernels.proximal import LOW, POINT_ROWS, H, copy_points, with_room
 
 STEEP = 4.0  # widths of a field over the scale of a target, from which on more than its bend itself is resolved
 _COARSER, _FINER = 1.1, 0.6  # between which steps may be in the widths of another field, for its points to do
@@ -76,7 +76,7 @@ def end_run(ends, run, used):
 @njit(types.void(LOSS, FIELD, RULE, TABLE, types.boolean, types.int64, FloatArray), **PLAIN)
 def keep_grid(loss, field, rule, table, shared, runs, ends):
     """Keep a grid of so many runs, if there is room; with none, keep nothing."""
-    kept, extra, points = rule.kept, rule.extra, table.points
+    kept, extra = rule.kept, rule.extra
     if kept.size == 0:
         return
     kept[_USED] = 0.0
@@ -96,10 +96,7 @@ def keep_grid(loss, field, rule, table, shared, runs, ends):
         n += 2
     for run in range(runs):
         kept[_ENDS + run] = ends[run]
-    copies = part_matrix(kept, _POINTS, POINT_ROWS, MOST_POINTS)
-    for r in range(POINT_ROWS):
-        for j in range(np.uint64(table.used)):
-            copies[r, j] = points[r, j]
+    copy_points(table.points, table.used, part_matrix(kept, _POINTS, POINT_ROWS, MOST_POINTS))
 
 
 # To use it.
@@ -135,11 +132,8 @@ def table_of_kept(rule, table):
     used = int(rule.kept[_USED])
     if table.points.shape[1] < used:
         table = with_room(table, used)
-    points, copies = table.points, part_matrix(rule.kept, _POINTS, POINT_ROWS, MOST_POINTS)
-    for r in range(POINT_ROWS):
-        for j in range(np.uint64(used)):
-            points[r, j] = copies[r, j]
-    return Table(owned(points), used)
+    copy_points(part_matrix(rule.kept, _POINTS, POINT_ROWS, MOST_POINTS), used, table.points)
+    return Table(owned(table.points), used)
 
 
 @njit(types.int64(RULE), **LEAF)

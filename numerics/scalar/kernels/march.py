@@ -340,15 +340,22 @@ def find_astray(sample, field, rule, kinks, rough, work, j):
     work[PRODUCT, j] = h
 
 
+@njit(types.void(SAMPLE, types.int64, Matrix), **LEAF)
+def slopes_along(sample, n, points):
+    """S on the two branches, S', S'' at the first n points, into their rows."""
+    width = points.shape[1]
+    sample.along(
+        n, sample.label, sample.logits, sample.parameters, address(points, H * width), address(points, LOW * width),
+        address(points, HIGH * width), address(points, CURVATURE * width), address(points, THIRD * width),
+    )  # fmt: skip
+
+
 @njit(types.void(SAMPLE, FIELD, RULE, Matrix, Matrix, types.int64, Matrix, Matrix), **PLAIN)
 def settle(sample, field, rule, kinks, rough, n, points, work):
     """Bring interpolated points to their t: all together, then, where that fails, one by one."""
-    row, width = LOW + sample.branch, points.shape[1]
+    row = LOW + sample.branch
     for trial in range(_PASSES + 1):
-        sample.along(
-            n, sample.label, sample.logits, sample.parameters, address(points, H * width), address(points, LOW * width),
-            address(points, HIGH * width), address(points, CURVATURE * width), address(points, THIRD * width),
-        )  # fmt: skip
+        slopes_along(sample, n, points)
         map_points(n, field, kinks, points, work, row)
         if trial == _PASSES:
             for j in range(n):
@@ -393,10 +400,7 @@ def follow_trail(sample, field, kinks, way, stride, rough, room):
             n += 1
     if n == 1:
         return 1, 1
-    sample.along(
-        n, sample.label, sample.logits, sample.parameters, address(points, H * width), address(points, LOW * width),
-        address(points, HIGH * width), address(points, CURVATURE * width), address(points, THIRD * width),
-    )  # fmt: skip
+    slopes_along(sample, n, points)
     map_points(n, field, kinks, points, work, row)
     before = -direction * np.inf
     for k in range(n):

@@ -12,7 +12,7 @@ from numba import types
 
 from numerics.codegen.borrowing import owned
 from numerics.codegen.cache import njit
-from numerics.scalar.kernels.elementary import LATE, LEAF, PLAIN, FloatArray, address
+from numerics.scalar.kernels.elementary import LATE, LEAF, PLAIN, FloatArray, Matrix, address
 from numerics.scalar.kernels.layout import SAMPLE, TABLE, Table
 
 POINT_ROWS = 6
@@ -68,6 +68,14 @@ def proximal_point(sample, gamma, u, guess, tolerance, slope):
     return h
 
 
+@njit(types.void(Matrix, types.int64, Matrix), **LEAF)
+def copy_points(source, used, target):
+    """The first points of a table to another one."""
+    for r in range(POINT_ROWS):
+        for j in range(np.uint64(used)):
+            target[r, j] = source[r, j]
+
+
 @njit(TABLE(TABLE, types.int64), **LATE)
 def with_room(table, wanted):
     """The table, or one large enough for so many more points."""
@@ -78,9 +86,7 @@ def with_room(table, wanted):
     while used + wanted > capacity:
         capacity *= 2
     larger = np.empty((POINT_ROWS, capacity))
-    for r in range(POINT_ROWS):
-        for j in range(used):
-            larger[r, j] = points[r, j]
+    copy_points(points, used, larger)
     return Table(larger, used)
 
 
